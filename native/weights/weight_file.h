@@ -1,0 +1,62 @@
+// Named tensors of a weight file, read and never run. No LibTorch here: the readers hand out
+// pointers into a read-only mapping, and every extent is checked before a pointer leaves them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace jitflux {
+
+enum class WeightDType { kFloat32, kBFloat16, kFloat16, kFloat64, kInt64, kInt32, kInt16, kInt8,
+                         kUInt8, kBool };
+
+size_t element_size(WeightDType dtype);
+const char* dtype_name(WeightDType dtype);  // "float32", "bfloat16", ...
+
+// One tensor. `data` stays valid as long as the WeightFile lives.
+struct WeightTensor {
+  std::string name;
+  WeightDType dtype = WeightDType::kFloat32;
+  std::vector<int64_t> shape;
+  std::vector<int64_t> strides;  // in elements; all extents were checked against the record
+  const std::byte* data = nullptr;
+
+  int64_t numel() const;
+  bool contiguous() const;
+  size_t nbytes() const;  // numel * element size
+};
+
+struct OpenOptions {
+  bool verify = false;  // check the CRC-32 of every record of a TorchScript archive
+};
+
+class WeightFile {
+ public:
+  virtual ~WeightFile() = default;
+
+  // Opens a TorchScript archive, a .safetensors file, a *.safetensors.index.json, or a directory that
+  // holds exactly one index or one weight file. The kind is told by content, not by extension.
+  // Throws jitflux::Error: kFileNotFound, kUnsupportedFormat, kCorruptFile, kUnsafeFile.
+  static std::shared_ptr<const WeightFile> open(const std::string& path,
+                                                const OpenOptions& options = {});
+
+  virtual const char* format() const = 0;  // "torchscript" | "safetensors"
+  const std::string& path() const { return path_; }
+  const std::vector<WeightTensor>& tensors() const { return tensors_; }
+  const WeightTensor* find(const std::string& name) const;  // nullptr if absent
+  // Integer-list attributes of a TorchScript module (e.g. axes_dims_rope), by attribute path.
+  const std::map<std::string, std::vector<int64_t>>& int_lists() const { return int_lists_; }
+  uint64_t total_bytes() const;  // sum of nbytes over the tensors
+
+ protected:
+  std::string path_;
+  std::vector<WeightTensor> tensors_;
+  std::map<std::string, std::vector<int64_t>> int_lists_;
+  std::map<std::string, size_t> index_;  // name -> position in tensors_
+};
+
+}  // namespace jitflux

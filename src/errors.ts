@@ -1,0 +1,117 @@
+/**
+ * Every error that jit-flux raises on purpose is a {@link JitFluxError} with one of these stable codes.
+ * docs/errors.md lists cause and remedy of each.
+ */
+export const ERROR_CODES = {
+  /** An argument has the wrong type, is out of range, or contradicts another one. */
+  INVALID_ARGUMENT: 'ERR_JITFLUX_INVALID_ARGUMENT',
+  /** The preset name is not one of the known presets. */
+  UNKNOWN_PRESET: 'ERR_JITFLUX_UNKNOWN_PRESET',
+  /** Anchor token indices are out of range, duplicated or of the wrong count. */
+  INVALID_ANCHORS: 'ERR_JITFLUX_INVALID_ANCHORS',
+  /** A tensor has the wrong shape or dtype for the operation. */
+  INVALID_TENSOR: 'ERR_JITFLUX_INVALID_TENSOR',
+  /** A handle was used after `dispose()`. */
+  DISPOSED: 'ERR_JITFLUX_DISPOSED',
+  /** The operation was aborted through its AbortSignal. */
+  ABORTED: 'ERR_JITFLUX_ABORTED',
+  /** A file or directory does not exist or cannot be read. */
+  FILE_NOT_FOUND: 'ERR_JITFLUX_FILE_NOT_FOUND',
+  /** The model directory lacks a component, or model_index.json is malformed. */
+  INVALID_MODEL: 'ERR_JITFLUX_INVALID_MODEL',
+  /** The file is none of the supported weight formats (TorchScript archive, safetensors). */
+  UNSUPPORTED_FORMAT: 'ERR_JITFLUX_UNSUPPORTED_FORMAT',
+  /** The weight file is damaged: truncated, or its parts contradict each other. */
+  CORRUPT_FILE: 'ERR_JITFLUX_CORRUPT_FILE',
+  /** The weight file asks for something that the reader never does (unknown globals, deflated records, deep nesting). */
+  UNSAFE_FILE: 'ERR_JITFLUX_UNSAFE_FILE',
+  /** Parameters are missing, unexpected, of the wrong shape or of the wrong dtype. */
+  WEIGHTS_MISMATCH: 'ERR_JITFLUX_WEIGHTS_MISMATCH',
+  /** A TorchScript module whose code would have to run is neither pinned nor explicitly allowed. */
+  CODE_NOT_ALLOWED: 'ERR_JITFLUX_CODE_NOT_ALLOWED',
+  /** No LibTorch was found in any of the places searched. */
+  LIBTORCH_NOT_FOUND: 'ERR_JITFLUX_LIBTORCH_NOT_FOUND',
+  /** A LibTorch was found, but of a version or variant this build cannot use. */
+  LIBTORCH_VERSION: 'ERR_JITFLUX_LIBTORCH_VERSION',
+  /** The native libraries of this package are missing or could not be loaded. */
+  NATIVE_LOAD: 'ERR_JITFLUX_NATIVE_LOAD',
+  /** Downloading or unpacking LibTorch failed. */
+  SETUP_FAILED: 'ERR_JITFLUX_SETUP_FAILED',
+  /** The requested device does not exist or is not supported by this build. */
+  DEVICE_UNAVAILABLE: 'ERR_JITFLUX_DEVICE_UNAVAILABLE',
+  /** The device or the host ran out of memory. */
+  OUT_OF_MEMORY: 'ERR_JITFLUX_OUT_OF_MEMORY',
+  /** Writing the output failed. */
+  WRITE_FAILED: 'ERR_JITFLUX_WRITE_FAILED',
+  /** An unexpected failure inside the native engine. */
+  NATIVE: 'ERR_JITFLUX_NATIVE',
+} as const;
+
+export type JitFluxErrorCode = (typeof ERROR_CODES)[keyof typeof ERROR_CODES];
+
+/** The one error class of this package; switch on {@link JitFluxError.code}, never on the message. */
+export class JitFluxError extends Error {
+  readonly code: JitFluxErrorCode;
+  /** Machine-readable facts: the offending value, the accepted range, the parameter names, ... */
+  readonly details?: Record<string, unknown>;
+
+  constructor(
+    code: JitFluxErrorCode,
+    message: string,
+    details?: Record<string, unknown>,
+    options?: { cause?: unknown },
+  ) {
+    super(message, options);
+    this.name = 'JitFluxError';
+    this.code = code;
+    if (details !== undefined) this.details = details;
+  }
+}
+
+/**
+ * The error for a bad argument, in one wording everywhere:
+ * `Expected <what> for "<option>" but received <value> (<type>)`.
+ */
+export function invalidArgument(
+  option: string,
+  expected: string,
+  received: unknown,
+  code: JitFluxErrorCode = ERROR_CODES.INVALID_ARGUMENT,
+): JitFluxError {
+  return new JitFluxError(code, `Expected ${expected} for "${option}" but received ${describe(received)}`, {
+    option,
+    expected,
+    received: printable(received),
+  });
+}
+
+/** Throws ERR_JITFLUX_ABORTED, with the signal's reason as cause, if the signal has fired. */
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw abortedError(signal);
+}
+
+export function abortedError(signal?: AbortSignal): JitFluxError {
+  return new JitFluxError(ERROR_CODES.ABORTED, 'The operation was aborted', undefined, {
+    cause: signal?.reason,
+  });
+}
+
+function describe(value: unknown): string {
+  if (value === undefined || value === null) return String(value);
+  if (typeof value === 'string') return `${JSON.stringify(value)} (string)`;
+  if (typeof value === 'function') return 'a function';
+  if (typeof value === 'object') {
+    const name = value.constructor?.name ?? 'object';
+    const length = (value as { length?: unknown }).length;
+    if (Array.isArray(value) && value.length <= 8) return `${JSON.stringify(value)} (array)`;
+    return typeof length === 'number' ? `${name} of length ${length}` : `a value of type ${name}`;
+  }
+  return `${String(value as number)} (${typeof value})`;
+}
+
+function printable(value: unknown): unknown {
+  if (typeof value === 'bigint') return value.toString();
+  if (typeof value === 'number' && !Number.isFinite(value)) return String(value);
+  if (ArrayBuffer.isView(value)) return describe(value);
+  return typeof value === 'function' ? 'function' : value;
+}

@@ -1,0 +1,263 @@
+/**
+ * The public vocabulary: interfaces shared by the sampler (pure TypeScript), the native runtime and the
+ * pipeline. This file holds types only, so that everything may import it.
+ */
+
+/** Where tensors live and kernels run: `'cpu'`, or `'cuda'` / `'cuda:<index>'` when the CUDA library is built. */
+export type Device = 'cpu' | 'cuda' | `cuda:${number}`;
+
+/** Element types of tensors. Latents and velocities are always `'float32'`, whatever the model computes in. */
+export type DType = 'float32' | 'bfloat16' | 'float16' | 'float64' | 'int32' | 'int64';
+
+/** Packed-token grid: [rows, columns]; token i lies at row i / columns, column i % columns. */
+export type Grid = readonly [rows: number, cols: number];
+
+/**
+ * What the sampler needs to know of a tensor handle. `Tensor` of the native runtime implements it; a test or
+ * another backend may bring its own.
+ */
+export interface TensorLike {
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly disposed: boolean;
+  dispose(): void;
+  /** A deep copy. */
+  clone(): this;
+  /** Copies the elements to JavaScript, converted to float32, in row-major order. */
+  toFloat32Array(): Promise<Float32Array>;
+}
+
+/** How newcomers are brought in at a stage transition (JiT's deterministic micro-flow, DMF). */
+export interface MicroFlowOptions {
+  /**
+   * `'finite-time'`: the paper's hitting ODE in `steps` equal Euler sub-steps (weights 1/n, 1/(n-1), ..., 1), which
+   * lands exactly on the target. `'relax'`: the released code's single blend `(1 - 1/steps) y + (1/steps) target`;
+   * `steps` 0 or 1 replaces the value by the target.
+   */
+  mode: 'finite-time' | 'relax';
+  steps: number;
+}
+
+/** A velocity model over packed tokens: FLUX through `FluxTransformer.bind()`, or any backbone of yours. */
+export interface VelocityModel<T extends TensorLike = TensorLike> {
+  /**
+   * The velocity dx/dsigma (noise minus data) at the given tokens.
+   * @param i.tokens packed latents at the active tokens, [B, M, C] float32
+   * @param i.anchors grid indices of those tokens, [M], or [B*M] when every image has its own; absent: all tokens in order
+   * @returns velocity at those tokens, [B, M, C] float32; the sampler disposes it
+   */
+  velocity(i: {
+    tokens: T;
+    anchors?: Int32Array;
+    grid: [rows: number, cols: number];
+    step: number;
+    sigma: number;
+    signal?: AbortSignal;
+  }): Promise<T>;
+}
+
+/**
+ * The JiT operators on tensors. Implemented in C++ for `Tensor` (`jit` of this package). B images, N = rows*cols
+ * tokens, M anchors, C channels; all tensors float32. `anchors` is [M] (shared) or [B*M] (per image).
+ */
+export interface JitOperators<T extends TensorLike = TensorLike> {
+  /** Rows of `latents` [B, N, C] at the anchors: [B, M, C], in the order of the list. */
+  gather(latents: T, anchors: Int32Array): Promise<T>;
+  /**
+   * SAG-ODE's augmented lifter (paper eq. for Pi_k): anchors keep their value exactly, every other token gets the
+   * Gaussian-blurred nearest-anchor field. Among equally near anchors the one earliest in the list wins.
+   */
+  lift(v: T, anchors: Int32Array, grid: Grid): Promise<T>;
+  /**
+   * ITA's importance: variance of the velocity over a 3x3 window (zero padding, division by 9), averaged over
+   * channels. Returns B*N values.
+   */
+  importance(velocity: T, grid: Grid): Promise<Float32Array>;
+  /** Tweedie's estimate of the clean latent: x0 = x - sigma * v. */
+  predictClean(latents: T, velocity: T, sigma: number): Promise<T>;
+  /**
+   * Brings the new tokens of `latents` [B, N, C] to (or towards) `target`, in place.
+   * @param o.newTokens [K] or [B*K]
+   * @param o.target [B, K, C], or [B, N, C] of which only the new tokens are read
+   */
+  microFlow(latents: T, o: MicroFlowOptions & { newTokens: Int32Array; target: T }): Promise<void>;
+  /**
+   * The micro-flow's target (1 - sigma) * lift(clean at the old anchors) + sigma * noise, at the new tokens: [B, K, C].
+   * @param o.clean predicted clean latent, [B, N, C]
+   * @param o.noise fixed noise, [B, N, C]
+   */
+  microFlowTarget(o: {
+    clean: T;
+    noise: T;
+    anchors: Int32Array;
+    newTokens: Int32Array;
+    sigma: number;
+    grid: Grid;
+  }): Promise<T>;
+  /**
+   * Fused scatter + lift + Euler: latents += dSigma * Lift(velocity), in place.
+   * @param velocity [B, M, C] at the anchors, or [B, N, C] without `anchors`
+   * @returns the full velocity field [B, N, C]
+   */
+  step(latents: T, velocity: T, o: { anchors?: Int32Array; grid: Grid; dSigma: number }): Promise<T>;
+}
+
+export type PresetName = 'dense' | 'jit-4x' | 'jit-7x';
+
+/** How the noise levels of the steps are chosen. */
+export type ScheduleOptions =
+  { kind: 'beta'; alpha: number; beta: number } | { kind: 'shift' } | { kind: 'sigmas'; sigmas: number[] };
+
+/** What an activation policy sees when tokens must join. One call per image. */
+export interface ActivationContext {
+  /** Stage that is about to begin; 0 is the last one, with all tokens. */
+  stage: number;
+  step: number;
+  sigma: number;
+  grid: [rows: number, cols: number];
+  /** Index of the image in the batch. */
+  image: number;
+  /** Active tokens so far, in activation order. */
+  anchors: Int32Array;
+  /** Number of tokens that must be active afterwards. */
+  targetCount: number;
+  /** Local variance of the velocity at every token, [N] (see {@link JitOperators.importance}); computed on first call. */
+  importance(): Promise<Float32Array>;
+  /** Deterministic random numbers in [0, 1), from the request's seed. */
+  random(): number;
+}
+
+/**
+ * Returns the new list of active tokens, `targetCount` distinct indices. The built-in policies only append, so that
+ * the sets are nested as in the paper; a custom policy may also drop tokens.
+ */
+export type ActivationPolicy = (ctx: ActivationContext) => Int32Array | Promise<Int32Array>;
+
+export interface JitOptions {
+  /** Named settings; every other option overrides the preset's value. Default `'jit-4x'`. */
+  preset?: PresetName;
+  /** Number of model evaluations (NFE). */
+  steps?: number;
+  /** Cumulative share of the steps at which each stage ends, ascending, the last 1. */
+  stageRatios?: number[];
+  /** Share of tokens that are active in each stage, the last 1. */
+  tokenRatios?: number[];
+  schedule?: ScheduleOptions;
+  /** Pattern of the first stage's anchors, or the anchors themselves. Default `'checkerboard'`. */
+  initialAnchors?: 'checkerboard' | 'strided' | Int32Array;
+  /** Which tokens join at a transition. Default `'importance'`. */
+  activation?: 'importance' | 'grid' | ActivationPolicy;
+  microFlow?: MicroFlowOptions;
+}
+
+/** Options of a sampling run. */
+export interface SampleOptions<T extends TensorLike = TensorLike> extends JitOptions {
+  grid: [rows: number, cols: number];
+  /** Initial noise, packed [B, N, C] float32. Not modified. */
+  latents: T;
+  /** Fixed noise of the micro-flow targets, packed [B, N, C]. Default: drawn from `seed`. */
+  microFlowNoise?: T;
+  /** Seeds the micro-flow noise and any random anchor choice, through named sub-streams. Default 0. */
+  seed?: number | bigint;
+  signal?: AbortSignal;
+}
+
+/** State after one step of the sampler. */
+export interface StepEvent<T extends TensorLike = TensorLike> {
+  /** 0-based index of the step. */
+  step: number;
+  /** Number of steps of the run. */
+  steps: number;
+  sigma: number;
+  nextSigma: number;
+  /** Stages count down to 0, the stage in which all tokens are active. */
+  stage: number;
+  /** Active tokens of this step in activation order: [M], or [B*M] if the images' sets differ. */
+  anchors: Int32Array;
+  /** Active tokens per image. */
+  activeTokens: number;
+  totalTokens: number;
+  /** Wall time of the step, transition included. */
+  milliseconds: number;
+  /** Live handle to the state after this step; clone it to keep it. */
+  latents: T;
+  /** Set on the first step of a denser stage. */
+  transition?: { newTokens: Int32Array; importance?: Float32Array };
+}
+
+/** One stage of a plan. */
+export interface StagePlan {
+  /** Counts down to 0. */
+  stage: number;
+  firstStep: number;
+  /** Number of steps. */
+  steps: number;
+  tokenRatio: number;
+  activeTokens: number;
+  /** FLOPs of the stage's forward passes; 0 unless the plan was given a model. */
+  flops: number;
+}
+
+/** Everything that is known of a run before it starts; plain data, `JSON.stringify` gives all of it. */
+export interface JitPlan {
+  preset: PresetName | 'custom';
+  grid: [rows: number, cols: number];
+  totalTokens: number;
+  steps: number;
+  /** Noise levels, `steps` values, descending. */
+  sigmas: number[];
+  /** `steps + 1` values: `sigmas` and the terminal 0. */
+  sigmasWithTerminal: number[];
+  stages: StagePlan[];
+  /** Stage of every step. */
+  stageOfStep: number[];
+  /** Active tokens of every step. */
+  tokensPerStep: number[];
+  microFlow: MicroFlowOptions;
+  /** Present when the plan was given a model. */
+  flops?: {
+    total: number;
+    perStep: number[];
+    /** FLOPs of 50 and of 28 dense steps over those of this plan. */
+    speedup: { dense50: number; dense28: number };
+  };
+}
+
+/** Architecture of a FLUX transformer, inferred from its tensors. */
+export interface FluxConfig {
+  doubleBlocks: number;
+  singleBlocks: number;
+  heads: number;
+  headDim: number;
+  /** heads * headDim. */
+  hiddenSize: number;
+  inChannels: number;
+  outChannels: number;
+  /** Width of the text tokens (T5). */
+  textDim: number;
+  /** Width of the pooled prompt (CLIP). */
+  pooledDim: number;
+  mlpRatio: number;
+  guidance: boolean;
+  ropeAxes: [number, number, number];
+}
+
+export interface LoadOptions {
+  device?: Device;
+  /** Type of weights and activations. Default: `'float32'` on the CPU. */
+  dtype?: 'float32' | 'bfloat16' | 'float16';
+  quantize?: 'int8';
+  /** Threads of the native engine. Default: physical cores. */
+  threads?: number;
+  /** Checks the CRC-32 of every record of a TorchScript archive (reads the whole file). Default false. */
+  verify?: boolean;
+  /**
+   * `'reference'` rounds timestep*1000 and guidance*1000 to the model's dtype as diffusers and BFL do;
+   * `'exact'` keeps float32. They differ only below float32. Default `'reference'`.
+   */
+  timeEmbedding?: 'reference' | 'exact';
+  /** Lets the code inside TorchScript text encoders and VAEs run. Not needed for the bundled model. Default false. */
+  allowTorchScriptCode?: boolean;
+  onProgress?(p: { loadedBytes: number; totalBytes: number; tensor: string }): void;
+  signal?: AbortSignal;
+}
