@@ -58,11 +58,19 @@ export interface VelocityModel<T extends TensorLike = TensorLike> {
 
 /**
  * The JiT operators on tensors. Implemented in C++ for `Tensor` (`jit` of this package). B images, N = rows*cols
- * tokens, M anchors, C channels; all tensors float32. `anchors` is [M] (shared) or [B*M] (per image).
+ * tokens, M anchors, C channels; all tensors float32.
+ *
+ * Lists of tokens (`anchors`, `newTokens`) are shared by the images of a batch, or hold one list of equal length per
+ * image, one after another: [M] or [B*M]. Where a tensor argument has M (or K) rows per image, its shape says which.
+ * `gather`, `microFlow` with a full-size target, and `microFlowTarget` cannot know: there `perImage: true` announces
+ * [B*M], and without it the list is shared. It makes no difference for B = 1.
  */
 export interface JitOperators<T extends TensorLike = TensorLike> {
-  /** Rows of `latents` [B, N, C] at the anchors: [B, M, C], in the order of the list. */
-  gather(latents: T, anchors: Int32Array): Promise<T>;
+  /**
+   * Rows of `latents` [B, N, C] at the anchors: [B, M, C], in the order of the list.
+   * @param o.perImage `anchors` holds one list per image, [B*M]; default false: one list for all, [M]
+   */
+  gather(latents: T, anchors: Int32Array, o?: { perImage?: boolean }): Promise<T>;
   /**
    * SAG-ODE's augmented lifter (paper eq. for Pi_k): anchors keep their value exactly, every other token gets the
    * Gaussian-blurred nearest-anchor field. Among equally near anchors the one earliest in the list wins.
@@ -77,14 +85,18 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
   predictClean(latents: T, velocity: T, sigma: number): Promise<T>;
   /**
    * Brings the new tokens of `latents` [B, N, C] to (or towards) `target`, in place.
-   * @param o.newTokens [K] or [B*K]
-   * @param o.target [B, K, C], or [B, N, C] of which only the new tokens are read
+   * @param o.newTokens [K] or [B*K]; which of the two follows from the target's second dimension
+   * @param o.target [B, K, C]
    */
-  microFlow(latents: T, o: MicroFlowOptions & { newTokens: Int32Array; target: T }): Promise<void>;
+  microFlow(
+    latents: T,
+    o: MicroFlowOptions & { newTokens: Int32Array; target: T; perImage?: boolean },
+  ): Promise<void>;
   /**
    * The micro-flow's target (1 - sigma) * lift(clean at the old anchors) + sigma * noise, at the new tokens: [B, K, C].
    * @param o.clean predicted clean latent, [B, N, C]
    * @param o.noise fixed noise, [B, N, C]
+   * @param o.perImage `anchors` and `newTokens` hold one list per image; default false
    */
   microFlowTarget(o: {
     clean: T;
@@ -93,6 +105,7 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
     newTokens: Int32Array;
     sigma: number;
     grid: Grid;
+    perImage?: boolean;
   }): Promise<T>;
   /**
    * Fused scatter + lift + Euler: latents += dSigma * Lift(velocity), in place.

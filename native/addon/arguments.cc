@@ -1,0 +1,166 @@
+#include "addon/arguments.h"
+
+#include <cmath>
+
+namespace jitflux::addon {
+
+namespace {
+
+[[noreturn]] void invalid(const char* name, const std::string& expected,
+                          const std::string& received) {
+  throw Error(error_code::kInvalidArgument,
+              "Expected " + expected + " for \"" + name + "\" but received " + received);
+}
+
+std::string show(const Napi::Value& value) {
+  const Napi::Env env = value.Env();
+  if (value.IsNumber() || value.IsString() || value.IsBoolean() || value.IsUndefined() ||
+      value.IsNull()) {
+    return value.ToString().Utf8Value();
+  }
+  (void)env;
+  return "a value of another type";
+}
+
+std::string show_shape(at::IntArrayRef shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) {
+    text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  }
+  return text + "]";
+}
+
+}  // namespace
+
+at::ScalarType parse_dtype(const Napi::Value& value) {
+  const std::string name = value.IsString() ? value.As<Napi::String>().Utf8Value() : show(value);
+  for (const at::ScalarType dtype :
+       {at::kFloat, at::kBFloat16, at::kHalf, at::kDouble, at::kInt, at::kLong}) {
+    if (name == dtype_name(dtype)) return dtype;
+  }
+  invalid("dtype", "one of float32, bfloat16, float16, float64, int32, int64", name);
+}
+
+const char* dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+      return "float32";
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    case at::kDouble:
+      return "float64";
+    case at::kInt:
+      return "int32";
+    case at::kLong:
+      return "int64";
+    default:
+      return "other";
+  }
+}
+
+std::vector<int64_t> parse_shape(const Napi::Value& value) {
+  constexpr int64_t kMaxElements = int64_t{1} << 40;
+  if (!value.IsArray()) invalid("shape", "an array of dimensions", show(value));
+  const auto array = value.As<Napi::Array>();
+  if (array.Length() < 1 || array.Length() > 8) {
+    invalid("shape", "1 to 8 dimensions", std::to_string(array.Length()));
+  }
+  std::vector<int64_t> shape;
+  int64_t elements = 1;
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    shape.push_back(parse_integer(array.Get(i), "shape", 1, kMaxElements));
+    if (shape.back() > kMaxElements / elements) invalid("shape", "at most 2^40 elements", "more");
+    elements *= shape.back();
+  }
+  return shape;
+}
+
+jit::Grid parse_grid(const Napi::Value& rows, const Napi::Value& cols) {
+  jit::Grid grid;
+  grid.rows = parse_integer(rows, "grid rows", 1, 4096);
+  grid.cols = parse_integer(cols, "grid columns", 1, 4096);
+  jit::check_grid(grid);
+  return grid;
+}
+
+int64_t parse_integer(const Napi::Value& value, const char* name, int64_t low, int64_t high) {
+  const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : std::nan("");
+  if (!(number >= static_cast<double>(low) && number <= static_cast<double>(high)) ||
+      number != std::floor(number)) {
+    invalid(name, "an integer from " + std::to_string(low) + " to " + std::to_string(high),
+            show(value));
+  }
+  return static_cast<int64_t>(number);
+}
+
+double parse_number(const Napi::Value& value, const char* name) {
+  const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : std::nan("");
+  if (!std::isfinite(number)) invalid(name, "a finite number", show(value));
+  return number;
+}
+
+std::string parse_string(const Napi::Value& value, const char* name) {
+  if (!value.IsString()) invalid(name, "a string", show(value));
+  return value.As<Napi::String>().Utf8Value();
+}
+
+std::vector<double> parse_numbers(const Napi::Value& value, const char* name) {
+  if (!value.IsTypedArray() ||
+      value.As<Napi::TypedArray>().TypedArrayType() != napi_float64_array) {
+    invalid(name, "a Float64Array", show(value));
+  }
+  const auto array = value.As<Napi::Float64Array>();
+  std::vector<double> numbers(array.Data(), array.Data() + array.ElementLength());
+  for (const double number : numbers) {
+    if (!std::isfinite(number)) invalid(name, "finite numbers", std::to_string(number));
+  }
+  return numbers;
+}
+
+at::Tensor parse_tokens(const Napi::Value& value, const char* name) {
+  const at::Tensor tensor = *get_handle<at::Tensor>(value);
+  if (tensor.scalar_type() != at::kFloat || tensor.dim() != 3) {
+    throw Error(
+        error_code::kInvalidTensor,
+        std::string("Expected a float32 tensor of shape [images, tokens, channels] for \"") + name +
+            "\" but received " + dtype_name(tensor.scalar_type()) + " " +
+            show_shape(tensor.sizes()));
+  }
+  return tensor;
+}
+
+void expect_tokens(const at::Tensor& tensor, const char* name, int64_t images, int64_t tokens,
+                   int64_t channels) {
+  const std::vector<int64_t> expected = {images, tokens, channels};
+  if (tensor.sizes() != at::IntArrayRef(expected)) {
+    throw Error(error_code::kInvalidTensor, std::string("Expected shape ") + show_shape(expected) +
+                                                " for \"" + name + "\" but received " +
+                                                show_shape(tensor.sizes()));
+  }
+}
+
+jit::TokenLists parse_token_lists(const Napi::Value& value, const char* name, int64_t images,
+                                  int64_t count, int64_t tokens) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
+    throw Error(error_code::kInvalidAnchors, std::string("Expected an Int32Array for \"") + name +
+                                                 "\" but received " + show(value));
+  }
+  const auto array = value.As<Napi::Int32Array>();
+  jit::TokenLists lists;
+  // Copied: the caller may change or detach the array while the work is queued.
+  lists.tokens.assign(array.Data(), array.Data() + array.ElementLength());
+  const auto size = static_cast<int64_t>(lists.tokens.size());
+  lists.count = count < 0 ? size : count;
+  if (size != lists.count && size != images * lists.count) {
+    throw Error(error_code::kInvalidAnchors, "Expected " + std::to_string(lists.count) +
+                                                 " tokens (or that many for each of " +
+                                                 std::to_string(images) + " images) for \"" + name +
+                                                 "\" but received " + std::to_string(size));
+  }
+  jit::check_token_lists(lists, tokens);
+  return lists;
+}
+
+}  // namespace jitflux::addon

@@ -1,0 +1,39 @@
+// Reading and checking arguments on the JavaScript thread, before any work is queued.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "addon/handles.h"
+#include "addon/napi_setup.h"
+#include "jit/anchors.h"
+
+namespace jitflux::addon {
+
+at::ScalarType parse_dtype(const Napi::Value& value);
+const char* dtype_name(at::ScalarType dtype);
+
+// A shape of 1 to 8 dimensions of at least 1, whose product is at most 2^40.
+std::vector<int64_t> parse_shape(const Napi::Value& value);
+
+jit::Grid parse_grid(const Napi::Value& rows, const Napi::Value& cols);
+
+int64_t parse_integer(const Napi::Value& value, const char* name, int64_t low, int64_t high);
+double parse_number(const Napi::Value& value, const char* name);
+std::string parse_string(const Napi::Value& value, const char* name);
+std::vector<double> parse_numbers(const Napi::Value& value, const char* name);  // Float64Array
+
+// A live float32 tensor of three dimensions: [images, tokens, channels].
+at::Tensor parse_tokens(const Napi::Value& value, const char* name);
+void expect_tokens(const at::Tensor& tensor, const char* name, int64_t images, int64_t tokens,
+                   int64_t channels);
+
+// An Int32Array of tokens: `count` of them for all images, or images * count. Checked against a
+// grid of `tokens` tokens. count < 0: the whole list is shared.
+jit::TokenLists parse_token_lists(const Napi::Value& value, const char* name, int64_t images,
+                                  int64_t count, int64_t tokens);
+
+}  // namespace jitflux::addon

@@ -1,0 +1,186 @@
+#include "addon/environment.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "addon/errors.h"
+#include "addon/handles.h"
+
+namespace jitflux::addon {
+
+namespace {
+
+constexpr auto kProgressInterval = std::chrono::milliseconds(30);
+
+}  // namespace
+
+// One promise. Created and destroyed on the JavaScript thread.
+struct Environment::Task {
+  napi_deferred deferred = nullptr;
+  napi_ref progress = nullptr;  // the callback, if any
+  napi_ref thrown = nullptr;    // what the callback threw, if it did
+  Work work;
+  int threads = 0;
+  Job job;
+  // Results, written by the inference thread before the final message.
+  Settle settle;
+  std::optional<Error> error;
+};
+
+// From the inference thread to JavaScript: progress, or (null progress) the end of the task.
+struct Environment::Message {
+  struct Progress {
+    uint64_t done;
+    uint64_t total;
+    std::string what;
+  };
+  Task* task;
+  std::optional<Progress> progress;
+};
+
+Environment& Environment::of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
+
+void Environment::create(Napi::Env env) { env.SetInstanceData(new Environment(env)); }
+
+Environment::Environment(Napi::Env env)
+    : env_(env),
+      default_threads_(at::get_num_threads()),
+      thread_(std::make_unique<InferenceThread>()) {
+  const Napi::String name = Napi::String::New(env, "jit-flux");
+  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this,
+                                      on_message, &messages_) != napi_ok ||
+      napi_unref_threadsafe_function(env, messages_) != napi_ok ||
+      napi_add_env_cleanup_hook(env, on_cleanup, this) != napi_ok) {
+    throw Error(error_code::kNative, "Could not set up the native environment");
+  }
+}
+
+Environment::~Environment() = default;
+
+// The environment goes away, perhaps with work in flight: everything queued sees the shutdown flag
+// and ends at its next checkpoint; the messages it posts are dropped.
+void Environment::on_cleanup(void* self) {
+  auto* environment = static_cast<Environment*>(self);
+  environment->shutdown_->store(true);
+  environment->thread_.reset();
+  napi_release_threadsafe_function(environment->messages_, napi_tsfn_abort);
+}
+
+Napi::Promise Environment::run(Napi::Env env, const Napi::Value& options, Work work, int threads) {
+  auto task = std::make_unique<Task>();
+  task->work = std::move(work);
+  task->threads = threads;
+  task->job.shutdown = shutdown_;
+  if (options.IsObject()) {
+    const auto object = options.As<Napi::Object>();
+    const Napi::Value abort = object.Get("abort");
+    if (!abort.IsUndefined()) task->job.abort = get_handle<std::atomic<bool>>(abort);
+    const Napi::Value progress = object.Get("progress");
+    if (progress.IsFunction()) napi_create_reference(env, progress, 1, &task->progress);
+  }
+  napi_value promise = nullptr;
+  if (napi_create_promise(env, &task->deferred, &promise) != napi_ok) {
+    throw Error(error_code::kNative, "Could not create a promise");
+  }
+  if (task->progress != nullptr) {
+    if (!task->job.abort) task->job.abort = std::make_shared<std::atomic<bool>>(false);
+    auto last = std::make_shared<std::chrono::steady_clock::time_point>();
+    task->job.progress = [this, raw = task.get(), last](uint64_t done, uint64_t total,
+                                                        const std::string& what) {
+      const auto now = std::chrono::steady_clock::now();
+      if (done != total && now - *last < kProgressInterval) return;
+      *last = now;
+      post(raw, std::make_unique<Message>(Message{raw, Message::Progress{done, total, what}}));
+    };
+  }
+  // Node stays alive while work is in flight, and only then.
+  if (pending_++ == 0) napi_ref_threadsafe_function(env, messages_);
+  Task* raw = task.release();
+  thread_->post([this, raw] {
+    execute(*raw);
+    post(raw, std::make_unique<Message>(Message{raw, std::nullopt}));
+  });
+  return Napi::Promise(env, promise);
+}
+
+void Environment::execute(Task& task) {
+  try {
+    const c10::InferenceMode inference;
+    const int threads = task.threads > 0 ? task.threads : default_threads_;
+    if (at::get_num_threads() != threads) at::set_num_threads(threads);
+    task.job.checkpoint();
+    task.settle = task.work(task.job);
+  } catch (...) {
+    task.error = current_exception();
+  }
+  task.work = nullptr;  // releases the tensors it captured
+}
+
+void Environment::post(Task*, std::unique_ptr<Message> message) {
+  // During shutdown the message (and at the end its task) is dropped: JavaScript cannot run any
+  // more.
+  if (napi_call_threadsafe_function(messages_, message.get(), napi_tsfn_nonblocking) == napi_ok) {
+    (void)message.release();
+  }
+}
+
+void Environment::on_message(napi_env raw_env, napi_value, void* context, void* data) {
+  const std::unique_ptr<Message> message(static_cast<Message*>(data));
+  if (raw_env == nullptr) {  // teardown: promises and references die with their environment
+    if (!message->progress) delete message->task;
+    return;
+  }
+  auto* self = static_cast<Environment*>(context);
+  const Napi::Env env(raw_env);
+  const Napi::HandleScope scope(env);
+  Task* task = message->task;
+  if (!message->progress) {
+    self->finish(env, task);
+    return;
+  }
+  napi_value callback = nullptr;
+  if (napi_get_reference_value(env, task->progress, &callback) != napi_ok) return;
+  try {
+    Napi::Function(env, callback)
+        .Call({Napi::Number::New(env, static_cast<double>(message->progress->done)),
+               Napi::Number::New(env, static_cast<double>(message->progress->total)),
+               Napi::String::New(env, message->progress->what)});
+  } catch (const Napi::Error& error) {
+    // A callback that throws ends the task and becomes its rejection.
+    task->job.abort->store(true);
+    if (task->thrown == nullptr) napi_create_reference(env, error.Value(), 1, &task->thrown);
+  }
+}
+
+void Environment::finish(Napi::Env env, Task* raw) {
+  const std::unique_ptr<Task> task(raw);
+  if (--pending_ == 0) napi_unref_threadsafe_function(env, messages_);
+  napi_value value = nullptr;
+  bool resolved = false;
+  if (task->thrown != nullptr) {
+    napi_get_reference_value(env, task->thrown, &value);
+  } else if (!task->error) {
+    try {
+      value = task->settle(env);
+      resolved = true;
+    } catch (const Napi::Error& error) {
+      value = error.Value();
+    } catch (...) {
+      task->error = current_exception();
+    }
+  }
+  if (value == nullptr) value = to_js(env, *task->error).Value();
+  if (resolved) {
+    napi_resolve_deferred(env, task->deferred, value);
+  } else {
+    napi_reject_deferred(env, task->deferred, value);
+  }
+  if (task->progress != nullptr) napi_delete_reference(env, task->progress);
+  if (task->thrown != nullptr) napi_delete_reference(env, task->thrown);
+}
+
+}  // namespace jitflux::addon

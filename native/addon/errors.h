@@ -1,0 +1,27 @@
+// Exceptions to JavaScript errors. Nothing but Napi::Error ever leaves a function called by Node.
+#pragma once
+
+#include "addon/napi_setup.h"
+#include "runtime/error.h"
+
+namespace jitflux::addon {
+
+// The exception being handled, as our own type: LibTorch's errors get their first line and a code.
+Error current_exception();
+
+// An Error object with `code` and `details`.
+Napi::Error to_js(Napi::Env env, const Error& error);
+
+// Wraps a native function so that everything it throws becomes a JavaScript exception.
+template <Napi::Value (*F)(const Napi::CallbackInfo&)>
+Napi::Value guarded(const Napi::CallbackInfo& info) {
+  try {
+    return F(info);
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (...) {
+    throw to_js(info.Env(), current_exception());
+  }
+}
+
+}  // namespace jitflux::addon

@@ -1,0 +1,91 @@
+// JavaScript objects that own a share of a native object. Type-tagged, so that a foreign object is
+// refused instead of being read as ours; garbage-collected, and released early by dispose.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "addon/napi_setup.h"
+#include "runtime/error.h"
+
+namespace jitflux::addon {
+
+// Specialised per handle type: `tag` (random, unique) and `name` (for messages).
+template <typename T>
+struct HandleType;
+
+template <typename T>
+struct Box {
+  std::shared_ptr<T> pointer;
+  int64_t external_bytes = 0;  // reported to the garbage collector
+};
+
+// `external_bytes`: host memory that lives and dies with the handle.
+template <typename T>
+Napi::Object make_handle(Napi::Env env, std::shared_ptr<T> pointer, int64_t external_bytes = 0) {
+  Napi::Object object = Napi::Object::New(env);
+  auto box = std::make_unique<Box<T>>(Box<T>{std::move(pointer), external_bytes});
+  const napi_finalize finalize = [](napi_env finalizer_env, void* data, void*) {
+    auto* owned = static_cast<Box<T>*>(data);
+    if (owned->external_bytes != 0) {
+      int64_t total = 0;
+      napi_adjust_external_memory(finalizer_env, -owned->external_bytes, &total);
+    }
+    delete owned;
+  };
+  if (napi_wrap(env, object, box.get(), finalize, nullptr, nullptr) != napi_ok ||
+      napi_type_tag_object(env, object, &HandleType<T>::tag) != napi_ok) {
+    throw Error(error_code::kNative, "Could not create a native handle");
+  }
+  (void)box.release();  // owned by the JavaScript object now
+  if (external_bytes != 0) {
+    int64_t total = 0;
+    napi_adjust_external_memory(env, external_bytes, &total);
+  }
+  return object;
+}
+
+template <typename T>
+Box<T>* find_box(const Napi::Value& value) {
+  if (!value.IsObject()) return nullptr;
+  bool ours = false;
+  if (napi_check_object_type_tag(value.Env(), value, &HandleType<T>::tag, &ours) != napi_ok ||
+      !ours) {
+    return nullptr;
+  }
+  void* data = nullptr;
+  if (napi_unwrap(value.Env(), value, &data) != napi_ok) return nullptr;
+  return static_cast<Box<T>*>(data);
+}
+
+// Throws kInvalidArgument for foreign objects, kDisposed after dispose.
+template <typename T>
+std::shared_ptr<T> get_handle(const Napi::Value& value) {
+  Box<T>* box = find_box<T>(value);
+  if (box == nullptr) {
+    throw Error(error_code::kInvalidArgument,
+                std::string("Expected a ") + HandleType<T>::name + " handle");
+  }
+  if (!box->pointer) {
+    throw Error(error_code::kDisposed,
+                std::string("The ") + HandleType<T>::name + " was used after dispose()");
+  }
+  return box->pointer;
+}
+
+// Drops the handle's share; idempotent. Work in flight keeps its own. False if not of this type.
+template <typename T>
+bool release_handle(const Napi::Value& value) {
+  Box<T>* box = find_box<T>(value);
+  if (box == nullptr) return false;
+  box->pointer.reset();
+  if (box->external_bytes != 0) {
+    int64_t total = 0;
+    napi_adjust_external_memory(value.Env(), -box->external_bytes, &total);
+    box->external_bytes = 0;
+  }
+  return true;
+}
+
+}  // namespace jitflux::addon

@@ -1,0 +1,52 @@
+// The handle types that JavaScript sees.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <atomic>
+#include <functional>
+
+#include "addon/handle.h"
+#include "flux/transformer.h"
+#include "runtime/script_module.h"
+
+namespace jitflux::addon {
+
+// A transformer and the threads its work runs on (0: default).
+struct TransformerEntry {
+  std::shared_ptr<FluxTransformer> model;
+  int threads = 0;
+};
+
+template <>
+struct HandleType<at::Tensor> {
+  static constexpr napi_type_tag tag = {0x7d1d9c5c0a3f4e61, 0x8f2a6b3d91c4e507};
+  static constexpr const char* name = "tensor";
+};
+template <>
+struct HandleType<std::atomic<bool>> {
+  static constexpr napi_type_tag tag = {0x1b64ea7d53c94f02, 0x93d0c7f82e5ba146};
+  static constexpr const char* name = "abort flag";
+};
+template <>
+struct HandleType<TransformerEntry> {
+  static constexpr napi_type_tag tag = {0xc25f7e1849ab4d3a, 0xb7e46c0d28f1935e};
+  static constexpr const char* name = "transformer";
+};
+template <>
+struct HandleType<const Conditioning> {
+  static constexpr napi_type_tag tag = {0x5e90b3a7d61c4f28, 0xa1c83f5de7240b96};
+  static constexpr const char* name = "conditioning";
+};
+template <>
+struct HandleType<ScriptModule> {
+  static constexpr napi_type_tag tag = {0x38c1f6e9b2074ad5, 0x86e5a90c7d3f1b42};
+  static constexpr const char* name = "TorchScript module";
+};
+
+Napi::Object tensor_handle(Napi::Env env, const at::Tensor& tensor);
+
+// For Environment::run: settles a promise with a new handle to the tensor.
+std::function<napi_value(Napi::Env)> settle_tensor(at::Tensor tensor);
+
+}  // namespace jitflux::addon

@@ -1,0 +1,148 @@
+// JavaScript's way to the JiT operators (JitOperators of src/types.ts).
+#include <cstring>
+
+#include "addon/arguments.h"
+#include "addon/environment.h"
+#include "addon/errors.h"
+#include "addon/registration.h"
+#include "jit/operators.h"
+
+namespace jitflux::addon {
+
+namespace {
+
+bool per_image(const Napi::Value& value) {
+  return value.IsBoolean() && value.As<Napi::Boolean>().Value();
+}
+
+// Lists whose length alone does not tell shared from per image.
+jit::TokenLists parse_flagged_lists(const Napi::Value& value, const char* name,
+                                    const at::Tensor& latents, bool split) {
+  int64_t count = -1;
+  if (split && value.IsTypedArray()) {
+    count = static_cast<int64_t>(value.As<Napi::TypedArray>().ElementLength()) / latents.size(0);
+  }
+  return parse_token_lists(value, name, latents.size(0), count, latents.size(1));
+}
+
+// (latents, anchors, perImage, job)
+Napi::Value gather(const Napi::CallbackInfo& info) {
+  const at::Tensor latents = parse_tokens(info[0], "latents");
+  auto anchors = parse_flagged_lists(info[1], "anchors", latents, per_image(info[2]));
+  return Environment::of(info.Env())
+      .run(info.Env(), info[3], [latents, anchors = std::move(anchors)](const Job&) {
+        return settle_tensor(jit::gather(latents, anchors));
+      });
+}
+
+// (velocity, anchors, rows, cols, job)
+Napi::Value lift(const Napi::CallbackInfo& info) {
+  const at::Tensor v = parse_tokens(info[0], "velocity");
+  const jit::Grid grid = parse_grid(info[2], info[3]);
+  auto anchors = parse_token_lists(info[1], "anchors", v.size(0), v.size(1), grid.tokens());
+  Environment& environment = Environment::of(info.Env());
+  return environment.run(info.Env(), info[4],
+                         [v, grid, anchors = std::move(anchors), &environment](const Job&) {
+                           return settle_tensor(jit::lift(v, anchors, grid, environment.lifters()));
+                         });
+}
+
+// (velocity, rows, cols, job)
+Napi::Value importance(const Napi::CallbackInfo& info) {
+  const at::Tensor v = parse_tokens(info[0], "velocity");
+  const jit::Grid grid = parse_grid(info[1], info[2]);
+  expect_tokens(v, "velocity", v.size(0), grid.tokens(), v.size(2));
+  return Environment::of(info.Env()).run(info.Env(), info[3], [v, grid](const Job&) {
+    const at::Tensor map = jit::importance(v, grid);
+    return Environment::Settle([map](Napi::Env env) -> napi_value {
+      Napi::Float32Array array = Napi::Float32Array::New(env, static_cast<size_t>(map.numel()));
+      std::memcpy(array.Data(), map.const_data_ptr<float>(), map.nbytes());
+      return array;
+    });
+  });
+}
+
+// (latents, velocity, sigma, job)
+Napi::Value predict_clean(const Napi::CallbackInfo& info) {
+  const at::Tensor latents = parse_tokens(info[0], "latents");
+  const at::Tensor velocity = parse_tokens(info[1], "velocity");
+  expect_tokens(velocity, "velocity", latents.size(0), latents.size(1), latents.size(2));
+  const double sigma = parse_number(info[2], "sigma");
+  return Environment::of(info.Env())
+      .run(info.Env(), info[3], [latents, velocity, sigma](const Job&) {
+        return settle_tensor(latents.sub(velocity, sigma));
+      });
+}
+
+// (latents, newTokens, target, weights: Float64Array, job)
+Napi::Value micro_flow(const Napi::CallbackInfo& info) {
+  at::Tensor latents = parse_tokens(info[0], "latents");
+  const at::Tensor target = parse_tokens(info[2], "target");
+  expect_tokens(target, "target", latents.size(0), target.size(1), latents.size(2));
+  auto tokens =
+      parse_token_lists(info[1], "newTokens", latents.size(0), target.size(1), latents.size(1));
+  const std::vector<double> weights = parse_numbers(info[3], "weights");
+  return Environment::of(info.Env())
+      .run(
+          info.Env(), info[4],
+          [latents, target, weights, tokens = std::move(tokens)](const Job&) mutable {
+            for (const double weight : weights) jit::blend(latents, target, tokens, weight);
+            return Environment::Settle([](Napi::Env env) -> napi_value { return env.Undefined(); });
+          });
+}
+
+// (clean, noise, anchors, newTokens, sigma, rows, cols, perImage, job)
+Napi::Value micro_flow_target(const Napi::CallbackInfo& info) {
+  const at::Tensor clean = parse_tokens(info[0], "clean");
+  const at::Tensor noise = parse_tokens(info[1], "noise");
+  const jit::Grid grid = parse_grid(info[5], info[6]);
+  expect_tokens(clean, "clean", clean.size(0), grid.tokens(), clean.size(2));
+  expect_tokens(noise, "noise", clean.size(0), grid.tokens(), clean.size(2));
+  const bool split = per_image(info[7]);
+  auto anchors = parse_flagged_lists(info[2], "anchors", clean, split);
+  auto tokens = parse_flagged_lists(info[3], "newTokens", clean, split);
+  const double sigma = parse_number(info[4], "sigma");
+  Environment& environment = Environment::of(info.Env());
+  return environment.run(info.Env(), info[8],
+                         [clean, noise, grid, sigma, anchors = std::move(anchors),
+                          tokens = std::move(tokens), &environment](const Job&) {
+                           return settle_tensor(jit::micro_flow_target(
+                               clean, noise, anchors, tokens, sigma, grid, environment.lifters()));
+                         });
+}
+
+// (latents, velocity, anchors | undefined, rows, cols, dSigma, job)
+Napi::Value step(const Napi::CallbackInfo& info) {
+  at::Tensor latents = parse_tokens(info[0], "latents");
+  const at::Tensor v = parse_tokens(info[1], "velocity");
+  const jit::Grid grid = parse_grid(info[3], info[4]);
+  expect_tokens(latents, "latents", latents.size(0), grid.tokens(), latents.size(2));
+  jit::TokenLists anchors;
+  if (info[2].IsUndefined()) {
+    expect_tokens(v, "velocity", latents.size(0), grid.tokens(), latents.size(2));
+  } else {
+    expect_tokens(v, "velocity", latents.size(0), v.size(1), latents.size(2));
+    anchors = parse_token_lists(info[2], "anchors", v.size(0), v.size(1), grid.tokens());
+  }
+  const double d_sigma = parse_number(info[5], "dSigma");
+  Environment& environment = Environment::of(info.Env());
+  return environment.run(
+      info.Env(), info[6],
+      [latents, v, grid, d_sigma, anchors = std::move(anchors), &environment](const Job&) mutable {
+        return settle_tensor(jit::step(latents, v, anchors, grid, d_sigma, environment.lifters()));
+      });
+}
+
+}  // namespace
+
+void register_jit(Napi::Env env, Napi::Object exports) {
+  exports.Set("gather", Napi::Function::New<guarded<gather>>(env));
+  exports.Set("lift", Napi::Function::New<guarded<lift>>(env));
+  exports.Set("importance", Napi::Function::New<guarded<importance>>(env));
+  exports.Set("predictClean", Napi::Function::New<guarded<predict_clean>>(env));
+  exports.Set("microFlow", Napi::Function::New<guarded<micro_flow>>(env));
+  exports.Set("microFlowTarget", Napi::Function::New<guarded<micro_flow_target>>(env));
+  exports.Set("step", Napi::Function::New<guarded<step>>(env));
+}
+
+}  // namespace jitflux::addon

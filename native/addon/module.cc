@@ -1,0 +1,54 @@
+// Entry point of libjit_flux_core.so, called by the loader (native/loader) once per Node
+// environment.
+#include <ATen/Version.h>
+
+#include "addon/environment.h"
+#include "addon/errors.h"
+#include "addon/registration.h"
+#include "kernels/kernels.h"
+
+namespace {
+
+using jitflux::addon::Environment;
+
+Napi::Value engine_info(const Napi::CallbackInfo& info) {
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("version", JIT_FLUX_VERSION);
+  result.Set("libtorch", JIT_FLUX_LIBTORCH_VERSION);
+  result.Set("isa", jitflux::kernels::table().isa);
+  Napi::Array isas = Napi::Array::New(info.Env());
+  for (const std::string& name : jitflux::kernels::supported_isas()) {
+    isas.Set(isas.Length(), Napi::String::New(info.Env(), name));
+  }
+  result.Set("supportedIsas", isas);
+  result.Set("cpuCapability", at::get_cpu_capability());
+  result.Set("threads",
+             Napi::Number::New(info.Env(), Environment::of(info.Env()).default_threads()));
+  return result;
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) napi_value jit_flux_core_init(
+    napi_env raw_env, napi_value raw_exports) {
+  using namespace jitflux::addon;
+  const Napi::Env env(raw_env);
+  const Napi::Object exports(raw_env, raw_exports);
+  try {
+    Environment::create(env);
+    exports.Set("info", Napi::Function::New<guarded<engine_info>>(env));
+    register_tensor(env, exports);
+    register_jit(env, exports);
+    register_latents(env, exports);
+    register_transformer(env, exports);
+    register_script_module(env, exports);
+    register_weights(env, exports);
+  } catch (const Napi::Error& error) {
+    error.ThrowAsJavaScriptException();
+    return nullptr;
+  } catch (...) {
+    to_js(env, current_exception()).ThrowAsJavaScriptException();
+    return nullptr;
+  }
+  return raw_exports;
+}

@@ -1,0 +1,4 @@
+// The only place that includes napi.h; its macros are set by CMakeLists.txt.
+#pragma once
+
+#include <napi.h>

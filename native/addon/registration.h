@@ -1,0 +1,15 @@
+// Each file of this folder adds its functions to the exports; src/native/binding.ts is their type.
+#pragma once
+
+#include "addon/napi_setup.h"
+
+namespace jitflux::addon {
+
+void register_tensor(Napi::Env env, Napi::Object exports);
+void register_jit(Napi::Env env, Napi::Object exports);
+void register_latents(Napi::Env env, Napi::Object exports);
+void register_transformer(Napi::Env env, Napi::Object exports);
+void register_script_module(Napi::Env env, Napi::Object exports);
+void register_weights(Napi::Env env, Napi::Object exports);
+
+}  // namespace jitflux::addon

@@ -1,0 +1,184 @@
+// JavaScript's way to the transformer: load, condition, forward.
+#include "flux/transformer.h"
+
+#include <utility>
+
+#include "addon/arguments.h"
+#include "addon/environment.h"
+#include "addon/errors.h"
+#include "addon/flux_config.h"
+#include "addon/registration.h"
+#include "weights/flux_parameters.h"
+
+namespace jitflux::addon {
+
+namespace {
+
+std::optional<std::array<int64_t, 3>> parse_axes(const Napi::Value& value) {
+  if (value.IsUndefined()) return std::nullopt;
+  const std::vector<int64_t> axes = parse_shape(value);
+  if (axes.size() != 3) {
+    throw Error(error_code::kInvalidArgument, "Expected three numbers for \"ropeAxes\"");
+  }
+  return std::array<int64_t, 3>{axes[0], axes[1], axes[2]};
+}
+
+// (path, { dtype, roundTime, threads, verify, ropeAxes? }, job)
+Napi::Value load(const Napi::CallbackInfo& info) {
+  const std::string path = parse_string(info[0], "path");
+  const auto options = info[1].As<Napi::Object>();
+  TransformerOptions model_options;
+  model_options.dtype = parse_dtype(options.Get("dtype"));
+  if (model_options.dtype != at::kFloat && model_options.dtype != at::kBFloat16) {
+    throw Error(error_code::kInvalidArgument,
+                "Expected float32 or bfloat16 for \"dtype\" on the CPU but received " +
+                    parse_string(options.Get("dtype"), "dtype"));
+  }
+  model_options.round_time = options.Get("roundTime").ToBoolean();
+  const int threads = static_cast<int>(parse_integer(options.Get("threads"), "threads", 0, 1024));
+  const OpenOptions open{options.Get("verify").ToBoolean()};
+  const auto axes = parse_axes(options.Get("ropeAxes"));
+  return Environment::of(info.Env())
+      .run(
+          info.Env(), info[2],
+          [path, open, axes, model_options, threads](const Job& job) {
+            const auto parameters = FluxParameters::resolve(WeightFile::open(path, open), axes);
+            auto entry = std::make_shared<TransformerEntry>(
+                TransformerEntry{FluxTransformer::load(parameters, model_options, job), threads});
+            return Environment::Settle([entry](Napi::Env env) -> napi_value {
+              Napi::Object result = Napi::Object::New(env);
+              result.Set("handle", make_handle(env, entry));
+              result.Set("config", flux_config_to_js(env, entry->model->config()));
+              return result;
+            });
+          },
+          threads);
+}
+
+// (transformer, prompt, pooled, guidance: Float64Array, sigmas: Float64Array, job)
+Napi::Value condition(const Napi::CallbackInfo& info) {
+  const auto entry = get_handle<TransformerEntry>(info[0]);
+  const FluxConfig& config = entry->model->config();
+  const at::Tensor prompt = *get_handle<at::Tensor>(info[1]);
+  const at::Tensor pooled = *get_handle<at::Tensor>(info[2]);
+  if (prompt.dim() != 3 || prompt.size(2) != config.text_dim || !prompt.is_floating_point()) {
+    throw Error(error_code::kInvalidTensor,
+                "Expected a floating point tensor of shape [images, text tokens, " +
+                    std::to_string(config.text_dim) + "] for \"prompt\"");
+  }
+  if (pooled.dim() != 2 || pooled.size(0) != prompt.size(0) ||
+      pooled.size(1) != config.pooled_dim || !pooled.is_floating_point()) {
+    throw Error(error_code::kInvalidTensor,
+                "Expected a floating point tensor of shape [" + std::to_string(prompt.size(0)) +
+                    ", " + std::to_string(config.pooled_dim) + "] for \"pooled\"");
+  }
+  std::vector<double> guidance = parse_numbers(info[3], "guidance");
+  if (config.guidance && static_cast<int64_t>(guidance.size()) != prompt.size(0)) {
+    throw Error(error_code::kInvalidArgument,
+                "Expected one guidance per image (" + std::to_string(prompt.size(0)) +
+                    ") for \"guidance\" but received " + std::to_string(guidance.size()));
+  }
+  std::vector<double> sigmas = parse_numbers(info[4], "sigmas");
+  for (const double sigma : sigmas) {
+    if (sigma < 0.0 || sigma > 1.0) {
+      throw Error(
+          error_code::kInvalidArgument,
+          "Expected values from 0 to 1 for \"sigmas\" but received " + std::to_string(sigma));
+    }
+  }
+  if (sigmas.empty()) {
+    throw Error(error_code::kInvalidArgument, "Expected at least one value for \"sigmas\"");
+  }
+  return Environment::of(info.Env())
+      .run(
+          info.Env(), info[5],
+          [entry, prompt, pooled, guidance = std::move(guidance),
+           sigmas = std::move(sigmas)](const Job& job) {
+            auto result = entry->model->condition(prompt, pooled, guidance, sigmas, job);
+            return Environment::Settle([result = std::move(result)](Napi::Env env) -> napi_value {
+              return make_handle(env, result);
+            });
+          },
+          entry->threads);
+}
+
+// (transformer, conditioning, tokens, anchors | undefined, rows, cols, steps: Int32Array, job)
+Napi::Value forward(const Napi::CallbackInfo& info) {
+  const auto entry = get_handle<TransformerEntry>(info[0]);
+  const auto conditioning = get_handle<const Conditioning>(info[1]);
+  if (conditioning->owner != entry->model.get()) {
+    throw Error(error_code::kInvalidArgument,
+                "The conditioning was made by another transformer than the one it is used with");
+  }
+  const at::Tensor tokens = parse_tokens(info[2], "tokens");
+  const jit::Grid grid = parse_grid(info[4], info[5]);
+  expect_tokens(tokens, "tokens", conditioning->images,
+                info[3].IsUndefined() ? grid.tokens() : tokens.size(1),
+                entry->model->config().in_channels);
+  jit::TokenLists anchors;
+  if (!info[3].IsUndefined()) {
+    anchors = parse_token_lists(info[3], "anchors", tokens.size(0), tokens.size(1), grid.tokens());
+  }
+  if (!info[6].IsTypedArray() ||
+      info[6].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
+    throw Error(error_code::kInvalidArgument, "Expected an integer or one per image for \"step\"");
+  }
+  const auto list = info[6].As<Napi::Int32Array>();
+  std::vector<int64_t> steps(list.Data(), list.Data() + list.ElementLength());
+  if (steps.size() == 1) steps.resize(static_cast<size_t>(tokens.size(0)), steps[0]);
+  for (const int64_t step : steps) {
+    if (step < 0 || step >= conditioning->steps ||
+        steps.size() != static_cast<size_t>(tokens.size(0))) {
+      throw Error(error_code::kInvalidArgument,
+                  "Expected one step from 0 to " + std::to_string(conditioning->steps - 1) +
+                      " (or one per image) for \"step\" but received " + std::to_string(step));
+    }
+  }
+  return Environment::of(info.Env())
+      .run(
+          info.Env(), info[7],
+          [entry, conditioning, tokens, grid, anchors = std::move(anchors),
+           steps = std::move(steps)](const Job& job) {
+            at::Tensor velocity =
+                entry->model->forward(tokens, anchors, grid, *conditioning, steps, job);
+            return Environment::Settle(
+                [velocity = std::move(velocity)](Napi::Env env) -> napi_value {
+                  return tensor_handle(env, velocity);
+                });
+          },
+          entry->threads);
+}
+
+}  // namespace
+
+Napi::Object flux_config_to_js(Napi::Env env, const FluxConfig& config) {
+  Napi::Object result = Napi::Object::New(env);
+  const auto set = [&](const char* key, int64_t value) {
+    result.Set(key, Napi::Number::New(env, static_cast<double>(value)));
+  };
+  set("doubleBlocks", config.double_blocks);
+  set("singleBlocks", config.single_blocks);
+  set("heads", config.heads);
+  set("headDim", config.head_dim);
+  set("hiddenSize", config.hidden());
+  set("inChannels", config.in_channels);
+  set("outChannels", config.out_channels);
+  set("textDim", config.text_dim);
+  set("pooledDim", config.pooled_dim);
+  set("mlpRatio", config.mlp_ratio);
+  result.Set("guidance", Napi::Boolean::New(env, config.guidance));
+  Napi::Array axes = Napi::Array::New(env, 3);
+  for (uint32_t i = 0; i < 3; ++i) {
+    axes.Set(i, Napi::Number::New(env, static_cast<double>(config.rope_axes[i])));
+  }
+  result.Set("ropeAxes", axes);
+  return result;
+}
+
+void register_transformer(Napi::Env env, Napi::Object exports) {
+  exports.Set("loadTransformer", Napi::Function::New<guarded<load>>(env));
+  exports.Set("condition", Napi::Function::New<guarded<condition>>(env));
+  exports.Set("forward", Napi::Function::New<guarded<forward>>(env));
+}
+
+}  // namespace jitflux::addon

@@ -1,0 +1,24 @@
+// Rotary position embedding of FLUX: three axes (0, row, column); text tokens and the first axis
+// sit at position 0 and are not rotated. Angles in float64, tables in float32 (as diffusers).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+
+#include "jit/anchors.h"
+
+namespace jitflux {
+
+struct RopeTable {
+  jit::Grid grid;
+  at::Tensor cos;  // [rows*cols, head_dim/2] float32, one value per channel pair
+  at::Tensor sin;
+};
+
+// Tables of every token of the grid; token i lies at row i / cols, column i % cols.
+RopeTable make_rope_table(const jit::Grid& grid, const std::array<int64_t, 3>& axes,
+                          double theta = 10000.0);
+
+}  // namespace jitflux

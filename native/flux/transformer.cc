@@ -1,0 +1,299 @@
+// forward(): the blocks. One joint residual buffer [B, S, d] with S = T + M, text rows first, so
+// that nothing is ever concatenated; a stream is a range of rows.
+#include "flux/transformer.h"
+
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+
+#include "kernels/kernels.h"
+#include "runtime/parallel.h"
+
+namespace jitflux {
+
+namespace {
+
+constexpr float kEps = 1e-6f;
+
+// Activation types and how the kernels see them.
+template <typename T>
+struct Activation;
+template <>
+struct Activation<float> {
+  using Kernel = float;
+};
+template <>
+struct Activation<at::BFloat16> {
+  using Kernel = kernels::BFloat16Bits;
+};
+
+template <typename T>
+using KernelType = typename Activation<T>::Kernel;
+
+template <typename T>
+KernelType<T>* data(const at::Tensor& t) {
+  return reinterpret_cast<KernelType<T>*>(t.mutable_data_ptr<T>());
+}
+
+template <typename T>
+const kernels::RowKernels<KernelType<T>>& row_kernels() {
+  return kernels::table().rows<KernelType<T>>();
+}
+
+// out = x W^T + b for row-contiguous 2-D views.
+void linear_into(const Linear& linear, const at::Tensor& x, at::Tensor out) {
+  at::addmm_out(out, linear.bias, x, linear.weight.t());
+}
+
+// A contiguous range of rows of a [rows, width] buffer, with the modulation vectors that apply to
+// it.
+struct Rows {
+  int64_t begin;
+  int64_t count;
+};
+
+template <typename T>
+void layer_norm_modulate(const at::Tensor& x, const at::Tensor& out, Rows rows, const float* shift,
+                         const float* scale) {
+  const int64_t d = x.size(-1);
+  const auto* src = data<T>(x);
+  auto* dst = data<T>(out);
+  parallel_rows(rows.count, 4 * d, [&](int64_t begin, int64_t end) {
+    const int64_t at = (rows.begin + begin) * d;
+    row_kernels<T>().layer_norm_modulate(src + at, shift, scale, dst + at, end - begin, d, kEps);
+  });
+}
+
+template <typename T>
+void gated_residual(const at::Tensor& x, const at::Tensor& y, Rows rows, const float* gate) {
+  const int64_t d = x.size(-1);
+  auto* dst = data<T>(x);
+  const auto* src = data<T>(y);
+  parallel_rows(rows.count, 2 * d, [&](int64_t begin, int64_t end) {
+    const int64_t at = (rows.begin + begin) * d;
+    row_kernels<T>().gated_residual(dst + at, src + at, gate, end - begin, d);
+  });
+}
+
+// dst[:, dst_column:] = gelu(src[:, src_column:]) over `width` columns of all rows.
+template <typename T>
+void gelu(const at::Tensor& src, int64_t src_column, const at::Tensor& dst, int64_t dst_column,
+          int64_t width) {
+  const int64_t src_stride = src.size(-1);
+  const int64_t dst_stride = dst.size(-1);
+  const auto* from = data<T>(src) + src_column;
+  auto* to = data<T>(dst) + dst_column;
+  parallel_rows(src.numel() / src_stride, 4 * width, [&](int64_t begin, int64_t end) {
+    row_kernels<T>().gelu_tanh(from + begin * src_stride, src_stride, to + begin * dst_stride,
+                               dst_stride, end - begin, width);
+  });
+}
+
+}  // namespace
+
+struct FluxTransformer::Pass {
+  int64_t images;
+  int64_t text_tokens;   // T
+  int64_t image_tokens;  // M
+  const jit::TokenLists* anchors;
+  const RopeTable* rope;
+  std::vector<int64_t> steps;  // per image
+  at::ScalarType dtype;
+
+  int64_t sequence() const { return text_tokens + image_tokens; }
+  Rows text_rows(int64_t image) const { return {image * sequence(), text_tokens}; }
+  Rows image_rows(int64_t image) const { return {image * sequence() + text_tokens, image_tokens}; }
+  Rows all_rows(int64_t image) const { return {image * sequence(), sequence()}; }
+
+  // Vector `part` of a modulation [S, B, parts, d] for one image.
+  const float* modulation(const at::Tensor& of, int64_t image, int64_t part) const {
+    const int64_t d = of.size(3);
+    return of.const_data_ptr<float>() +
+           ((steps[image] * of.size(1) + image) * of.size(2) + part) * d;
+  }
+};
+
+namespace {
+
+at::Tensor rows_of(const at::Tensor& x, Rows rows) { return x.narrow(0, rows.begin, rows.count); }
+
+}  // namespace
+
+const RopeTable& FluxTransformer::rope_for(const jit::Grid& grid) {
+  if (rope_.grid.rows != grid.rows || rope_.grid.cols != grid.cols) {
+    rope_ = make_rope_table(grid, config_.rope_axes);
+  }
+  return rope_;
+}
+
+// q/k RMSNorm + RoPE of rows of `qkv` into the joint q, k, v buffers. Text rows are not rotated.
+template <typename T, typename PassT>
+static void norm_and_rotate(const FluxConfig& config, const at::Tensor& qkv, const at::Tensor& q,
+                            const at::Tensor& k, const at::Tensor& v, const at::Tensor& q_norm,
+                            const at::Tensor& k_norm, Rows rows, int64_t image, bool rotate,
+                            const PassT& pass) {
+  const int64_t stride = qkv.size(-1);
+  const int64_t d = config.hidden();
+  const float* cos = rotate ? pass.rope->cos.template const_data_ptr<float>() : nullptr;
+  const float* sin = rotate ? pass.rope->sin.template const_data_ptr<float>() : nullptr;
+  const int32_t* positions = rotate && !pass.anchors->empty() ? pass.anchors->of(image) : nullptr;
+  const float* q_weight = q_norm.const_data_ptr<float>();
+  const float* k_weight = k_norm.const_data_ptr<float>();
+  const auto* src = data<T>(qkv) + rows.begin * stride;
+  auto* q_out = data<T>(q) + rows.begin * d;
+  auto* k_out = data<T>(k) + rows.begin * d;
+  auto* v_out = data<T>(v) + rows.begin * d;
+  parallel_rows(rows.count, 6 * d, [&](int64_t begin, int64_t end) {
+    row_kernels<T>().qk_norm_rope(src + begin * stride, stride, q_weight, k_weight, cos, sin,
+                                  positions, begin, q_out + begin * d, k_out + begin * d,
+                                  v_out + begin * d, end - begin, config.heads, config.head_dim,
+                                  kEps);
+  });
+}
+
+// softmax(q k^T / sqrt(head_dim)) v over the joint sequence; q, k, v: [B*S, d] -> [B*S, d].
+static at::Tensor attention(const FluxConfig& config, const at::Tensor& q, const at::Tensor& k,
+                            const at::Tensor& v, int64_t images, int64_t sequence) {
+  const auto heads = [&](const at::Tensor& t) {
+    return t.view({images, sequence, config.heads, config.head_dim}).transpose(1, 2);
+  };
+  return at::scaled_dot_product_attention(heads(q), heads(k), heads(v))
+      .transpose(1, 2)
+      .reshape({images * sequence, config.hidden()});
+}
+
+template <typename T>
+void FluxTransformer::run_double_block(const DoubleBlock& block, const at::Tensor& text_modulation,
+                                       const at::Tensor& image_modulation, const Pass& pass) {
+  const int64_t total = pass.images * pass.sequence();
+  const int64_t d = config_.hidden();
+  const auto buffer = [&](Workspace::Slot slot, int64_t width) {
+    return workspace_.view(slot, {total, width}, pass.dtype);
+  };
+  const at::Tensor x = buffer(Workspace::kResidual, d);
+  const at::Tensor h = buffer(Workspace::kNormed, d);
+  const at::Tensor qkv = buffer(Workspace::kWide, 3 * d);
+  const at::Tensor q = buffer(Workspace::kQuery, d);
+  const at::Tensor k = buffer(Workspace::kKey, d);
+  const at::Tensor v = buffer(Workspace::kValue, d);
+  const at::Tensor projected = buffer(Workspace::kProjected, d);
+
+  // Calls f(stream, its modulation, image, its rows) for both streams of every image.
+  const auto each_stream = [&](const auto& f) {
+    for (int64_t b = 0; b < pass.images; ++b) {
+      f(block.text, text_modulation, b, pass.text_rows(b), false);
+      f(block.image, image_modulation, b, pass.image_rows(b), true);
+    }
+  };
+
+  each_stream([&](const Stream& stream, const at::Tensor& modulation, int64_t b, Rows rows,
+                  bool rotate) {
+    layer_norm_modulate<T>(x, h, rows, pass.modulation(modulation, b, 0),
+                           pass.modulation(modulation, b, 1));
+    linear_into(stream.qkv, rows_of(h, rows), rows_of(qkv, rows));
+    norm_and_rotate<T>(config_, qkv, q, k, v, stream.q_norm, stream.k_norm, rows, b, rotate, pass);
+  });
+  const at::Tensor attended = attention(config_, q, k, v, pass.images, pass.sequence());
+  each_stream([&](const Stream& stream, const at::Tensor& modulation, int64_t b, Rows rows, bool) {
+    linear_into(stream.out, rows_of(attended, rows), rows_of(projected, rows));
+    gated_residual<T>(x, projected, rows, pass.modulation(modulation, b, 2));
+    layer_norm_modulate<T>(x, h, rows, pass.modulation(modulation, b, 3),
+                           pass.modulation(modulation, b, 4));
+    const at::Tensor wide =
+        workspace_.view(Workspace::kWide, {rows.count, config_.mlp()}, pass.dtype);
+    const at::Tensor activated =
+        workspace_.view(Workspace::kConcat, {rows.count, config_.mlp()}, pass.dtype);
+    linear_into(stream.mlp_in, rows_of(h, rows), wide);
+    gelu<T>(wide, 0, activated, 0, config_.mlp());
+    linear_into(stream.mlp_out, activated, rows_of(projected, rows));
+    gated_residual<T>(x, projected, rows, pass.modulation(modulation, b, 5));
+  });
+}
+
+template <typename T>
+void FluxTransformer::run_single_block(const SingleBlock& block, const at::Tensor& modulation,
+                                       const Pass& pass) {
+  const int64_t total = pass.images * pass.sequence();
+  const int64_t d = config_.hidden();
+  const int64_t mlp = config_.mlp();
+  const auto buffer = [&](Workspace::Slot slot, int64_t width) {
+    return workspace_.view(slot, {total, width}, pass.dtype);
+  };
+  const at::Tensor x = buffer(Workspace::kResidual, d);
+  const at::Tensor h = buffer(Workspace::kNormed, d);
+  const at::Tensor wide = buffer(Workspace::kWide, 3 * d + mlp);
+  const at::Tensor concat = buffer(Workspace::kConcat, d + mlp);
+  const at::Tensor q = buffer(Workspace::kQuery, d);
+  const at::Tensor k = buffer(Workspace::kKey, d);
+  const at::Tensor v = buffer(Workspace::kValue, d);
+  const at::Tensor projected = buffer(Workspace::kProjected, d);
+
+  for (int64_t b = 0; b < pass.images; ++b) {
+    layer_norm_modulate<T>(x, h, pass.all_rows(b), pass.modulation(modulation, b, 0),
+                           pass.modulation(modulation, b, 1));
+  }
+  linear_into(block.in, h, wide);
+  for (int64_t b = 0; b < pass.images; ++b) {
+    norm_and_rotate<T>(config_, wide, q, k, v, block.q_norm, block.k_norm, pass.text_rows(b), b,
+                       false, pass);
+    norm_and_rotate<T>(config_, wide, q, k, v, block.q_norm, block.k_norm, pass.image_rows(b), b,
+                       true, pass);
+  }
+  concat.narrow(1, 0, d).copy_(attention(config_, q, k, v, pass.images, pass.sequence()));
+  gelu<T>(wide, 3 * d, concat, d, mlp);
+  linear_into(block.out, concat, projected);
+  for (int64_t b = 0; b < pass.images; ++b) {
+    gated_residual<T>(x, projected, pass.all_rows(b), pass.modulation(modulation, b, 2));
+  }
+}
+
+template <typename T>
+at::Tensor FluxTransformer::run(const at::Tensor& tokens, const Conditioning& conditioning,
+                                const Pass& pass, const Job& job) {
+  const int64_t total = pass.images * pass.sequence();
+  const int64_t d = config_.hidden();
+  const at::Tensor x = workspace_.view(Workspace::kResidual, {total, d}, pass.dtype);
+  const at::Tensor input = tokens.to(pass.dtype);
+  for (int64_t b = 0; b < pass.images; ++b) {
+    rows_of(x, pass.text_rows(b)).copy_(conditioning.text[b]);
+    linear_into(image_in_, input[b], rows_of(x, pass.image_rows(b)));
+  }
+  const auto blocks = double_blocks_.size() + single_blocks_.size();
+  const auto progress = [&](size_t done, const char* kind) {
+    job.checkpoint();
+    if (job.progress) job.progress(done, blocks, kind);
+  };
+  for (size_t i = 0; i < double_blocks_.size(); ++i) {
+    progress(i, "double block");
+    run_double_block<T>(double_blocks_[i], conditioning.text_stream[i],
+                        conditioning.image_stream[i], pass);
+  }
+  for (size_t i = 0; i < single_blocks_.size(); ++i) {
+    progress(double_blocks_.size() + i, "single block");
+    run_single_block<T>(single_blocks_[i], conditioning.single_stream[i], pass);
+  }
+  progress(blocks, "final layer");
+
+  const at::Tensor h = workspace_.view(Workspace::kNormed, {total, d}, pass.dtype);
+  at::Tensor velocity = at::empty({pass.images, pass.image_tokens, config_.out_channels},
+                                  tokens.options().dtype(pass.dtype));
+  for (int64_t b = 0; b < pass.images; ++b) {
+    const Rows rows = pass.image_rows(b);
+    layer_norm_modulate<T>(x, h, rows, pass.modulation(conditioning.final_layer, b, 1),
+                           pass.modulation(conditioning.final_layer, b, 0));
+    linear_into(final_out_, rows_of(h, rows), velocity[b]);
+  }
+  return velocity.to(at::kFloat);
+}
+
+at::Tensor FluxTransformer::forward(const at::Tensor& tokens, const jit::TokenLists& anchors,
+                                    const jit::Grid& grid, const Conditioning& conditioning,
+                                    const std::vector<int64_t>& steps, const Job& job) {
+  const Pass pass{tokens.size(0), conditioning.text_tokens, tokens.size(1),
+                  &anchors,       &rope_for(grid),          steps,
+                  options_.dtype};
+  if (options_.dtype == at::kBFloat16) return run<at::BFloat16>(tokens, conditioning, pass, job);
+  return run<float>(tokens, conditioning, pass, job);
+}
+
+}  // namespace jitflux

@@ -1,0 +1,131 @@
+// The FLUX transformer (diffusers' FluxTransformer2DModel) over any subset of a grid's tokens.
+//
+// Everything that depends only on sigma, guidance and the prompt is computed once by condition(),
+// for all steps: the text tokens' embedding and every block's adaLN modulation. forward() then
+// touches the M given tokens and nothing of the full grid's size.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "flux/config.h"
+#include "flux/rope.h"
+#include "flux/workspace.h"
+#include "jit/anchors.h"
+#include "runtime/job.h"
+#include "weights/flux_parameters.h"
+
+namespace jitflux {
+
+struct TransformerOptions {
+  at::ScalarType dtype = at::kFloat;  // kFloat or kBFloat16: weights, activations
+  // Round timestep*1000 and guidance*1000 to dtype, as diffusers and BFL do.
+  bool round_time = true;
+};
+
+// y = x W^T + b.
+struct Linear {
+  at::Tensor weight;  // [out, in]
+  at::Tensor bias;    // [out]
+};
+
+// What condition() prepared for one batch of prompts. Shapes: B images, S steps, T text tokens,
+// d hidden width. Modulation is kept in float32.
+struct Conditioning {
+  int64_t images = 0;
+  int64_t steps = 0;
+  int64_t text_tokens = 0;
+  at::Tensor text;                        // [B, T, d] in the model's dtype
+  std::vector<at::Tensor> image_stream;   // per double block [S, B, 6, d]
+  std::vector<at::Tensor> text_stream;    // per double block [S, B, 6, d]
+  std::vector<at::Tensor> single_stream;  // per single block [S, B, 3, d]
+  at::Tensor final_layer;                 // [S, B, 2, d]: scale, shift
+  const void* owner = nullptr;            // the transformer that made it
+};
+
+class FluxTransformer {
+ public:
+  // Converts the parameters to options.dtype and packs fused projections. Polls the job and reports
+  // bytes through its progress.
+  static std::shared_ptr<FluxTransformer> load(const FluxParameters& parameters,
+                                               const TransformerOptions& options, const Job& job);
+
+  const FluxConfig& config() const { return config_; }
+  const TransformerOptions& options() const { return options_; }
+
+  // prompt: [B, T, text_dim], pooled: [B, pooled_dim], any float dtype; guidance: B values, ignored
+  // by models without a guidance embedder; sigmas: S values in [0, 1].
+  std::shared_ptr<const Conditioning> condition(const at::Tensor& prompt, const at::Tensor& pooled,
+                                                const std::vector<double>& guidance,
+                                                const std::vector<double>& sigmas, const Job& job);
+
+  // Velocity [B, M, out_channels] float32 of the tokens [B, M, in_channels] float32 at the anchors
+  // (one list for all images or one per image; empty: all tokens of the grid in order). `steps`
+  // holds each image's index into the sigmas of the conditioning. Runs on the inference thread
+  // only.
+  at::Tensor forward(const at::Tensor& tokens, const jit::TokenLists& anchors,
+                     const jit::Grid& grid, const Conditioning& conditioning,
+                     const std::vector<int64_t>& steps, const Job& job);
+
+ private:
+  // One stream (text or image) of a double block.
+  struct Stream {
+    Linear modulation;  // [6d, d]: shift, scale, gate (attention), shift, scale, gate (MLP)
+    Linear qkv;         // [3d, d]
+    Linear out;         // [d, d]
+    Linear mlp_in;      // [mlp, d]
+    Linear mlp_out;     // [d, mlp]
+    at::Tensor q_norm;  // [head_dim] float32
+    at::Tensor k_norm;
+  };
+  struct DoubleBlock {
+    Stream text;
+    Stream image;
+  };
+  struct SingleBlock {
+    Linear modulation;  // [3d, d]: shift, scale, gate
+    Linear in;          // [3d + mlp, d]: q, k, v, mlp
+    Linear out;         // [d, d + mlp]
+    at::Tensor q_norm;
+    at::Tensor k_norm;
+  };
+  struct Embedder {
+    Linear first;
+    Linear second;
+  };
+  // One forward call's sizes, positions and modulation lookup.
+  struct Pass;
+
+  FluxTransformer() = default;
+  at::Tensor embed_conditioning(const at::Tensor& pooled, const std::vector<double>& guidance,
+                                const std::vector<double>& sigmas) const;
+  const RopeTable& rope_for(const jit::Grid& grid);
+  template <typename T>
+  void run_double_block(const DoubleBlock& block, const at::Tensor& text_modulation,
+                        const at::Tensor& image_modulation, const Pass& pass);
+  template <typename T>
+  void run_single_block(const SingleBlock& block, const at::Tensor& modulation, const Pass& pass);
+  template <typename T>
+  at::Tensor run(const at::Tensor& tokens, const Conditioning& conditioning, const Pass& pass,
+                 const Job& job);
+
+  FluxConfig config_;
+  TransformerOptions options_;
+  Embedder time_;
+  Embedder guidance_;
+  Embedder pooled_;
+  Linear text_in_;
+  Linear image_in_;
+  std::vector<DoubleBlock> double_blocks_;
+  std::vector<SingleBlock> single_blocks_;
+  Linear final_modulation_;  // [2d, d]: scale, shift
+  Linear final_out_;
+  RopeTable rope_;  // of the grid used last
+  Workspace workspace_;
+};
+
+}  // namespace jitflux

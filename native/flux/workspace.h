@@ -1,0 +1,23 @@
+// Buffers of a forward pass, kept between calls: no allocation per block.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+
+namespace jitflux {
+
+class Workspace {
+ public:
+  enum Slot { kResidual, kNormed, kWide, kConcat, kQuery, kKey, kValue, kProjected, kSlots };
+
+  // A view of the slot's buffer in the given shape; the buffer grows when needed. Contents are
+  // whatever the last user left.
+  at::Tensor view(Slot slot, at::IntArrayRef shape, at::ScalarType dtype);
+
+ private:
+  std::array<at::Tensor, kSlots> buffers_;
+};
+
+}  // namespace jitflux

@@ -1,0 +1,157 @@
+#include "jit/anchors.h"
+
+#include <algorithm>
+#include <string>
+
+#include "runtime/error.h"
+
+namespace jitflux::jit {
+
+namespace {
+
+constexpr int64_t kMaxSide = 4096;
+
+// An anchor of one column, seen from one row.
+struct ColumnHit {
+  int64_t distance;  // rows to the nearest anchor of the column, or -1 if the column has none
+  int32_t position;  // earliest list position among the (at most two) anchors at that distance
+};
+
+// ColumnHit of every token, by one sweep down and one up each column.
+std::vector<ColumnHit> column_hits(const int32_t* anchors, int64_t count, const Grid& grid) {
+  std::vector<ColumnHit> hits(static_cast<size_t>(grid.tokens()), ColumnHit{-1, -1});
+  for (int64_t i = 0; i < count; ++i) hits[anchors[i]] = {0, static_cast<int32_t>(i)};
+  for (int64_t r = 1; r < grid.rows; ++r) {
+    for (int64_t c = 0; c < grid.cols; ++c) {
+      const ColumnHit above = hits[(r - 1) * grid.cols + c];
+      ColumnHit& here = hits[r * grid.cols + c];
+      if (here.distance != 0 && above.distance >= 0) here = {above.distance + 1, above.position};
+    }
+  }
+  // The downward sweep left each token's nearest anchor above it; going up, merge the one below.
+  std::vector<ColumnHit> below(static_cast<size_t>(grid.cols), ColumnHit{-1, -1});
+  for (int64_t r = grid.rows - 1; r >= 0; --r) {
+    for (int64_t c = 0; c < grid.cols; ++c) {
+      ColumnHit& here = hits[r * grid.cols + c];
+      ColumnHit& under = below[c];
+      if (here.distance == 0) {
+        under = here;
+        continue;
+      }
+      if (under.distance >= 0) {
+        ++under.distance;
+        if (here.distance < 0 || under.distance < here.distance) {
+          here = under;
+        } else if (under.distance == here.distance) {
+          here.position = std::min(here.position, under.position);
+        }
+      }
+    }
+  }
+  return hits;
+}
+
+// Where the parabolas (x - a)^2 + fa and (x - b)^2 + fb cross, a < b, as an exact fraction.
+struct Crossing {
+  int64_t numerator;
+  int64_t denominator;  // > 0
+};
+
+Crossing crossing(int64_t a, int64_t fa, int64_t b, int64_t fb) {
+  return {(b * b + fb) - (a * a + fa), 2 * (b - a)};
+}
+
+bool less(const Crossing& x, const Crossing& y) {
+  return x.numerator * y.denominator < y.numerator * x.denominator;
+}
+
+}  // namespace
+
+void check_grid(const Grid& grid) {
+  if (grid.rows < 1 || grid.cols < 1 || grid.rows > kMaxSide || grid.cols > kMaxSide) {
+    throw Error(error_code::kInvalidArgument,
+                "Expected a grid of 1 to " + std::to_string(kMaxSide) +
+                    " rows and columns for \"grid\" but received [" + std::to_string(grid.rows) +
+                    ", " + std::to_string(grid.cols) + "]");
+  }
+}
+
+void check_token_lists(const TokenLists& lists, int64_t tokens) {
+  const auto size = static_cast<int64_t>(lists.tokens.size());
+  if (lists.count <= 0 || size % lists.count != 0) {
+    throw Error(error_code::kInvalidAnchors,
+                "Expected at least one anchor token per image but received " +
+                    std::to_string(size) + " indices");
+  }
+  std::vector<int64_t> seen_in(static_cast<size_t>(tokens), -1);
+  for (int64_t i = 0; i < size; ++i) {
+    const int32_t token = lists.tokens[i];
+    if (token < 0 || token >= tokens) {
+      throw Error(error_code::kInvalidAnchors,
+                  "Anchor " + std::to_string(token) + " at position " + std::to_string(i) +
+                      " is out of range: the grid has tokens 0 to " + std::to_string(tokens - 1),
+                  {{"position", static_cast<double>(i)}, {"token", static_cast<double>(token)}});
+    }
+    const int64_t list = i / lists.count;
+    if (seen_in[token] == list) {
+      throw Error(error_code::kInvalidAnchors,
+                  "Anchor " + std::to_string(token) + " at position " + std::to_string(i) +
+                      " is duplicated: the anchors of one image must be distinct",
+                  {{"position", static_cast<double>(i)}, {"token", static_cast<double>(token)}});
+    }
+    seen_in[token] = list;
+  }
+}
+
+std::vector<int32_t> nearest_anchor_map(const int32_t* anchors, int64_t count, const Grid& grid) {
+  const std::vector<ColumnHit> hits = column_hits(anchors, count, grid);
+  std::vector<int32_t> nearest(static_cast<size_t>(grid.tokens()));
+  // Per row, the lower envelope of the parabolas (x - c)^2 + distance(c)^2 (Felzenszwalb and
+  // Huttenlocher). Parabolas that touch the envelope in a single point stay on it: that point may
+  // be a token with several equally near anchors. Each parabola then covers a closed interval, so
+  // the intervals overlap in at most their end points and the scan stays linear.
+  std::vector<int64_t> column(static_cast<size_t>(grid.cols));
+  std::vector<Crossing> start(static_cast<size_t>(grid.cols));  // where parabola k takes over
+  for (int64_t r = 0; r < grid.rows; ++r) {
+    const ColumnHit* row = hits.data() + r * grid.cols;
+    int64_t size = 0;
+    for (int64_t c = 0; c < grid.cols; ++c) {
+      if (row[c].distance < 0) continue;
+      const int64_t height = row[c].distance * row[c].distance;
+      Crossing at{0, 1};
+      while (size > 0) {
+        const int64_t top = column[size - 1];
+        at = crossing(top, row[top].distance * row[top].distance, c, height);
+        if (size > 1 && less(at, start[size - 1])) {
+          --size;
+        } else {
+          break;
+        }
+      }
+      column[size] = c;
+      start[size] = at;
+      ++size;
+    }
+    int64_t k = 0;
+    for (int64_t c = 0; c < grid.cols; ++c) {
+      const Crossing here{c, 1};
+      // The first parabola whose interval contains c ...
+      while (k + 1 < size && less(start[k + 1], here)) ++k;
+      int32_t best = row[column[k]].position;
+      // ... and those that begin exactly at c.
+      for (int64_t tied = k + 1; tied < size && !less(here, start[tied]); ++tied) {
+        best = std::min(best, row[column[tied]].position);
+      }
+      nearest[r * grid.cols + c] = best;
+    }
+  }
+  return nearest;
+}
+
+std::vector<int32_t> anchor_positions(const int32_t* anchors, int64_t count, int64_t tokens) {
+  std::vector<int32_t> positions(static_cast<size_t>(tokens), -1);
+  for (int64_t i = 0; i < count; ++i) positions[anchors[i]] = static_cast<int32_t>(i);
+  return positions;
+}
+
+}  // namespace jitflux::jit

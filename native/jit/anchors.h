@@ -1,0 +1,39 @@
+// Anchor lists: validation, and the exact nearest-anchor map of a token grid. No LibTorch here.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace jitflux::jit {
+
+struct Grid {
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t tokens() const { return rows * cols; }
+};
+
+// Token lists of a batch: one list for all images, or one of equal length per image.
+struct TokenLists {
+  std::vector<int32_t> tokens;  // [count], or [B * count] if per image
+  int64_t count = 0;            // tokens per image
+
+  bool empty() const { return tokens.empty(); }
+  bool shared() const { return static_cast<int64_t>(tokens.size()) == count; }
+  const int32_t* of(int64_t image) const { return tokens.data() + (shared() ? 0 : image * count); }
+};
+
+// Throws kInvalidArgument unless 1 <= rows, cols <= 4096.
+void check_grid(const Grid& grid);
+
+// Throws kInvalidAnchors unless every list is non-empty and holds distinct tokens in [0, tokens).
+void check_token_lists(const TokenLists& lists, int64_t tokens);
+
+// For every token of the grid the position, in `anchors`, of its nearest anchor by Euclidean
+// distance on the grid; among equally near anchors the one earliest in the list. Exact, in
+// O(tokens). `anchors` must have passed check_token_lists.
+std::vector<int32_t> nearest_anchor_map(const int32_t* anchors, int64_t count, const Grid& grid);
+
+// For every token its position in `anchors`, or -1.
+std::vector<int32_t> anchor_positions(const int32_t* anchors, int64_t count, int64_t tokens);
+
+}  // namespace jitflux::jit

@@ -1,0 +1,125 @@
+// FLUX's memory-bound glue on the CPU: adaLN, gated residual, q/k RMSNorm + RoPE, GELU.
+#include <cmath>
+
+#include "kernels/cpu/tables.h"
+#include "kernels/cpu/vector_math.h"
+
+namespace jitflux::kernels::JIT_FLUX_ISA_NAMESPACE {
+
+// Reductions keep this many partial sums: a fixed association, so that every vector width the
+// compiler chooses gives the same order per build, and enough of them to fill an AVX-512 register.
+static constexpr int64_t kLanes = 16;
+
+template <typename T>
+static float row_sum(const T* x, int64_t d) {
+  float partial[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= d; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) partial[j] += load(x[i + j]);
+  }
+  for (int64_t j = 0; i + j < d; ++j) partial[j] += load(x[i + j]);
+  float sum = 0.0f;
+  for (int64_t j = 0; j < kLanes; ++j) sum += partial[j];
+  return sum;
+}
+
+// Sum of (x - mean)^2.
+template <typename T>
+static float row_square_sum(const T* x, float mean, int64_t d) {
+  float partial[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= d; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const float delta = load(x[i + j]) - mean;
+      partial[j] += delta * delta;
+    }
+  }
+  for (int64_t j = 0; i + j < d; ++j) {
+    const float delta = load(x[i + j]) - mean;
+    partial[j] += delta * delta;
+  }
+  float sum = 0.0f;
+  for (int64_t j = 0; j < kLanes; ++j) sum += partial[j];
+  return sum;
+}
+
+template <typename T>
+static void layer_norm_modulate(const T* x, const float* shift, const float* scale, T* out,
+                                int64_t rows, int64_t d, float eps) {
+  for (int64_t r = 0; r < rows; ++r, x += d, out += d) {
+    const float mean = row_sum(x, d) / static_cast<float>(d);
+    const float variance = row_square_sum(x, mean, d) / static_cast<float>(d);
+    const float inverse = 1.0f / std::sqrt(variance + eps);
+    for (int64_t i = 0; i < d; ++i) {
+      store(out + i, (load(x[i]) - mean) * inverse * (1.0f + scale[i]) + shift[i]);
+    }
+  }
+}
+
+template <typename T>
+static void gated_residual(T* x, const T* y, const float* gate, int64_t rows, int64_t d) {
+  for (int64_t r = 0; r < rows; ++r, x += d, y += d) {
+    for (int64_t i = 0; i < d; ++i) store(x + i, load(x[i]) + gate[i] * load(y[i]));
+  }
+}
+
+template <typename T>
+static void norm_rope_head(const T* src, const float* weight, const float* cos, const float* sin,
+                           T* dst, int64_t head_dim, float eps) {
+  const float mean_square = row_square_sum(src, 0.0f, head_dim) / static_cast<float>(head_dim);
+  const float inverse = 1.0f / std::sqrt(mean_square + eps);
+  if (cos == nullptr) {
+    for (int64_t i = 0; i < head_dim; ++i) store(dst + i, load(src[i]) * inverse * weight[i]);
+    return;
+  }
+  for (int64_t p = 0; p < head_dim / 2; ++p) {
+    const float a = load(src[2 * p]) * inverse * weight[2 * p];
+    const float b = load(src[2 * p + 1]) * inverse * weight[2 * p + 1];
+    store(dst + 2 * p, a * cos[p] - b * sin[p]);
+    store(dst + 2 * p + 1, b * cos[p] + a * sin[p]);
+  }
+}
+
+template <typename T>
+static void qk_norm_rope(const T* qkv, int64_t qkv_stride, const float* q_weight,
+                         const float* k_weight, const float* cos, const float* sin,
+                         const int32_t* positions, int64_t first_row, T* q, T* k, T* v,
+                         int64_t rows, int64_t heads, int64_t head_dim, float eps) {
+  const int64_t width = heads * head_dim;
+  const int64_t half = head_dim / 2;
+  for (int64_t r = 0; r < rows; ++r, qkv += qkv_stride, q += width, k += width, v += width) {
+    const int64_t position = positions == nullptr ? first_row + r : positions[first_row + r];
+    const float* row_cos = cos == nullptr ? nullptr : cos + position * half;
+    const float* row_sin = sin == nullptr ? nullptr : sin + position * half;
+    for (int64_t h = 0; h < heads; ++h) {
+      const int64_t at = h * head_dim;
+      norm_rope_head(qkv + at, q_weight, row_cos, row_sin, q + at, head_dim, eps);
+      norm_rope_head(qkv + width + at, k_weight, row_cos, row_sin, k + at, head_dim, eps);
+    }
+    std::memcpy(v, qkv + 2 * width, static_cast<size_t>(width) * sizeof(T));
+  }
+}
+
+template <typename T>
+static void gelu_tanh(const T* src, int64_t src_stride, T* dst, int64_t dst_stride, int64_t rows,
+                      int64_t d) {
+  // 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3)
+  constexpr float kMinusTwoRootTwoOverPi = -1.5957691216057308f;
+  for (int64_t r = 0; r < rows; ++r, src += src_stride, dst += dst_stride) {
+    for (int64_t i = 0; i < d; ++i) {
+      const float x = load(src[i]);
+      const float inner = x + 0.044715f * x * x * x;
+      store(dst + i, x / (1.0f + exp_approx(kMinusTwoRootTwoOverPi * inner)));
+    }
+  }
+}
+
+template <typename T>
+RowKernels<T> row_kernels() {
+  return {layer_norm_modulate<T>, gated_residual<T>, qk_norm_rope<T>, gelu_tanh<T>};
+}
+
+template RowKernels<float> row_kernels<float>();
+template RowKernels<BFloat16Bits> row_kernels<BFloat16Bits>();
+
+}  // namespace jitflux::kernels::JIT_FLUX_ISA_NAMESPACE

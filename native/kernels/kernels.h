@@ -1,0 +1,96 @@
+// CPU kernels behind one table of function pointers, one table per instruction set. The .cc files
+// in cpu/ are compiled once per instruction set (cmake/CpuKernels.cmake) and know neither LibTorch
+// nor threads: callers split rows over threads with runtime/parallel.h.
+//
+// Numerical contract of every kernel: inputs and outputs in T (float or bfloat16 stored as
+// uint16_t), arithmetic and statistics in float32, one rounding to T at the end. Row strides are in
+// elements.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace jitflux::kernels {
+
+using BFloat16Bits = uint16_t;
+
+// Kernels over token rows that exist for every activation type T.
+template <typename T>
+struct RowKernels {
+  // out = layer_norm(x) * (1 + scale) + shift over the last dimension, no affine part, eps inside
+  // the root (FLUX adaLN). x, out: [rows, d]; shift, scale: [d].
+  void (*layer_norm_modulate)(const T* x, const float* shift, const float* scale, T* out,
+                              int64_t rows, int64_t d, float eps);
+
+  // x += gate * y. x, y: [rows, d]; gate: [d].
+  void (*gated_residual)(T* x, const T* y, const float* gate, int64_t rows, int64_t d);
+
+  // q = rope(rms_norm(q) * q_weight), k likewise, v copied. qkv: rows of [q | k | v | ...], each
+  // part heads*head_dim wide, rows qkv_stride apart. q, k, v: [rows, heads*head_dim]. cos, sin:
+  // tables of [positions, head_dim/2] indexed by positions[row] (or by the row itself if positions
+  // is null); null tables: no rotation (text tokens sit at position 0). Neighbouring channels form
+  // a pair: (a, b) -> (a cos - b sin, b cos + a sin).
+  void (*qk_norm_rope)(const T* qkv, int64_t qkv_stride, const float* q_weight,
+                       const float* k_weight, const float* cos, const float* sin,
+                       const int32_t* positions, int64_t first_row, T* q, T* k, T* v, int64_t rows,
+                       int64_t heads, int64_t head_dim, float eps);
+
+  // dst = gelu_tanh(src): [rows, d] with row strides. Relative error against the exact formula <
+  // 1e-6 before rounding.
+  void (*gelu_tanh)(const T* src, int64_t src_stride, T* dst, int64_t dst_stride, int64_t rows,
+                    int64_t d);
+};
+
+// The JiT operators work on float32 latents and velocities, [N, C] of one image.
+struct JitKernels {
+  // out[r, c] = sum_j weight[j] * v[nearest[r, reflect(c + j - radius)]] for rows [row_begin,
+  // row_end) of a grid rows x cols. v: [M, C]; nearest: [rows*cols] positions in the anchor list;
+  // out: [N, C].
+  void (*blur_columns)(const float* v, const int32_t* nearest, const float* weight, int64_t radius,
+                       float* out, int64_t row_begin, int64_t row_end, int64_t cols,
+                       int64_t channels);
+
+  // full[i] = v[anchor] at anchors (is_anchor[i] >= 0 is its position), else the blur over rows of
+  // `horizontal`; then latents += d_sigma * full unless latents is null.
+  void (*blur_rows_scatter_euler)(const float* horizontal, const float* v, const int32_t* is_anchor,
+                                  const float* weight, int64_t radius, float* full, float* latents,
+                                  float d_sigma, int64_t row_begin, int64_t row_end, int64_t rows,
+                                  int64_t cols, int64_t channels);
+
+  // Channel mean of the 3x3 local variance of v (zero padding, division by 9, two passes).
+  void (*local_variance)(const float* v, float* out, int64_t row_begin, int64_t row_end,
+                         int64_t rows, int64_t cols, int64_t channels);
+
+  // y += a * x over n values.
+  void (*axpy)(float a, const float* x, float* y, int64_t n);
+};
+
+struct KernelTable {
+  const char* isa;
+  RowKernels<float> f32;
+  RowKernels<BFloat16Bits> bf16;
+  JitKernels jit;
+
+  template <typename T>
+  const RowKernels<T>& rows() const;
+};
+
+template <>
+inline const RowKernels<float>& KernelTable::rows<float>() const {
+  return f32;
+}
+template <>
+inline const RowKernels<BFloat16Bits>& KernelTable::rows<BFloat16Bits>() const {
+  return bf16;
+}
+
+// The table in use: the best one this CPU supports, or the one named by JIT_FLUX_ISA
+// (default | avx2 | avx512) if the CPU has it.
+const KernelTable& table();
+
+// Names of the instruction sets this CPU can run, weakest first.
+std::vector<std::string> supported_isas();
+
+}  // namespace jitflux::kernels

@@ -1,0 +1,174 @@
+/**
+ * The type of libjit_flux_core.so's exports: written by hand, one entry per function registered in native/addon.
+ * Everything above this file speaks of tensors and models; handles appear nowhere else.
+ */
+import type { DType, FluxConfig } from '../types.js';
+
+declare const handle: unique symbol;
+/** A native object; opaque, type-tagged in C++. */
+export interface Handle<Kind extends string> {
+  readonly [handle]: Kind;
+}
+export type TensorHandle = Handle<'tensor'>;
+export type AbortHandle = Handle<'abort flag'>;
+export type TransformerHandle = Handle<'transformer'>;
+export type ConditioningHandle = Handle<'conditioning'>;
+export type ScriptModuleHandle = Handle<'TorchScript module'>;
+export type AnyHandle = TensorHandle | TransformerHandle | ConditioningHandle | ScriptModuleHandle;
+
+/** Cancellation and progress of one asynchronous call. */
+export interface NativeJob {
+  abort?: AbortHandle;
+  progress?: (done: number, total: number, what: string) => void;
+}
+
+/** One tensor of a weight file. */
+export interface WeightEntry {
+  name: string;
+  dtype: string;
+  shape: number[];
+  bytes: number;
+}
+
+/** What {@link NativeBinding.inspectWeights} finds in a file. */
+export interface WeightInspection {
+  format: 'torchscript' | 'safetensors';
+  /** Key layout, if the tensors are a FLUX transformer. */
+  layout?: 'diffusers' | 'original';
+  /** Common prefix of the parameters' names, possibly empty. */
+  prefix?: string;
+  config?: FluxConfig;
+  /** Why the tensors are no FLUX transformer. */
+  problem?: Error & { code: string; details?: Record<string, unknown> };
+  tensors: WeightEntry[];
+  totalBytes: number;
+}
+
+/** Facts about the loaded engine. */
+export interface EngineInfo {
+  version: string;
+  /** LibTorch version the core was built against. */
+  libtorch: string;
+  /** Instruction set of the kernels in use; `JIT_FLUX_ISA` forces another. */
+  isa: string;
+  supportedIsas: string[];
+  /** LibTorch's own choice, for example `AVX512`. */
+  cpuCapability: string;
+  /** Default number of threads of the inference thread's OpenMP team. */
+  threads: number;
+}
+
+export interface NativeBinding {
+  info(): EngineInfo;
+
+  tensorFrom(data: Float32Array | Int32Array | BigInt64Array, shape: number[], dtype: DType): TensorHandle;
+  /** One seed: one draw. One seed per image: each image is a draw of its own. */
+  tensorRandn(shape: number[], seeds: bigint[], dtype: DType): TensorHandle;
+  tensorInfo(tensor: TensorHandle): { shape: number[]; dtype: DType; device: string };
+  tensorClone(tensor: TensorHandle): TensorHandle;
+  tensorRead(tensor: TensorHandle, job?: NativeJob): Promise<Float32Array>;
+  release(handle: AnyHandle): void;
+  createAbortFlag(): AbortHandle;
+  raiseAbortFlag(flag: AbortHandle): void;
+
+  gather(
+    latents: TensorHandle,
+    anchors: Int32Array,
+    perImage: boolean,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  lift(
+    velocity: TensorHandle,
+    anchors: Int32Array,
+    rows: number,
+    cols: number,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  importance(velocity: TensorHandle, rows: number, cols: number, job?: NativeJob): Promise<Float32Array>;
+  predictClean(
+    latents: TensorHandle,
+    velocity: TensorHandle,
+    sigma: number,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  /** Blends towards the target once per weight. */
+  microFlow(
+    latents: TensorHandle,
+    newTokens: Int32Array,
+    target: TensorHandle,
+    weights: Float64Array,
+    job?: NativeJob,
+  ): Promise<void>;
+  microFlowTarget(
+    clean: TensorHandle,
+    noise: TensorHandle,
+    anchors: Int32Array,
+    newTokens: Int32Array,
+    sigma: number,
+    rows: number,
+    cols: number,
+    perImage: boolean,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  step(
+    latents: TensorHandle,
+    velocity: TensorHandle,
+    anchors: Int32Array | undefined,
+    rows: number,
+    cols: number,
+    dSigma: number,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+
+  unpack(
+    tokens: TensorHandle,
+    rows: number,
+    cols: number,
+    scale: number,
+    shift: number,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  pack(latents: TensorHandle, job?: NativeJob): Promise<TensorHandle>;
+  toImage(pictures: TensorHandle, job?: NativeJob): Promise<Uint8Array>;
+
+  loadTransformer(
+    path: string,
+    options: {
+      dtype: DType;
+      roundTime: boolean;
+      /** 0: default. */
+      threads: number;
+      verify: boolean;
+      ropeAxes?: number[] | undefined;
+    },
+    job?: NativeJob,
+  ): Promise<{ handle: TransformerHandle; config: FluxConfig }>;
+  condition(
+    transformer: TransformerHandle,
+    prompt: TensorHandle,
+    pooled: TensorHandle,
+    guidance: Float64Array,
+    sigmas: Float64Array,
+    job?: NativeJob,
+  ): Promise<ConditioningHandle>;
+  forward(
+    transformer: TransformerHandle,
+    conditioning: ConditioningHandle,
+    tokens: TensorHandle,
+    anchors: Int32Array | undefined,
+    rows: number,
+    cols: number,
+    /** One step for all images, or one per image. */
+    steps: Int32Array,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+
+  loadScriptModule(bytes: Uint8Array, name: string, job?: NativeJob): Promise<ScriptModuleHandle>;
+  runScriptModule(
+    module: ScriptModuleHandle,
+    inputs: TensorHandle[],
+    job?: NativeJob,
+  ): Promise<TensorHandle[]>;
+
+  inspectWeights(path: string, verify: boolean, job?: NativeJob): Promise<WeightInspection>;
+}

@@ -1,0 +1,65 @@
+/** The two ways into native code: a synchronous call, and a job with cancellation and progress. */
+import { ERROR_CODES, JitFluxError, throwIfAborted, type JitFluxErrorCode } from '../errors.js';
+import type { NativeBinding, NativeJob } from './binding.js';
+import { loadNative } from './load.js';
+
+const KNOWN_CODES = new Set<string>(Object.values(ERROR_CODES));
+
+/** The native engine; loads it on first use. */
+export function native(): NativeBinding {
+  return loadNative<NativeBinding>();
+}
+
+/** Runs a synchronous native call; its errors become {@link JitFluxError}. */
+export function callNative<R>(call: (binding: NativeBinding) => R): R {
+  const binding = native();
+  try {
+    return call(binding);
+  } catch (error) {
+    throw asJitFluxError(error);
+  }
+}
+
+export interface JobOptions {
+  signal?: AbortSignal | undefined;
+  progress?: NonNullable<NativeJob['progress']> | undefined;
+}
+
+/**
+ * Runs an asynchronous native call. Aborting the signal raises a flag that the inference thread polls between
+ * transformer blocks; the promise then rejects with ERR_JITFLUX_ABORTED.
+ */
+export async function runNative<R>(
+  call: (binding: NativeBinding, job: NativeJob | undefined) => Promise<R>,
+  { signal, progress }: JobOptions = {},
+): Promise<R> {
+  throwIfAborted(signal);
+  const binding = native();
+  if (signal === undefined && progress === undefined) {
+    try {
+      return await call(binding, undefined);
+    } catch (error) {
+      throw asJitFluxError(error);
+    }
+  }
+  const job: NativeJob = { abort: binding.createAbortFlag() };
+  if (progress !== undefined) job.progress = progress;
+  const onAbort = (): void => binding.raiseAbortFlag(job.abort!);
+  signal?.addEventListener('abort', onAbort, { once: true });
+  try {
+    return await call(binding, job);
+  } catch (error) {
+    throw asJitFluxError(error, signal);
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Native errors carry a code and details; what a progress callback threw passes through unchanged. */
+export function asJitFluxError(error: unknown, signal?: AbortSignal): unknown {
+  if (error instanceof JitFluxError || !(error instanceof Error)) return error;
+  const { code, details } = error as Error & { code?: unknown; details?: Record<string, unknown> };
+  if (typeof code !== 'string' || !KNOWN_CODES.has(code)) return error;
+  const cause: unknown = code === ERROR_CODES.ABORTED ? signal?.reason : error;
+  return new JitFluxError(code as JitFluxErrorCode, error.message, details, { cause });
+}

@@ -1,0 +1,258 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
+import type { ConditioningHandle, TransformerHandle } from '../native/binding.js';
+import { callNative, runNative } from '../native/call.js';
+import type { FluxConfig, LoadOptions, VelocityModel } from '../types.js';
+import { requireCpu, Tensor } from './tensor.js';
+
+/** What {@link FluxTransformer.condition} prepared: text tokens and every block's modulation, for all steps. */
+export class Conditioning {
+  readonly images: number;
+  readonly steps: number;
+  #handle: ConditioningHandle | undefined;
+
+  /** @internal */
+  constructor(handle: ConditioningHandle, images: number, steps: number) {
+    this.#handle = handle;
+    this.images = images;
+    this.steps = steps;
+  }
+
+  /** @internal */
+  get handle(): ConditioningHandle {
+    if (this.#handle === undefined) {
+      throw new JitFluxError(ERROR_CODES.DISPOSED, 'The conditioning was used after dispose()');
+    }
+    return this.#handle;
+  }
+
+  get disposed(): boolean {
+    return this.#handle === undefined;
+  }
+
+  /** Frees the memory once no pending forward pass needs it. Idempotent. */
+  dispose(): void {
+    const handle = this.#handle;
+    if (handle === undefined) return;
+    this.#handle = undefined;
+    callNative((binding) => binding.release(handle));
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/**
+ * The FLUX transformer (diffusers' `FluxTransformer2DModel`), dense or over any subset of a grid's tokens.
+ */
+export class FluxTransformer {
+  /** Inferred from the tensors. */
+  readonly config: FluxConfig;
+  #handle: TransformerHandle | undefined;
+
+  private constructor(handle: TransformerHandle, config: FluxConfig) {
+    this.#handle = handle;
+    this.config = Object.freeze(config);
+  }
+
+  /**
+   * Loads weights from a TorchScript archive (whose code is never run), a safetensors file or index, or a directory
+   * that holds one of them; names in the diffusers or the original layout, with or without a prefix.
+   *
+   * The RoPE axes cannot be seen in the tensors: they come from `ropeAxes`, a `config.json` (or `<name>.config.json`)
+   * beside the weights, an `axes_dims_rope` attribute of the archive, or the rule 16,56,56 for heads of 128.
+   *
+   * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE,
+   *   ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH, ERR_JITFLUX_DEVICE_UNAVAILABLE, ERR_JITFLUX_ABORTED
+   */
+  static async load(
+    path: string,
+    o: LoadOptions & { ropeAxes?: [number, number, number] } = {},
+  ): Promise<FluxTransformer> {
+    requireCpu(o.device);
+    checkLoadOptions(o);
+    const options = {
+      dtype: o.dtype ?? 'float32',
+      roundTime: (o.timeEmbedding ?? 'reference') === 'reference',
+      threads: o.threads ?? 0,
+      verify: o.verify ?? false,
+      ropeAxes: o.ropeAxes ?? ropeAxesBeside(path),
+    } as const;
+    const { onProgress } = o;
+    const { handle, config } = await runNative(
+      (binding, job) => binding.loadTransformer(path, options, job),
+      {
+        signal: o.signal,
+        progress:
+          onProgress &&
+          ((loadedBytes, totalBytes, tensor) => onProgress({ loadedBytes, totalBytes, tensor })),
+      },
+    );
+    return new FluxTransformer(handle, config);
+  }
+
+  /**
+   * Computes everything that depends only on sigma, guidance and the prompt, for all steps at once.
+   * @param c.prompt text tokens (T5), [B, T, textDim]
+   * @param c.pooled pooled prompt (CLIP), [B, pooledDim]
+   * @param c.guidance one for all images or one each, >= 0; default 3.5; ignored by models without guidance embedder
+   * @param c.sigmas noise levels of the steps, each from 0 to 1
+   */
+  async condition(c: {
+    prompt: Tensor;
+    pooled: Tensor;
+    guidance?: number | number[];
+    sigmas: number[];
+    signal?: AbortSignal;
+  }): Promise<Conditioning> {
+    const images = c.prompt.shape[0] ?? 0;
+    const guidance =
+      typeof c.guidance === 'object'
+        ? c.guidance
+        : new Array<number>(images).fill(c.guidance ?? DEFAULT_GUIDANCE);
+    for (const value of guidance) {
+      if (!Number.isFinite(value) || value < 0) {
+        throw invalidArgument('guidance', 'a finite number >= 0', value);
+      }
+    }
+    const [model, prompt, pooled] = [this.handle, c.prompt.handle, c.pooled.handle];
+    const sigmas = Float64Array.from(c.sigmas);
+    const handle = await runNative(
+      (binding, job) => binding.condition(model, prompt, pooled, Float64Array.from(guidance), sigmas, job),
+      { signal: c.signal },
+    );
+    return new Conditioning(handle, images, sigmas.length);
+  }
+
+  /**
+   * Velocity (noise minus data) at the given tokens.
+   * @param i.tokens packed latents, [B, M, inChannels] float32
+   * @param i.anchors grid indices of the tokens, [M], or [B*M] with one list per image, in any order; absent: all
+   *   tokens of the grid in order
+   * @param i.step index into the conditioning's sigmas, or one per image
+   * @param i.onProgress called between blocks
+   * @returns [B, M, outChannels] float32
+   * @throws ERR_JITFLUX_INVALID_ANCHORS, ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT,
+   *   ERR_JITFLUX_DISPOSED, ERR_JITFLUX_ABORTED (within one block)
+   */
+  async forward(i: {
+    tokens: Tensor;
+    anchors?: Int32Array;
+    grid: readonly [rows: number, cols: number];
+    conditioning: Conditioning;
+    step: number | number[];
+    signal?: AbortSignal;
+    onProgress?(p: { block: number; blocks: number }): void;
+  }): Promise<Tensor> {
+    const [model, conditioning, tokens] = [this.handle, i.conditioning.handle, i.tokens.handle];
+    const [rows, cols] = i.grid;
+    const steps = typeof i.step === 'number' ? [i.step] : i.step;
+    for (const step of steps) {
+      if (!Number.isInteger(step) || step < 0 || step >= i.conditioning.steps) {
+        throw invalidArgument('step', `an integer from 0 to ${i.conditioning.steps - 1}`, step);
+      }
+    }
+    const { onProgress } = i;
+    return new Tensor(
+      await runNative(
+        (binding, job) =>
+          binding.forward(model, conditioning, tokens, i.anchors, rows, cols, Int32Array.from(steps), job),
+        {
+          signal: i.signal,
+          progress: onProgress && ((block, blocks) => onProgress({ block, blocks })),
+        },
+      ),
+    );
+  }
+
+  /** This model at a fixed conditioning, as the sampler wants it; step i of the run uses the i-th sigma. */
+  bind(conditioning: Conditioning): VelocityModel<Tensor> {
+    return {
+      velocity: ({ tokens, anchors, grid, step, signal }) =>
+        this.forward({
+          tokens,
+          grid,
+          conditioning,
+          step,
+          ...(anchors && { anchors }),
+          ...(signal && { signal }),
+        }),
+    };
+  }
+
+  get disposed(): boolean {
+    return this.#handle === undefined;
+  }
+
+  /** Frees the weights once no pending call needs them. Idempotent. */
+  dispose(): void {
+    const handle = this.#handle;
+    if (handle === undefined) return;
+    this.#handle = undefined;
+    callNative((binding) => binding.release(handle));
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  private get handle(): TransformerHandle {
+    if (this.#handle === undefined) {
+      throw new JitFluxError(ERROR_CODES.DISPOSED, 'The transformer was used after dispose()');
+    }
+    return this.#handle;
+  }
+}
+
+/** FLUX.1-dev's usual guidance. */
+export const DEFAULT_GUIDANCE = 3.5;
+
+function checkLoadOptions(o: LoadOptions): void {
+  if (o.dtype !== undefined && o.dtype !== 'float32' && o.dtype !== 'bfloat16') {
+    throw invalidArgument('dtype', "'float32' or 'bfloat16' on the CPU", o.dtype);
+  }
+  if (o.quantize !== undefined) {
+    throw invalidArgument('quantize', 'no value: quantisation is not implemented yet', o.quantize);
+  }
+  if (o.threads !== undefined && (!Number.isInteger(o.threads) || o.threads < 1 || o.threads > 1024)) {
+    throw invalidArgument('threads', 'an integer from 1 to 1024', o.threads);
+  }
+  if (o.timeEmbedding !== undefined && o.timeEmbedding !== 'reference' && o.timeEmbedding !== 'exact') {
+    throw invalidArgument('timeEmbedding', "'reference' or 'exact'", o.timeEmbedding);
+  }
+}
+
+const AxesConfig = z.object({
+  axes_dims_rope: z.tuple([z.int().positive(), z.int().positive(), z.int().positive()]).optional(),
+});
+
+/** axes_dims_rope of diffusers' config.json in the weights' directory, or of `<name>.config.json`. */
+function ropeAxesBeside(path: string): [number, number, number] | undefined {
+  const directory = join(path, '..');
+  const stem = path.replace(/(\.index\.json|\.safetensors|\.pt)+$/, '').replace(/\.[^./]*\.scripted$/, '');
+  const candidates = [`${stem}.config.json`, join(path, 'config.json'), join(directory, 'config.json')];
+  for (const candidate of candidates) {
+    if (!existsSync(candidate)) continue;
+    const parsed = AxesConfig.safeParse(readJson(candidate));
+    if (!parsed.success) {
+      throw new JitFluxError(
+        ERROR_CODES.INVALID_MODEL,
+        `${candidate}: axes_dims_rope must be three positive integers`,
+        { path: candidate },
+      );
+    }
+    return parsed.data.axes_dims_rope;
+  }
+  return undefined;
+}
+
+function readJson(path: string): unknown {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8'));
+  } catch (cause) {
+    throw new JitFluxError(ERROR_CODES.INVALID_MODEL, `${path} is not valid JSON`, { path }, { cause });
+  }
+}

@@ -1,0 +1,17 @@
+import { SamplerCore } from '../sampler/sampler.js';
+import type { SampleOptions, VelocityModel } from '../types.js';
+import { jit } from './jit.js';
+import { Tensor } from './tensor.js';
+
+/**
+ * The JiT sampler on native tensors: `for await` gives one event per step, after its Euler update.
+ * See {@link SamplerCore}.
+ */
+export class JitSampler extends SamplerCore<Tensor> {
+  constructor(model: VelocityModel<Tensor>, options: SampleOptions<Tensor>) {
+    super(model, options, {
+      operators: jit,
+      randn: (shape, seeds) => Tensor.randn(shape, { seed: seeds }),
+    });
+  }
+}

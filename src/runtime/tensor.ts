@@ -1,0 +1,111 @@
+import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
+import type { TensorHandle } from '../native/binding.js';
+import { callNative, runNative } from '../native/call.js';
+import { normalizeSeed } from '../sampler/random.js';
+import type { Device, DType, TensorLike } from '../types.js';
+
+/**
+ * A handle to a tensor in native memory. Elements stay native unless asked for. Dispose it when done; the garbage
+ * collector is the safety net.
+ *
+ * Operations on tensors run in the order in which they were asked for. `clone` copies at once, on the calling thread:
+ * do not clone a tensor while an operation that writes to it is still pending.
+ */
+export class Tensor implements TensorLike {
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly device: Device;
+  #handle: TensorHandle | undefined;
+
+  /** @internal Takes ownership of the handle. */
+  constructor(handle: TensorHandle) {
+    const info = callNative((binding) => binding.tensorInfo(handle));
+    this.#handle = handle;
+    this.shape = Object.freeze(info.shape);
+    this.dtype = info.dtype;
+    this.device = info.device as Device;
+  }
+
+  /**
+   * Copies `data` (row-major) into a new tensor.
+   * @param o.dtype default: that of the array (float32, int32, int64)
+   * @throws ERR_JITFLUX_INVALID_TENSOR if the shape does not fit the data
+   */
+  static from(
+    data: Float32Array | Int32Array | BigInt64Array,
+    shape: readonly number[],
+    o: { device?: Device; dtype?: DType } = {},
+  ): Tensor {
+    requireCpu(o.device);
+    const natural = data instanceof Float32Array ? 'float32' : data instanceof Int32Array ? 'int32' : 'int64';
+    return new Tensor(callNative((binding) => binding.tensorFrom(data, [...shape], o.dtype ?? natural)));
+  }
+
+  /**
+   * Standard normal noise, bit-equal to `torch.randn(shape, generator=torch.Generator('cpu').manual_seed(seed))`.
+   * With a list of seeds, one per image, image b is drawn on its own as a tensor [1, ...] (diffusers' list of
+   * generators).
+   * @throws ERR_JITFLUX_INVALID_ARGUMENT for a seed that is no integer from 0 to 2^53 - 1 or bigint below 2^64
+   */
+  static randn(
+    shape: readonly number[],
+    o: {
+      seed: number | bigint | readonly (number | bigint)[];
+      device?: Device;
+      dtype?: DType;
+    },
+  ): Tensor {
+    requireCpu(o.device);
+    const list = typeof o.seed === 'object' ? o.seed : [o.seed];
+    const seeds = list.map((seed) => normalizeSeed(seed));
+    return new Tensor(callNative((binding) => binding.tensorRandn([...shape], seeds, o.dtype ?? 'float32')));
+  }
+
+  /** @internal */
+  get handle(): TensorHandle {
+    if (this.#handle === undefined) {
+      throw new JitFluxError(ERROR_CODES.DISPOSED, 'The tensor was used after dispose()');
+    }
+    return this.#handle;
+  }
+
+  get disposed(): boolean {
+    return this.#handle === undefined;
+  }
+
+  /** The elements as float32, in row-major order. */
+  async toFloat32Array(): Promise<Float32Array> {
+    const handle = this.handle;
+    return runNative((binding, job) => binding.tensorRead(handle, job));
+  }
+
+  clone(): this {
+    const handle = this.handle;
+    return new Tensor(callNative((binding) => binding.tensorClone(handle))) as this;
+  }
+
+  /** Frees the memory as soon as no pending operation needs it. Idempotent. */
+  dispose(): void {
+    const handle = this.#handle;
+    if (handle === undefined) return;
+    this.#handle = undefined;
+    callNative((binding) => binding.release(handle));
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** @throws ERR_JITFLUX_DEVICE_UNAVAILABLE for anything but the CPU, which is all that this build supports */
+export function requireCpu(device: Device | undefined): void {
+  if (device === undefined || device === 'cpu') return;
+  if (typeof device !== 'string' || !/^cuda(:\d+)?$/.test(device)) {
+    throw invalidArgument('device', "'cpu', 'cuda' or 'cuda:<index>'", device);
+  }
+  throw new JitFluxError(
+    ERROR_CODES.DEVICE_UNAVAILABLE,
+    `Device "${device}" is not available: this build runs on the CPU only`,
+    { device, available: ['cpu'] },
+  );
+}
