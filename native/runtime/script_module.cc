@@ -11,6 +11,17 @@
 
 namespace jitflux {
 
+namespace {
+
+// TorchScript errors are a traceback whose last line says what happened.
+std::string last_line(std::string text) {
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  const size_t newline = text.rfind('\n');
+  return newline == std::string::npos ? text : text.substr(newline + 1);
+}
+
+}  // namespace
+
 struct ScriptModule::Impl {
   std::string name;
   torch::jit::Module module;
@@ -35,6 +46,8 @@ std::shared_ptr<ScriptModule> ScriptModule::load(const std::string& bytes,
   } catch (const c10::Error& error) {
     throw Error(error_code::kCorruptFile,
                 name + " is no readable TorchScript module: " + error.what_without_backtrace());
+  } catch (const std::exception& error) {  // raised by the module's own __setstate__
+    throw Error(error_code::kNative, name + ": " + last_line(error.what()));
   }
 }
 
@@ -42,7 +55,12 @@ std::vector<at::Tensor> ScriptModule::run(const std::vector<at::Tensor>& inputs)
   // Executor optimisation is a thread-local switch; this is the inference thread.
   torch::jit::setGraphExecutorOptimize(false);
   std::vector<c10::IValue> arguments(inputs.begin(), inputs.end());
-  const c10::IValue result = impl_->module.forward(std::move(arguments));
+  c10::IValue result;
+  try {
+    result = impl_->module.forward(std::move(arguments));
+  } catch (const std::exception& error) {
+    throw Error(error_code::kNative, impl_->name + ": " + last_line(error.what()));
+  }
   std::vector<at::Tensor> outputs;
   if (result.isTensor()) {
     outputs.push_back(result.toTensor().contiguous());

@@ -1,0 +1,475 @@
+/**
+ * The sampling loop: SAG-ODE steps on the active tokens, and at stage transitions the importance-guided activation
+ * (ITA) and the deterministic micro-flow (DMF). It decides what happens when; a backend's operators do the arithmetic.
+ */
+
+import { ERROR_CODES, JitFluxError, abortedError, invalidArgument, throwIfAborted } from '../errors.js';
+import type {
+  Grid,
+  JitOperators,
+  JitPlan,
+  SampleOptions,
+  StagePlan,
+  StepEvent,
+  TensorLike,
+  VelocityModel,
+} from '../types.js';
+import {
+  activateAll,
+  activateByImportance,
+  activateOnGrid,
+  checkAnchors,
+  newcomers,
+  selectInitialAnchors,
+} from './anchors.js';
+import { resolveOptions, type ResolvedOptions } from './options.js';
+import { planFor } from './plan.js';
+import { Random, imageSeed, normalizeSeed, subSeed } from './random.js';
+
+/** What the sampler needs of a tensor library. */
+export interface SamplerBackend<T extends TensorLike = TensorLike> {
+  readonly operators: JitOperators<T>;
+  /**
+   * Standard normal float32 noise of the given shape [B, ...]. Image b is drawn on its own, as a tensor
+   * [1, ...] from `seeds[b]`, so that it does not depend on the rest of the batch.
+   */
+  randn(shape: number[], seeds: readonly bigint[]): T | Promise<T>;
+}
+
+/** Token lists of a batch, in the form that operators take. */
+interface TokenLists {
+  /** [M] if all images agree, else [B*M]. */
+  list: Int32Array;
+  perImage: boolean;
+}
+
+type Phase = 'new' | 'working' | 'suspended' | 'finished' | 'disposed';
+
+/**
+ * Generates latents step by step; iterate it once with `for await`. Every iteration performs one step and yields a
+ * {@link StepEvent}; nothing runs while the consumer holds an event.
+ *
+ * At the first step of a denser stage, before the model is evaluated: the activation policy extends the active set;
+ * the clean latent is predicted from the current state and the last velocity, x0 = y - sigma v; it is interpolated
+ * from the old anchors, brought to the current noise level with the fixed micro-flow noise, and the new tokens flow to
+ * that target. Then, as in every step: y += (sigma' - sigma) Lift(v(anchors)). In a stage with all tokens the model
+ * gets them in natural order, without an anchor list.
+ *
+ * Batches: every image has its own anchors. Image b behaves as a single run with seed + b.
+ *
+ * Ownership: the caller's tensors are neither modified nor disposed; the caller must keep `microFlowNoise` alive
+ * while iterating. Intermediate tensors are disposed when a run ends in whatever way: completion, error, abort,
+ * `break`. {@link latents} outlives the run and belongs to the caller, who disposes it, or the sampler.
+ *
+ * Errors: invalid options throw from the constructor (ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_INVALID_ANCHORS,
+ * ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_UNKNOWN_PRESET, ERR_JITFLUX_DISPOSED). Iterating rejects with
+ * ERR_JITFLUX_ABORTED once the signal has fired, ERR_JITFLUX_INVALID_ANCHORS for a bad result of a custom policy,
+ * ERR_JITFLUX_INVALID_TENSOR for one of the model; errors thrown by model, policy and operators pass through.
+ */
+export class SamplerCore<T extends TensorLike = TensorLike>
+  implements AsyncIterable<StepEvent<T>>, Disposable
+{
+  /** What the run does: noise levels, stages, token counts. */
+  readonly plan: JitPlan;
+
+  readonly #model: VelocityModel<T>;
+  readonly #backend: SamplerBackend<T>;
+  readonly #settings: ResolvedOptions;
+  readonly #grid: Grid;
+  readonly #batch: number;
+  readonly #channels: number;
+  readonly #seeds: readonly bigint[];
+  readonly #signal: AbortSignal | undefined;
+  readonly #givenNoise: T | undefined;
+  readonly #latents: T;
+  /** Intermediate tensors that are alive. */
+  readonly #held = new Set<T>();
+  #phase: Phase = 'new';
+
+  /** Active tokens of each image, in activation order. */
+  #anchors: Int32Array[] = [];
+  /** Full velocity [B, N, C] of the last step, kept only for a transition. */
+  #velocity: T | undefined;
+  #noise: T | undefined;
+
+  constructor(model: VelocityModel<T>, options: SampleOptions<T>, backend: SamplerBackend<T>) {
+    if (typeof (model as Partial<VelocityModel<T>> | null)?.velocity !== 'function') {
+      throw invalidArgument('model', 'an object with a velocity() method', model);
+    }
+    if (typeof options !== 'object' || options === null) {
+      throw invalidArgument('options', 'an object', options);
+    }
+    const { latents, microFlowNoise, seed = 0, signal } = options;
+    this.#settings = resolveOptions(options);
+    this.plan = planFor(this.#settings, options.grid);
+    this.#grid = this.plan.grid;
+    const first = normalizeSeed(seed);
+    if (signal !== undefined && typeof (signal as Partial<AbortSignal> | null)?.aborted !== 'boolean') {
+      throw invalidArgument('signal', 'an AbortSignal', signal);
+    }
+    const [batch, channels] = checkLatents(latents, this.plan.totalTokens);
+    if (microFlowNoise !== undefined) {
+      checkTensor('microFlowNoise', microFlowNoise, [batch, this.plan.totalTokens, channels]);
+    }
+
+    this.#model = model;
+    this.#backend = backend;
+    this.#batch = batch;
+    this.#channels = channels;
+    this.#seeds = Array.from({ length: batch }, (_, image) => imageSeed(first, image));
+    this.#signal = signal;
+    this.#givenNoise = microFlowNoise;
+    this.#latents = latents.clone();
+  }
+
+  /**
+   * Current state [B, N, C], float32: the initial noise before the first step, final after the last. The same handle
+   * for the whole run.
+   */
+  get latents(): T {
+    return this.#latents;
+  }
+
+  /**
+   * Starts the run.
+   * @throws ERR_JITFLUX_INVALID_ARGUMENT when called a second time, ERR_JITFLUX_DISPOSED after {@link dispose}
+   */
+  [Symbol.asyncIterator](): AsyncIterator<StepEvent<T>, void, undefined> {
+    if (this.#phase === 'disposed') throw disposedError();
+    if (this.#phase !== 'new') {
+      throw new JitFluxError(
+        ERROR_CODES.INVALID_ARGUMENT,
+        'A sampler can be iterated only once; create another one for another run',
+      );
+    }
+    this.#phase = 'suspended';
+    return this.#run();
+  }
+
+  /** Disposes {@link latents} and anything that an unfinished run still holds. That run then fails. Idempotent. */
+  dispose(): void {
+    const working = this.#phase === 'working';
+    this.#phase = 'disposed';
+    // While an operation is in flight its tensors stay; the run notices and cleans up.
+    if (!working) this.#cleanUp();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  async *#run(): AsyncGenerator<StepEvent<T>, void, undefined> {
+    const { plan } = this;
+    try {
+      this.#resume();
+      this.#anchors = this.#initialAnchors();
+      for (const stage of plan.stages) {
+        const end = stage.firstStep + stage.steps;
+        for (let step = stage.firstStep; step < end; step++) {
+          const started = performance.now();
+          const transition =
+            step > 0 && step === stage.firstStep ? await this.#transition(stage, step) : undefined;
+          const lists = toLists(this.#anchors);
+          // The velocity is needed again only if the next step begins another stage.
+          await this.#advance(stage, step, lists, step === end - 1 && stage.stage > 0);
+          const event: StepEvent<T> = {
+            step,
+            steps: plan.steps,
+            sigma: plan.sigmas[step]!,
+            nextSigma: plan.sigmasWithTerminal[step + 1]!,
+            stage: stage.stage,
+            anchors: lists.list.slice(),
+            activeTokens: stage.activeTokens,
+            totalTokens: plan.totalTokens,
+            milliseconds: performance.now() - started,
+            latents: this.#latents,
+            ...(transition !== undefined && { transition }),
+          };
+          this.#checkActive();
+          this.#phase = 'suspended';
+          yield event;
+          this.#resume();
+        }
+      }
+    } catch (error) {
+      throw this.#translate(error);
+    } finally {
+      if (this.#phase !== 'disposed') this.#phase = 'finished';
+      this.#cleanUp();
+    }
+  }
+
+  /** Model evaluation and Euler update of one step. */
+  async #advance(
+    stage: StagePlan,
+    step: number,
+    { list, perImage }: TokenLists,
+    keep: boolean,
+  ): Promise<void> {
+    const { operators } = this.#backend;
+    const sigma = this.plan.sigmas[step]!;
+    const dSigma = this.plan.sigmasWithTerminal[step + 1]! - sigma;
+    const dense = stage.activeTokens === this.plan.totalTokens;
+
+    this.#checkActive();
+    const tokens = dense
+      ? this.#latents
+      : this.#hold(await operators.gather(this.#latents, list, { perImage }));
+    this.#checkActive();
+    let velocity = await this.#model.velocity({
+      tokens,
+      ...(!dense && { anchors: list }),
+      grid: [this.#grid[0], this.#grid[1]],
+      step,
+      sigma,
+      ...(this.#signal !== undefined && { signal: this.#signal }),
+    });
+    // A model may hand its input back; the velocity must be a tensor of its own, because it is disposed.
+    if (velocity === tokens) velocity = velocity.clone();
+    if (isTensor(velocity)) this.#hold(velocity);
+    checkTensor('velocity', velocity, [this.#batch, stage.activeTokens, this.#channels]);
+    if (!dense) this.#release(tokens);
+
+    this.#checkActive();
+    const full = this.#hold(
+      await operators.step(this.#latents, velocity, {
+        ...(!dense && { anchors: list }),
+        grid: this.#grid,
+        dSigma,
+      }),
+    );
+    if (full !== velocity) this.#release(velocity);
+    if (keep) this.#velocity = full;
+    else this.#release(full);
+  }
+
+  /** Extends the active sets for the stage that begins and brings the newcomers to its noise level. */
+  async #transition(stage: StagePlan, step: number): Promise<StepEvent<T>['transition']> {
+    const { totalTokens: total } = this.plan;
+    const { operators } = this.#backend;
+    const sigma = this.plan.sigmas[step]!;
+    const velocity = this.#velocity!;
+    const previous = this.#anchors;
+
+    let importance: Promise<Float32Array> | undefined;
+    const allImportance = () => {
+      this.#checkActive();
+      return (importance ??= operators.importance(velocity, this.#grid));
+    };
+    const next: Int32Array[] = [];
+    try {
+      for (let image = 0; image < this.#batch; image++) {
+        next.push(await this.#activate(stage, step, image, allImportance));
+        this.#checkActive();
+      }
+    } finally {
+      // A policy need not await what it asked for; the velocity must not be disposed under the operator.
+      await importance?.catch(() => undefined);
+    }
+    const fresh = next.map((anchors, image) => newcomers(previous[image]!, anchors, total));
+    const count = fresh[0]!.length;
+    for (const list of fresh) {
+      if (list.length !== count) {
+        throw invalidArgument(
+          'activation',
+          `the same number of new tokens for every image of the batch (${count} for the first)`,
+          list.length,
+          ERROR_CODES.INVALID_ANCHORS,
+        );
+      }
+    }
+    this.#anchors = next;
+
+    if (count > 0) {
+      const old = toLists(previous);
+      const joining = toLists(fresh);
+      const perImage = old.perImage || joining.perImage;
+      const anchors = perImage ? flatten(previous) : old.list;
+      const newTokens = perImage ? flatten(fresh) : joining.list;
+      const noise = await this.#microFlowNoise();
+      this.#checkActive();
+      // Equals the previous state minus its sigma times v: the Euler step between them was along the same v.
+      const clean = this.#hold(await operators.predictClean(this.#latents, velocity, sigma));
+      this.#checkActive();
+      const target = this.#hold(
+        await operators.microFlowTarget({
+          clean,
+          noise,
+          anchors,
+          newTokens,
+          sigma,
+          grid: this.#grid,
+          perImage,
+        }),
+      );
+      this.#release(clean);
+      this.#checkActive();
+      await operators.microFlow(this.#latents, { ...this.#settings.microFlow, newTokens, target, perImage });
+      this.#release(target);
+    }
+    const map = importance === undefined ? undefined : await importance;
+    this.#release(velocity);
+    this.#velocity = undefined;
+    if (stage.stage === 0 && this.#noise !== undefined) {
+      this.#release(this.#noise);
+      this.#noise = undefined;
+    }
+    if (count === 0) return undefined;
+    return { newTokens: toLists(fresh).list.slice(), ...(map !== undefined && { importance: map }) };
+  }
+
+  /** New active tokens of one image. */
+  async #activate(
+    stage: StagePlan,
+    step: number,
+    image: number,
+    allImportance: () => Promise<Float32Array>,
+  ): Promise<Int32Array> {
+    const { activation } = this.#settings;
+    const { totalTokens: total } = this.plan;
+    const anchors = this.#anchors[image]!;
+    const targetCount = stage.activeTokens;
+    const importance = async () => (await allImportance()).slice(image * total, (image + 1) * total);
+
+    if (typeof activation === 'function') {
+      let random: Random | undefined;
+      const chosen = await activation({
+        stage: stage.stage,
+        step,
+        sigma: this.plan.sigmas[step]!,
+        grid: [this.#grid[0], this.#grid[1]],
+        image,
+        anchors: anchors.slice(),
+        targetCount,
+        importance,
+        random: () =>
+          (random ??= new Random(subSeed(this.#seeds[image]!, `activation.${stage.stage}`))).next(),
+      });
+      checkAnchors(chosen, total, 'activation', targetCount);
+      return chosen.slice();
+    }
+    if (targetCount === anchors.length) return anchors;
+    if (targetCount === total) return activateAll(anchors, total);
+    if (activation === 'grid') return activateOnGrid(anchors, targetCount, this.#grid);
+    return activateByImportance(anchors, targetCount, await importance());
+  }
+
+  #initialAnchors(): Int32Array[] {
+    const { initialAnchors: pattern } = this.#settings;
+    const stage = this.plan.stages[0]!;
+    return this.#seeds.map((seed) =>
+      typeof pattern === 'string'
+        ? selectInitialAnchors({
+            pattern,
+            grid: this.#grid,
+            count: stage.activeTokens,
+            ratio: stage.tokenRatio,
+            random: new Random(subSeed(seed, 'anchors')),
+          })
+        : pattern,
+    );
+  }
+
+  async #microFlowNoise(): Promise<T> {
+    if (this.#givenNoise !== undefined) return this.#givenNoise;
+    if (this.#noise === undefined) {
+      this.#checkActive();
+      const shape = [this.#batch, this.plan.totalTokens, this.#channels];
+      const seeds = this.#seeds.map((seed) => subSeed(seed, 'micro-flow'));
+      this.#noise = this.#hold(await this.#backend.randn(shape, seeds));
+    }
+    return this.#noise;
+  }
+
+  #hold(tensor: T): T {
+    this.#held.add(tensor);
+    return tensor;
+  }
+
+  #release(tensor: T): void {
+    this.#held.delete(tensor);
+    if (!tensor.disposed) tensor.dispose();
+  }
+
+  /** Disposes intermediate tensors, and the state too if the sampler has been disposed. */
+  #cleanUp(): void {
+    for (const tensor of [...this.#held]) this.#release(tensor);
+    this.#velocity = undefined;
+    this.#noise = undefined;
+    if (this.#phase === 'disposed' && !this.#latents.disposed) this.#latents.dispose();
+  }
+
+  #resume(): void {
+    if (this.#phase === 'suspended') this.#phase = 'working';
+    this.#checkActive();
+  }
+
+  /** Called before every operation. */
+  #checkActive(): void {
+    if (this.#phase === 'disposed') throw disposedError();
+    throwIfAborted(this.#signal);
+  }
+
+  /** Whatever a model or policy throws because of our signal is the one documented error. */
+  #translate(error: unknown): unknown {
+    const signal = this.#signal;
+    if (signal?.aborted !== true) return error;
+    if (error instanceof JitFluxError) return error;
+    const caused = error === signal.reason || (error instanceof Error && error.name === 'AbortError');
+    return caused ? abortedError(signal) : error;
+  }
+}
+
+function toLists(perImage: Int32Array[]): TokenLists {
+  const first = perImage[0]!;
+  const shared = perImage.every((list) => list === first || equal(list, first));
+  return shared ? { list: first, perImage: false } : { list: flatten(perImage), perImage: true };
+}
+
+/** One list of equal length per image, one after another. */
+function flatten(lists: Int32Array[]): Int32Array {
+  const length = lists[0]!.length;
+  const flat = new Int32Array(lists.length * length);
+  lists.forEach((list, image) => flat.set(list, image * length));
+  return flat;
+}
+
+function equal(a: Int32Array, b: Int32Array): boolean {
+  return a.length === b.length && a.every((token, i) => token === b[i]);
+}
+
+function checkLatents(latents: TensorLike, tokens: number): [batch: number, channels: number] {
+  const [batch, , channels] = checkTensor('latents', latents, [undefined, tokens, undefined]);
+  return [batch!, channels!];
+}
+
+/** Checks dtype and shape ([B, N, C]; undefined matches any size >= 1) and returns the shape. */
+function checkTensor(
+  option: string,
+  tensor: TensorLike,
+  expected: readonly (number | undefined)[],
+): readonly number[] {
+  const names = ['B', 'N', 'C'];
+  const wanted = `a float32 tensor [${expected.map((n, i) => n ?? names[i]).join(', ')}]`;
+  if (!isTensor(tensor)) {
+    throw invalidArgument(option, wanted, tensor, ERROR_CODES.INVALID_TENSOR);
+  }
+  if (tensor.disposed) throw disposedError(option);
+  const { dtype } = tensor;
+  const shape: readonly number[] = tensor.shape;
+  const fits = shape.length === expected.length && shape.every((n, i) => n >= 1 && n === (expected[i] ?? n));
+  if (!fits || dtype !== 'float32') {
+    throw invalidArgument(option, wanted, `${dtype} [${shape.join(', ')}]`, ERROR_CODES.INVALID_TENSOR);
+  }
+  return shape;
+}
+
+function isTensor(value: TensorLike): boolean {
+  return typeof value === 'object' && value !== null && Array.isArray(value.shape);
+}
+
+function disposedError(option?: string): JitFluxError {
+  return option === undefined
+    ? new JitFluxError(ERROR_CODES.DISPOSED, 'The sampler has been disposed')
+    : new JitFluxError(ERROR_CODES.DISPOSED, `The tensor "${option}" has been disposed`, { option });
+}

@@ -1,0 +1,264 @@
+/** FluxTransformer: validation, cancellation, disposal, instruction sets. */
+import { execFileSync } from 'node:child_process';
+import { Worker } from 'node:worker_threads';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { type Conditioning, FluxTransformer, JitSampler, Tensor } from '../../src/runtime/index.js';
+import { native } from '../../src/native/call.js';
+import { expectError } from '../support/errors.js';
+import { maxAbs } from '../support/parity.js';
+import { fixturePath } from '../support/safetensors.js';
+
+const MINI = fixturePath('flux/flux-mini.traced.pt');
+
+let model: FluxTransformer;
+let conditioning: Conditioning;
+beforeAll(async () => {
+  model = await FluxTransformer.load(MINI, { ropeAxes: [8, 12, 12] });
+  using prompt = Tensor.randn([1, 12, 96], { seed: 1 });
+  using pooled = Tensor.randn([1, 48], { seed: 2 });
+  conditioning = await model.condition({ prompt, pooled, guidance: 3.5, sigmas: [1, 0.5] });
+});
+afterAll(() => {
+  conditioning.dispose();
+  model.dispose();
+});
+
+describe('forward refuses', () => {
+  const grid = [8, 8] as const;
+  it.each([
+    ['out of range', Int32Array.of(0, 64)],
+    ['negative', Int32Array.of(-1, 3)],
+    ['duplicated', Int32Array.of(3, 3)],
+    ['the wrong count', Int32Array.of(1, 2, 3)],
+  ])('anchors: %s', async (_, anchors) => {
+    using tokens = Tensor.randn([1, 2, 64], { seed: 3 });
+    await expectError(
+      () => model.forward({ tokens, anchors, grid, conditioning, step: 0 }),
+      'ERR_JITFLUX_INVALID_ANCHORS',
+    );
+  });
+
+  it('tokens of another shape', async () => {
+    using narrow = Tensor.randn([1, 64, 32], { seed: 3 });
+    await expectError(
+      () => model.forward({ tokens: narrow, grid, conditioning, step: 0 }),
+      'ERR_JITFLUX_INVALID_TENSOR',
+    );
+    using few = Tensor.randn([1, 60, 64], { seed: 3 });
+    await expectError(
+      () => model.forward({ tokens: few, grid, conditioning, step: 0 }),
+      'ERR_JITFLUX_INVALID_TENSOR',
+    );
+    using batch = Tensor.randn([2, 64, 64], { seed: 3 });
+    await expectError(
+      () => model.forward({ tokens: batch, grid, conditioning, step: 0 }),
+      'ERR_JITFLUX_INVALID_TENSOR',
+    );
+  });
+
+  it.each([-1, 2, 0.5, NaN])('step %s', async (step) => {
+    using tokens = Tensor.randn([1, 64, 64], { seed: 3 });
+    await expectError(
+      () => model.forward({ tokens, grid, conditioning, step }),
+      'ERR_JITFLUX_INVALID_ARGUMENT',
+      /step/,
+    );
+  });
+
+  it('a conditioning of another model', async () => {
+    using other = await FluxTransformer.load(MINI, { ropeAxes: [8, 12, 12] });
+    using tokens = Tensor.randn([1, 64, 64], { seed: 3 });
+    await expectError(
+      () => other.forward({ tokens, grid, conditioning, step: 0 }),
+      'ERR_JITFLUX_INVALID_ARGUMENT',
+      /another transformer/,
+    );
+  });
+});
+
+describe('condition refuses', () => {
+  it.each([
+    ['guidance NaN', { guidance: NaN }, /guidance/],
+    ['guidance < 0', { guidance: -1 }, /guidance/],
+    ['guidance of another batch', { guidance: [1, 2] }, /guidance/],
+    ['no sigmas', { sigmas: [] }, /sigmas/],
+    ['sigma > 1', { sigmas: [1.5] }, /sigmas/],
+    ['sigma NaN', { sigmas: [NaN] }, /sigmas/],
+  ])('%s', async (_, bad, message) => {
+    using prompt = Tensor.randn([1, 12, 96], { seed: 1 });
+    using pooled = Tensor.randn([1, 48], { seed: 2 });
+    await expectError(
+      () => model.condition({ prompt, pooled, guidance: 3.5, sigmas: [1], ...bad }),
+      'ERR_JITFLUX_INVALID_ARGUMENT',
+      message,
+    );
+  });
+
+  it('text of another width', async () => {
+    using prompt = Tensor.randn([1, 12, 95], { seed: 1 });
+    using pooled = Tensor.randn([1, 48], { seed: 2 });
+    await expectError(
+      () => model.condition({ prompt, pooled, sigmas: [1] }),
+      'ERR_JITFLUX_INVALID_TENSOR',
+      /prompt/,
+    );
+  });
+});
+
+it.each([
+  ['dtype', { dtype: 'float16' as const }],
+  ['threads', { threads: 0 }],
+  ['quantize', { quantize: 'int8' as const }],
+])('load refuses %s that it cannot honour', async (name, options) => {
+  await expectError(
+    () => FluxTransformer.load(MINI, options),
+    'ERR_JITFLUX_INVALID_ARGUMENT',
+    new RegExp(name),
+  );
+});
+
+describe('cancellation and disposal', () => {
+  it('stops between blocks', async () => {
+    using tokens = Tensor.randn([1, 4096, 64], { seed: 3 });
+    const controller = new AbortController();
+    const blocks: number[] = [];
+    await expectError(
+      () =>
+        model.forward({
+          tokens,
+          grid: [64, 64],
+          conditioning,
+          step: 0,
+          signal: controller.signal,
+          onProgress: ({ block }) => {
+            blocks.push(block);
+            controller.abort(new Error('enough'));
+          },
+        }),
+      'ERR_JITFLUX_ABORTED',
+    ).then((error) => expect(error.cause).toMatchObject({ message: 'enough' }));
+    expect(blocks.at(-1)).toBeLessThan(5);
+  });
+
+  it('rejects with what a progress callback throws', async () => {
+    using tokens = Tensor.randn([1, 1024, 64], { seed: 3 });
+    await expect(
+      model.forward({
+        tokens,
+        grid: [32, 32],
+        conditioning,
+        step: 0,
+        onProgress: () => {
+          throw new TypeError('mine');
+        },
+      }),
+    ).rejects.toThrow(new TypeError('mine'));
+  });
+
+  it('finishes work in flight when the model is disposed, then refuses', async () => {
+    const other = await FluxTransformer.load(MINI, { ropeAxes: [8, 12, 12] });
+    using prompt = Tensor.randn([1, 12, 96], { seed: 1 });
+    using pooled = Tensor.randn([1, 48], { seed: 2 });
+    using own = await other.condition({ prompt, pooled, sigmas: [1] });
+    using tokens = Tensor.randn([1, 64, 64], { seed: 3 });
+    const pending = other.forward({ tokens, grid: [8, 8], conditioning: own, step: 0 });
+    other.dispose();
+    using velocity = await pending;
+    expect(velocity.shape).toEqual([1, 64, 64]);
+    await expectError(
+      () => other.forward({ tokens, grid: [8, 8], conditioning: own, step: 0 }),
+      'ERR_JITFLUX_DISPOSED',
+    );
+  });
+});
+
+it('gives the same bytes every time, whatever ran in between', async () => {
+  using tokens = Tensor.randn([1, 23, 64], { seed: 3 });
+  const anchors = Int32Array.from({ length: 23 }, (_, i) => (i * 7) % 64);
+  const run = async (): Promise<Float32Array> => {
+    using velocity = await model.forward({ tokens, anchors, grid: [8, 8], conditioning, step: 1 });
+    return velocity.toFloat32Array();
+  };
+  const first = await run();
+  using other = Tensor.randn([1, 256, 64], { seed: 9 });
+  (await model.forward({ tokens: other, grid: [16, 16], conditioning, step: 0 })).dispose();
+  expect(await run()).toEqual(first);
+});
+
+it('gives the same velocity with every instruction set', () => {
+  // The kernel table is chosen once per process.
+  const script = fileRunner();
+  const outputs = native()
+    .info()
+    .supportedIsas.map((isa) => {
+      const text = execFileSync(process.execPath, ['--input-type=module', '-e', script], {
+        env: { ...process.env, JIT_FLUX_ISA: isa },
+        encoding: 'utf8',
+      });
+      const result = JSON.parse(text) as { isa: string; values: number[] };
+      expect(result.isa).toBe(isa);
+      return result.values;
+    });
+  for (const values of outputs) expect(maxAbs(values, outputs[0]!)).toBeLessThan(1e-5);
+});
+
+it('works in worker threads, and a worker may end with work in flight', async () => {
+  const results = await Promise.all(
+    [false, true].map(
+      (leave) =>
+        new Promise<unknown>((resolve, reject) => {
+          const worker = new Worker(fileRunner(leave), { eval: true, execArgv: [] });
+          let message: unknown;
+          worker.on('message', (value) => (message = value));
+          worker.on('error', reject);
+          worker.on('exit', (code) => resolve({ code, message }));
+        }),
+    ),
+  );
+  expect(results[0]).toMatchObject({ code: 0, message: { count: 64 * 64 } });
+  expect(results[1]).toMatchObject({ code: 0, message: 'leaving' });
+});
+
+it('samples with a model of your own', async () => {
+  // Velocity = latents: x' = x (1 + dSigma); eleven steps of it are a known product.
+  using latents = Tensor.randn([1, 64, 4], { seed: 4 });
+  const sampler = new JitSampler(
+    { velocity: async ({ tokens }) => tokens.clone() },
+    { preset: 'dense', steps: 11, grid: [8, 8], latents },
+  );
+  let factor = 1;
+  for await (const { sigma, nextSigma } of sampler) factor *= 1 + nextSigma - sigma;
+  const before = await latents.toFloat32Array();
+  expect(
+    maxAbs(
+      await sampler.latents.toFloat32Array(),
+      before.map((x) => x * factor),
+    ),
+  ).toBeLessThan(1e-5);
+  sampler.dispose();
+});
+
+/** A program on the compiled package: one dense forward pass; or one that is left behind unfinished. */
+function fileRunner(leave = false): string {
+  const runtime = JSON.stringify(new URL('../../dist/runtime/index.js', import.meta.url).href);
+  const call = JSON.stringify(new URL('../../dist/native/call.js', import.meta.url).href);
+  return `(async () => {
+    const { FluxTransformer, Tensor } = await import(${runtime});
+    const { native } = await import(${call});
+    const model = await FluxTransformer.load(${JSON.stringify(MINI)}, { ropeAxes: [8, 12, 12] });
+    const prompt = Tensor.randn([1, 12, 96], { seed: 1 });
+    const pooled = Tensor.randn([1, 48], { seed: 2 });
+    const conditioning = await model.condition({ prompt, pooled, sigmas: [0.5] });
+    const side = ${leave ? 64 : 8};
+    const tokens = Tensor.randn([1, side * side, 64], { seed: 3 });
+    const pending = model.forward({ tokens, grid: [side, side], conditioning, step: 0 });
+    const thread = await import('node:worker_threads');
+    if (${leave}) {
+      thread.parentPort.postMessage('leaving');
+      process.exit(0);
+    }
+    const values = await (await pending).toFloat32Array();
+    if (thread.parentPort) thread.parentPort.postMessage({ count: values.length });
+    else process.stdout.write(JSON.stringify({ isa: native().info().isa, values: [...values] }));
+  })();`;
+}

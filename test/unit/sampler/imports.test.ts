@@ -1,0 +1,18 @@
+import { readFileSync, readdirSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { expect, it } from 'vitest';
+
+it('the sampler depends on nothing but itself, the types and the errors', () => {
+  const folder = fileURLToPath(new URL('../../../src/sampler/', import.meta.url));
+  const files = readdirSync(folder);
+  expect(files).toContain('index.ts');
+  for (const file of files) {
+    const source = readFileSync(folder + file, 'utf8');
+    for (const [, module] of source.matchAll(/(?:from|import)\s*\(?\s*'([^']+)'/g)) {
+      expect(module, file).toMatch(/^(\.\/[a-z]+\.js|\.\.\/(types|errors)\.js)$/);
+    }
+  }
+  for (const file of ['types.ts', 'errors.ts']) {
+    expect(readFileSync(`${folder}../${file}`, 'utf8')).not.toMatch(/^import /m);
+  }
+});
