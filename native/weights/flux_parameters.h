@@ -19,8 +19,8 @@ class FluxParameters {
   // infers the whole configuration from the shapes, and checks every parameter. All missing, extra,
   // misshaped and mistyped parameters are reported together, by name, in one kWeightsMismatch error
   // (details: missing, unexpected, misshaped, mistyped: string lists).
-  // `rope_axes`: from a config.json if there is one; else the archive's axes_dims_rope attribute; else
-  // 16,56,56 for head size 128 and (d/4, 3d/8, 3d/8) for others.
+  // `rope_axes`: from a config.json if there is one; else the archive's axes_dims_rope attribute;
+  // else 16,56,56 for head size 128 and (d/4, 3d/8, 3d/8) for others.
   static FluxParameters resolve(std::shared_ptr<const WeightFile> file,
                                 std::optional<std::array<int64_t, 3>> rope_axes = std::nullopt);
 

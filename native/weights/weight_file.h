@@ -11,8 +11,18 @@
 
 namespace jitflux {
 
-enum class WeightDType { kFloat32, kBFloat16, kFloat16, kFloat64, kInt64, kInt32, kInt16, kInt8,
-                         kUInt8, kBool };
+enum class WeightDType {
+  kFloat32,
+  kBFloat16,
+  kFloat16,
+  kFloat64,
+  kInt64,
+  kInt32,
+  kInt16,
+  kInt8,
+  kUInt8,
+  kBool
+};
 
 size_t element_size(WeightDType dtype);
 const char* dtype_name(WeightDType dtype);  // "float32", "bfloat16", ...
@@ -38,8 +48,8 @@ class WeightFile {
  public:
   virtual ~WeightFile() = default;
 
-  // Opens a TorchScript archive, a .safetensors file, a *.safetensors.index.json, or a directory that
-  // holds exactly one index or one weight file. The kind is told by content, not by extension.
+  // Opens a TorchScript archive, a .safetensors file, a *.safetensors.index.json, or a directory
+  // that holds exactly one index or one weight file. The kind is told by content, not by extension.
   // Throws jitflux::Error: kFileNotFound, kUnsupportedFormat, kCorruptFile, kUnsafeFile.
   static std::shared_ptr<const WeightFile> open(const std::string& path,
                                                 const OpenOptions& options = {});

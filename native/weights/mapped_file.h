@@ -1,0 +1,35 @@
+// A file mapped read-only into memory (POSIX mmap).
+//
+// Pages are shared with other processes and read on first touch. A file that another process
+// truncates while it is mapped raises SIGBUS on access: replace weight files by renaming, never by
+// writing into them.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+namespace jitflux {
+
+class MappedFile {
+ public:
+  // Throws Error: kFileNotFound (absent, unreadable, a directory or a device), kOutOfMemory (no
+  // address space). An empty file maps to an empty span.
+  explicit MappedFile(const std::string& path);
+  ~MappedFile();
+
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  std::string path_;
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace jitflux

@@ -1,0 +1,170 @@
+#include "weights/weight_file.h"
+
+#include <dirent.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+#include <system_error>
+#include <utility>
+
+#include "weights/mapped_file.h"
+#include "weights/reader_util.h"
+#include "weights/safetensors_reader.h"
+#include "weights/torchscript_reader.h"
+
+namespace jitflux {
+namespace {
+
+std::vector<std::string> list_directory(const std::string& path) {
+  DIR* directory = ::opendir(path.c_str());
+  if (directory == nullptr) {
+    const int error = errno;
+    fail(error_code::kFileNotFound, path,
+         "cannot list the directory (" + std::generic_category().message(error) + ")");
+  }
+  const std::unique_ptr<DIR, int (*)(DIR*)> closer(directory, &::closedir);
+  std::vector<std::string> names;
+  while (const dirent* entry = ::readdir(directory)) names.emplace_back(entry->d_name);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+// The index or else the one weight file of a directory.
+std::string choose_file(const std::string& directory) {
+  std::vector<std::string> indices;
+  std::vector<std::string> files;
+  for (const std::string& name : list_directory(directory)) {
+    if (name.starts_with('.')) continue;
+    if (name.ends_with(".safetensors.index.json")) indices.push_back(name);
+    if (name.ends_with(".safetensors") || name.ends_with(".pt")) files.push_back(name);
+  }
+  const std::vector<std::string>& candidates = indices.empty() ? files : indices;
+  const std::string base = directory.ends_with('/') ? directory : directory + "/";
+  if (candidates.size() == 1) return base + candidates[0];
+  if (candidates.empty()) {
+    fail(error_code::kFileNotFound, directory,
+         "the directory holds no .safetensors, .safetensors.index.json or .pt file");
+  }
+  std::string list;
+  for (size_t i = 0; i < candidates.size() && i < 20; ++i) {
+    list += (i > 0 ? ", " : "") + in_quotes(candidates[i]);
+  }
+  if (candidates.size() > 20) list += ", ...";
+  throw Error(error_code::kUnsupportedFormat,
+              directory + ": the directory holds several weight files, name one of them: " + list,
+              {{"path", directory}, {"candidates", candidates}});
+}
+
+[[noreturn]] void refuse(const std::string& path, std::span<const std::byte> bytes) {
+  const auto unsupported = [&](const char* what) {
+    fail(error_code::kUnsupportedFormat, path, what);
+  };
+  if (starts_with(bytes, "version https://git-lfs")) {
+    unsupported("a Git LFS pointer; fetch the file itself with `git lfs pull`");
+  }
+  if (starts_with(bytes, "GGUF")) unsupported("GGUF files are not supported; use safetensors");
+  if (starts_with(bytes, "\x80")) {
+    unsupported("a bare pickle (old torch.save) is not supported; save the weights as safetensors");
+  }
+  fail(error_code::kUnsupportedFormat, path,
+       "neither a TorchScript archive, a safetensors file nor a safetensors index");
+}
+
+}  // namespace
+
+size_t element_size(WeightDType dtype) {
+  switch (dtype) {
+    case WeightDType::kFloat64:
+    case WeightDType::kInt64:
+      return 8;
+    case WeightDType::kFloat32:
+    case WeightDType::kInt32:
+      return 4;
+    case WeightDType::kBFloat16:
+    case WeightDType::kFloat16:
+    case WeightDType::kInt16:
+      return 2;
+    case WeightDType::kInt8:
+    case WeightDType::kUInt8:
+    case WeightDType::kBool:
+      return 1;
+  }
+  return 1;
+}
+
+const char* dtype_name(WeightDType dtype) {
+  switch (dtype) {
+    case WeightDType::kFloat32:
+      return "float32";
+    case WeightDType::kBFloat16:
+      return "bfloat16";
+    case WeightDType::kFloat16:
+      return "float16";
+    case WeightDType::kFloat64:
+      return "float64";
+    case WeightDType::kInt64:
+      return "int64";
+    case WeightDType::kInt32:
+      return "int32";
+    case WeightDType::kInt16:
+      return "int16";
+    case WeightDType::kInt8:
+      return "int8";
+    case WeightDType::kUInt8:
+      return "uint8";
+    case WeightDType::kBool:
+      return "bool";
+  }
+  return "unknown";
+}
+
+int64_t WeightTensor::numel() const { return checked_numel(shape).value_or(0); }
+
+bool WeightTensor::contiguous() const {
+  if (numel() == 0) return true;
+  const std::vector<int64_t> expected = contiguous_strides(shape);
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] != 1 && strides[i] != expected[i]) return false;
+  }
+  return true;
+}
+
+size_t WeightTensor::nbytes() const { return static_cast<size_t>(numel()) * element_size(dtype); }
+
+const WeightTensor* WeightFile::find(const std::string& name) const {
+  const auto found = index_.find(name);
+  return found == index_.end() ? nullptr : &tensors_[found->second];
+}
+
+uint64_t WeightFile::total_bytes() const {
+  uint64_t total = 0;
+  for (const WeightTensor& tensor : tensors_) {
+    if (__builtin_add_overflow(total, uint64_t{tensor.nbytes()}, &total)) {
+      return std::numeric_limits<uint64_t>::max();
+    }
+  }
+  return total;
+}
+
+std::shared_ptr<const WeightFile> WeightFile::open(const std::string& path,
+                                                   const OpenOptions& options) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
+    return open(choose_file(path), options);
+  }
+  MappedFile file(path);
+  const std::span<const std::byte> bytes = file.bytes();
+  if (bytes.empty()) fail(error_code::kCorruptFile, path, "the file is empty");
+  if (starts_with(bytes, "PK\x03\x04")) return open_torchscript(std::move(file), options);
+  if (looks_like_safetensors(bytes)) return open_safetensors(std::move(file));
+  // A JSON text; the index reader tells whether it is an index.
+  const size_t first = as_text(bytes).substr(0, 4096).find_first_not_of(" \t\r\n");
+  if (first != std::string_view::npos && bytes[first] == std::byte{'{'}) {
+    return open_safetensors_index(std::move(file));
+  }
+  refuse(path, bytes);
+}
+
+}  // namespace jitflux
