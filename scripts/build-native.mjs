@@ -1,0 +1,26 @@
+#!/usr/bin/env node
+// Builds the native libraries. Also the command behind binding.gyp.
+//   node scripts/build-native.mjs [--config Release|RelWithDebInfo|Debug] [--out DIR] [--libtorch DIR]
+//                                 [--arch x64] [--jobs N] [--define NAME=VALUE]...
+// JIT_FLUX_VERBOSE=1 shows the commands.
+import { buildNative } from './lib/native.mjs';
+import { UserError, main, takeOption } from './lib/tools.mjs';
+
+await main(async () => {
+  const args = process.argv.slice(2);
+  const options = {};
+  for (const name of ['config', 'out', 'libtorch', 'arch']) {
+    const value = takeOption(args, name);
+    if (value !== undefined) options[name] = value;
+  }
+  const jobs = takeOption(args, 'jobs');
+  if (jobs !== undefined) {
+    options.jobs = Number(jobs);
+    if (!Number.isInteger(options.jobs) || options.jobs < 1)
+      throw new UserError(`Expected a positive integer for --jobs but received ${jobs}`);
+  }
+  options.define = [];
+  for (let setting; (setting = takeOption(args, 'define')) !== undefined;) options.define.push(setting);
+  if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);
+  await buildNative(options);
+});

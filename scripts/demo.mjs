@@ -1,0 +1,34 @@
+#!/usr/bin/env node
+// One picture from the bundled model, from a fresh clone on: `npm run demo -- "a red circle above a blue square"`.
+// Arguments after the prompt go to `jit-flux generate`.
+import { existsSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { bootstrap } from './lib/steps.mjs';
+import { ROOT, UserError, log, main, run } from './lib/tools.mjs';
+
+const DEFAULT_PROMPT = 'a large red circle above a small blue square on a white background';
+
+await main(async () => {
+  const args = process.argv.slice(2);
+  const prompt = args[0] !== undefined && !args[0].startsWith('-') ? args.shift() : DEFAULT_PROMPT;
+  await bootstrap();
+  const model = join(ROOT, 'models', 'flux-tiny');
+  if (!args.some((arg) => /^--model(=|$)/.test(arg))) {
+    if (!existsSync(model)) throw new UserError(`The bundled model is missing: ${model}`);
+    args.push('--model', model);
+  }
+  let output = outputOf(args);
+  if (output === undefined) {
+    output = 'demo.png';
+    args.push('-o', join(ROOT, output));
+  }
+  run(process.execPath, [join(ROOT, 'dist', 'cli', 'main.js'), 'generate', prompt, ...args], {
+    name: 'generate',
+  });
+  log(`picture: ${resolve(ROOT, output)}`);
+});
+
+function outputOf(args) {
+  const index = args.findIndex((arg) => arg === '-o' || arg === '--output');
+  return index >= 0 ? args[index + 1] : args.find((arg) => arg.startsWith('--output='))?.slice(9);
+}

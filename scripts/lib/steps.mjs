@@ -1,0 +1,127 @@
+// The steps from a fresh clone to a working checkout. Each does nothing when its result is up to date.
+import { existsSync, mkdirSync, utimesSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { ROOT, UserError, capture, log, newest, run, toolPath } from './tools.mjs';
+
+const MINIMUM_NODE = [20, 19];
+
+/** Checks the tools that the build needs, and says how to get those that are missing. */
+export function ensureTools() {
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  if (major < MINIMUM_NODE[0] || (major === MINIMUM_NODE[0] && minor < MINIMUM_NODE[1]))
+    throw new UserError(
+      `Node ${MINIMUM_NODE.join('.')} or newer is needed; this is ${process.versions.node}`,
+    );
+  if (process.platform !== 'linux' || process.arch !== 'x64')
+    throw new UserError(`jit-flux builds on Linux x64 only, not on ${process.platform} ${process.arch}`);
+  const tools = [
+    ['cmake', ['--version'], 'cmake'],
+    ['ninja', ['--version'], 'ninja-build'],
+    [process.env.CXX || 'g++', ['--version'], 'g++'],
+    [
+      process.env.JIT_FLUX_PYTHON || 'python3',
+      ['-m', 'pip', '--version'],
+      'python3 python3-pip',
+      'fetches LibTorch',
+    ],
+  ];
+  const missing = tools.filter(([command, args]) => capture(command, args) === undefined);
+  // Python is needed for one thing only, and there are other ways to get LibTorch.
+  const needed = missing.filter(([, , , optional]) => !optional);
+  for (const [command, , , purpose] of missing.filter(([, , , optional]) => optional))
+    log(`note: ${command} with pip is missing; it ${purpose} where the official site cannot be reached`);
+  if (needed.length > 0) {
+    throw new UserError(
+      `Missing: ${needed.map(([command]) => command).join(', ')}. On Debian or Ubuntu run:\n` +
+        `  sudo apt-get install -y ${needed.map(([, , packages]) => packages).join(' ')}`,
+    );
+  }
+}
+
+/** `npm ci` when node_modules is missing or older than the lockfile. */
+export function ensureDependencies() {
+  const marker = join(ROOT, 'node_modules', '.package-lock.json');
+  const lockfile = join(ROOT, 'package-lock.json');
+  if (existsSync(marker) && newest(marker) >= newest(lockfile)) return;
+  // A touched lockfile (a checkout sets its time) with the same content needs no reinstallation.
+  if (existsSync(marker) && capture('npm', ['ls', '--all', '--silent']) !== undefined) return;
+  log('installing the development dependencies');
+  run('npm', ['ci', '--no-audit', '--no-fund']);
+}
+
+/** Compiles the TypeScript if a source is newer than the last complete compilation. */
+export function ensureTypeScript() {
+  const stamp = join(ROOT, '.cmake-build', 'typescript.stamp');
+  const inputs = ['src', 'tsconfig.json', 'tsconfig.build.json', 'package.json'];
+  if (
+    Math.max(...inputs.map((path) => newest(join(ROOT, path)))) < newest(stamp) &&
+    existsSync(join(ROOT, 'dist', 'errors.js'))
+  )
+    return;
+  log('compiling the TypeScript');
+  const started = new Date();
+  run(process.execPath, [toolPath('typescript', 'bin', 'tsc'), '-p', 'tsconfig.build.json'], { name: 'tsc' });
+  // The time of the start: a source that was changed meanwhile counts as newer.
+  mkdirSync(dirname(stamp), { recursive: true });
+  writeFileSync(stamp, '');
+  utimesSync(stamp, started, started);
+}
+
+/**
+ * The compiled module of src/native/, which holds the one implementation of finding and provisioning LibTorch. It must
+ * be usable while other sources do not compile, so errors elsewhere are shown but do not matter here.
+ */
+export async function nativeModule(name) {
+  const compiled = join(ROOT, 'dist', 'native', `${name}.js`);
+  const sources = ['src/native', 'src/errors.ts'].map((path) => newest(join(ROOT, path)));
+  if (newest(compiled) < Math.max(...sources)) {
+    const status = run(
+      process.execPath,
+      [toolPath('typescript', 'bin', 'tsc'), '-p', 'tsconfig.build.json'],
+      {
+        allowFailure: true,
+      },
+    );
+    if (!existsSync(compiled)) throw new UserError('The TypeScript sources do not compile');
+    if (status !== 0)
+      log('warning: the TypeScript sources have errors (above); going on with the native build');
+  }
+  return await import(pathToFileURL(compiled).href);
+}
+
+/** LibTorch for the build: the one found, or the pinned one after provisioning. */
+export async function ensureLibTorch(explicit) {
+  const { findLibTorch } = await nativeModule('libtorch');
+  try {
+    return findLibTorch({ libtorch: explicit, purpose: 'build' });
+  } catch (error) {
+    const named = explicit !== undefined || process.env.JIT_FLUX_LIBTORCH;
+    if (named || error?.code !== 'ERR_JITFLUX_LIBTORCH_NOT_FOUND') throw error;
+  }
+  log('no LibTorch found: fetching the pinned one (about 190 MB, 550 MB unpacked)');
+  const { setupLibTorch } = await nativeModule('provision');
+  const { path } = await setupLibTorch({ onProgress: progressPrinter() });
+  return findLibTorch({ libtorch: path, purpose: 'build' });
+}
+
+/** Prints a line per phase and per tenth of it. */
+function progressPrinter() {
+  let shown = '';
+  return ({ phase, done, total, source }) => {
+    const tenth = total > 0 ? Math.floor((10 * done) / total) * 10 : 0;
+    const line = phase === 'wait' ? `waiting for another process (${source})` : `${phase} ${tenth} %`;
+    if (line === shown) return;
+    shown = line;
+    log(line);
+  };
+}
+
+/** From nothing to a built checkout. */
+export async function bootstrap() {
+  ensureTools();
+  ensureDependencies();
+  ensureTypeScript();
+  const { buildNative } = await import('./native.mjs');
+  await buildNative();
+}

@@ -1,0 +1,238 @@
+/** `jit-flux doctor`: is everything there that is needed, and does it work? */
+import { execFile, type ExecFileException } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { availableParallelism, totalmem } from 'node:os';
+import { fileURLToPath } from 'node:url';
+
+import { JitFluxError, throwIfAborted } from '../errors.js';
+import { VERSION } from '../pipeline/version.js';
+import { defineCommand, EXIT } from './command.js';
+import { formatBytes, formatDuration } from './format.js';
+import type { SelfTestReport } from './self-test.js';
+
+/** Result of one check. */
+interface Check {
+  name: string;
+  status: 'ok' | 'warning' | 'failed' | 'skipped';
+  detail: string;
+  /** What to do about it. */
+  remedy?: string;
+  /** Further facts, for `--json`. */
+  facts?: Record<string, unknown>;
+}
+
+const SELF_TEST_TIMEOUT = 120_000;
+const OLDEST_GLIBC = '2.28';
+
+export const doctorCommand = defineCommand({
+  command: 'doctor',
+  describe: 'Check this machine and this installation; exit code 2 if something is broken',
+  builder: (yargs) =>
+    yargs.option('self-test', {
+      type: 'boolean',
+      default: true,
+      describe: 'load the native code in a child process and run a tiny picture through it',
+    }),
+  async run(args, context) {
+    const checks: Check[] = [];
+    const show = (check: Check) => {
+      checks.push(check);
+      const mark = { ok: 'ok', warning: 'warn', failed: 'FAIL', skipped: 'skip' }[check.status];
+      context.print(`${mark.padEnd(5)} ${check.name}: ${check.detail.replaceAll('\n', '\n      ')}`);
+      if (check.remedy) context.print(`      -> ${check.remedy}`);
+    };
+    context.print(`jit-flux ${VERSION}`);
+    show(checkNode());
+    show(checkPlatform());
+    show(await checkCpu());
+    show(checkMemory());
+    show(await checkLibraries());
+    show(await checkLibTorch());
+    show(await checkModel());
+    const broken = checks.some(({ status }) => status === 'failed');
+    if (!args['self-test']) show({ name: 'self-test', status: 'skipped', detail: 'not asked for' });
+    else if (broken) show({ name: 'self-test', status: 'skipped', detail: 'repair the above first' });
+    else show(await selfTest(context.signal));
+
+    const ok = checks.every(({ status }) => status !== 'failed');
+    context.printJson({ ok, version: VERSION, checks });
+    context.print(ok ? 'Everything works.' : 'Something is broken; see the lines marked FAIL.');
+    return ok ? EXIT.ok : EXIT.badInput;
+  },
+});
+
+function checkNode(): Check {
+  const { node, napi } = process.versions;
+  const [major = 0, minor = 0] = node.split('.').map(Number);
+  const facts = { node, napi };
+  const detail = `${node} (Node-API ${napi})`;
+  if (major > 20 || (major === 20 && minor >= 19)) return { name: 'Node', status: 'ok', detail, facts };
+  return { name: 'Node', status: 'failed', detail, remedy: 'Install Node 20.19 or newer.', facts };
+}
+
+function checkPlatform(): Check {
+  const name = 'platform';
+  const { platform, arch } = process;
+  const glibc = glibcVersion();
+  const facts = { platform, arch, glibc };
+  if (platform !== 'linux' || arch !== 'x64') {
+    const remedy = 'jit-flux runs on Linux x64; elsewhere use a container or a virtual machine.';
+    return { name, status: 'failed', detail: `${platform} ${arch}`, remedy, facts };
+  }
+  if (glibc === undefined) {
+    const remedy =
+      'LibTorch needs glibc. Use a Debian-based image such as node:22-bookworm-slim instead of Alpine.';
+    return { name, status: 'failed', detail: 'Linux x64 without glibc (musl?)', remedy, facts };
+  }
+  const detail = `Linux x64, glibc ${glibc}`;
+  const number = (version: string) => Number(version.split('.')[0]) * 1000 + Number(version.split('.')[1]);
+  if (number(glibc) >= number(OLDEST_GLIBC)) return { name, status: 'ok', detail, facts };
+  return {
+    name,
+    status: 'failed',
+    detail,
+    remedy: `A system with glibc ${OLDEST_GLIBC} or newer is needed.`,
+    facts,
+  };
+}
+
+function glibcVersion(): string | undefined {
+  const report = process.report as NodeJS.ProcessReport & { excludeNetwork?: boolean };
+  const previous = report.excludeNetwork ?? false;
+  report.excludeNetwork = true;
+  try {
+    return (report.getReport() as { header?: { glibcVersionRuntime?: string } }).header?.glibcVersionRuntime;
+  } finally {
+    report.excludeNetwork = previous;
+  }
+}
+
+async function checkCpu(): Promise<Check> {
+  const name = 'CPU';
+  const info = await readFile('/proc/cpuinfo', 'utf8').catch(() => '');
+  const model = /^model name\s*:\s*(.+)$/m.exec(info)?.[1] ?? 'unknown';
+  const flags = new Set(/^flags\s*:\s*(.+)$/m.exec(info)?.[1]?.split(/\s+/));
+  const wanted = ['avx2', 'fma', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_bf16'];
+  const features = wanted.filter((flag) => flags.has(flag));
+  const threads = availableParallelism();
+  const facts = { model, threads, features };
+  const detail = `${model}, ${threads} threads, ${features.join(' ') || 'no AVX2'}`;
+  if (flags.size === 0 || flags.has('avx2')) return { name, status: 'ok', detail, facts };
+  return { name, status: 'warning', detail, remedy: 'It will work, but slowly: the CPU lacks AVX2.', facts };
+}
+
+function checkMemory(): Check {
+  const total = totalmem();
+  const limit = process.constrainedMemory?.() ?? 0;
+  const usable = limit > 0 && limit < total ? limit : total;
+  return { name: 'memory', status: 'ok', detail: formatBytes(usable), facts: { total, usable } };
+}
+
+async function checkLibraries(): Promise<Check> {
+  const name = 'native libraries';
+  try {
+    const { locateNativeLibraries } = await import('../native/load.js');
+    const libraries = locateNativeLibraries();
+    const detail = `${libraries.core}, built for LibTorch ${libraries.builtFor}`;
+    return { name, status: 'ok', detail, facts: { ...libraries } };
+  } catch (error) {
+    return failure(name, error, 'Reinstall jit-flux, or run `npm run build:native` in a source checkout.');
+  }
+}
+
+async function checkLibTorch(): Promise<Check> {
+  const name = 'LibTorch';
+  try {
+    const [{ findLibTorch, readManifest }, { locateNativeLibraries }] = await Promise.all([
+      import('../native/libtorch.js'),
+      import('../native/load.js'),
+    ]);
+    let builtFor = readManifest().version;
+    try {
+      builtFor = locateNativeLibraries().builtFor;
+    } catch {
+      // reported by the check before this one
+    }
+    const found = findLibTorch({ builtFor });
+    const detail = `${found.version} in ${found.path} (from ${found.source})`;
+    return { name, status: 'ok', detail, facts: { ...found } };
+  } catch (error) {
+    return failure(name, error, 'Run `npx jit-flux setup`.');
+  }
+}
+
+async function checkModel(): Promise<Check> {
+  const name = 'bundled model';
+  try {
+    const { BUNDLED_MODEL, readModelDirectory } = await import('../pipeline/model-directory.js');
+    const { index, path } = await readModelDirectory(BUNDLED_MODEL);
+    return { name, status: 'ok', detail: `${index.name} in ${path}`, facts: { path } };
+  } catch (error) {
+    return failure(name, error, 'Reinstall jit-flux.');
+  }
+}
+
+/** In a child process, because broken native code can take its process down. */
+async function selfTest(signal: AbortSignal): Promise<Check> {
+  const name = 'self-test';
+  const script = fileURLToPath(new URL('./self-test.js', import.meta.url));
+  if (!existsSync(script)) {
+    return { name, status: 'skipped', detail: 'this is not a build', remedy: 'Run `npm run build:ts`.' };
+  }
+  const outcome = await new Promise<{ error: ExecFileException | null; stdout: string; stderr: string }>(
+    (resolve) => {
+      execFile(
+        process.execPath,
+        [script],
+        { timeout: SELF_TEST_TIMEOUT, killSignal: 'SIGKILL', signal },
+        (error, stdout, stderr) => resolve({ error, stdout, stderr }),
+      );
+    },
+  );
+  throwIfAborted(signal);
+  let report: SelfTestReport | undefined;
+  try {
+    report = JSON.parse(outcome.stdout) as SelfTestReport;
+  } catch {
+    // it did not get that far
+  }
+  if (report?.ok && !outcome.error) {
+    const detail = `loaded in ${formatDuration(report.loadMilliseconds)}, picture in ${formatDuration(report.milliseconds)}`;
+    return { name, status: 'ok', detail, facts: { ...report } };
+  }
+  const remedy =
+    'Please report this with the output of `npx jit-flux doctor --json`. Rebuilding (`npm run build:native`) or ' +
+    'another LibTorch (`npx jit-flux setup --force`) may help.';
+  if (report?.ok === false) {
+    return {
+      name,
+      status: 'failed',
+      detail: `${report.message} [${report.code}]`,
+      remedy,
+      facts: { ...report },
+    };
+  }
+  const { error } = outcome;
+  const how = error?.killed
+    ? `it took longer than ${formatDuration(SELF_TEST_TIMEOUT)}`
+    : error?.signal
+      ? `the process was ended by ${error.signal}`
+      : `the process ended with code ${error?.code ?? 0}`;
+  const last = outcome.stderr.trim().split('\n').slice(-5).join('\n');
+  return { name, status: 'failed', detail: last ? `${how}\n${last}` : how, remedy, facts: { stderr: last } };
+}
+
+/** A failed check. The remedy is left out where the error's own text names one. */
+function failure(name: string, error: unknown, remedy: string): Check {
+  const message = error instanceof Error ? error.message : String(error);
+  const known = error instanceof JitFluxError ? error : undefined;
+  const command = known?.details?.command;
+  return {
+    name,
+    status: 'failed',
+    detail: message,
+    ...(!(typeof command === 'string' && message.includes(command)) && { remedy }),
+    ...(known && { facts: { code: known.code, ...known.details } }),
+  };
+}

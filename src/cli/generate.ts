@@ -1,0 +1,134 @@
+/** `jit-flux generate`: prompt to PNG. */
+import { extname } from 'node:path';
+
+import { invalidArgument } from '../errors.js';
+import type { GenerateRequest } from '../pipeline/index.js';
+import { BUNDLED_MODEL, readModelDirectory } from '../pipeline/model-directory.js';
+import { MAX_IMAGES, resolveRequest } from '../pipeline/request.js';
+import { defineCommand } from './command.js';
+import { formatDuration } from './format.js';
+import { given, parseDevice, parseSeed, SAMPLING_FLAGS, samplingOptions } from './options.js';
+import { generationProgress } from './progress.js';
+
+export const generateCommand = defineCommand({
+  command: 'generate <prompt>',
+  describe: 'Generate pictures from a prompt',
+  builder: (yargs) =>
+    yargs
+      .positional('prompt', { type: 'string', demandOption: true, describe: 'what to draw' })
+      .option('out', {
+        alias: 'o',
+        type: 'string',
+        requiresArg: true,
+        describe: 'PNG file to write; an existing one is replaced (default: jit-flux-<seed>.png)',
+      })
+      .option('model', {
+        type: 'string',
+        requiresArg: true,
+        describe: 'model directory (default: the bundled flux-tiny)',
+      })
+      .options(SAMPLING_FLAGS)
+      .option('seed', { type: 'string', requiresArg: true, describe: 'default: random, printed' })
+      .option('guidance', { type: 'number', requiresArg: true, describe: "default: the model's" })
+      .option('num-images', {
+        type: 'number',
+        requiresArg: true,
+        default: 1,
+        describe: `1 to ${MAX_IMAGES}; picture n has seed + n - 1 and goes to <out>-<n>.png`,
+      })
+      .option('device', { type: 'string', requiresArg: true, describe: 'cpu, cuda or cuda:<index>' })
+      .option('dtype', {
+        choices: ['float32', 'bfloat16', 'float16'] as const,
+        requiresArg: true,
+        describe: 'type of weights and activations (default: float32)',
+      })
+      .option('threads', { type: 'number', requiresArg: true, describe: 'default: physical cores' })
+      .option('allow-torchscript-code', {
+        type: 'boolean',
+        default: false,
+        describe:
+          "let the code in the model's TorchScript text encoder and decoder run; only for models you trust",
+      })
+      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no progress, no warnings' })
+      .example('$0 generate "a red circle over the sea" -o circle.png', ''),
+  async run(args, context) {
+    const { signal } = context;
+    const device = parseDevice(args.device);
+    if (args.threads !== undefined && (!Number.isInteger(args.threads) || args.threads < 1)) {
+      throw invalidArgument('threads', 'an integer >= 1', args.threads);
+    }
+    const request: GenerateRequest = {
+      prompt: args.prompt,
+      numImages: args['num-images'],
+      ...samplingOptions(args),
+      ...given({
+        width: args.width,
+        height: args.height,
+        guidance: args.guidance,
+        seed: parseSeed(args.seed),
+      }),
+      signal,
+    };
+    // Everything that can be wrong is found before anything is loaded.
+    const { path, index } = await readModelDirectory(args.model ?? BUNDLED_MODEL, { signal });
+    const resolved = resolveRequest(request, index);
+    const { seed } = resolved;
+    const { assertWritable, writeFileAtomic } = await import('../image/index.js');
+    const files = outputFiles(args.out ?? `jit-flux-${seed}.png`, resolved.images);
+    for (const file of files) await assertWritable(file);
+
+    const progress = await generationProgress(context, resolved.plan, { enabled: !args.quiet });
+    let result;
+    try {
+      const { FluxPipeline } = await import('../pipeline/index.js');
+      progress.loading(index.name);
+      await using pipeline = await FluxPipeline.load(path, {
+        ...given({ device, dtype: args.dtype, threads: args.threads }),
+        allowTorchScriptCode: args['allow-torchscript-code'],
+        signal,
+      });
+      result = await pipeline.generate({ ...request, seed, onStep: (event) => progress.step(event) });
+    } finally {
+      progress.close();
+    }
+
+    for (const [i, image] of result.images.entries()) {
+      await writeFileAtomic(files[i] as string, image.toPNG(), { signal });
+    }
+    if (!args.quiet) for (const warning of result.warnings) context.note(`Warning: ${warning.message}`);
+    const { plan, warnings, timings } = result;
+    context.printJson({
+      images: result.images.map(({ width, height, prompt, seed: own }, i) => ({
+        path: files[i],
+        width,
+        height,
+        prompt,
+        seed: own,
+      })),
+      seed: result.seed,
+      model: { name: index.name, path },
+      warnings,
+      timings,
+      plan,
+    });
+    for (const [i, image] of result.images.entries()) {
+      if (args.quiet) context.print(files[i]);
+      else context.print(`${files[i]}  ${image.width}x${image.height}  seed ${image.seed}`);
+    }
+    if (!args.quiet) {
+      context.print(`${plan.preset}, ${plan.steps} steps, ${formatDuration(timings.total)}`);
+    }
+  },
+});
+
+/** `out.png`, or `out-1.png`, `out-2.png`, ... if there are several. */
+function outputFiles(out: string, count: number): string[] {
+  const extension = extname(out);
+  if (extension.toLowerCase() !== '.png') throw invalidArgument('out', 'a file name that ends in .png', out);
+  if (count === 1) return [out];
+  const digits = String(count).length;
+  return Array.from({ length: count }, (_, i) => {
+    const number = String(i + 1).padStart(digits, '0');
+    return `${out.slice(0, -extension.length)}-${number}${extension}`;
+  });
+}

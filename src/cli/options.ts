@@ -1,0 +1,77 @@
+/** Command-line values that need more than yargs' parsing. */
+import { invalidArgument } from '../errors.js';
+import type { Device, PresetName } from '../types.js';
+
+/** Options that `generate` and `plan` share. */
+export const SAMPLING_FLAGS = {
+  preset: {
+    type: 'string',
+    requiresArg: true,
+    describe: 'dense, jit-4x or jit-7x',
+    default: 'jit-4x',
+  },
+  width: { type: 'number', requiresArg: true, describe: "pixels (default: the model's)" },
+  height: { type: 'number', requiresArg: true, describe: "pixels (default: the model's)" },
+  steps: { type: 'number', requiresArg: true, describe: "number of steps (default: the preset's)" },
+  'stage-ratios': {
+    type: 'string',
+    requiresArg: true,
+    describe: 'share of the steps at which each stage ends, e.g. 0.4,0.65,1',
+  },
+  'token-ratios': {
+    type: 'string',
+    requiresArg: true,
+    describe: 'share of tokens active in each stage, e.g. 0.35,0.62,1',
+  },
+} as const;
+
+/** Parsed {@link SAMPLING_FLAGS}. */
+export interface SamplingArgs {
+  preset: string;
+  width: number | undefined;
+  height: number | undefined;
+  steps: number | undefined;
+  'stage-ratios': string | undefined;
+  'token-ratios': string | undefined;
+}
+
+/** The sampling options that were given. Their values are checked later, by the sampler itself. */
+export function samplingOptions(args: SamplingArgs) {
+  const stageRatios = numberList('stage-ratios', args['stage-ratios']);
+  const tokenRatios = numberList('token-ratios', args['token-ratios']);
+  return {
+    preset: args.preset as PresetName,
+    ...(args.steps !== undefined && { steps: args.steps }),
+    ...(stageRatios && { stageRatios }),
+    ...(tokenRatios && { tokenRatios }),
+  };
+}
+
+function numberList(option: string, text: string | undefined): number[] | undefined {
+  if (text === undefined) return undefined;
+  const values = text.split(',').map((part) => (part.trim() === '' ? NaN : Number(part)));
+  if (values.some((value) => Number.isNaN(value))) {
+    throw invalidArgument(option, 'numbers separated by commas, such as 0.4,0.65,1', text);
+  }
+  return values;
+}
+
+/** A seed as exact integer: a number where that is exact, else a bigint. */
+export function parseSeed(text: string | undefined): number | bigint | undefined {
+  if (text === undefined) return undefined;
+  if (!/^\d{1,20}$/.test(text)) throw invalidArgument('seed', 'an integer from 0 to 2^64 - 1', text);
+  const seed = BigInt(text);
+  return seed <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(seed) : seed;
+}
+
+export function parseDevice(text: string | undefined): Device | undefined {
+  if (text === undefined) return undefined;
+  if (!/^(cpu|cuda(:\d{1,2})?)$/.test(text))
+    throw invalidArgument('device', 'cpu, cuda or cuda:<index>', text);
+  return text as Device;
+}
+
+/** Leaves out what is undefined, for interfaces with optional properties. */
+export function given<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as never;
+}

@@ -1,0 +1,102 @@
+/** The command line as a function: arguments in, exit code out. */
+import yargs from 'yargs';
+
+import { ERROR_CODES, JitFluxError, type JitFluxErrorCode } from '../errors.js';
+import { VERSION } from '../pipeline/version.js';
+import { type Command, type Context, EXIT, type Io } from './command.js';
+import { doctorCommand } from './doctor.js';
+import { toJson } from './format.js';
+import { generateCommand } from './generate.js';
+import { inspectCommand } from './inspect.js';
+import { planCommand } from './plan.js';
+import { setupCommand } from './setup.js';
+
+const COMMANDS: readonly Command[] = [
+  generateCommand,
+  planCommand,
+  inspectCommand,
+  setupCommand,
+  doctorCommand,
+];
+
+/** Errors that are ours, not the user's or the machine's. */
+const UNEXPECTED: readonly JitFluxErrorCode[] = [ERROR_CODES.NATIVE, ERROR_CODES.DISPOSED];
+
+/** A mistake in the command line itself, found by yargs. */
+class UsageError extends Error {}
+
+/**
+ * Runs the command line. Never throws and never ends the process.
+ * @param argv arguments without `node` and the script
+ * @returns 0; 1 for an unexpected failure; 2 for bad input or a bad environment; 130 after an interrupt
+ */
+export async function run(argv: readonly string[], io: Io): Promise<number> {
+  // Needed before parsing, because parsing can fail.
+  const json = argv.includes('--json') || argv.includes('--json=true');
+  const context: Context = {
+    ...io,
+    json,
+    print: (line = '') => void (json || io.stdout.write(`${line}\n`)),
+    printJson: (document) => void (json && io.stdout.write(`${toJson(document)}\n`)),
+    note: (line) => void io.stderr.write(`${line}\n`),
+  };
+  let exitCode: number = EXIT.ok;
+  try {
+    const parser = yargs()
+      .scriptName('jit-flux')
+      .usage('$0 <command>\n\nFLUX image generation in Node, accelerated by Just-in-Time sparse sampling')
+      .locale('en')
+      .parserConfiguration({
+        'duplicate-arguments-array': false,
+        'dot-notation': false,
+        'parse-positional-numbers': false,
+      })
+      .option('json', { type: 'boolean', default: false, describe: 'print one JSON document on stdout' })
+      .strict()
+      .demandCommand(1, 1, 'Name a command')
+      .recommendCommands()
+      .exitProcess(false)
+      .showHelpOnFail(false)
+      .fail((message: string | null, error: Error | undefined) => {
+        throw error ?? new UsageError(message ?? 'Invalid command line');
+      })
+      .alias('h', 'help')
+      .version(VERSION)
+      .epilogue('Exit codes: 0 success, 1 unexpected failure, 2 bad input or environment, 130 interrupted')
+      .wrap(100);
+    for (const { command, describe, builder, run: execute } of COMMANDS) {
+      parser.command(command, describe, builder, async (args) => {
+        exitCode = (await execute(args as never, context)) ?? EXIT.ok;
+      });
+    }
+    let output = '';
+    await parser.parseAsync([...argv], {}, (_error, _args, text) => {
+      output = text;
+    });
+    // Help and version.
+    if (output !== '') io.stdout.write(`${output}\n`);
+    return exitCode;
+  } catch (error) {
+    return report(error, context);
+  }
+}
+
+/** Tells the user what went wrong and chooses the exit code. */
+function report(error: unknown, context: Context): number {
+  const interrupted = context.signal.aborted;
+  const known = error instanceof JitFluxError ? error : undefined;
+  const usage = error instanceof UsageError || (error instanceof Error && error.name === 'YError');
+  const message = error instanceof Error ? error.message : String(error);
+  const code = known?.code ?? (usage ? ERROR_CODES.INVALID_ARGUMENT : 'ERR_UNEXPECTED');
+  context.printJson({ error: { code, message, ...(known?.details && { details: known.details }) } });
+  if (!context.json) {
+    if (interrupted && (known?.code === ERROR_CODES.ABORTED || !known)) context.note('Interrupted');
+    else {
+      context.note(`jit-flux: ${message}${known ? ` [${code}]` : ''}`);
+      if (usage) context.note('See jit-flux --help');
+      else if (!known && error instanceof Error && error.stack) context.note(error.stack);
+    }
+  }
+  if (interrupted) return EXIT.interrupted;
+  return usage || (known && !UNEXPECTED.includes(known.code)) ? EXIT.badInput : EXIT.failure;
+}

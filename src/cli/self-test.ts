@@ -1,0 +1,38 @@
+/** What `doctor` runs in a child process: loads everything, makes a tiny picture, prints one JSON document. */
+import { JitFluxError } from '../errors.js';
+
+/** What the child process prints. */
+export type SelfTestReport =
+  | {
+      ok: true;
+      loadMilliseconds: number;
+      milliseconds: number;
+    }
+  | { ok: false; code: string; message: string };
+
+async function selfTest(): Promise<SelfTestReport> {
+  const started = performance.now();
+  const { BUNDLED_MODEL, FluxPipeline } = await import('../pipeline/index.js');
+  await using pipeline = await FluxPipeline.load(BUNDLED_MODEL);
+  const loaded = performance.now();
+  const { images } = await pipeline.generate({
+    prompt: 'a red circle on a white background',
+    width: 64,
+    height: 64,
+    steps: 4,
+    seed: 0,
+  });
+  const pixels = images[0]?.data ?? new Uint8Array();
+  if (new Set(pixels).size < 2) throw new Error('The picture of the self-test is empty');
+  return { ok: true, loadMilliseconds: loaded - started, milliseconds: performance.now() - loaded };
+}
+
+let report: SelfTestReport;
+try {
+  report = await selfTest();
+} catch (error) {
+  const code = error instanceof JitFluxError ? error.code : 'ERR_UNEXPECTED';
+  report = { ok: false, code, message: error instanceof Error ? error.message : String(error) };
+}
+process.stdout.write(`${JSON.stringify(report)}\n`);
+if (!report.ok) process.exitCode = 1;

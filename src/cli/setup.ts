@@ -1,0 +1,46 @@
+/** `jit-flux setup`: fetches LibTorch. */
+import { defineCommand } from './command.js';
+import { given } from './options.js';
+import { transferProgress } from './progress.js';
+
+export const setupCommand = defineCommand({
+  command: 'setup',
+  describe: 'Download and unpack the LibTorch that jit-flux needs',
+  builder: (yargs) =>
+    yargs
+      .option('variant', {
+        type: 'string',
+        requiresArg: true,
+        describe: 'cpu, or another one that is pinned',
+      })
+      .option('from', {
+        type: 'string',
+        requiresArg: true,
+        describe: 'local copy of the pinned archive, for machines without network access',
+      })
+      .option('cache-dir', {
+        type: 'string',
+        requiresArg: true,
+        describe: 'where to put it (default: $JIT_FLUX_CACHE or ~/.cache/jit-flux)',
+      })
+      .option('force', { type: 'boolean', default: false, describe: 'replace what is there' })
+      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no progress' }),
+  async run(args, context) {
+    const { setupLibTorch } = await import('../native/provision.js');
+    const progress = await transferProgress(context, { enabled: !args.quiet });
+    let result;
+    try {
+      result = await setupLibTorch({
+        ...given({ variant: args.variant, from: args.from, cacheDir: args['cache-dir'] }),
+        force: args.force,
+        onProgress: (p) => progress.update(p),
+        signal: context.signal,
+      });
+    } finally {
+      progress.close();
+    }
+    context.printJson(result);
+    const state = result.alreadyPresent ? 'is already installed' : 'installed';
+    context.print(`LibTorch ${result.version} (${result.variant}) ${state}: ${result.path}`);
+  },
+});

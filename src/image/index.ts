@@ -1,0 +1,9 @@
+export {
+  encodePng,
+  METADATA_KEYWORD,
+  readPngText,
+  type PngMetadata,
+  type PngText,
+  type RgbImage,
+} from './png.js';
+export { assertWritable, writeFileAtomic } from './write-file.js';

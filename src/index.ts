@@ -1,0 +1,46 @@
+/**
+ * jit-flux: FLUX.1 image generation inside Node.js, accelerated in space by Just-in-Time sparse-token sampling.
+ *
+ * Importing this module loads no native code; that happens on first use of a tensor, model or pipeline.
+ */
+export {
+  BUNDLED_MODEL,
+  FluxPipeline,
+  GeneratedImage,
+  type EncodedPrompts,
+  type GenerateRequest,
+  type GenerateResult,
+  type GenerateTimings,
+  type GenerateWarning,
+} from './pipeline/index.js';
+export {
+  Conditioning,
+  FluxTransformer,
+  inspectWeights,
+  jit,
+  JitSampler,
+  latentOps,
+  Tensor,
+  TorchScriptModule,
+  type WeightEntry,
+  type WeightInspection,
+} from './runtime/index.js';
+export {
+  createPlan,
+  FLUX_1_DEV,
+  FLUX_TINY,
+  fluxFlops,
+  imageSeed,
+  PRESET_NAMES,
+  PRESETS,
+  SamplerCore,
+  subSeed,
+  type FluxFlops,
+  type PlanModel,
+  type PlanOptions,
+  type SamplerBackend,
+} from './sampler/index.js';
+export { setupLibTorch } from './native/provision.js';
+export { engineInfo, type EngineInfo } from './runtime/engine.js';
+export { ERROR_CODES, JitFluxError, type JitFluxErrorCode } from './errors.js';
+export type * from './types.js';

@@ -1,0 +1,557 @@
+/**
+ * Provisioning of LibTorch: fetches the pinned archive, verifies it and unpacks it into the cache. Only ever run by an
+ * explicit command (`npx jit-flux setup`, or the build in a source checkout), never by the installation of the package.
+ */
+import { spawn } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
+import { createReadStream, existsSync, readFileSync } from 'node:fs';
+import { copyFile, link, mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { basename, dirname, join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { ERROR_CODES, JitFluxError, abortedError, invalidArgument, throwIfAborted } from '../errors.js';
+import { download } from './download.js';
+import {
+  SETUP_COMMAND,
+  cacheDirectory,
+  findLibTorch,
+  libTorchCacheDirectory,
+  readManifest,
+  type LibTorchArchive,
+  type LibTorchManifest,
+} from './libtorch.js';
+import { ZipFile, entryTarget, type ZipEntry } from './zip.js';
+
+export interface SetupProgress {
+  /** `'wait'`: another process is at it. */
+  phase: 'wait' | 'download' | 'verify' | 'unpack';
+  /** Bytes; 0 of 0 while waiting. */
+  done: number;
+  total: number;
+  /** Where the bytes come from: a URL, a file, or `pip`. */
+  source?: string;
+}
+
+export interface SetupOptions {
+  /** A variant of libtorch.json. Default `'cpu'`. */
+  variant?: string;
+  /** A local copy of the pinned archive, for machines without network access. */
+  from?: string;
+  /** Default: `JIT_FLUX_CACHE`, else `$XDG_CACHE_HOME/jit-flux`, else `~/.cache/jit-flux`. */
+  cacheDir?: string;
+  /** Replace what is in the cache. Default false. */
+  force?: boolean;
+  onProgress?: (progress: SetupProgress) => void;
+  signal?: AbortSignal;
+  /** @internal for tests */ manifest?: LibTorchManifest;
+  /** @internal for tests */ env?: NodeJS.ProcessEnv;
+}
+
+export interface SetupResult {
+  /** The LibTorch directory. */
+  path: string;
+  version: string;
+  variant: string;
+  /** True if there was nothing to do. */
+  alreadyPresent: boolean;
+}
+
+/** How a source failed; one line of the final error. */
+interface Attempt {
+  source: string;
+  reason: string;
+}
+
+interface Context {
+  variant: string;
+  version: string;
+  cacheDir: string;
+  env: NodeJS.ProcessEnv;
+  signal: AbortSignal | undefined;
+  report: (progress: SetupProgress) => void;
+}
+
+/**
+ * Makes the pinned LibTorch available in the cache. Sources, in order: `from`; else `JIT_FLUX_LIBTORCH_MIRROR` (a URL
+ * or a directory), the official URL, `python3 -m pip download`. Whatever the source, size and SHA-256 must match.
+ * Several processes may call this at the same time; one works, the others wait.
+ *
+ * @throws ERR_JITFLUX_SETUP_FAILED naming what was tried and the remedy; the cache is left as it was
+ */
+export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupResult> {
+  const { signal } = options;
+  const env = options.env ?? process.env;
+  const manifest = options.manifest ?? readManifest();
+  const variant = options.variant ?? manifest.defaultVariant;
+  const pinned = Object.hasOwn(manifest.variants, variant) ? manifest.variants[variant] : undefined;
+  if (pinned === undefined)
+    throw invalidArgument('variant', `one of ${Object.keys(manifest.variants).join(', ')}`, options.variant);
+  if (!pinned.available) {
+    throw new JitFluxError(
+      ERROR_CODES.SETUP_FAILED,
+      `The LibTorch variant "${variant}" is not available yet: ${pinned.unavailableReason ?? 'not pinned'}. ` +
+        `Use \`${SETUP_COMMAND} --variant ${manifest.defaultVariant}\`.`,
+      { variant },
+    );
+  }
+  throwIfAborted(signal);
+
+  const { version } = pinned;
+  const cacheDir = options.cacheDir === undefined ? cacheDirectory(env) : resolve(options.cacheDir);
+  const path = libTorchCacheDirectory(cacheDir, version, variant);
+  const context: Context = {
+    variant,
+    version,
+    cacheDir,
+    env,
+    signal,
+    report: (progress) => options.onProgress?.(progress),
+  };
+  const done = (alreadyPresent: boolean): SetupResult => ({ path, version, variant, alreadyPresent });
+  const isPresent = (): boolean => isComplete(path, version, manifest);
+  if (!options.force && isPresent()) return done(true);
+
+  try {
+    await mkdir(dirname(path), { recursive: true });
+    const release = await acquireLock(`${path}.lock`, context);
+    try {
+      // Another process may have finished while this one waited.
+      if (!options.force && isPresent()) return done(true);
+      await install(path, pinned.archives, options.from, context);
+      return done(false);
+    } finally {
+      await release();
+    }
+  } catch (error) {
+    if (signal?.aborted) throw abortedError(signal);
+    if (error instanceof JitFluxError) throw error;
+    throw new JitFluxError(
+      ERROR_CODES.SETUP_FAILED,
+      `LibTorch ${version} (${variant}) could not be installed in ${cacheDir}: ${messageOf(error)}`,
+      { variant, version, cacheDir },
+      { cause: error },
+    );
+  }
+}
+
+/** A directory appears by one rename, so its presence means that it is complete. */
+function isComplete(path: string, version: string, manifest: LibTorchManifest): boolean {
+  try {
+    return findLibTorch({ libtorch: path, builtFor: version, manifest, env: {} }).path === path;
+  } catch {
+    return false;
+  }
+}
+
+async function install(
+  path: string,
+  archives: LibTorchArchive[],
+  from: string | undefined,
+  context: Context,
+): Promise<void> {
+  if (from !== undefined && archives.length !== 1)
+    throw new Error(`"from" takes one archive, and this variant consists of ${archives.length}`);
+  const parent = dirname(path);
+  const prefix = `.tmp-${basename(path)}-`;
+  // Under the lock, whatever carries this prefix was left behind by a process that died.
+  for (const name of await readdir(parent))
+    if (name.startsWith(prefix)) await rm(join(parent, name), { recursive: true, force: true });
+
+  const work = join(parent, prefix + randomBytes(6).toString('hex'));
+  const staged = join(work, 'libtorch');
+  await mkdir(staged, { recursive: true });
+  try {
+    const records = [];
+    for (const archive of archives) {
+      const { file, source } =
+        from === undefined
+          ? await obtain(archive, work, context)
+          : { file: await verifyGiven(from, archive, context), source: from };
+      await unpack(file, archive, staged, context);
+      if (from === undefined) await rm(file, { force: true });
+      records.push({ file: archive.file, sha256: archive.sha256, source });
+    }
+    const record = { version: context.version, variant: context.variant, archives: records };
+    await writeFile(join(staged, 'jit-flux-setup.json'), `${JSON.stringify(record, undefined, 2)}\n`);
+    throwIfAborted(context.signal);
+    if (existsSync(path)) await rename(path, join(work, 'replaced'));
+    await rename(staged, path);
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+// ---- sources ----
+
+async function verifyGiven(from: string, archive: LibTorchArchive, context: Context): Promise<string> {
+  const file = resolve(from);
+  const problem = await whyNotPinned(file, archive, context);
+  if (problem === undefined) return file;
+  throw new JitFluxError(
+    ERROR_CODES.SETUP_FAILED,
+    `${file} is not the pinned LibTorch archive: ${problem}. ` +
+      `Expected ${archive.file} (SHA-256 ${archive.sha256}) from ${archive.url}`,
+    { file, expected: { file: archive.file, size: archive.size, sha256: archive.sha256 }, url: archive.url },
+  );
+}
+
+/** Fetches an archive from the first source that delivers the pinned bytes. */
+async function obtain(
+  archive: LibTorchArchive,
+  work: string,
+  context: Context,
+): Promise<{ file: string; source: string }> {
+  const attempts: Attempt[] = [];
+  const sources: { name: string; fetch: () => Promise<string> }[] = [];
+  const mirror = context.env.JIT_FLUX_LIBTORCH_MIRROR;
+  if (mirror) {
+    if (/^https?:\/\//.test(mirror)) {
+      const url = `${mirror.replace(/\/+$/, '')}/${encodeURIComponent(archive.file)}`;
+      sources.push({ name: url, fetch: () => fetchUrl(url, archive, context) });
+    } else {
+      const directory = mirror.startsWith('file:') ? fileURLToPath(mirror) : resolve(mirror);
+      const file = join(directory, archive.file);
+      // Copied, since the caller deletes what it gets.
+      sources.push({ name: file, fetch: () => fetchLocal(file, join(work, archive.file)) });
+    }
+  }
+  sources.push({ name: archive.url, fetch: () => fetchUrl(archive.url, archive, context) });
+  if (archive.pip) {
+    const { pip } = archive;
+    for (const requirement of pip.requirements) {
+      sources.push({
+        name: `pip download ${requirement}`,
+        fetch: () => fetchWithPip(requirement, pip, archive, work, context),
+      });
+    }
+  }
+
+  for (const { name, fetch } of sources) {
+    throwIfAborted(context.signal);
+    try {
+      const file = await fetch();
+      const problem = await whyNotPinned(file, archive, context);
+      if (problem === undefined) return { file, source: name };
+      await rm(file, { force: true });
+      attempts.push({ source: name, reason: problem });
+    } catch (error) {
+      if (context.signal?.aborted) throw abortedError(context.signal);
+      attempts.push({ source: name, reason: messageOf(error) });
+    }
+  }
+  const tried = attempts.map(({ source, reason }) => `${source}: ${reason}`);
+  throw new JitFluxError(
+    ERROR_CODES.SETUP_FAILED,
+    `LibTorch ${context.version} (${context.variant}) could not be downloaded. Tried:\n` +
+      `${tried.map((line) => `  - ${line}`).join('\n')}\n` +
+      `Behind a proxy, set HTTPS_PROXY. Without network access, fetch ${archive.url} elsewhere and run ` +
+      `\`${SETUP_COMMAND} --from <file>\`, or set JIT_FLUX_LIBTORCH_MIRROR to a URL or directory that holds it.`,
+    { variant: context.variant, version: context.version, tried, url: archive.url },
+  );
+}
+
+/** Downloads into a place that survives this attempt, so that the next one resumes. */
+async function fetchUrl(url: string, archive: LibTorchArchive, context: Context): Promise<string> {
+  const directory = join(context.cacheDir, 'downloads');
+  await mkdir(directory, { recursive: true });
+  const file = join(directory, `${archive.sha256.slice(0, 16)}-${archive.file}.part`);
+  await download(url, file, {
+    size: archive.size,
+    signal: context.signal,
+    env: context.env,
+    onProgress: throttle(archive.size, (done) =>
+      context.report({ phase: 'download', done, total: archive.size, source: url }),
+    ),
+  });
+  return file;
+}
+
+async function fetchLocal(file: string, target: string): Promise<string> {
+  await rm(target, { force: true });
+  await copyFile(file, target);
+  return target;
+}
+
+/**
+ * Lets pip find the wheel through whatever index or proxy the user has configured for it. The hash in the requirement
+ * keeps pip from downloading another build of the same version (PyPI's is a CUDA one).
+ */
+async function fetchWithPip(
+  requirement: string,
+  pip: NonNullable<LibTorchArchive['pip']>,
+  archive: LibTorchArchive,
+  work: string,
+  context: Context,
+): Promise<string> {
+  const target = join(work, 'pip');
+  const temporary = join(work, 'pip-tmp');
+  await rm(target, { recursive: true, force: true });
+  await mkdir(target, { recursive: true });
+  await mkdir(temporary, { recursive: true });
+  const requirements = join(work, 'requirements.txt');
+  await writeFile(requirements, `${requirement} --hash=sha256:${archive.sha256}\n`);
+  const python = context.env.JIT_FLUX_PYTHON || 'python3';
+  const args = ['-m', 'pip', 'download', '--requirement', requirements, '--dest', target];
+  args.push(
+    '--no-deps',
+    '--require-hashes',
+    '--only-binary=:all:',
+    '--no-cache-dir',
+    '--progress-bar',
+    'off',
+  );
+  // Unreachable indexes must fail at once, not after minutes of retries.
+  args.push('--retries', '0', '--timeout', '15', '--no-input', '--disable-pip-version-check');
+  args.push('--python-version', pip.pythonVersion, '--implementation', pip.implementation);
+  args.push('--abi', pip.abi, '--platform', pip.platform);
+
+  const report = (done: number): void =>
+    context.report({
+      phase: 'download',
+      done: Math.min(done, archive.size),
+      total: archive.size,
+      source: 'pip',
+    });
+  report(0);
+  const timer = setInterval(() => {
+    Promise.all([sizeOfTree(temporary), sizeOfTree(target)])
+      .then(([a, b]) => report(Math.max(a, b)))
+      .catch(() => undefined); // files come and go while they are counted
+  }, 500);
+  try {
+    await runQuietly(python, args, { ...context.env, TMPDIR: temporary }, context.signal);
+  } finally {
+    clearInterval(timer);
+    await rm(temporary, { recursive: true, force: true });
+  }
+  const wheel = (await readdir(target)).find((name) => name.endsWith('.whl'));
+  if (wheel === undefined) throw new Error('pip delivered no wheel');
+  return join(target, wheel);
+}
+
+/** Runs a command; on failure throws the last error line of its output. */
+function runQuietly(
+  command: string,
+  args: string[],
+  env: NodeJS.ProcessEnv,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  return new Promise((resolvePromise, reject) => {
+    const child = spawn(command, args, {
+      env,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      ...(signal ? { signal } : {}),
+    });
+    let output = '';
+    const collect = (chunk: Buffer): void => {
+      output = (output + chunk.toString()).slice(-16_384);
+    };
+    child.stdout.on('data', collect);
+    child.stderr.on('data', collect);
+    child.once('error', (error: NodeJS.ErrnoException) =>
+      reject(error.code === 'ENOENT' ? new Error(`${command} is not installed`) : error),
+    );
+    child.once('close', (code, killedBy) => {
+      if (code === 0) return resolvePromise();
+      const lines = output.split('\n').filter((line) => line.trim() !== '');
+      const line = lines.filter((text) => text.startsWith('ERROR:')).at(-1) ?? lines.at(-1);
+      reject(
+        new Error(line?.replace(/^ERROR:\s*/, '').trim() ?? `${command} ended with ${code ?? killedBy}`),
+      );
+    });
+  });
+}
+
+// ---- verification and unpacking ----
+
+/** Undefined if the file has the pinned size and SHA-256. */
+async function whyNotPinned(
+  file: string,
+  archive: LibTorchArchive,
+  context: Context,
+): Promise<string | undefined> {
+  let size: number;
+  try {
+    const info = await stat(file);
+    if (!info.isFile()) return 'it is not a file';
+    size = info.size;
+  } catch (error) {
+    return messageOf(error);
+  }
+  if (size !== archive.size) return `size is ${size} bytes instead of ${archive.size}`;
+  const hash = createHash('sha256');
+  const report = throttle(size, (done) =>
+    context.report({ phase: 'verify', done, total: size, source: file }),
+  );
+  let done = 0;
+  for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20 })) {
+    throwIfAborted(context.signal);
+    hash.update(chunk as Buffer);
+    done += (chunk as Buffer).length;
+    report(done);
+  }
+  const actual = hash.digest('hex');
+  return actual === archive.sha256.toLowerCase()
+    ? undefined
+    : `SHA-256 is ${actual} instead of ${archive.sha256}`;
+}
+
+/** Unpacks the libraries, headers, CMake files and licences; a wheel's Python code stays behind. */
+async function unpack(
+  file: string,
+  archive: LibTorchArchive,
+  target: string,
+  context: Context,
+): Promise<void> {
+  const zip = await ZipFile.open(file);
+  try {
+    const wanted: [ZipEntry, string][] = [];
+    let total = 0;
+    for (const entry of zip.entries) {
+      const name = unpackedName(entry.name, archive.root);
+      if (name === undefined) continue;
+      wanted.push([entry, entryTarget(target, name)]);
+      total += entry.size;
+    }
+    if (wanted.length === 0) throw new Error(`${archive.file} holds no ${archive.root}/lib`);
+    const report = throttle(total, (done) => context.report({ phase: 'unpack', done, total, source: file }));
+    let done = 0;
+    for (const [entry, path] of wanted) {
+      throwIfAborted(context.signal);
+      await zip.extract(entry, path, context.signal);
+      done += entry.size;
+      report(done);
+    }
+  } finally {
+    await zip.close();
+  }
+}
+
+/** Where an entry goes inside the LibTorch directory; undefined if it is not needed. */
+function unpackedName(name: string, root: string): string | undefined {
+  if (name.startsWith(`${root}/`)) {
+    const inside = name.slice(root.length + 1);
+    return /^(lib|include|share)\/|^(version\.py|build-version|build-hash)$/.test(inside)
+      ? inside
+      : undefined;
+  }
+  return /^[^/]+\.dist-info\/(licenses\/.+)$/.exec(name)?.[1];
+}
+
+// ---- lock ----
+
+interface LockOwner {
+  pid: number;
+  host: string;
+  /** The process's start time, since process ids are reused. */
+  started: string | undefined;
+}
+
+/**
+ * Takes the lock file, waiting while a living process holds it. It is created by link(2), complete with its content,
+ * so that no process ever sees an empty one.
+ */
+async function acquireLock(path: string, context: Context): Promise<() => Promise<void>> {
+  const owner: LockOwner = { pid: process.pid, host: hostname(), started: startTime(process.pid) };
+  const content = JSON.stringify({ ...owner, token: randomBytes(8).toString('hex') });
+  const own = `${path}.${process.pid}-${randomBytes(6).toString('hex')}`;
+  await writeFile(own, content);
+  try {
+    for (;;) {
+      throwIfAborted(context.signal);
+      try {
+        await link(own, path);
+        break;
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+      }
+      const seen = readLock(path);
+      if (seen !== undefined && isStale(seen)) {
+        await removeStale(path, seen, own);
+        continue;
+      }
+      context.report({ phase: 'wait', done: 0, total: 0, source: path });
+      await sleep(250, undefined, context.signal ? { signal: context.signal } : {});
+    }
+  } finally {
+    await rm(own, { force: true });
+  }
+  return async () => {
+    if (readLock(path) === content) await rm(path, { force: true });
+  };
+}
+
+/** Moves the stale lock away and, should another process have replaced it meanwhile, puts that one's back. */
+async function removeStale(path: string, seen: string, own: string): Promise<void> {
+  const aside = `${own}.stale`;
+  try {
+    await rename(path, aside);
+  } catch {
+    return;
+  }
+  if (readLock(aside) !== seen) await link(aside, path).catch(() => undefined);
+  await rm(aside, { force: true });
+}
+
+function readLock(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return undefined;
+  }
+}
+
+function isStale(content: string): boolean {
+  let owner: LockOwner;
+  try {
+    owner = JSON.parse(content) as LockOwner;
+  } catch {
+    return true;
+  }
+  if (owner.host !== hostname()) return false; // a shared home directory: that process cannot be asked
+  try {
+    process.kill(owner.pid, 0);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return true;
+  }
+  const started = startTime(owner.pid);
+  return started !== undefined && owner.started !== undefined && started !== owner.started;
+}
+
+/** Field 22 of /proc/<pid>/stat; the command name before it may hold spaces and parentheses. */
+function startTime(pid: number): string | undefined {
+  try {
+    const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    return text.slice(text.lastIndexOf(')') + 2).split(' ')[19];
+  } catch {
+    return undefined;
+  }
+}
+
+// ---- small helpers ----
+
+/** At most ten reports a second, and always the first and the last. */
+function throttle(total: number, report: (done: number) => void): (done: number) => void {
+  let last = -Infinity;
+  return (done) => {
+    const now = performance.now();
+    if (now - last < 100 && done < total) return;
+    last = now;
+    report(done);
+  };
+}
+
+async function sizeOfTree(directory: string): Promise<number> {
+  let total = 0;
+  for (const entry of await readdir(directory, { recursive: true, withFileTypes: true }))
+    if (entry.isFile()) total += (await stat(join(entry.parentPath, entry.name))).size;
+  return total;
+}
+
+function messageOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  // Node groups the failed addresses of one host in an AggregateError without a message of its own.
+  if (error instanceof AggregateError && error.message === '') return error.errors.map(messageOf).join('; ');
+  return error.message;
+}

@@ -1,0 +1,28 @@
+import { invalidArgument } from '../errors.js';
+
+/** Fewest tokens along a side; the interpolation between anchors looks three tokens beyond the border. */
+export const MIN_SIDE_TOKENS = 4;
+/** Most pixels along a side. */
+export const MAX_SIDE_PIXELS = 8192;
+
+/**
+ * Checks a picture's width or height.
+ * @param unit pixels per token
+ * @param model name for the message
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT stating the rule
+ */
+export function checkSide(option: 'width' | 'height', value: unknown, unit: number, model: string): number {
+  const least = unit * MIN_SIDE_TOKENS;
+  const most = Math.floor(MAX_SIDE_PIXELS / unit) * unit;
+  const valid =
+    Number.isInteger(value) &&
+    (value as number) % unit === 0 &&
+    (value as number) >= least &&
+    (value as number) <= most;
+  if (valid) return value as number;
+  throw invalidArgument(
+    option,
+    `a multiple of ${unit} from ${least} to ${most} (pixels, for ${model})`,
+    value,
+  );
+}

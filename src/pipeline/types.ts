@@ -1,0 +1,71 @@
+import type { Tensor } from '../runtime/index.js';
+import type { JitOptions, JitPlan, StepEvent } from '../types.js';
+import type { GeneratedImage } from './image.js';
+
+/** What to generate. Everything but the prompt has a default. */
+export interface GenerateRequest extends JitOptions {
+  /** One prompt, or one per picture (times {@link numImages}). */
+  prompt: string | string[];
+  /** Pixels; a multiple of the model's pixels per token (16 for FLUX.1, 8 for flux-tiny). Default: the model's. */
+  width?: number;
+  height?: number;
+  /** Drives everything random: image b uses seed + b. Default: drawn at random, see {@link GenerateResult.seed}. */
+  seed?: number | bigint;
+  /** Strength of the embedded guidance, >= 0. Default: the model's. */
+  guidance?: number;
+  /** Initial noise instead of the seed's, packed [images, tokens, channels] float32. Neither changed nor disposed. */
+  latents?: Tensor;
+  /** Number of text tokens, at most the model's. Default: the model's. */
+  maxSequenceLength?: number;
+  /** Pictures per prompt, default 1. All pictures of a request are sampled as one batch, at most 64. */
+  numImages?: number;
+  /** Called after every step. An exception ends the run. */
+  onStep?: (event: StepEvent<Tensor>) => void;
+  signal?: AbortSignal;
+  /** `'latent'` skips the decoder and returns {@link GenerateResult.latents}. Default `'image'`. */
+  output?: 'image' | 'latent';
+}
+
+/** Something the caller should know although the request was carried out. */
+export interface GenerateWarning {
+  /**
+   * `'PROMPT_TRUNCATED'`: the text was too long, its end was ignored. `'UNKNOWN_WORDS'`: the model's vocabulary lacks
+   * some words. `'GUIDANCE_IGNORED'`: guidance was given, but the model takes none.
+   */
+  code: 'PROMPT_TRUNCATED' | 'UNKNOWN_WORDS' | 'GUIDANCE_IGNORED';
+  message: string;
+  /** Index of the prompt it is about. */
+  prompt?: number;
+  /** Tokens that were cut off. */
+  truncated?: number;
+  /** Words that the model does not know. */
+  words?: string[];
+}
+
+/** Wall time in milliseconds. */
+export interface GenerateTimings {
+  /** Waiting for earlier requests of the same pipeline; not part of `total`. */
+  queued: number;
+  /** Tokenizer and text encoder. */
+  encode: number;
+  /** Everything of the transformer that does not depend on the image tokens, for all steps. */
+  condition: number;
+  /** Sampling, stage by stage. */
+  stages: { stage: number; steps: number; activeTokens: number; milliseconds: number }[];
+  /** Latents to pixels; 0 if the output is `'latent'`. */
+  decode: number;
+  total: number;
+}
+
+export interface GenerateResult {
+  /** Prompt by prompt, `numImages` each. Empty if the output is `'latent'`. */
+  images: GeneratedImage[];
+  /** With `output: 'latent'`: the final latents, packed [images, tokens, channels]; the caller disposes them. */
+  latents?: Tensor;
+  /** The seed that was used. */
+  seed: number | bigint;
+  /** What was run, with token counts and FLOPs of every stage. */
+  plan: JitPlan;
+  warnings: GenerateWarning[];
+  timings: GenerateTimings;
+}

@@ -1,0 +1,1 @@
+export { Tokenizer, type EncodedPrompt } from './tokenizer.js';

@@ -1,0 +1,177 @@
+/**
+ * Prompt text to token ids, from a Hugging Face `tokenizer.json`. The tokenizer itself is
+ * `@huggingface/tokenizers`; padding and truncation, which that library leaves out, are done here.
+ */
+import { readFile } from 'node:fs/promises';
+
+import { Tokenizer as UntypedTokenizer } from '@huggingface/tokenizers';
+import { z } from 'zod';
+
+import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+
+/** What is used of the library. Its own declarations do not resolve under NodeNext (imports without extension). */
+interface HuggingFaceTokenizer {
+  encode(text: string, o?: { add_special_tokens?: boolean }): { ids: number[]; tokens: string[] };
+  token_to_id(token: string): number | undefined;
+}
+const HuggingFaceTokenizer = UntypedTokenizer as unknown as new (
+  tokenizer: object,
+  config: object,
+) => HuggingFaceTokenizer;
+
+/** One encoded prompt. */
+export interface EncodedPrompt {
+  /** Exactly `length` token ids: the text, its special tokens, then padding. */
+  ids: number[];
+  /** Number of tokens of the text that did not fit and were cut off at its end. */
+  truncated: number;
+  /** Words outside the vocabulary, in order of appearance, each once. */
+  unknown: string[];
+}
+
+const addedToken = z.looseObject({ id: z.number().int().nonnegative(), content: z.string() });
+
+const tokenizerFile = z.looseObject({
+  added_tokens: z.array(addedToken).default([]),
+  normalizer: z.unknown().default(null),
+  pre_tokenizer: z.unknown().default(null),
+  post_processor: z.unknown().default(null),
+  decoder: z.unknown().default(null),
+  padding: z
+    .looseObject({ pad_id: z.number().int().nonnegative() })
+    .nullish()
+    .transform((value) => value ?? null),
+  model: z.looseObject({
+    type: z.string().optional(),
+    vocab: z.union([z.record(z.string(), z.number().int()), z.array(z.unknown())]),
+    unk_token: z.string().nullish(),
+    unk_id: z.number().int().nullish(),
+  }),
+});
+
+/**
+ * The pre-tokenizer `Whitespace` is the regular expression `\w+|[^\w\s]+` over Unicode. The JavaScript library
+ * runs it with JavaScript's ASCII-only `\w`, which would split "café" in two; the same thing said as `Split`
+ * with the classes spelt out gives the ids of the original.
+ */
+const WORD = String.raw`\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}`;
+const UNICODE_WHITESPACE_SPLIT = {
+  type: 'Split',
+  pattern: { Regex: String.raw`[${WORD}]+|[^${WORD}\p{White_Space}]+` },
+  behavior: 'Removed',
+  invert: true,
+};
+
+/** A tokenizer with a fixed output length. */
+export class Tokenizer {
+  readonly #tokenizer: HuggingFaceTokenizer;
+  readonly #padId: number;
+  readonly #unknownId: number | undefined;
+  readonly #special: number;
+
+  private constructor(tokenizer: HuggingFaceTokenizer, padId: number, unknownId: number | undefined) {
+    this.#tokenizer = tokenizer;
+    this.#padId = padId;
+    this.#unknownId = unknownId;
+    this.#special = tokenizer.encode('').ids.length;
+  }
+
+  /**
+   * Reads a `tokenizer.json`.
+   * @throws ERR_JITFLUX_FILE_NOT_FOUND, or ERR_JITFLUX_INVALID_MODEL if it is not a tokenizer
+   */
+  static async load(path: string, o: { signal?: AbortSignal | undefined } = {}): Promise<Tokenizer> {
+    throwIfAborted(o.signal);
+    let text: string;
+    try {
+      text = await readFile(path, 'utf8');
+    } catch (cause) {
+      throw new JitFluxError(
+        ERROR_CODES.FILE_NOT_FOUND,
+        `Cannot read the tokenizer ${path}`,
+        { path },
+        { cause },
+      );
+    }
+    throwIfAborted(o.signal);
+    let json: unknown;
+    try {
+      json = JSON.parse(text);
+    } catch (cause) {
+      throw invalidTokenizer(path, 'it is not JSON', cause);
+    }
+    return Tokenizer.from(json, path);
+  }
+
+  /**
+   * Builds a tokenizer from the parsed content of a `tokenizer.json`.
+   * @param name what error messages call it
+   */
+  static from(json: unknown, name = 'tokenizer.json'): Tokenizer {
+    const parsed = tokenizerFile.safeParse(json);
+    if (!parsed.success) {
+      const issue = parsed.error.issues[0];
+      throw invalidTokenizer(name, `${issue?.path.join('.') || 'the file'}: ${issue?.message ?? 'invalid'}`);
+    }
+    const file = parsed.data;
+    if (isWhitespace(file.pre_tokenizer)) file.pre_tokenizer = UNICODE_WHITESPACE_SPLIT;
+    const unknownToken = file.model.unk_token ?? undefined;
+    try {
+      // The second argument is tokenizer_config.json, of which only the unknown token matters here.
+      const tokenizer = new HuggingFaceTokenizer(file, { unk_token: unknownToken });
+      const unknownId =
+        file.model.unk_id ?? (unknownToken === undefined ? undefined : tokenizer.token_to_id(unknownToken));
+      return new Tokenizer(tokenizer, file.padding?.pad_id ?? tokenizer.token_to_id('<pad>') ?? 0, unknownId);
+    } catch (cause) {
+      throw invalidTokenizer(name, cause instanceof Error ? cause.message : String(cause), cause);
+    }
+  }
+
+  /** Number of special tokens, such as the end of the text, that every encoded prompt holds. */
+  get specialTokens(): number {
+    return this.#special;
+  }
+
+  /**
+   * Encodes one prompt to exactly `length` ids. A longer text loses tokens at its end, never its special tokens.
+   * @param length at least {@link specialTokens}
+   */
+  encode(text: string, length: number): EncodedPrompt {
+    const full = this.#tokenizer.encode(text);
+    const special = full.ids.length - this.#tokenizer.encode(text, { add_special_tokens: false }).ids.length;
+    const truncated = Math.max(0, full.ids.length - length);
+    const ids = truncated === 0 ? full.ids.slice() : this.#cut(full.ids, text, length, special);
+    while (ids.length < length) ids.push(this.#padId);
+    const unknown = new Set<string>();
+    full.ids.forEach((id, i) => {
+      if (id === this.#unknownId) unknown.add(full.tokens[i] ?? '');
+    });
+    return { ids, truncated, unknown: [...unknown] };
+  }
+
+  /** Drops tokens at the end of the text, in front of the special tokens that follow it. */
+  #cut(full: readonly number[], text: string, length: number, special: number): number[] {
+    const content = this.#tokenizer.encode(text, { add_special_tokens: false }).ids;
+    let before = 0;
+    while (before < special && !content.every((id, i) => full[before + i] === id)) before++;
+    const after = special - before;
+    return [...full.slice(0, length - after), ...full.slice(full.length - after)];
+  }
+}
+
+function isWhitespace(preTokenizer: unknown): boolean {
+  return (
+    typeof preTokenizer === 'object' &&
+    preTokenizer !== null &&
+    (preTokenizer as { type?: unknown }).type === 'Whitespace'
+  );
+}
+
+function invalidTokenizer(name: string, reason: string, cause?: unknown): JitFluxError {
+  return new JitFluxError(
+    ERROR_CODES.INVALID_MODEL,
+    `${name} is not a usable tokenizer: ${reason}`,
+    { path: name },
+    { cause },
+  );
+}

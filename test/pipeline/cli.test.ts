@@ -1,0 +1,158 @@
+/** The command line in processes of its own; needs `npm run build`. */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+import { decode } from 'fast-png';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
+import { readPngText } from '../../src/image/index.js';
+
+const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+const TRANSFORMER = fileURLToPath(new URL('../../models/flux-tiny/transformer.pt', import.meta.url));
+
+interface Outcome {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs the command; `watch` may signal it while it runs. */
+function jitFlux(
+  argv: string[],
+  watch?: (child: ChildProcess, stderr: string) => void,
+  cwd?: string,
+  env: NodeJS.ProcessEnv = process.env,
+): Promise<Outcome> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [MAIN, ...argv], { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
+    let stdout = '';
+    let stderr = '';
+    child.stdout.on('data', (chunk: Buffer) => (stdout += chunk.toString()));
+    child.stderr.on('data', (chunk: Buffer) => {
+      stderr += chunk.toString();
+      watch?.(child, stderr);
+    });
+    child.once('error', reject);
+    child.once('close', (code) => resolve({ code, stdout, stderr }));
+  });
+}
+
+describe('jit-flux', () => {
+  let directory: string;
+  beforeAll(async () => {
+    expect(existsSync(MAIN), `${MAIN} is missing: run npm run build:ts`).toBe(true);
+    directory = await mkdtemp(join(tmpdir(), 'jit-flux-e2e-'));
+  });
+  afterAll(() => rm(directory, { recursive: true, force: true }));
+  const generate = (name: string, ...flags: string[]) => [
+    ...['generate', 'a red circle on a grey background', '-o', join(directory, name)],
+    ...['--width', '128', '--height', '128', '--seed', '7', ...flags],
+  ];
+
+  it('generates the same file twice', async () => {
+    const first = await jitFlux(generate('a.png', '--preset', 'jit-4x'));
+    expect(first.code, first.stderr).toBe(0);
+    expect(first.stdout).toContain('a.png  128x128  seed 7');
+    expect(first.stderr).toContain('stage 2, 89 of 256 tokens');
+    const second = await jitFlux(generate('b.png', '--preset', 'jit-4x', '--json'));
+    expect(second.code, second.stderr).toBe(0);
+    expect(JSON.parse(second.stdout)).toMatchObject({
+      seed: 7,
+      images: [{ path: join(directory, 'b.png'), width: 128, height: 128, seed: 7 }],
+      plan: { preset: 'jit-4x', steps: 18 },
+    });
+    const [a, b] = [await readFile(join(directory, 'a.png')), await readFile(join(directory, 'b.png'))];
+    expect(a.equals(b)).toBe(true);
+    expect(decode(a, { checkCrc: true })).toMatchObject({ width: 128, height: 128, channels: 3 });
+    expect(readPngText(a).metadata).toMatchObject({ seed: 7, preset: 'jit-4x', steps: 18 });
+  });
+
+  it('writes several pictures, and nothing but the result when quiet', async () => {
+    const { code, stdout, stderr } = await jitFlux(
+      generate('many.png', '--num-images', '2', '--steps', '3', '--quiet'),
+    );
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    const paths = ['many-1.png', 'many-2.png'].map((name) => join(directory, name));
+    expect(stdout).toBe(`${paths.join('\n')}\n`);
+    for (const path of paths) expect(existsSync(path)).toBe(true);
+  });
+
+  it('stops on SIGINT with 130 and leaves no file', async () => {
+    const cwd = await mkdtemp(join(directory, 'interrupt-'));
+    const argv = ['generate', 'a red circle', '--preset', 'dense', '--steps', '500', '--seed', '1'];
+    let sent = false;
+    const { code, stderr } = await jitFlux(
+      argv,
+      (child, text) => {
+        if (!sent && text.includes('Step 1 of')) sent = child.kill('SIGINT');
+      },
+      cwd,
+    );
+    expect(sent).toBe(true);
+    expect(code).toBe(130);
+    expect(stderr).toContain('Interrupted');
+    expect(await readdir(cwd)).toEqual([]);
+  });
+
+  it('refuses bad input with exit code 2 and writes nothing', async () => {
+    const cwd = await mkdtemp(join(directory, 'refused-'));
+    for (const [flags, code] of [
+      ['--preset jit-5x', 'ERR_JITFLUX_UNKNOWN_PRESET'],
+      ['--width 100', 'ERR_JITFLUX_INVALID_ARGUMENT'],
+      ['--guidance NaN', 'ERR_JITFLUX_INVALID_ARGUMENT'],
+      ['--model nowhere', 'ERR_JITFLUX_FILE_NOT_FOUND'],
+      ['--device cuda:7', 'ERR_JITFLUX_DEVICE_UNAVAILABLE'],
+    ] as const) {
+      const outcome = await jitFlux(
+        ['generate', 'a red circle', '--json', '--quiet', ...flags.split(' ')],
+        undefined,
+        cwd,
+      );
+      expect(outcome.code).toBe(2);
+      expect(JSON.parse(outcome.stdout)).toMatchObject({ error: { code } });
+      expect(await readdir(cwd)).toEqual([]);
+    }
+  });
+
+  it('inspects a weight file', async () => {
+    const { code, stdout } = await jitFlux(['inspect', TRANSFORMER, '--json']);
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({
+      format: 'torchscript',
+      layout: 'diffusers',
+      parameters: 2_366_272,
+      config: { doubleBlocks: 2, singleBlocks: 4, hiddenSize: 128 },
+    });
+    const missing = await jitFlux(['inspect', join(directory, 'missing.pt'), '--json']);
+    expect(missing.code).toBe(2);
+    expect(JSON.parse(missing.stdout)).toMatchObject({ error: { code: 'ERR_JITFLUX_FILE_NOT_FOUND' } });
+  });
+
+  it('passes its own check-up', async () => {
+    const { code, stdout } = await jitFlux(['doctor', '--json']);
+    expect(JSON.parse(stdout)).toMatchObject({ ok: true });
+    expect(code).toBe(0);
+  });
+
+  it('plans without loading native code', async () => {
+    // Nothing native can be found with these; whatever tries to load it fails.
+    const env = { ...process.env, JIT_FLUX_BUILD_DIR: '/nowhere', JIT_FLUX_LIBTORCH: '/nowhere' };
+    const { code, stdout } = await jitFlux(
+      'plan --preset jit-7x --json'.split(' '),
+      undefined,
+      undefined,
+      env,
+    );
+    expect(code).toBe(0);
+    const blocked = await jitFlux(['inspect', TRANSFORMER, '--json'], undefined, undefined, env);
+    expect(blocked.code).toBe(2);
+    expect(JSON.parse(blocked.stdout)).toMatchObject({ error: { code: 'ERR_JITFLUX_NATIVE_LOAD' } });
+    expect(JSON.parse(stdout)).toMatchObject({
+      stages: [{ activeTokens: 1310 }, {}, { activeTokens: 4096 }],
+    });
+  });
+});

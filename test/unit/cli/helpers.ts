@@ -1,0 +1,34 @@
+import { Writable } from 'node:stream';
+
+import { run } from '../../../src/cli/run.js';
+
+export interface Outcome {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs the command line in this process. */
+export async function cli(
+  argv: string[],
+  signal: AbortSignal = new AbortController().signal,
+): Promise<Outcome> {
+  let stdout = '';
+  let stderr = '';
+  const code = await run(argv, {
+    stdout: { write: (text) => (stdout += text) },
+    stderr: new Writable({
+      write(chunk: Buffer, _encoding, done) {
+        stderr += chunk.toString();
+        done();
+      },
+    }),
+    signal,
+  });
+  return { code, stdout, stderr };
+}
+
+/** The `error` member of the JSON document that a failing command prints. */
+export function errorOf({ stdout }: Outcome): { code: string; message: string; details?: unknown } {
+  return (JSON.parse(stdout) as { error: { code: string; message: string } }).error;
+}

@@ -1,0 +1,104 @@
+import { Writable } from 'node:stream';
+
+import { describe, expect, it } from 'vitest';
+
+import type { Context } from '../../../src/cli/command.js';
+import { formatBytes, formatCount, formatDuration, table, toJson } from '../../../src/cli/format.js';
+import { generationProgress, transferProgress } from '../../../src/cli/progress.js';
+import { createPlan } from '../../../src/sampler/index.js';
+
+function capture(isTTY: boolean): { context: Context; text: () => string } {
+  let text = '';
+  const stderr = Object.assign(
+    new Writable({
+      write(chunk: Buffer, _encoding, done) {
+        text += chunk.toString();
+        done();
+      },
+    }),
+    { isTTY },
+  );
+  const context: Context = {
+    stdout: { write: () => undefined },
+    stderr,
+    signal: new AbortController().signal,
+    json: false,
+    print: () => undefined,
+    printJson: () => undefined,
+    note: (line) => void stderr.write(`${line}\n`),
+  };
+  return { context, text: () => text };
+}
+
+const plan = createPlan({ preset: 'jit-7x', grid: [16, 16] });
+
+async function play(isTTY: boolean, enabled: boolean): Promise<string> {
+  const { context, text } = capture(isTTY);
+  const progress = await generationProgress(context, plan, { enabled });
+  progress.loading('flux-tiny');
+  plan.tokensPerStep.forEach((activeTokens, step) =>
+    progress.step({ step, stage: plan.stageOfStep[step] as number, activeTokens, milliseconds: 100 }),
+  );
+  progress.close();
+  return text();
+}
+
+describe('generationProgress', () => {
+  it('writes one line per stage where there is no terminal', async () => {
+    expect((await play(false, true)).split('\n')).toEqual([
+      'Loading flux-tiny',
+      'Step 1 of 11: stage 2, 81 of 256 tokens',
+      'Step 5 of 11: stage 1, 153 of 256 tokens',
+      'Step 8 of 11: stage 0, 256 of 256 tokens',
+      'Sampled 11 steps in 1.1 s',
+      '',
+    ]);
+  });
+
+  it('draws a bar on a terminal', async () => {
+    const text = await play(true, true);
+    expect(text).toMatch(/Stage \d .*\/11 \| \d+\/256 tokens \| 100 ms\/step \| ETA /);
+  });
+
+  it('is silent when asked', async () => {
+    expect(await play(true, false)).toBe('');
+    expect(await play(false, false)).toBe('');
+  });
+});
+
+describe('transferProgress', () => {
+  it('names the phases', async () => {
+    const { context, text } = capture(false);
+    const progress = await transferProgress(context, { enabled: true });
+    progress.update({ phase: 'download', done: 0, total: 10, source: 'pip' });
+    progress.update({ phase: 'download', done: 10, total: 10, source: 'pip' });
+    progress.update({ phase: 'unpack', done: 0, total: 5 });
+    progress.close();
+    expect(text()).toBe('Download pip\nUnpack\n');
+  });
+});
+
+describe('formatting', () => {
+  it('is for people', () => {
+    expect([999, 1500, 11.9e9].map(formatBytes)).toEqual(['999 bytes', '1.50 kB', '11.9 GB']);
+    expect([12, 2_366_272, 11_901_408_320].map(formatCount)).toEqual(['12', '2.37 M', '11.90 G']);
+    expect([12.4, 1234, 125_000].map(formatDuration)).toEqual(['12 ms', '1.2 s', '2 min 5 s']);
+    expect(
+      table(
+        [
+          ['a', '1'],
+          ['bcd', '22'],
+        ],
+        [1],
+      ),
+    ).toEqual(['a     1', 'bcd  22']);
+  });
+
+  it('keeps large integers exact in JSON', () => {
+    expect(JSON.parse(toJson({ a: 1n, b: 2n ** 64n - 1n, c: Int32Array.of(1, 2) }))).toEqual({
+      a: 1,
+      b: '18446744073709551615',
+      c: [1, 2],
+    });
+  });
+});

@@ -1,0 +1,85 @@
+import { decode } from 'fast-png';
+import { describe, expect, it } from 'vitest';
+
+import { encodePng, METADATA_KEYWORD, readPngText } from '../../../src/image/index.js';
+
+function picture(width: number, height: number) {
+  const data = Uint8Array.from({ length: width * height * 3 }, (_, i) => (i * 37 + (i >> 5)) & 255);
+  return { width, height, data };
+}
+
+const METADATA = {
+  prompt: 'a red circle\non a café table',
+  seed: '18446744073709551615',
+  preset: 'jit-4x',
+  steps: 18,
+  guidance: 3.5,
+  model: 'flux-tiny',
+  version: '0.1.0',
+};
+
+describe('encodePng', () => {
+  it('round-trips pixels and metadata', () => {
+    const image = picture(33, 17);
+    const png = encodePng(image, METADATA);
+    const decoded = decode(png, { checkCrc: true });
+    expect([decoded.width, decoded.height, decoded.channels, decoded.depth]).toEqual([33, 17, 3, 8]);
+    expect(
+      Buffer.from(decoded.data.buffer as ArrayBuffer, decoded.data.byteOffset, decoded.data.byteLength),
+    ).toEqual(Buffer.from(image.data));
+    const { text, metadata } = readPngText(png);
+    expect(metadata).toEqual(METADATA);
+    expect(text).toMatchObject({
+      prompt: METADATA.prompt,
+      seed: METADATA.seed,
+      steps: '18',
+      guidance: '3.5',
+    });
+    expect(decoded.text.prompt).toBe(METADATA.prompt);
+    expect(text[METADATA_KEYWORD]).toMatch(/^[\x20-\x7e]*$/);
+  });
+
+  it('keeps text beyond Latin-1', () => {
+    const metadata = { prompt: '赤い円 🐱', seed: '1', note: 'nul\0inside' };
+    const png = encodePng(picture(4, 4), metadata);
+    expect(decode(png, { checkCrc: true }).width).toBe(4);
+    const read = readPngText(png);
+    expect(read.text.prompt).toBe(metadata.prompt);
+    expect(read.text.note).toBe('nul\ufffdinside');
+    expect(read.metadata).toEqual(metadata);
+  });
+
+  it('is deterministic', () => {
+    const image = picture(64, 48);
+    expect(Buffer.compare(encodePng(image, METADATA), encodePng(image, { ...METADATA }))).toBe(0);
+  });
+
+  it('refuses data of the wrong size', () => {
+    expect(() => encodePng({ width: 2, height: 2, data: new Uint8Array(13) })).toThrow(
+      /2 x 2 x 3 = 12 bytes/,
+    );
+    expect(() => encodePng({ width: 0, height: 2, data: new Uint8Array(0) })).toThrow(/"width"/);
+  });
+});
+
+describe('readPngText', () => {
+  it('refuses other files and damaged ones', () => {
+    const png = encodePng(picture(4, 4), METADATA);
+    expect(() => readPngText(Buffer.from('GIF89a, not a PNG'))).toThrow(
+      expect.objectContaining({ code: 'ERR_JITFLUX_UNSUPPORTED_FORMAT' }),
+    );
+    for (const end of [8, 20, png.length - 1]) {
+      expect(() => readPngText(png.subarray(0, end))).toThrow(
+        expect.objectContaining({ code: 'ERR_JITFLUX_CORRUPT_FILE' }),
+      );
+    }
+    const damaged = Uint8Array.from(png);
+    const at = Buffer.from(png).indexOf('tEXtprompt') + 14;
+    damaged[at] = (damaged[at] ?? 0) ^ 1;
+    expect(() => readPngText(damaged)).toThrow(/checksum/);
+  });
+
+  it('has no metadata where there is none', () => {
+    expect(readPngText(encodePng(picture(2, 2)))).toEqual({ text: {} });
+  });
+});

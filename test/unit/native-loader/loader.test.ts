@@ -1,0 +1,102 @@
+import { spawnSync } from 'node:child_process';
+import { copyFileSync, mkdirSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { locateNativeLibraries } from '../../../src/native/load.js';
+import { temporaryDirectory } from './fake-libtorch.js';
+
+interface Loader {
+  load(...args: unknown[]): unknown;
+}
+
+const path = locateNativeLibraries().loader;
+const loader = createRequire(import.meta.url)(path) as Loader;
+
+describe('jit_flux.node', () => {
+  it('loads without LibTorch and exports one function', () => {
+    expect(Object.keys(loader)).toEqual(['load']);
+  });
+
+  it.each([
+    [[]],
+    [[1]],
+    [[{}]],
+    [[{ libraries: 'x', core: '/x' }]],
+    [[{ libraries: [1], core: '/x' }]],
+    [[{ libraries: ['relative.so'], core: '/x' }]],
+    [[{ libraries: ['/a\0b'], core: '/x' }]],
+    [[{ libraries: [], core: 'relative.so' }]],
+  ])('refuses the arguments %j', (args) => {
+    expect(() => loader.load(...args)).toThrow(
+      expect.objectContaining({ name: 'TypeError', code: 'ERR_JITFLUX_INVALID_ARGUMENT' }),
+    );
+  });
+
+  it('names the library that cannot be opened and the linker’s reason, once', () => {
+    expect(() => loader.load({ libraries: ['/nowhere/libx.so'], core: '/x' })).toThrow(
+      expect.objectContaining({
+        code: 'ERR_JITFLUX_NATIVE_LOAD',
+        message: 'Cannot load /nowhere/libx.so: cannot open shared object file: No such file or directory',
+      }),
+    );
+  });
+
+  it('refuses a core without the entry point', () => {
+    expect(() => loader.load({ libraries: [], core: path })).toThrow(
+      expect.objectContaining({
+        code: 'ERR_JITFLUX_NATIVE_LOAD',
+        message: `Cannot use ${path}: it does not export jit_flux_core_init`,
+      }),
+    );
+  });
+
+  it('passes on what a getter throws', () => {
+    const options = {
+      get libraries(): string[] {
+        throw new RangeError('mine');
+      },
+      core: '/x',
+    };
+    expect(() => loader.load(options)).toThrow(RangeError);
+  });
+
+  it('refuses a second copy of LibTorch in the process', () => {
+    const directory = temporaryDirectory();
+    const copies = ['a', 'b'].map((name) => {
+      mkdirSync(join(directory, name));
+      const copy = join(directory, name, 'libtorch_cpu.so');
+      copyFileSync(path, copy);
+      return copy;
+    });
+    // In a process of its own: what is opened stays.
+    const script = `
+      const { load } = require(process.argv[1]);
+      const message = (library) => {
+        try { load({ libraries: [library], core: '/nowhere.so' }); } catch (error) { return error.message; }
+      };
+      console.log(JSON.stringify(process.argv.slice(2).map(message)));`;
+    const [a, b] = copies as [string, string];
+    const result = spawnSync(process.execPath, ['-e', script, path, a, a, b], { encoding: 'utf8' });
+    const messages = JSON.parse(result.stdout) as string[];
+    expect(messages[0]).toContain('Cannot load /nowhere.so');
+    expect(messages[1]).toContain('Cannot load /nowhere.so');
+    expect(messages[2]).toContain(`Cannot load ${b}: another copy of LibTorch is already loaded`);
+    expect(messages[2]).toContain(a);
+  });
+
+  it('works in several worker threads', () => {
+    const script = `
+      const { Worker } = require('node:worker_threads');
+      const [loader, worker] = process.argv.slice(1);
+      require(loader);
+      for (let i = 0; i < 4; i++)
+        new Worker(worker, { eval: true, argv: [loader] }).on('exit', (code) => console.log('exit ' + code));`;
+    const worker = `
+      try { require(process.argv[2]).load({ libraries: [], core: '/nowhere.so' }); }
+      catch (error) { if (error.code !== 'ERR_JITFLUX_NATIVE_LOAD') throw error; }`;
+    const result = spawnSync(process.execPath, ['-e', script, path, worker], { encoding: 'utf8' });
+    expect(result.stderr).toBe('');
+    expect(result.stdout).toBe('exit 0\n'.repeat(4));
+  });
+});

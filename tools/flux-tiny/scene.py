@@ -1,0 +1,359 @@
+"""Procedural scenes with captions: the only training data of flux-tiny.
+
+`random_scene(rng)` draws a scene description from a small grammar, `caption(scene)` says it in English and
+`render(scene, size)` draws it with anti-aliased signed distance functions. All coordinates are fractions of the
+picture side (x to the right, y down), so one scene can be rendered at any resolution.
+"""
+import json
+import math
+import re
+
+import numpy as np
+
+COLORS = {
+    "red": (0.86, 0.12, 0.14), "orange": (0.98, 0.55, 0.08), "yellow": (0.98, 0.87, 0.15),
+    "green": (0.13, 0.62, 0.22), "cyan": (0.20, 0.80, 0.86), "blue": (0.12, 0.26, 0.82),
+    "purple": (0.50, 0.16, 0.68), "pink": (0.98, 0.56, 0.74), "white": (0.97, 0.97, 0.97),
+    "black": (0.07, 0.07, 0.08),
+}
+BACKGROUNDS = dict(COLORS, grey=(0.55, 0.56, 0.58), brown=(0.45, 0.30, 0.18))
+SHAPES = ("circle", "square", "triangle", "ring", "star", "cross", "diamond", "heart")
+FILLS = ("striped", "checkered", "dotted")
+SIZES = {"small": (0.095, 0.115), "": (0.145, 0.175), "large": (0.22, 0.255)}
+PLACES = {"at the top left": (0.27, 0.27), "at the top": (0.5, 0.27), "at the top right": (0.73, 0.27),
+          "on the left": (0.27, 0.5), "in the middle": (0.5, 0.5), "on the right": (0.73, 0.5),
+          "at the bottom left": (0.27, 0.73), "at the bottom": (0.5, 0.73), "at the bottom right": (0.73, 0.73)}
+RELATIONS = ("left of", "right of", "above", "below", "inside", "and")
+LANDSCAPES = {"over green hills": ("green",), "over the sea": ("blue", "cyan"), "in the night sky": ("black", "blue")}
+MAX_TOKENS = 24
+SPECIAL = ("<pad>", "<eos>", "<unk>")
+
+# ------------------------------------------------------------------------------------------------------- shapes
+# Signed distance (negative inside) in units of the object's radius.
+
+
+def _polar_star(x, y, points, inner):
+    half = math.pi / points
+    rho, ang = np.hypot(x, y), np.arctan2(x, -y)
+    ang = np.abs((ang + half) % (2 * half) - half)
+    px, py = rho * np.cos(ang), rho * np.sin(ang)
+    bx, by = inner * math.cos(half), inner * math.sin(half)  # the edge runs from (1, 0) to (bx, by)
+    ex, ey = bx - 1, by
+    return ((px - 1) * ey - py * ex) / math.hypot(ex, ey)
+
+
+def sdf(shape, x, y):
+    if shape == "circle":
+        return np.hypot(x, y) - 0.92
+    if shape == "ring":
+        return np.abs(np.hypot(x, y) - 0.74) - 0.24
+    if shape == "square":
+        return np.maximum(np.abs(x), np.abs(y)) - 0.82
+    if shape == "diamond":
+        return (np.abs(x) * 1.35 + np.abs(y) - 1.05) / 1.68
+    if shape == "triangle":
+        return np.maximum(y - 0.78, (1.86 * np.abs(x) - y - 1.05) / 2.11)
+    if shape == "star":
+        return _polar_star(x, y + 0.02, 5, 0.45) - 0.03
+    if shape == "cross":
+        ax, ay = np.abs(x), np.abs(y)
+        return np.maximum(np.minimum(ax, ay) - 0.31, np.maximum(ax, ay) - 0.95)
+    if shape == "heart":
+        ax, s = np.abs(x), 0.6
+        square = (ax + np.abs(y - 0.05) - s * math.sqrt(2)) / math.sqrt(2)
+        lobe = np.hypot(ax - s / math.sqrt(2), y - 0.05 + s / math.sqrt(2)) - s
+        return np.minimum(square, lobe)
+    raise ValueError(shape)
+
+
+def _cover(d, size):
+    """Anti-aliased coverage of a signed distance given in picture sides."""
+    return np.clip(0.5 - d * size, 0.0, 1.0)
+
+
+def _stripes(u, period, size):
+    return _cover((np.abs((u / period) % 1.0 - 0.5) - 0.25) * period, size)
+
+
+def pattern(fill, x, y, size):
+    """Coverage of the second colour; x, y are offsets from the object's centre in picture sides."""
+    if fill == "striped":
+        return _stripes((x + y) * 0.7071, 0.085, size)
+    if fill == "checkered":
+        a, b = _stripes(x, 0.15, size), _stripes(y, 0.15, size)
+        return a + b - 2 * a * b
+    if fill == "dotted":
+        p = 0.095
+        return _cover(np.hypot((x / p) % 1.0 - 0.5, (y / p) % 1.0 - 0.5) * p - 0.027, size)
+    raise ValueError(fill)
+
+
+# ------------------------------------------------------------------------------------------------------ grammar
+
+
+def _pick(rng, seq):
+    return seq[int(rng.integers(len(seq)))]
+
+
+def _object(rng, colors, shape=None, size=None, fill_p=0.35):
+    size = size if size is not None else _pick(rng, ["small", "", "", "large", "large"])
+    fill = _pick(rng, FILLS) if rng.random() < fill_p and size != "small" else ""
+    return {"color": _pick(rng, colors), "shape": shape or _pick(rng, SHAPES), "size": size, "fill": fill,
+            "r": float(rng.uniform(*SIZES[size]))}
+
+
+def _phrase(o, article=True):
+    words = " ".join(w for w in (o["size"], o["fill"], o["color"], o["shape"]) if w)
+    return ("an " if words[0] in "aeio" else "a ") + words if article else words
+
+
+def plural(shape):
+    return shape + ("es" if shape == "cross" else "s")
+
+
+def random_scene(rng):
+    """A scene: {objects: [{color, shape, size, fill, x, y, r}], layout, relation, background}."""
+    # background
+    u = rng.random()
+    if u < 0.38:
+        bg = {"kind": "plain", "colors": [_pick(rng, list(BACKGROUNDS))]}
+        used = bg["colors"]
+    elif u < 0.62:
+        a = _pick(rng, list(BACKGROUNDS))
+        b = _pick(rng, [c for c in BACKGROUNDS if c != a])
+        bg = {"kind": "gradient", "colors": [a, b]}
+        used = bg["colors"]
+    elif u < 0.80:
+        bg = {"kind": _pick(rng, FILLS), "colors": [_pick(rng, list(BACKGROUNDS))]}
+        used = bg["colors"]
+    else:
+        bg = {"kind": _pick(rng, list(LANDSCAPES)), "colors": [], "seed": int(rng.integers(1 << 30))}
+        used = LANDSCAPES[bg["kind"]]
+    free = [c for c in COLORS if c not in used]
+    # objects
+    jit = lambda s=0.035: float(rng.uniform(-s, s))
+    u = rng.random()
+    relation, place = "", ""
+    if u < 0.40:
+        layout = "one"
+        o = _object(rng, free, size=_pick(rng, ["small", "", "", "large", "large", "large", "large"]), fill_p=0.4)
+        if rng.random() < 0.5:
+            place = _pick(rng, list(PLACES))
+            o["x"], o["y"] = PLACES[place][0] + jit(), PLACES[place][1] + jit()
+        else:
+            o["x"], o["y"] = 0.5 + jit(0.06), 0.5 + jit(0.06)
+        objects = [o]
+    elif u < 0.75:
+        layout = "two"
+        relation = _pick(rng, RELATIONS)
+        if relation == "inside":
+            b = _object(rng, free, shape=_pick(rng, ("circle", "square", "diamond", "heart")), size="large", fill_p=0.0)
+            a = _object(rng, [c for c in free if c != b["color"]], size="small")
+            b["r"] *= 1.25
+            b["x"], b["y"] = 0.5 + jit(0.08), 0.5 + jit(0.08)
+            a["x"], a["y"] = b["x"] + jit(0.01), b["y"] + jit(0.01)
+        else:
+            a, b = _object(rng, free), _object(rng, free)
+            if a["size"] == b["size"] == "large":
+                b.update(size="", r=float(rng.uniform(*SIZES[""])))
+            gap, mid = 0.055 + rng.uniform(0, 0.05), 0.5 + jit(0.03)
+            half = (a["r"] + b["r"] + gap) / 2
+            sides = "left of", "right of", "above", "below"
+            rel = _pick(rng, sides[:2]) if relation == "and" else relation
+            pa, pb = mid - half, mid + half
+            shift = (b["r"] - a["r"]) / 2
+            pa, pb = pa - shift, pb - shift
+            if rel in ("right of", "below"):
+                pa, pb = 1 - pa, 1 - pb
+            qa, qb = 0.5 + jit(0.06), 0.5 + jit(0.06)
+            if rel in sides[:2]:
+                a["x"], a["y"], b["x"], b["y"] = pa, qa, pb, qb
+            else:
+                a["x"], a["y"], b["x"], b["y"] = qa, pa, qb, pb
+        objects = [a, b]
+    elif u < 0.87:
+        layout = "count"
+        n = 2 + int(rng.integers(3))
+        o = _object(rng, free, size=_pick(rng, ["small", ""]) if n < 4 else "small")
+        spots = {2: [(0.28, 0.5), (0.72, 0.5)], 3: [(0.2, 0.5), (0.5, 0.5), (0.8, 0.5)],
+                 4: [(0.3, 0.3), (0.7, 0.3), (0.3, 0.7), (0.7, 0.7)]}[n]
+        if n == 3 and o["size"] == "":
+            spots = [(0.5, 0.27), (0.27, 0.7), (0.73, 0.7)]
+        objects = [dict(o, x=sx + jit(0.02), y=sy + jit(0.02)) for sx, sy in spots]
+    else:
+        layout = _pick(rng, ("row", "column"))
+        objects = [_object(rng, free, size="", fill_p=0.0) for _ in range(3)]
+        if rng.random() < 0.4:
+            _pick(rng, objects)["fill"] = _pick(rng, FILLS)
+        for i, o in enumerate(objects):
+            o["r"] *= 0.84
+            p, q = 0.19 + 0.31 * i + jit(0.012), 0.5 + jit(0.03)
+            o["x"], o["y"] = (p, q) if layout == "row" else (q, p)
+    return {"layout": layout, "relation": relation, "place": place, "objects": objects, "background": bg}
+
+
+NUMBERS = {2: "two", 3: "three", 4: "four"}
+
+
+def caption(scene):
+    o, bg = scene["objects"], scene["background"]
+    if scene["layout"] == "one":
+        text = _phrase(o[0]) + (" " + scene["place"] if scene["place"] else "")
+    elif scene["layout"] == "two":
+        text = f"{_phrase(o[0])} {scene['relation']} {_phrase(o[1])}"
+    elif scene["layout"] == "count":
+        text = f"{NUMBERS[len(o)]} {_phrase(dict(o[0], shape=plural(o[0]['shape'])), article=False)}"
+    else:
+        text = f"{_phrase(o[0])} , {_phrase(o[1])} and {_phrase(o[2])} in a {scene['layout']}"
+    kind = bg["kind"]
+    if kind in LANDSCAPES:
+        return f"{text} {kind}"
+    if kind == "gradient":
+        return f"{text} on a {bg['colors'][0]} to {bg['colors'][1]} gradient background"
+    words = " ".join(([] if kind == "plain" else [kind]) + bg["colors"] + ["background"])
+    return f"{text} on {'an' if words[0] in 'aeio' else 'a'} {words}"
+
+
+# ----------------------------------------------------------------------------------------------------- renderer
+
+
+def _background(bg, size):
+    t = (np.arange(size, dtype=np.float32) + 0.5) / size
+    kind = bg["kind"]
+    if kind in LANDSCAPES:
+        rng = np.random.default_rng(bg["seed"])
+        if kind == "over green hills":
+            img = _gradient((0.42, 0.70, 0.95), (0.86, 0.94, 0.99), t)
+            for level, amp, col in ((0.66, 0.05, (0.45, 0.70, 0.35)), (0.80, 0.04, (0.22, 0.52, 0.22))):
+                f, p = rng.uniform(5, 9), rng.uniform(0, 6.28)
+                edge = level + amp * np.sin(f * t + p)
+                a = _cover(edge[None, :] - t[:, None], size)[..., None]
+                img = img * (1 - a) + np.float32(col) * a
+        elif kind == "over the sea":
+            img = _gradient((0.98, 0.72, 0.48), (0.99, 0.90, 0.72), t)
+            p = rng.uniform(0, 6.28)
+            line = 0.66 + 0.0 * t
+            a = _cover(line[None, :] - t[:, None], size)[..., None]
+            depth = t[:, None] + 0.012 * np.sin(28 * t[None, :] + p)
+            s = _stripes(depth, 0.07, size)[..., None]
+            sea = np.float32((0.10, 0.36, 0.62)) * (1 - s) + np.float32((0.20, 0.52, 0.74)) * s
+            img = img * (1 - a) + sea * a
+        else:
+            img = _gradient((0.03, 0.03, 0.12), (0.13, 0.10, 0.34), t)
+            for sx, sy in rng.uniform(0.02, 0.98, (26, 2)):
+                x0, x1 = max(int(sx * size) - size // 32 - 2, 0), int(sx * size) + size // 32 + 2
+                y0, y1 = max(int(sy * size) - size // 32 - 2, 0), int(sy * size) + size // 32 + 2
+                d = np.hypot(t[None, x0:x1] - sx, t[y0:y1, None] - sy) - 0.009
+                a = _cover(d, size)[..., None]
+                img[y0:y1, x0:x1] = img[y0:y1, x0:x1] * (1 - a) + np.float32((1, 0.97, 0.85)) * a
+        return img
+    a = np.float32(BACKGROUNDS[bg["colors"][0]])
+    if kind == "plain":
+        return np.broadcast_to(a, (size, size, 3)).copy()
+    if kind == "gradient":
+        return _gradient(a, BACKGROUNDS[bg["colors"][1]], t)
+    b = a * 0.72 + 0.28 * (1.0 if a.mean() < 0.6 else 0.0)
+    m = pattern(kind, t[None, :] - 0.5, t[:, None] - 0.5, size)[..., None]
+    return a * (1 - m) + b * m
+
+
+def _gradient(a, b, t):
+    row = np.float32(a)[None] * (1 - t[:, None]) + np.float32(b)[None] * t[:, None]
+    return np.repeat(row[:, None], len(t), axis=1)
+
+
+def render(scene, size):
+    """The picture as float32 [size, size, 3] in [0, 1]."""
+    img = _background(scene["background"], size).astype(np.float32)
+    order = scene["objects"][::-1] if scene["relation"] == "inside" else scene["objects"]
+    for o in order:
+        reach = o["r"] * 1.12 + 1.0 / size
+        x0, x1 = max(int((o["x"] - reach) * size), 0), min(int((o["x"] + reach) * size) + 1, size)
+        y0, y1 = max(int((o["y"] - reach) * size), 0), min(int((o["y"] + reach) * size) + 1, size)
+        if x0 >= x1 or y0 >= y1:
+            continue
+        x = ((np.arange(x0, x1, dtype=np.float32) + 0.5) / size - np.float32(o["x"]))[None, :]
+        y = ((np.arange(y0, y1, dtype=np.float32) + 0.5) / size - np.float32(o["y"]))[:, None]
+        r = np.float32(o["r"])
+        a = _cover(sdf(o["shape"], x / r, y / r) * r, size)[..., None].astype(np.float32)
+        base = np.float32(COLORS[o["color"]])
+        col = base * (1 - 0.13 * np.clip(y / r * 0.5 + 0.5, 0, 1)[..., None])  # a little shade towards the bottom
+        if o["fill"]:
+            second = np.float32((0.97, 0.97, 0.97) if base.mean() < 0.8 else (0.15, 0.15, 0.17))
+            m = pattern(o["fill"], x, y, size)[..., None].astype(np.float32)
+            col = col * (1 - m) + second * m
+        img[y0:y1, x0:x1] = img[y0:y1, x0:x1] * (1 - a) + col * a
+    return np.clip(img, 0, 1)
+
+
+# ---------------------------------------------------------------------------------------------------- tokenizer
+
+
+def vocabulary():
+    words = set(" ".join(list(COLORS) + list(BACKGROUNDS) + list(SHAPES) + [plural(s) for s in SHAPES] + list(FILLS)
+                         + [s for s in SIZES if s] + list(PLACES) + list(RELATIONS) + list(LANDSCAPES)
+                         + list(NUMBERS.values())).split())
+    words |= {"a", "an", "on", "to", "gradient", "background", "in", "row", "column", "and", ",", "the"}
+    return list(SPECIAL) + sorted(words)
+
+
+def tokenizer_json():
+    """A Hugging Face `tokenizers` file: lower case, words and punctuation, <eos> at the end, padded to MAX_TOKENS."""
+    vocab = {w: i for i, w in enumerate(vocabulary())}
+    eos = vocab["<eos>"]
+    return {
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": MAX_TOKENS, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": MAX_TOKENS}, "direction": "Right", "pad_to_multiple_of": None,
+                    "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"},
+        "added_tokens": [{"id": vocab[w], "content": w, "single_word": False, "lstrip": False, "rstrip": False,
+                          "normalized": False, "special": True} for w in SPECIAL],
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {"type": "TemplateProcessing",
+                           "single": [{"Sequence": {"id": "A", "type_id": 0}},
+                                      {"SpecialToken": {"id": "<eos>", "type_id": 0}}],
+                           "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                           "special_tokens": {"<eos>": {"id": "<eos>", "ids": [eos], "tokens": ["<eos>"]}}},
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+    }
+
+
+_IDS = None
+
+
+def encode(text):
+    """Token ids of one caption, MAX_TOKENS long (the same ids as tokenizer.json gives)."""
+    global _IDS
+    if _IDS is None:
+        _IDS = {w: i for i, w in enumerate(vocabulary())}
+    words = re.findall(r"\w+|[^\w\s]+", text.lower())[: MAX_TOKENS - 1]
+    ids = [_IDS.get(w, _IDS["<unk>"]) for w in words] + [_IDS["<eos>"]]
+    return ids + [_IDS["<pad>"]] * (MAX_TOKENS - len(ids))
+
+
+if __name__ == "__main__":
+    import argparse
+
+    from PIL import Image
+
+    ap = argparse.ArgumentParser(description="Write a sheet of random scenes, or the tokenizer file.")
+    ap.add_argument("--out", default="scenes.png")
+    ap.add_argument("--size", type=int, default=128)
+    ap.add_argument("--count", type=int, default=32)
+    ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--tokenizer", help="write tokenizer.json here and stop")
+    args = ap.parse_args()
+    if args.tokenizer:
+        with open(args.tokenizer, "w") as f:
+            json.dump(tokenizer_json(), f, indent=1)
+        raise SystemExit
+    rng = np.random.default_rng(args.seed)
+    tiles = []
+    for i in range(args.count):
+        s = random_scene(rng)
+        print(i, caption(s))
+        tiles.append(render(s, args.size))
+    rows = [np.concatenate(tiles[i:i + 8], 1) for i in range(0, len(tiles), 8)]
+    Image.fromarray((np.concatenate(rows, 0) * 255 + 0.5).astype(np.uint8)).save(args.out)
