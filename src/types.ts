@@ -117,9 +117,19 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
 
 export type PresetName = 'dense' | 'jit-4x' | 'jit-7x';
 
-/** How the noise levels of the steps are chosen. */
+/**
+ * How the noise levels of the steps are chosen.
+ *
+ * - `'beta'`: JiT's, quantiles of a Beta distribution.
+ * - `'shift'`: FLUX.1-dev's, evenly spaced and moved towards high noise, the more the larger the picture.
+ * - `'static'`: FLUX.1-schnell's, evenly spaced and moved by the constant `shift`: s' = a s / (1 + (a - 1) s).
+ * - `'sigmas'`: the levels themselves, descending, without the terminal 0.
+ */
 export type ScheduleOptions =
-  { kind: 'beta'; alpha: number; beta: number } | { kind: 'shift' } | { kind: 'sigmas'; sigmas: number[] };
+  | { kind: 'beta'; alpha: number; beta: number }
+  | { kind: 'shift' }
+  | { kind: 'static'; shift: number }
+  | { kind: 'sigmas'; sigmas: number[] };
 
 /** What an activation policy sees when tokens must join. One call per image. */
 export interface ActivationContext {
