@@ -6,7 +6,8 @@ import { join, resolve } from 'node:path';
 import { bootstrap } from './lib/steps.mjs';
 import { ROOT, UserError, log, main, run } from './lib/tools.mjs';
 
-const DEFAULT_PROMPT = 'a large red circle above a small blue square on a white background';
+const DEFAULT_PROMPT = 'a red circle left of a striped blue square on a grey background';
+const DEFAULT_SEED = '7';
 
 await main(async () => {
   const args = process.argv.slice(2);
@@ -17,6 +18,7 @@ await main(async () => {
     if (!existsSync(model)) throw new UserError(`The bundled model is missing: ${model}`);
     args.push('--model', model);
   }
+  if (!args.some((arg) => /^--seed(=|$)/.test(arg))) args.push('--seed', DEFAULT_SEED);
   let output = outputOf(args);
   if (output === undefined) {
     output = 'demo.png';
@@ -29,6 +31,6 @@ await main(async () => {
 });
 
 function outputOf(args) {
-  const index = args.findIndex((arg) => arg === '-o' || arg === '--output');
-  return index >= 0 ? args[index + 1] : args.find((arg) => arg.startsWith('--output='))?.slice(9);
+  const index = args.findIndex((arg) => arg === '-o' || arg === '--out');
+  return index >= 0 ? args[index + 1] : args.find((arg) => arg.startsWith('--out='))?.slice(6);
 }

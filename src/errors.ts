@@ -106,7 +106,8 @@ function describe(value: unknown): string {
     if (Array.isArray(value) && value.length <= 8) return `${JSON.stringify(value)} (array)`;
     return typeof length === 'number' ? `${name} of length ${length}` : `a value of type ${name}`;
   }
-  return `${String(value as number)} (${typeof value})`;
+  if (typeof value === 'symbol') return value.toString();
+  return `${value as number | bigint | boolean} (${typeof value})`;
 }
 
 function printable(value: unknown): unknown {

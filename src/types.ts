@@ -337,6 +337,6 @@ export interface LoadOptions {
   timeEmbedding?: 'reference' | 'exact';
   /** Lets the code inside TorchScript text encoders and VAEs run. Not needed for the bundled model. Default false. */
   allowTorchScriptCode?: boolean;
-  onProgress?(p: { loadedBytes: number; totalBytes: number; tensor: string }): void;
+  onProgress?: (p: { loadedBytes: number; totalBytes: number; tensor: string }) => void;
   signal?: AbortSignal;
 }

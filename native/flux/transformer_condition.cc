@@ -1,5 +1,5 @@
 // condition(): what depends on sigma, guidance and the prompt only, for all steps at once.
-#include <ATen/ops/cat.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/silu.h>

@@ -7,7 +7,7 @@ const KNOWN_CODES = new Set<string>(Object.values(ERROR_CODES));
 
 /** The native engine; loads it on first use. */
 export function native(): NativeBinding {
-  return loadNative<NativeBinding>();
+  return loadNative();
 }
 
 /** Runs a synchronous native call; its errors become {@link JitFluxError}. */

@@ -140,7 +140,7 @@ export class FluxTransformer {
     conditioning: Conditioning;
     step: number | number[];
     signal?: AbortSignal;
-    onProgress?(p: { block: number; blocks: number }): void;
+    onProgress?: (p: { block: number; blocks: number }) => void;
   }): Promise<Tensor> {
     const [model, conditioning, tokens] = [this.handle, i.conditioning.handle, i.tokens.handle];
     const [rows, cols] = i.grid;

@@ -209,7 +209,7 @@ it('works in worker threads, and a worker may end with work in flight', async ()
         new Promise<unknown>((resolve, reject) => {
           const worker = new Worker(fileRunner(leave), { eval: true, execArgv: [] });
           let message: unknown;
-          worker.on('message', (value) => (message = value));
+          worker.on('message', (value: unknown) => (message = value));
           worker.on('error', reject);
           worker.on('exit', (code) => resolve({ code, message }));
         }),
