@@ -1,0 +1,463 @@
+// Writes a diffusers snapshot with FLUX.1-dev's real widths and random weights, for measuring what a real one would do.
+// Few blocks by default, so that it fits a small machine; files are named and sharded as in the published repository.
+//   node tools/synthetic-snapshot.mjs <directory> [--double 1] [--single 1] [--t5-layers 4] [--clip-layers 12]
+//                                     [--variant dev|schnell] [--dtype bfloat16|float32] [--seed 0]
+import { mkdirSync, openSync, writeSync, closeSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    double: { type: 'string', default: '1' },
+    single: { type: 'string', default: '1' },
+    't5-layers': { type: 'string', default: '4' },
+    'clip-layers': { type: 'string', default: '12' },
+    variant: { type: 'string', default: 'dev' },
+    dtype: { type: 'string', default: 'bfloat16' },
+    seed: { type: 'string', default: '0' },
+  },
+});
+const [root] = positionals;
+if (!root) {
+  console.error('usage: node tools/synthetic-snapshot.mjs <directory> [options]');
+  process.exit(2);
+}
+const count = (name) => {
+  const n = Number(values[name]);
+  if (!Number.isInteger(n) || n < 1) throw new Error(`--${name} must be a positive integer`);
+  return n;
+};
+const [doubles, singles] = [count('double'), count('single')];
+const [t5Layers, clipLayers] = [count('t5-layers'), count('clip-layers')];
+const bf16 = values.dtype === 'bfloat16';
+
+// ---- random numbers: one table of normal draws, read from another offset and with another scale for every tensor.
+const TABLE = 1 << 20;
+const normals = (() => {
+  let state = (Number(values.seed) * 2654435761 + 88172645) >>> 0 || 1;
+  const uniform = () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return ((state >>> 0) + 0.5) / 2 ** 32;
+  };
+  return Float32Array.from({ length: TABLE }, () => {
+    return Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
+  });
+})();
+
+/** TABLE elements of mean + scale * normal, as bytes of the file's type. */
+function block(mean, scale) {
+  const floats = normals.map((x) => mean + scale * x);
+  if (!bf16) return Buffer.from(floats.buffer);
+  const bits = new Uint32Array(floats.buffer);
+  // Truncation is rounding enough for random numbers.
+  return Buffer.from(Uint16Array.from(bits, (b) => b >>> 16).buffer);
+}
+
+const elementBytes = bf16 ? 2 : 4;
+const size = (shape) => shape.reduce((a, b) => a * b, 1);
+
+/** Writes one safetensors file: header, then every tensor streamed. */
+function writeShard(path, tensors) {
+  let offset = 0;
+  const header = {};
+  for (const { name, shape } of tensors) {
+    const bytes = size(shape) * elementBytes;
+    header[name] = { dtype: bf16 ? 'BF16' : 'F32', shape, data_offsets: [offset, offset + bytes] };
+    offset += bytes;
+  }
+  const text = Buffer.from(JSON.stringify(header));
+  const padded = Buffer.concat([text, Buffer.alloc((8 - (text.length % 8)) % 8, ' ')]);
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(padded.length));
+  const file = openSync(path, 'w');
+  writeSync(file, Buffer.concat([length, padded]));
+  tensors.forEach(({ shape, mean, scale }, index) => {
+    const bytes = block(mean, scale);
+    let left = size(shape) * elementBytes;
+    let at = ((index * 7919) % TABLE) * elementBytes;
+    while (left > 0) {
+      const part = Math.min(left, bytes.length - at);
+      writeSync(file, bytes, at, part);
+      left -= part;
+      at = 0;
+    }
+  });
+  closeSync(file);
+  return offset;
+}
+
+/** One component: a single file, or shards and an index, as diffusers and transformers write them. */
+function writeComponent(folder, stem, tensors, shards) {
+  const directory = join(root, folder);
+  mkdirSync(directory, { recursive: true });
+  if (shards === 1) {
+    const bytes = writeShard(join(directory, `${stem}.safetensors`), tensors);
+    console.log(`${folder}: ${(bytes / 1e9).toFixed(2)} GB`);
+    return;
+  }
+  const total = tensors.reduce((sum, { shape }) => sum + size(shape), 0);
+  const groups = Array.from({ length: shards }, () => []);
+  let seen = 0;
+  for (const tensor of tensors) {
+    groups[Math.min(shards - 1, Math.floor((seen / total) * shards))].push(tensor);
+    seen += size(tensor.shape);
+  }
+  const weightMap = {};
+  let bytes = 0;
+  groups.forEach((group, i) => {
+    const part = (n) => String(n).padStart(5, '0');
+    const file = `${stem}-${part(i + 1)}-of-${part(shards)}.safetensors`;
+    bytes += writeShard(join(directory, file), group);
+    for (const { name } of group) weightMap[name] = file;
+  });
+  writeFileSync(
+    join(directory, `${stem}.safetensors.index.json`),
+    JSON.stringify({ metadata: { total_size: bytes }, weight_map: weightMap }, null, 2),
+  );
+  console.log(`${folder}: ${(bytes / 1e9).toFixed(2)} GB in ${shards} shards`);
+}
+
+const json = (folder, name, value) => {
+  mkdirSync(join(root, folder), { recursive: true });
+  writeFileSync(join(root, folder, name), JSON.stringify(value, null, 2));
+};
+
+/** Tensors of a linear layer whose outputs have about the variance of its inputs, times gain^2. */
+const linear = (name, out, input, { bias = true, gain = 1 } = {}) => [
+  { name: `${name}.weight`, shape: [out, input], mean: 0, scale: gain / Math.sqrt(input) },
+  ...(bias ? [{ name: `${name}.bias`, shape: [out], mean: 0, scale: 0.02 }] : []),
+];
+const norm = (name, width, bias = true) => [
+  { name: `${name}.weight`, shape: [width], mean: 1, scale: 0.05 },
+  ...(bias ? [{ name: `${name}.bias`, shape: [width], mean: 0, scale: 0.02 }] : []),
+];
+const range = (n) => Array.from({ length: n }, (_, i) => i);
+
+// ---- transformer
+const d = 3072;
+const mlp = 4 * d;
+const headDim = 128;
+const embedder = (name, input) => [
+  ...linear(`time_text_embed.${name}.linear_1`, d, input),
+  ...linear(`time_text_embed.${name}.linear_2`, d, d),
+];
+const qk = (attn, names) =>
+  names.map((n) => ({ name: `${attn}.${n}.weight`, shape: [headDim], mean: 1, scale: 0.05 }));
+const transformer = [
+  ...embedder('timestep_embedder', 256),
+  ...(values.variant === 'schnell' ? [] : embedder('guidance_embedder', 256)),
+  ...embedder('text_embedder', 768),
+  ...linear('context_embedder', d, 4096),
+  ...linear('x_embedder', d, 64),
+  ...range(doubles).flatMap((i) => {
+    const block = `transformer_blocks.${i}`;
+    return [
+      ...linear(`${block}.norm1.linear`, 6 * d, d, { gain: 0.3 }),
+      ...linear(`${block}.norm1_context.linear`, 6 * d, d, { gain: 0.3 }),
+      ...['to_q', 'to_k', 'to_v', 'add_q_proj', 'add_k_proj', 'add_v_proj', 'to_out.0', 'to_add_out'].flatMap(
+        (n) => linear(`${block}.attn.${n}`, d, d),
+      ),
+      ...qk(`${block}.attn`, ['norm_q', 'norm_k', 'norm_added_q', 'norm_added_k']),
+      ...['ff', 'ff_context'].flatMap((n) => [
+        ...linear(`${block}.${n}.net.0.proj`, mlp, d),
+        ...linear(`${block}.${n}.net.2`, d, mlp),
+      ]),
+    ];
+  }),
+  ...range(singles).flatMap((i) => {
+    const block = `single_transformer_blocks.${i}`;
+    return [
+      ...linear(`${block}.norm.linear`, 3 * d, d, { gain: 0.3 }),
+      ...['to_q', 'to_k', 'to_v'].flatMap((n) => linear(`${block}.attn.${n}`, d, d)),
+      ...qk(`${block}.attn`, ['norm_q', 'norm_k']),
+      ...linear(`${block}.proj_mlp`, mlp, d),
+      ...linear(`${block}.proj_out`, d, d + mlp),
+    ];
+  }),
+  ...linear('norm_out.linear', 2 * d, d, { gain: 0.3 }),
+  ...linear('proj_out', 64, d),
+];
+writeComponent('transformer', 'diffusion_pytorch_model', transformer, 3);
+json('transformer', 'config.json', {
+  _class_name: 'FluxTransformer2DModel',
+  patch_size: 1,
+  in_channels: 64,
+  num_layers: doubles,
+  num_single_layers: singles,
+  attention_head_dim: headDim,
+  num_attention_heads: d / headDim,
+  joint_attention_dim: 4096,
+  pooled_projection_dim: 768,
+  guidance_embeds: values.variant !== 'schnell',
+  axes_dims_rope: [16, 56, 56],
+});
+
+// ---- CLIP-L text model
+const [clip, clipMlp, clipVocab] = [768, 3072, 49408];
+writeComponent(
+  'text_encoder',
+  'model',
+  [
+    { name: 'text_model.embeddings.token_embedding.weight', shape: [clipVocab, clip], mean: 0, scale: 1 },
+    { name: 'text_model.embeddings.position_embedding.weight', shape: [77, clip], mean: 0, scale: 0.3 },
+    ...range(clipLayers).flatMap((i) => {
+      const layer = `text_model.encoder.layers.${i}`;
+      return [
+        ...norm(`${layer}.layer_norm1`, clip),
+        ...['q_proj', 'k_proj', 'v_proj', 'out_proj'].flatMap((n) =>
+          linear(`${layer}.self_attn.${n}`, clip, clip),
+        ),
+        ...norm(`${layer}.layer_norm2`, clip),
+        ...linear(`${layer}.mlp.fc1`, clipMlp, clip),
+        ...linear(`${layer}.mlp.fc2`, clip, clipMlp),
+      ];
+    }),
+    ...norm('text_model.final_layer_norm', clip),
+  ],
+  1,
+);
+json('text_encoder', 'config.json', {
+  architectures: ['CLIPTextModel'],
+  model_type: 'clip_text_model',
+  vocab_size: clipVocab,
+  hidden_size: clip,
+  intermediate_size: clipMlp,
+  num_hidden_layers: clipLayers,
+  num_attention_heads: 12,
+  max_position_embeddings: 77,
+  hidden_act: 'quick_gelu',
+  projection_dim: clip,
+  layer_norm_eps: 1e-5,
+  bos_token_id: 0,
+  eos_token_id: 2,
+  pad_token_id: 1,
+});
+
+// ---- T5 v1.1 XXL encoder
+const [t5, t5Mlp, t5Heads, t5Vocab] = [4096, 10240, 64, 32128];
+writeComponent(
+  'text_encoder_2',
+  'model',
+  [
+    { name: 'shared.weight', shape: [t5Vocab, t5], mean: 0, scale: 1 },
+    ...range(t5Layers).flatMap((i) => {
+      const [attention, feed] = [`encoder.block.${i}.layer.0`, `encoder.block.${i}.layer.1`];
+      const plain = { bias: false };
+      return [
+        // No 1/sqrt(d) in T5's attention: its queries are small instead.
+        ...linear(`${attention}.SelfAttention.q`, t5, t5, { bias: false, gain: 1 / 8 }),
+        ...['k', 'v', 'o'].flatMap((n) => linear(`${attention}.SelfAttention.${n}`, t5, t5, plain)),
+        ...(i === 0
+          ? [
+              {
+                name: `${attention}.SelfAttention.relative_attention_bias.weight`,
+                shape: [32, t5Heads],
+                mean: 0,
+                scale: 0.5,
+              },
+            ]
+          : []),
+        ...norm(`${attention}.layer_norm`, t5, false),
+        ...linear(`${feed}.DenseReluDense.wi_0`, t5Mlp, t5, plain),
+        ...linear(`${feed}.DenseReluDense.wi_1`, t5Mlp, t5, plain),
+        ...linear(`${feed}.DenseReluDense.wo`, t5, t5Mlp, plain),
+        ...norm(`${feed}.layer_norm`, t5, false),
+      ];
+    }),
+    ...norm('encoder.final_layer_norm', t5, false),
+  ],
+  2,
+);
+json('text_encoder_2', 'config.json', {
+  architectures: ['T5EncoderModel'],
+  model_type: 't5',
+  vocab_size: t5Vocab,
+  d_model: t5,
+  d_kv: 64,
+  num_heads: t5Heads,
+  d_ff: t5Mlp,
+  num_layers: t5Layers,
+  feed_forward_proj: 'gated-gelu',
+  relative_attention_num_buckets: 32,
+  relative_attention_max_distance: 128,
+  layer_norm_epsilon: 1e-6,
+});
+
+// ---- autoencoder
+const conv = (name, out, input, kernel = 3) => [
+  {
+    name: `${name}.weight`,
+    shape: [out, input, kernel, kernel],
+    mean: 0,
+    scale: 1 / Math.sqrt(input * kernel * kernel),
+  },
+  { name: `${name}.bias`, shape: [out], mean: 0, scale: 0.02 },
+];
+const resnet = (name, out, input) => [
+  ...norm(`${name}.norm1`, input),
+  ...conv(`${name}.conv1`, out, input),
+  ...norm(`${name}.norm2`, out),
+  ...conv(`${name}.conv2`, out, out),
+  ...(out === input ? [] : conv(`${name}.conv_shortcut`, out, input, 1)),
+];
+const middle = (name, width) => [
+  ...resnet(`${name}.resnets.0`, width, width),
+  ...norm(`${name}.attentions.0.group_norm`, width),
+  ...['to_q', 'to_k', 'to_v', 'to_out.0'].flatMap((n) => linear(`${name}.attentions.0.${n}`, width, width)),
+  ...resnet(`${name}.resnets.1`, width, width),
+];
+const channels = [128, 256, 512, 512];
+const top = channels[3];
+writeComponent(
+  'vae',
+  'diffusion_pytorch_model',
+  [
+    ...conv('encoder.conv_in', 128, 3),
+    ...channels.flatMap((width, i) => {
+      const input = channels[Math.max(0, i - 1)];
+      const block = `encoder.down_blocks.${i}`;
+      return [
+        ...resnet(`${block}.resnets.0`, width, input),
+        ...resnet(`${block}.resnets.1`, width, width),
+        ...(i < 3 ? conv(`${block}.downsamplers.0.conv`, width, width) : []),
+      ];
+    }),
+    ...middle('encoder.mid_block', top),
+    ...norm('encoder.conv_norm_out', top),
+    ...conv('encoder.conv_out', 32, top),
+    ...conv('decoder.conv_in', top, 16),
+    ...middle('decoder.mid_block', top),
+    ...[...channels].reverse().flatMap((width, i, widths) => {
+      const block = `decoder.up_blocks.${i}`;
+      return [
+        ...resnet(`${block}.resnets.0`, width, widths[Math.max(0, i - 1)]),
+        ...resnet(`${block}.resnets.1`, width, width),
+        ...resnet(`${block}.resnets.2`, width, width),
+        ...(i < 3 ? conv(`${block}.upsamplers.0.conv`, width, width) : []),
+      ];
+    }),
+    ...norm('decoder.conv_norm_out', 128),
+    ...conv('decoder.conv_out', 3, 128),
+  ],
+  1,
+);
+json('vae', 'config.json', {
+  _class_name: 'AutoencoderKL',
+  block_out_channels: channels,
+  norm_num_groups: 32,
+  in_channels: 3,
+  out_channels: 3,
+  latent_channels: 16,
+  layers_per_block: 2,
+  act_fn: 'silu',
+  use_quant_conv: false,
+  use_post_quant_conv: false,
+  mid_block_add_attention: true,
+  scaling_factor: 0.3611,
+  shift_factor: 0.1159,
+});
+
+// ---- tokenizers: the real ids of the special tokens, single characters, and a few merges
+const bytes = (() => {
+  // GPT-2's printable stand-ins for the 256 bytes.
+  const printable = [
+    ...range(94).map((i) => i + 33),
+    ...range(12).map((i) => i + 161),
+    ...range(82).map((i) => i + 174),
+  ];
+  let extra = 0;
+  return range(256).map((b) => String.fromCodePoint(printable.includes(b) ? b : 256 + extra++));
+})();
+const clipWords = {};
+for (const unit of [...bytes, ...bytes.map((unit) => `${unit}</w>`)])
+  clipWords[unit] = Object.keys(clipWords).length;
+const merges = ['t h', 'th e</w>', 'a n', 'r e', 'e r</w>', 'o n</w>', 'i n', 'in g</w>'];
+for (const merge of merges) clipWords[merge.replace(' ', '')] = Object.keys(clipWords).length;
+clipWords['<|startoftext|>'] = 49406;
+clipWords['<|endoftext|>'] = 49407;
+json('tokenizer', 'vocab.json', clipWords);
+writeFileSync(join(root, 'tokenizer', 'merges.txt'), `#version: 0.2\n${merges.join('\n')}\n`);
+json('tokenizer', 'tokenizer_config.json', {
+  tokenizer_class: 'CLIPTokenizer',
+  model_max_length: 77,
+  bos_token: '<|startoftext|>',
+  eos_token: '<|endoftext|>',
+  pad_token: '<|endoftext|>',
+  unk_token: '<|endoftext|>',
+});
+json('tokenizer', 'special_tokens_map.json', {
+  bos_token: '<|startoftext|>',
+  eos_token: '<|endoftext|>',
+  pad_token: '<|endoftext|>',
+  unk_token: '<|endoftext|>',
+});
+
+const pieces = [
+  ['<pad>', 0],
+  ['</s>', 0],
+  ['<unk>', 0],
+  ['▁', -2],
+  ...range(95).map((i) => [String.fromCharCode(32 + i), -5]),
+  ...range(95).map((i) => [`▁${String.fromCharCode(32 + i)}`, -4.5]),
+  ...['▁the', '▁a', '▁of', '▁and', 'ing', 'er', '▁in', '▁on'].map((piece, i) => [piece, -3 - i / 10]),
+].filter(([piece], i, all) => piece !== ' ' && piece !== '▁ ' && all.findIndex(([p]) => p === piece) === i);
+json('tokenizer_2', 'tokenizer.json', {
+  version: '1.0',
+  truncation: null,
+  padding: null,
+  added_tokens: ['<pad>', '</s>', '<unk>'].map((content, id) => ({
+    id,
+    content,
+    single_word: false,
+    lstrip: false,
+    rstrip: false,
+    normalized: false,
+    special: true,
+  })),
+  normalizer: { type: 'NFKC' },
+  pre_tokenizer: { type: 'Metaspace', replacement: '▁', prepend_scheme: 'always', split: true },
+  post_processor: {
+    type: 'TemplateProcessing',
+    single: [{ Sequence: { id: 'A', type_id: 0 } }, { SpecialToken: { id: '</s>', type_id: 0 } }],
+    pair: [
+      { Sequence: { id: 'A', type_id: 0 } },
+      { SpecialToken: { id: '</s>', type_id: 0 } },
+      { Sequence: { id: 'B', type_id: 0 } },
+      { SpecialToken: { id: '</s>', type_id: 0 } },
+    ],
+    special_tokens: { '</s>': { id: '</s>', ids: [1], tokens: ['</s>'] } },
+  },
+  decoder: { type: 'Metaspace', replacement: '▁', prepend_scheme: 'always', split: true },
+  model: { type: 'Unigram', unk_id: 2, vocab: pieces },
+});
+json('tokenizer_2', 'tokenizer_config.json', {
+  tokenizer_class: 'T5Tokenizer',
+  model_max_length: 512,
+  eos_token: '</s>',
+  pad_token: '<pad>',
+  unk_token: '<unk>',
+});
+
+json('scheduler', 'scheduler_config.json', {
+  _class_name: 'FlowMatchEulerDiscreteScheduler',
+  num_train_timesteps: 1000,
+  shift: values.variant === 'schnell' ? 1.0 : 3.0,
+  use_dynamic_shifting: values.variant !== 'schnell',
+  base_shift: 0.5,
+  max_shift: 1.15,
+  base_image_seq_len: 256,
+  max_image_seq_len: 4096,
+});
+json('.', 'model_index.json', {
+  _class_name: 'FluxPipeline',
+  scheduler: ['diffusers', 'FlowMatchEulerDiscreteScheduler'],
+  text_encoder: ['transformers', 'CLIPTextModel'],
+  text_encoder_2: ['transformers', 'T5EncoderModel'],
+  tokenizer: ['transformers', 'CLIPTokenizer'],
+  tokenizer_2: ['transformers', 'T5TokenizerFast'],
+  transformer: ['diffusers', 'FluxTransformer2DModel'],
+  vae: ['diffusers', 'AutoencoderKL'],
+});
