@@ -345,6 +345,24 @@ export interface LoadOptions {
    * `'exact'` keeps float32. They differ only below float32. Default `'reference'`.
    */
   timeEmbedding?: 'reference' | 'exact';
+  /**
+   * Directory of a FLUX.1 snapshot whose text encoders and tokenizers (`text_encoder/`, `text_encoder_2/`,
+   * `tokenizer/`, `tokenizer_2/`) to use; original checkpoints come without. `false`: none are loaded, and requests
+   * give a `conditioning` instead of a prompt. Default: those of the model's own directory.
+   */
+  textEncoders?: string | false;
+  /**
+   * `false`: text encoders are loaded for a prompt and released after it, which takes time for every prompt and spares
+   * their memory while sampling (9.5 GB for T5-XXL in bfloat16). Default true.
+   */
+  keepTextEncoders?: boolean;
+  /**
+   * Before anything is loaded, the memory that it will take is estimated (see `planMemory`) and a model that cannot fit
+   * is refused with ERR_JITFLUX_OUT_OF_MEMORY. Give the largest request to expect, or `false` to skip the check.
+   * Default: the model's default size, one picture.
+   */
+  memoryCheck?:
+    boolean | { width?: number; height?: number; images?: number; textTokens?: number; steps?: number };
   /** Lets the code inside TorchScript text encoders and VAEs run. Not needed for the bundled model. Default false. */
   allowTorchScriptCode?: boolean;
   onProgress?: (p: { loadedBytes: number; totalBytes: number; tensor: string }) => void;
