@@ -14,12 +14,16 @@ export {
   type GenerateWarning,
 } from './pipeline/index.js';
 export {
+  Autoencoder,
+  ClipTextEncoder,
   Conditioning,
+  DEFAULT_DECODE_BUDGET_BYTES,
   FluxTransformer,
   inspectWeights,
   jit,
   JitSampler,
   latentOps,
+  T5Encoder,
   Tensor,
   TorchScriptModule,
   type WeightEntry,

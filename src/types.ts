@@ -255,6 +255,72 @@ export interface FluxConfig {
   ropeAxes: [number, number, number];
 }
 
+/** Architecture of a CLIP text encoder. */
+export interface ClipConfig {
+  /** Number of token ids. */
+  vocabulary: number;
+  /** Longest text, 77 for CLIP-L. */
+  maxTokens: number;
+  /** Width of the states and of the pooled vector. */
+  width: number;
+  mlpWidth: number;
+  layers: number;
+  heads: number;
+  /** Id at whose first position the pooled vector is taken; 2 means "the largest id", as in transformers. */
+  eosTokenId: number;
+}
+
+/** Architecture of a T5 encoder. */
+export interface T5Config {
+  /** Number of token ids. */
+  vocabulary: number;
+  /** Longest text: 512, FLUX's limit. */
+  maxTokens: number;
+  width: number;
+  mlpWidth: number;
+  layers: number;
+  heads: number;
+  headDim: number;
+  positionBuckets: number;
+  /** Distance from which all positions share the last bucket. */
+  maxDistance: number;
+}
+
+/** Architecture of an autoencoder, and how its latents are normalised. */
+export interface AutoencoderConfig {
+  latentChannels: number;
+  /** Pixels per latent cell, along each side. */
+  spatialFactor: number;
+  /** Channels of the levels, the finest first. */
+  channels: number[];
+  /** Residual blocks per level of the encoder; the decoder has one more. */
+  layersPerBlock: number;
+  normGroups: number;
+  /** Whether the weights include the encoder. */
+  encoder: boolean;
+  /** Key layout of the weights. */
+  names: 'diffusers' | 'original';
+  /** Normalised latent = (z - shiftFactor) * scalingFactor. */
+  scalingFactor: number;
+  shiftFactor: number;
+}
+
+/** Options of a decode. */
+export interface DecodeOptions {
+  /**
+   * `'auto'` (default): if the activations would exceed the budget, in tiles of equal size as large as it allows.
+   * `true`: in such tiles of at most 64 x 64 latent cells. `false`: never. Or tiles of `tileSize` x `tileSize` latent
+   * cells that share `overlap` (default a quarter) with their neighbours, exactly as diffusers' `tiled_decode` cuts and
+   * blends them; slivers may remain at the end.
+   */
+  tiling?: 'auto' | boolean | { tileSize: number; overlap?: number };
+  /** Memory for one picture's activations, weights and finished picture not counted. Default 2 GiB. */
+  memoryBudgetBytes?: number;
+  signal?: AbortSignal | undefined;
+  /** Called with the blocks done so far, over all tiles and pictures. */
+  onProgress?: (p: { done: number; total: number }) => void;
+}
+
 export interface LoadOptions {
   device?: Device;
   /** Type of weights and activations. Default: `'float32'` on the CPU. */

@@ -41,6 +41,14 @@ at::ScalarType parse_dtype(const Napi::Value& value) {
   invalid("dtype", "one of float32, bfloat16, float16, float64, int32, int64", name);
 }
 
+at::ScalarType parse_compute_dtype(const Napi::Value& value) {
+  const at::ScalarType dtype = parse_dtype(value);
+  if (dtype != at::kFloat && dtype != at::kBFloat16) {
+    invalid("dtype", "float32 or bfloat16 on the CPU", show(value));
+  }
+  return dtype;
+}
+
 const char* dtype_name(at::ScalarType dtype) {
   switch (dtype) {
     case at::kFloat:
@@ -117,6 +125,35 @@ std::vector<double> parse_numbers(const Napi::Value& value, const char* name) {
     if (!std::isfinite(number)) invalid(name, "finite numbers", std::to_string(number));
   }
   return numbers;
+}
+
+std::string describe_tensor(const at::Tensor& tensor) {
+  return std::string(dtype_name(tensor.scalar_type())) + " " + show_shape(tensor.sizes());
+}
+
+at::Tensor parse_token_ids(const Napi::Value& value, const char* name, int64_t vocabulary,
+                           int64_t max_tokens) {
+  const at::Tensor ids = *get_handle<at::Tensor>(value);
+  if (ids.scalar_type() != at::kLong || ids.dim() != 2 || !ids.is_contiguous()) {
+    throw Error(error_code::kInvalidTensor,
+                std::string("Expected an int64 tensor of shape [images, tokens] for \"") + name +
+                    "\" but received " + describe_tensor(ids));
+  }
+  if (ids.size(1) > max_tokens) {
+    throw Error(error_code::kInvalidTensor, "Expected at most " + std::to_string(max_tokens) +
+                                                " tokens for \"" + name + "\" but received " +
+                                                std::to_string(ids.size(1)));
+  }
+  const int64_t* data = ids.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    if (data[i] < 0 || data[i] >= vocabulary) {
+      throw Error(error_code::kInvalidTensor,
+                  "Expected token ids from 0 to " + std::to_string(vocabulary - 1) + " for \"" +
+                      name + "\" but received " + std::to_string(data[i]) + " at position " +
+                      std::to_string(i % ids.size(1)));
+    }
+  }
+  return ids;
 }
 
 at::Tensor parse_tokens(const Napi::Value& value, const char* name) {

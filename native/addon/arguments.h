@@ -16,6 +16,9 @@ namespace jitflux::addon {
 at::ScalarType parse_dtype(const Napi::Value& value);
 const char* dtype_name(at::ScalarType dtype);
 
+// The type that a model computes in: float32 or bfloat16.
+at::ScalarType parse_compute_dtype(const Napi::Value& value);
+
 // A shape of 1 to 8 dimensions of at least 1, whose product is at most 2^40.
 std::vector<int64_t> parse_shape(const Napi::Value& value);
 
@@ -25,6 +28,14 @@ int64_t parse_integer(const Napi::Value& value, const char* name, int64_t low, i
 double parse_number(const Napi::Value& value, const char* name);
 std::string parse_string(const Napi::Value& value, const char* name);
 std::vector<double> parse_numbers(const Napi::Value& value, const char* name);  // Float64Array
+
+// Token ids: an int64 tensor [images, tokens] with at most `max_tokens` tokens, every id in
+// [0, vocabulary). Throws kInvalidTensor.
+at::Tensor parse_token_ids(const Napi::Value& value, const char* name, int64_t vocabulary,
+                           int64_t max_tokens);
+
+// "float32 [1, 16, 64, 64]", for messages.
+std::string describe_tensor(const at::Tensor& tensor);
 
 // A live float32 tensor of three dimensions: [images, tokens, channels].
 at::Tensor parse_tokens(const Napi::Value& value, const char* name);

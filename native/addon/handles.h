@@ -7,6 +7,9 @@
 #include <functional>
 
 #include "addon/handle.h"
+#include "flux/autoencoder.h"
+#include "flux/clip_text_encoder.h"
+#include "flux/t5_encoder.h"
 #include "flux/transformer.h"
 #include "runtime/script_module.h"
 
@@ -15,6 +18,13 @@ namespace jitflux::addon {
 // A transformer and the threads its work runs on (0: default).
 struct TransformerEntry {
   std::shared_ptr<FluxTransformer> model;
+  int threads = 0;
+};
+
+// Likewise for the other models.
+template <typename Model>
+struct ModelEntry {
+  std::shared_ptr<Model> model;
   int threads = 0;
 };
 
@@ -42,6 +52,22 @@ template <>
 struct HandleType<ScriptModule> {
   static constexpr napi_type_tag tag = {0x38c1f6e9b2074ad5, 0x86e5a90c7d3f1b42};
   static constexpr const char* name = "TorchScript module";
+};
+
+template <>
+struct HandleType<ModelEntry<ClipTextEncoder>> {
+  static constexpr napi_type_tag tag = {0x64a1f08e9d3b47c2, 0x9c57e2b10f86ad34};
+  static constexpr const char* name = "CLIP text encoder";
+};
+template <>
+struct HandleType<ModelEntry<T5Encoder>> {
+  static constexpr napi_type_tag tag = {0xe83b5d7206cf41a9, 0xb20d94f6718ec35a};
+  static constexpr const char* name = "T5 encoder";
+};
+template <>
+struct HandleType<ModelEntry<Autoencoder>> {
+  static constexpr napi_type_tag tag = {0x2f97c8140be64d53, 0x8ad16f3be590c274};
+  static constexpr const char* name = "autoencoder";
 };
 
 Napi::Object tensor_handle(Napi::Env env, const at::Tensor& tensor);

@@ -41,6 +41,7 @@ extern "C" __attribute__((visibility("default"))) napi_value jit_flux_core_init(
     register_jit(env, exports);
     register_latents(env, exports);
     register_transformer(env, exports);
+    register_encoders(env, exports);
     register_script_module(env, exports);
     register_weights(env, exports);
   } catch (const Napi::Error& error) {

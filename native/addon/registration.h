@@ -9,6 +9,7 @@ void register_tensor(Napi::Env env, Napi::Object exports);
 void register_jit(Napi::Env env, Napi::Object exports);
 void register_latents(Napi::Env env, Napi::Object exports);
 void register_transformer(Napi::Env env, Napi::Object exports);
+void register_encoders(Napi::Env env, Napi::Object exports);
 void register_script_module(Napi::Env env, Napi::Object exports);
 void register_weights(Napi::Env env, Napi::Object exports);
 

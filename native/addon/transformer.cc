@@ -28,12 +28,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");
   const auto options = info[1].As<Napi::Object>();
   TransformerOptions model_options;
-  model_options.dtype = parse_dtype(options.Get("dtype"));
-  if (model_options.dtype != at::kFloat && model_options.dtype != at::kBFloat16) {
-    throw Error(error_code::kInvalidArgument,
-                "Expected float32 or bfloat16 for \"dtype\" on the CPU but received " +
-                    parse_string(options.Get("dtype"), "dtype"));
-  }
+  model_options.dtype = parse_compute_dtype(options.Get("dtype"));
   model_options.round_time = options.Get("roundTime").ToBoolean();
   const int threads = static_cast<int>(parse_integer(options.Get("threads"), "threads", 0, 1024));
   const OpenOptions open{options.Get("verify").ToBoolean()};

@@ -6,7 +6,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 
-#include "kernels/kernels.h"
+#include "flux/activation.h"
 #include "runtime/parallel.h"
 
 namespace jitflux {
@@ -14,31 +14,6 @@ namespace jitflux {
 namespace {
 
 constexpr float kEps = 1e-6f;
-
-// Activation types and how the kernels see them.
-template <typename T>
-struct Activation;
-template <>
-struct Activation<float> {
-  using Kernel = float;
-};
-template <>
-struct Activation<at::BFloat16> {
-  using Kernel = kernels::BFloat16Bits;
-};
-
-template <typename T>
-using KernelType = typename Activation<T>::Kernel;
-
-template <typename T>
-KernelType<T>* data(const at::Tensor& t) {
-  return reinterpret_cast<KernelType<T>*>(t.mutable_data_ptr<T>());
-}
-
-template <typename T>
-const kernels::RowKernels<KernelType<T>>& row_kernels() {
-  return kernels::table().rows<KernelType<T>>();
-}
 
 // out = x W^T + b for row-contiguous 2-D views.
 void linear_into(const Linear& linear, const at::Tensor& x, at::Tensor out) {

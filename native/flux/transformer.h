@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "flux/config.h"
+#include "flux/linear.h"
 #include "flux/rope.h"
 #include "flux/workspace.h"
 #include "jit/anchors.h"
@@ -25,12 +26,6 @@ struct TransformerOptions {
   at::ScalarType dtype = at::kFloat;  // kFloat or kBFloat16: weights, activations
   // Round timestep*1000 and guidance*1000 to dtype, as diffusers and BFL do.
   bool round_time = true;
-};
-
-// y = x W^T + b.
-struct Linear {
-  at::Tensor weight;  // [out, in]
-  at::Tensor bias;    // [out]
 };
 
 // What condition() prepared for one batch of prompts. Shapes: B images, S steps, T text tokens,

@@ -1,29 +1,13 @@
 // Loading: parameters of the file, by diffusers name, into packed tensors of the compute type.
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 
 #include "flux/transformer.h"
+#include "flux/weight_tensors.h"
 
 namespace jitflux {
 
 namespace {
-
-at::ScalarType scalar_type(WeightDType dtype) {
-  switch (dtype) {
-    case WeightDType::kFloat32:
-      return at::kFloat;
-    case WeightDType::kBFloat16:
-      return at::kBFloat16;
-    case WeightDType::kFloat16:
-      return at::kHalf;
-    case WeightDType::kFloat64:
-      return at::kDouble;
-    default:
-      throw Error(error_code::kWeightsMismatch,
-                  std::string("Parameters must be floating point, not ") + dtype_name(dtype));
-  }
-}
 
 class Loader {
  public:
@@ -41,9 +25,7 @@ class Loader {
     int64_t height = 0;
     for (const std::string& name : names) {
       for (const WeightTensor& piece : parameters_.pieces(name)) {
-        // from_blob never writes through the pointer here: the views are only copied from.
-        views.push_back(at::from_blob(const_cast<std::byte*>(piece.data), piece.shape,
-                                      piece.strides, scalar_type(piece.dtype)));
+        views.push_back(weight_view(piece));
         bytes += piece.nbytes();
         height += piece.shape[0];
       }

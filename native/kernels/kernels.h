@@ -41,6 +41,17 @@ struct RowKernels {
   // 1e-6 before rounding.
   void (*gelu_tanh)(const T* src, int64_t src_stride, T* dst, int64_t dst_stride, int64_t rows,
                     int64_t d);
+
+  // out = x / sqrt(mean(x^2) + eps) * weight over the last dimension (T5). x: [rows, d] in float32,
+  // whatever T is: the residual stream keeps that precision.
+  void (*rms_norm)(const float* x, const float* weight, T* out, int64_t rows, int64_t d, float eps);
+
+  // Mean and sum of squared deviations from it of every column of x: [rows, d], two passes.
+  void (*column_moments)(const T* x, int64_t rows, int64_t d, float* mean, float* square_sum);
+
+  // out = silu(x * scale + shift), column by column: a group norm's last pass. x, out: [rows, d].
+  void (*scale_shift_silu)(const T* x, const float* scale, const float* shift, T* out, int64_t rows,
+                           int64_t d);
 };
 
 // Attention of one head over a sequence, no mask. T activations, float32 softmax and accumulation;

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "weights/parameter_set.h"
 #include "weights/reader_util.h"
 
 namespace jitflux {
@@ -18,7 +19,6 @@ constexpr int64_t kTimestepWidth = 256;
 constexpr int64_t kMaxWidth = int64_t{1} << 24;  // products of widths below stay far from overflow
 constexpr int64_t kMaxBlocks = 512;              // FLUX.1 has 19 and 38
 constexpr int64_t kUnknown = -1;                 // a size that no tensor of the file tells
-constexpr size_t kMaxNamesShown = 20;
 
 enum class Layout { kDiffusers, kOriginal };
 
@@ -151,8 +151,8 @@ class Resolver {
     list_entries();
     FluxConfig config = make_config();
     check_entries();
-    if (problems_.empty() && !has_mismatch()) config.rope_axes = find_axes(rope_axes, config);
-    if (!problems_.empty() || has_mismatch()) report();
+    if (mismatch_.empty()) config.rope_axes = find_axes(rope_axes, config);
+    if (!mismatch_.empty()) report();
     for (const Entry& entry : entries_) {
       names->push_back(entry.name);
       pieces->emplace(entry.name, cut(entry));
@@ -368,8 +368,8 @@ class Resolver {
     config.pooled_dim = sizes_.pooled_dim;
     config.guidance = sizes_.guidance;
     const auto describe = [this](const char* what, int64_t part) {
-      problems_.push_back("the hidden width " + std::to_string(sizes_.hidden) +
-                          " does not go with " + what + " " + std::to_string(part));
+      mismatch_.problems.push_back("the hidden width " + std::to_string(sizes_.hidden) +
+                                   " does not go with " + what + " " + std::to_string(part));
     };
     if (sizes_.hidden == kUnknown) return config;
     if (sizes_.head_dim != kUnknown) {
@@ -392,59 +392,21 @@ class Resolver {
       if (!expected.insert(entry.source).second) continue;  // another slice of the same matrix
       const WeightTensor* tensor = find(entry.source);
       if (tensor == nullptr) {
-        missing_.push_back(in_file(entry.source));
+        mismatch_.missing.push_back(in_file(entry.source));
         continue;
       }
-      if (tensor->shape != entry.source_shape || tensor->numel() == 0) {
-        misshaped_.push_back(tensor->name + ": expected " + shape_string(entry.source_shape) +
-                             ", found " + shape_string(tensor->shape));
-      }
-      const bool is_float =
-          tensor->dtype == WeightDType::kFloat32 || tensor->dtype == WeightDType::kBFloat16 ||
-          tensor->dtype == WeightDType::kFloat16 || tensor->dtype == WeightDType::kFloat64;
-      if (!is_float) {
-        mistyped_.push_back(tensor->name + ": " + dtype_name(tensor->dtype) +
-                            " is not a floating point type");
-      }
+      mismatch_.check(*tensor, entry.source_shape);
     }
     for (const auto& [name, tensor] : inside_) {
-      if (!expected.contains(name)) unexpected_.push_back(tensor->name);
+      if (!expected.contains(name)) mismatch_.unexpected.push_back(tensor->name);
     }
-  }
-
-  bool has_mismatch() const {
-    return !(missing_.empty() && unexpected_.empty() && misshaped_.empty() && mistyped_.empty());
   }
 
   [[noreturn]] void report() const {
-    std::string message =
-        file_.path() + ": the weights do not match a FLUX transformer (" +
-        (original() ? "original" : "diffusers") + " names" +
-        (location_.prefix.empty() ? "" : " below " + in_quotes(location_.prefix)) + ")";
-    for (const std::string& problem : problems_) message += "; " + problem;
-    size_t shown = 0;
-    const auto append = [&](const char* kind, const std::vector<std::string>& list) {
-      if (list.empty()) return;
-      message += "; " + std::to_string(list.size()) + " " + kind;
-      for (size_t i = 0; i < list.size(); ++i) {
-        if (shown == kMaxNamesShown) {
-          message += i == 0 ? "" : ", ...";
-          break;
-        }
-        message += (i == 0 ? ": " : ", ") + printable(list[i]);
-        ++shown;
-      }
-    };
-    append("missing", missing_);
-    append("misshaped", misshaped_);
-    append("mistyped", mistyped_);
-    append("unexpected", unexpected_);
-    throw Error(error_code::kWeightsMismatch, message,
-                {{"path", file_.path()},
-                 {"missing", missing_},
-                 {"unexpected", unexpected_},
-                 {"misshaped", misshaped_},
-                 {"mistyped", mistyped_}});
+    mismatch_.raise(
+        file_.path(),
+        std::string("a FLUX transformer (") + (original() ? "original" : "diffusers") + " names" +
+            (location_.prefix.empty() ? "" : " below " + in_quotes(location_.prefix)) + ")");
   }
 
   std::array<int64_t, 3> find_axes(const std::optional<std::array<int64_t, 3>>& given,
@@ -468,9 +430,9 @@ class Resolver {
       if (valid) total += axis;
     }
     if (!valid || total != d) {
-      problems_.push_back(std::string(origin) + " " + shape_string({axes.begin(), axes.end()}) +
-                          " are not even numbers that add up to the head size " +
-                          std::to_string(d));
+      mismatch_.problems.push_back(
+          std::string(origin) + " " + shape_string({axes.begin(), axes.end()}) +
+          " are not even numbers that add up to the head size " + std::to_string(d));
     }
     return axes;
   }
@@ -504,8 +466,7 @@ class Resolver {
   std::map<std::string_view, const WeightTensor*> inside_;  // by name without the prefix
   Sizes sizes_;
   std::vector<Entry> entries_;
-  std::vector<std::string> problems_;
-  std::vector<std::string> missing_, unexpected_, misshaped_, mistyped_;
+  Mismatch mismatch_;
 };
 
 }  // namespace

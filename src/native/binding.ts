@@ -2,7 +2,7 @@
  * The type of libjit_flux_core.so's exports: written by hand, one entry per function registered in native/addon.
  * Everything above this file speaks of tensors and models; handles appear nowhere else.
  */
-import type { DType, FluxConfig } from '../types.js';
+import type { AutoencoderConfig, ClipConfig, DType, FluxConfig, T5Config } from '../types.js';
 
 declare const handle: unique symbol;
 /** A native object; opaque, type-tagged in C++. */
@@ -14,12 +14,40 @@ export type AbortHandle = Handle<'abort flag'>;
 export type TransformerHandle = Handle<'transformer'>;
 export type ConditioningHandle = Handle<'conditioning'>;
 export type ScriptModuleHandle = Handle<'TorchScript module'>;
-export type AnyHandle = TensorHandle | TransformerHandle | ConditioningHandle | ScriptModuleHandle;
+export type ClipHandle = Handle<'CLIP text encoder'>;
+export type T5Handle = Handle<'T5 encoder'>;
+export type AutoencoderHandle = Handle<'autoencoder'>;
+export type AnyHandle =
+  | TensorHandle
+  | TransformerHandle
+  | ConditioningHandle
+  | ScriptModuleHandle
+  | ClipHandle
+  | T5Handle
+  | AutoencoderHandle;
 
 /** Cancellation and progress of one asynchronous call. */
 export interface NativeJob {
   abort?: AbortHandle;
   progress?: (done: number, total: number, what: string) => void;
+}
+
+/** What every model takes when it is loaded. */
+export interface NativeLoadOptions {
+  /** float32 or bfloat16. */
+  dtype: DType;
+  /** 0: default. */
+  threads: number;
+  verify: boolean;
+}
+
+/** How a decode is cut into tiles. */
+export interface NativeTiling {
+  mode: 'never' | 'auto' | 'always' | 'fixed';
+  budgetBytes: number;
+  /** For `'fixed'`, in latent cells. */
+  tileSize?: number;
+  overlap?: number;
 }
 
 /** One tensor of a weight file. */
@@ -133,14 +161,7 @@ export interface NativeBinding {
 
   loadTransformer(
     path: string,
-    options: {
-      dtype: DType;
-      roundTime: boolean;
-      /** 0: default. */
-      threads: number;
-      verify: boolean;
-      ropeAxes?: number[] | undefined;
-    },
+    options: NativeLoadOptions & { roundTime: boolean; ropeAxes?: number[] | undefined },
     job?: NativeJob,
   ): Promise<{ handle: TransformerHandle; config: FluxConfig }>;
   condition(
@@ -162,6 +183,46 @@ export interface NativeBinding {
     steps: Int32Array,
     job?: NativeJob,
   ): Promise<TensorHandle>;
+
+  loadClipTextEncoder(
+    path: string,
+    /** `heads` 0: heads of 64. */
+    options: NativeLoadOptions & { heads: number; eps: number; eosTokenId: number },
+    job?: NativeJob,
+  ): Promise<{ handle: ClipHandle; config: ClipConfig }>;
+  encodeClip(
+    encoder: ClipHandle,
+    ids: TensorHandle,
+    job?: NativeJob,
+  ): Promise<{ pooled: TensorHandle; hidden: TensorHandle }>;
+
+  loadT5Encoder(
+    path: string,
+    options: NativeLoadOptions & { maxDistance: number; eps: number },
+    job?: NativeJob,
+  ): Promise<{ handle: T5Handle; config: T5Config }>;
+  encodeT5(encoder: T5Handle, ids: TensorHandle, job?: NativeJob): Promise<TensorHandle>;
+
+  loadAutoencoder(
+    path: string,
+    options: NativeLoadOptions & { normGroups: number; eps: number },
+    job?: NativeJob,
+  ): Promise<{
+    handle: AutoencoderHandle;
+    config: Omit<AutoencoderConfig, 'scalingFactor' | 'shiftFactor'>;
+  }>;
+  decodeLatents(
+    autoencoder: AutoencoderHandle,
+    latents: TensorHandle,
+    tiling: NativeTiling,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  encodePictures(
+    autoencoder: AutoencoderHandle,
+    pictures: TensorHandle,
+    job?: NativeJob,
+  ): Promise<{ mean: TensorHandle; logvar: TensorHandle }>;
+  decodeBytes(autoencoder: AutoencoderHandle, h: number, w: number): number;
 
   loadScriptModule(bytes: Uint8Array, name: string, job?: NativeJob): Promise<ScriptModuleHandle>;
   runScriptModule(

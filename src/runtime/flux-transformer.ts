@@ -1,11 +1,10 @@
-import { existsSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { z } from 'zod';
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import type { ConditioningHandle, TransformerHandle } from '../native/binding.js';
 import { callNative, runNative } from '../native/call.js';
 import type { FluxConfig, LoadOptions, VelocityModel } from '../types.js';
-import { requireCpu, Tensor } from './tensor.js';
+import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
+import { Tensor } from './tensor.js';
 
 /** What {@link FluxTransformer.condition} prepared: text tokens and every block's modulation, for all steps. */
 export class Conditioning {
@@ -72,24 +71,20 @@ export class FluxTransformer {
     path: string,
     o: LoadOptions & { ropeAxes?: [number, number, number] } = {},
   ): Promise<FluxTransformer> {
-    requireCpu(o.device);
-    checkLoadOptions(o);
+    if (o.timeEmbedding !== undefined && o.timeEmbedding !== 'reference' && o.timeEmbedding !== 'exact') {
+      throw invalidArgument('timeEmbedding', "'reference' or 'exact'", o.timeEmbedding);
+    }
+    const common = nativeLoadOptions(o);
+    const beside = (): [number, number, number] | undefined =>
+      readConfigBeside(path, { schema: axesConfig, kinds: ['FluxTransformer2DModel'] })?.axes_dims_rope;
     const options = {
-      dtype: o.dtype ?? 'float32',
+      ...common,
       roundTime: (o.timeEmbedding ?? 'reference') === 'reference',
-      threads: o.threads ?? 0,
-      verify: o.verify ?? false,
-      ropeAxes: o.ropeAxes ?? ropeAxesBeside(path),
-    } as const;
-    const { onProgress } = o;
+      ropeAxes: o.ropeAxes ?? beside(),
+    };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadTransformer(path, options, job),
-      {
-        signal: o.signal,
-        progress:
-          onProgress &&
-          ((loadedBytes, totalBytes, tensor) => onProgress({ loadedBytes, totalBytes, tensor })),
-      },
+      loadJob(o),
     );
     return new FluxTransformer(handle, config);
   }
@@ -210,49 +205,6 @@ export class FluxTransformer {
 /** FLUX.1-dev's usual guidance. */
 export const DEFAULT_GUIDANCE = 3.5;
 
-function checkLoadOptions(o: LoadOptions): void {
-  if (o.dtype !== undefined && o.dtype !== 'float32' && o.dtype !== 'bfloat16') {
-    throw invalidArgument('dtype', "'float32' or 'bfloat16' on the CPU", o.dtype);
-  }
-  if (o.quantize !== undefined) {
-    throw invalidArgument('quantize', 'no value: quantisation is not implemented yet', o.quantize);
-  }
-  if (o.threads !== undefined && (!Number.isInteger(o.threads) || o.threads < 1 || o.threads > 1024)) {
-    throw invalidArgument('threads', 'an integer from 1 to 1024', o.threads);
-  }
-  if (o.timeEmbedding !== undefined && o.timeEmbedding !== 'reference' && o.timeEmbedding !== 'exact') {
-    throw invalidArgument('timeEmbedding', "'reference' or 'exact'", o.timeEmbedding);
-  }
-}
-
-const AxesConfig = z.object({
+const axesConfig = z.object({
   axes_dims_rope: z.tuple([z.int().positive(), z.int().positive(), z.int().positive()]).optional(),
 });
-
-/** axes_dims_rope of diffusers' config.json in the weights' directory, or of `<name>.config.json`. */
-function ropeAxesBeside(path: string): [number, number, number] | undefined {
-  const directory = join(path, '..');
-  const stem = path.replace(/(\.index\.json|\.safetensors|\.pt)+$/, '').replace(/\.[^./]*\.scripted$/, '');
-  const candidates = [`${stem}.config.json`, join(path, 'config.json'), join(directory, 'config.json')];
-  for (const candidate of candidates) {
-    if (!existsSync(candidate)) continue;
-    const parsed = AxesConfig.safeParse(readJson(candidate));
-    if (!parsed.success) {
-      throw new JitFluxError(
-        ERROR_CODES.INVALID_MODEL,
-        `${candidate}: axes_dims_rope must be three positive integers`,
-        { path: candidate },
-      );
-    }
-    return parsed.data.axes_dims_rope;
-  }
-  return undefined;
-}
-
-function readJson(path: string): unknown {
-  try {
-    return JSON.parse(readFileSync(path, 'utf8'));
-  } catch (cause) {
-    throw new JitFluxError(ERROR_CODES.INVALID_MODEL, `${path} is not valid JSON`, { path }, { cause });
-  }
-}

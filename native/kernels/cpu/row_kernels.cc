@@ -115,8 +115,47 @@ static void gelu_tanh(const T* src, int64_t src_stride, T* dst, int64_t dst_stri
 }
 
 template <typename T>
+static void rms_norm(const float* x, const float* weight, T* out, int64_t rows, int64_t d,
+                     float eps) {
+  for (int64_t r = 0; r < rows; ++r, x += d, out += d) {
+    const float mean_square = row_square_sum(x, 0.0f, d) / static_cast<float>(d);
+    const float inverse = 1.0f / std::sqrt(mean_square + eps);
+    for (int64_t i = 0; i < d; ++i) store(out + i, x[i] * inverse * weight[i]);
+  }
+}
+
+template <typename T>
+static void column_moments(const T* x, int64_t rows, int64_t d, float* mean, float* square_sum) {
+  std::memset(mean, 0, static_cast<size_t>(d) * sizeof(float));
+  std::memset(square_sum, 0, static_cast<size_t>(d) * sizeof(float));
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < d; ++i) mean[i] += load(x[r * d + i]);
+  }
+  const float inverse = 1.0f / static_cast<float>(rows);
+  for (int64_t i = 0; i < d; ++i) mean[i] *= inverse;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < d; ++i) {
+      const float delta = load(x[r * d + i]) - mean[i];
+      square_sum[i] += delta * delta;
+    }
+  }
+}
+
+template <typename T>
+static void scale_shift_silu(const T* x, const float* scale, const float* shift, T* out,
+                             int64_t rows, int64_t d) {
+  for (int64_t r = 0; r < rows; ++r, x += d, out += d) {
+    for (int64_t i = 0; i < d; ++i) {
+      const float y = load(x[i]) * scale[i] + shift[i];
+      store(out + i, y / (1.0f + exp_approx(-y)));
+    }
+  }
+}
+
+template <typename T>
 RowKernels<T> row_kernels() {
-  return {layer_norm_modulate<T>, gated_residual<T>, qk_norm_rope<T>, gelu_tanh<T>};
+  return {layer_norm_modulate<T>, gated_residual<T>,  qk_norm_rope<T>, gelu_tanh<T>, rms_norm<T>,
+          column_moments<T>,      scale_shift_silu<T>};
 }
 
 template RowKernels<float> row_kernels<float>();

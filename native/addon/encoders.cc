@@ -1,0 +1,246 @@
+// JavaScript's way to the text encoders and the autoencoder.
+#include <utility>
+
+#include "addon/arguments.h"
+#include "addon/environment.h"
+#include "addon/errors.h"
+#include "addon/registration.h"
+
+namespace jitflux::addon {
+
+namespace {
+
+void set_number(Napi::Object& object, const char* key, double value) {
+  object.Set(key, Napi::Number::New(object.Env(), value));
+}
+
+// The configuration as JavaScript sees it; src/native/binding.ts has the types.
+Napi::Object config_to_js(Napi::Env env, const ClipConfig& config) {
+  Napi::Object result = Napi::Object::New(env);
+  set_number(result, "vocabulary", static_cast<double>(config.vocabulary));
+  set_number(result, "maxTokens", static_cast<double>(config.positions));
+  set_number(result, "width", static_cast<double>(config.width));
+  set_number(result, "mlpWidth", static_cast<double>(config.mlp));
+  set_number(result, "layers", static_cast<double>(config.layers));
+  set_number(result, "heads", static_cast<double>(config.heads));
+  set_number(result, "eosTokenId", static_cast<double>(config.end_of_text));
+  return result;
+}
+
+Napi::Object config_to_js(Napi::Env env, const T5Config& config) {
+  Napi::Object result = Napi::Object::New(env);
+  set_number(result, "vocabulary", static_cast<double>(config.vocabulary));
+  set_number(result, "maxTokens", static_cast<double>(config.max_tokens));
+  set_number(result, "width", static_cast<double>(config.width));
+  set_number(result, "mlpWidth", static_cast<double>(config.mlp));
+  set_number(result, "layers", static_cast<double>(config.layers));
+  set_number(result, "heads", static_cast<double>(config.heads));
+  set_number(result, "headDim", static_cast<double>(config.head_dim));
+  set_number(result, "positionBuckets", static_cast<double>(config.buckets));
+  set_number(result, "maxDistance", static_cast<double>(config.max_distance));
+  return result;
+}
+
+Napi::Object config_to_js(Napi::Env env, const AutoencoderConfig& config) {
+  Napi::Object result = Napi::Object::New(env);
+  set_number(result, "latentChannels", static_cast<double>(config.latent_channels));
+  set_number(result, "spatialFactor", static_cast<double>(config.spatial_factor()));
+  set_number(result, "layersPerBlock", static_cast<double>(config.layers_per_block));
+  set_number(result, "normGroups", static_cast<double>(config.norm_groups));
+  Napi::Array channels = Napi::Array::New(env, config.channels.size());
+  for (size_t i = 0; i < config.channels.size(); ++i) {
+    channels.Set(static_cast<uint32_t>(i),
+                 Napi::Number::New(env, static_cast<double>(config.channels[i])));
+  }
+  result.Set("channels", channels);
+  result.Set("encoder", Napi::Boolean::New(env, config.encoder));
+  result.Set("names", config.names);
+  return result;
+}
+
+// What all models take: (path, { dtype, threads, verify, ... }, job) -> { handle, config }.
+template <typename Model, typename Options>
+Napi::Value load_model(const Napi::CallbackInfo& info, Options options) {
+  const std::string path = parse_string(info[0], "path");
+  const auto object = info[1].As<Napi::Object>();
+  options.dtype = parse_compute_dtype(object.Get("dtype"));
+  const int threads = static_cast<int>(parse_integer(object.Get("threads"), "threads", 0, 1024));
+  const OpenOptions open{object.Get("verify").ToBoolean()};
+  return Environment::of(info.Env())
+      .run(
+          info.Env(), info[2],
+          [path, open, options, threads](const Job& job) {
+            auto entry = std::make_shared<ModelEntry<Model>>(ModelEntry<Model>{
+                Model::load(WeightFile::open(path, open), options, job), threads});
+            return Environment::Settle([entry](Napi::Env env) -> napi_value {
+              Napi::Object result = Napi::Object::New(env);
+              result.Set("handle", make_handle(env, entry));
+              result.Set("config", config_to_js(env, entry->model->config()));
+              return result;
+            });
+          },
+          threads);
+}
+
+// options: heads (0: of 64), eps, eosTokenId.
+Napi::Value load_clip(const Napi::CallbackInfo& info) {
+  const auto object = info[1].As<Napi::Object>();
+  ClipOptions options;
+  options.heads = parse_integer(object.Get("heads"), "heads", 0, 1024);
+  options.eps = parse_number(object.Get("eps"), "eps");
+  options.end_of_text = parse_integer(object.Get("eosTokenId"), "eosTokenId", 0, INT32_MAX);
+  return load_model<ClipTextEncoder>(info, options);
+}
+
+// (encoder, ids, job) -> { pooled, hidden }
+Napi::Value encode_clip(const Napi::CallbackInfo& info) {
+  const auto entry = get_handle<ModelEntry<ClipTextEncoder>>(info[0]);
+  const ClipConfig& config = entry->model->config();
+  const at::Tensor ids = parse_token_ids(info[1], "ids", config.vocabulary, config.positions);
+  return Environment::of(info.Env())
+      .run(
+          info.Env(), info[2],
+          [entry, ids](const Job& job) {
+            auto encoded = entry->model->encode(ids, job);
+            return Environment::Settle([encoded = std::move(encoded)](Napi::Env env) -> napi_value {
+              Napi::Object result = Napi::Object::New(env);
+              result.Set("pooled", tensor_handle(env, encoded.pooled));
+              result.Set("hidden", tensor_handle(env, encoded.hidden));
+              return result;
+            });
+          },
+          entry->threads);
+}
+
+// options: maxDistance, eps.
+Napi::Value load_t5(const Napi::CallbackInfo& info) {
+  const auto object = info[1].As<Napi::Object>();
+  T5Options options;
+  options.max_distance = parse_integer(object.Get("maxDistance"), "maxDistance", 1, INT32_MAX);
+  options.eps = parse_number(object.Get("eps"), "eps");
+  return load_model<T5Encoder>(info, options);
+}
+
+// (encoder, ids, job) -> [B, T, width]
+Napi::Value encode_t5(const Napi::CallbackInfo& info) {
+  const auto entry = get_handle<ModelEntry<T5Encoder>>(info[0]);
+  const T5Config& config = entry->model->config();
+  const at::Tensor ids = parse_token_ids(info[1], "ids", config.vocabulary, config.max_tokens);
+  return Environment::of(info.Env())
+      .run(
+          info.Env(), info[2],
+          [entry, ids](const Job& job) { return settle_tensor(entry->model->encode(ids, job)); },
+          entry->threads);
+}
+
+// options: normGroups, eps.
+Napi::Value load_autoencoder(const Napi::CallbackInfo& info) {
+  const auto object = info[1].As<Napi::Object>();
+  AutoencoderOptions options;
+  options.norm_groups = parse_integer(object.Get("normGroups"), "normGroups", 1, 1024);
+  options.eps = parse_number(object.Get("eps"), "eps");
+  return load_model<Autoencoder>(info, options);
+}
+
+at::Tensor parse_maps(const Napi::Value& value, const char* name, int64_t channels) {
+  constexpr int64_t kMaxSide = 1 << 16;
+  const at::Tensor tensor = *get_handle<at::Tensor>(value);
+  if (tensor.dim() != 4 || tensor.size(1) != channels || !tensor.is_floating_point() ||
+      tensor.size(2) > kMaxSide || tensor.size(3) > kMaxSide) {
+    throw Error(error_code::kInvalidTensor, "Expected a floating point tensor of shape [images, " +
+                                                std::to_string(channels) +
+                                                ", height, width] for \"" + name +
+                                                "\" but received " + describe_tensor(tensor));
+  }
+  return tensor;
+}
+
+// { mode: "never" | "auto" | "always" | "fixed", budgetBytes, tileSize, overlap }
+Tiling parse_tiling(const Napi::Value& value) {
+  const auto object = value.As<Napi::Object>();
+  const std::string mode = parse_string(object.Get("mode"), "tiling");
+  Tiling tiling;
+  if (mode == "never") {
+    tiling.mode = Tiling::kNever;
+  } else if (mode == "auto") {
+    tiling.mode = Tiling::kAuto;
+  } else if (mode == "always") {
+    tiling.mode = Tiling::kAlways;
+  } else if (mode == "fixed") {
+    tiling.mode = Tiling::kFixed;
+    tiling.tile = parse_integer(object.Get("tileSize"), "tileSize", 2, 1 << 16);
+    tiling.overlap = parse_integer(object.Get("overlap"), "overlap", 0, tiling.tile - 1);
+  } else {
+    throw Error(error_code::kInvalidArgument, "Unknown tiling mode " + mode);
+  }
+  tiling.budget_bytes =
+      parse_integer(object.Get("budgetBytes"), "memoryBudgetBytes", 0, int64_t{1} << 52);
+  return tiling;
+}
+
+// (autoencoder, latents, tiling, job) -> [B, 3, H, W]
+Napi::Value decode(const Napi::CallbackInfo& info) {
+  const auto entry = get_handle<ModelEntry<Autoencoder>>(info[0]);
+  const at::Tensor latents = parse_maps(info[1], "latents", entry->model->config().latent_channels);
+  const Tiling tiling = parse_tiling(info[2]);
+  return Environment::of(info.Env())
+      .run(
+          info.Env(), info[3],
+          [entry, latents, tiling](const Job& job) {
+            return settle_tensor(entry->model->decode(latents, tiling, job));
+          },
+          entry->threads);
+}
+
+// (autoencoder, pictures, job) -> { mean, logvar }
+Napi::Value encode_pictures(const Napi::CallbackInfo& info) {
+  const auto entry = get_handle<ModelEntry<Autoencoder>>(info[0]);
+  const AutoencoderConfig& config = entry->model->config();
+  if (!config.encoder) {
+    throw Error(error_code::kInvalidArgument,
+                "This autoencoder was loaded from a file that holds the decoder only");
+  }
+  const at::Tensor pictures = parse_maps(info[1], "pictures", config.picture_channels);
+  const int64_t factor = config.spatial_factor();
+  if (pictures.size(2) % factor != 0 || pictures.size(3) % factor != 0) {
+    throw Error(error_code::kInvalidTensor,
+                "Expected sides divisible by " + std::to_string(factor) +
+                    " for \"pictures\" but received " + describe_tensor(pictures));
+  }
+  return Environment::of(info.Env())
+      .run(
+          info.Env(), info[2],
+          [entry, pictures](const Job& job) {
+            auto moments = entry->model->encode(pictures, job);
+            return Environment::Settle([moments = std::move(moments)](Napi::Env env) -> napi_value {
+              Napi::Object result = Napi::Object::New(env);
+              result.Set("mean", tensor_handle(env, moments.mean));
+              result.Set("logvar", tensor_handle(env, moments.logvar));
+              return result;
+            });
+          },
+          entry->threads);
+}
+
+// (autoencoder, h, w) -> bytes
+Napi::Value decode_bytes(const Napi::CallbackInfo& info) {
+  const auto entry = get_handle<ModelEntry<Autoencoder>>(info[0]);
+  const int64_t h = parse_integer(info[1], "height", 1, 1 << 16);
+  const int64_t w = parse_integer(info[2], "width", 1, 1 << 16);
+  return Napi::Number::New(info.Env(), static_cast<double>(entry->model->decode_bytes(h, w)));
+}
+
+}  // namespace
+
+void register_encoders(Napi::Env env, Napi::Object exports) {
+  exports.Set("loadClipTextEncoder", Napi::Function::New<guarded<load_clip>>(env));
+  exports.Set("encodeClip", Napi::Function::New<guarded<encode_clip>>(env));
+  exports.Set("loadT5Encoder", Napi::Function::New<guarded<load_t5>>(env));
+  exports.Set("encodeT5", Napi::Function::New<guarded<encode_t5>>(env));
+  exports.Set("loadAutoencoder", Napi::Function::New<guarded<load_autoencoder>>(env));
+  exports.Set("decodeLatents", Napi::Function::New<guarded<decode>>(env));
+  exports.Set("encodePictures", Napi::Function::New<guarded<encode_pictures>>(env));
+  exports.Set("decodeBytes", Napi::Function::New<guarded<decode_bytes>>(env));
+}
+
+}  // namespace jitflux::addon

@@ -1,0 +1,54 @@
+// Parameters of a weight file as LibTorch tensors: the one place where a pointer into a mapping
+// becomes a tensor.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+
+#include "flux/linear.h"
+#include "runtime/job.h"
+#include "weights/parameter_set.h"
+
+namespace jitflux {
+
+// Throws kWeightsMismatch for types that are not floating point.
+at::ScalarType scalar_type(WeightDType dtype);
+
+// The tensor in the file itself: valid while the file is open, and never to be written to.
+at::Tensor weight_view(const WeightTensor& tensor);
+
+// Reads the parameters of a checked ParameterSet. Polls the job and reports bytes through its
+// progress.
+class WeightLoader {
+ public:
+  WeightLoader(const ParameterSet& parameters, at::ScalarType dtype, const Job& job)
+      : parameters_(parameters),
+        dtype_(dtype),
+        job_(job),
+        total_(parameters.required_bytes()),
+        file_(parameters.file()) {}
+
+  // A contiguous copy in the given type, in memory of its own.
+  at::Tensor copy(const std::string& name, at::ScalarType dtype);
+
+  // In the compute type. Large matrices that the file already holds in this type stay in its
+  // mapping, which the tensor keeps open: nothing is copied, and processes share the pages.
+  at::Tensor matrix(const std::string& name);
+
+  // <module>.weight, and <module>.bias if there is one.
+  Linear linear(const std::string& module);
+
+ private:
+  void advance(const WeightTensor& tensor, const std::string& name);
+
+  const ParameterSet& parameters_;
+  at::ScalarType dtype_;
+  const Job& job_;
+  uint64_t total_;
+  uint64_t loaded_ = 0;
+  std::shared_ptr<const WeightFile> file_;
+};
+
+}  // namespace jitflux

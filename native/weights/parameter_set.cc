@@ -1,0 +1,179 @@
+#include "weights/parameter_set.h"
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include "weights/reader_util.h"
+
+namespace jitflux {
+
+namespace {
+
+constexpr size_t kMaxNamesShown = 20;
+constexpr int64_t kMaxBlocks = 512;
+constexpr int64_t kMaxSize = int64_t{1} << 24;  // products of two stay far from overflow
+
+bool matches(const std::vector<int64_t>& shape, const std::vector<int64_t>& expected) {
+  return std::equal(shape.begin(), shape.end(), expected.begin(), expected.end(),
+                    [](int64_t size, int64_t wanted) {
+                      return wanted < 0 ? size > 0 && size <= kMaxSize : size == wanted;
+                    });
+}
+
+bool is_floating(WeightDType dtype) {
+  return dtype == WeightDType::kFloat32 || dtype == WeightDType::kBFloat16 ||
+         dtype == WeightDType::kFloat16 || dtype == WeightDType::kFloat64;
+}
+
+}  // namespace
+
+bool Mismatch::empty() const {
+  return problems.empty() && missing.empty() && unexpected.empty() && misshaped.empty() &&
+         mistyped.empty();
+}
+
+void Mismatch::check(const WeightTensor& tensor, const std::vector<int64_t>& shape) {
+  if (!matches(tensor.shape, shape) || tensor.numel() == 0) {
+    misshaped.push_back(tensor.name + ": expected " + shape_string(shape) + ", found " +
+                        shape_string(tensor.shape));
+  }
+  if (!is_floating(tensor.dtype)) {
+    mistyped.push_back(tensor.name + ": " + dtype_name(tensor.dtype) +
+                       " is not a floating point type");
+  }
+}
+
+void Mismatch::raise(const std::string& path, const std::string& model) const {
+  std::string message = path + ": the weights do not match " + model;
+  for (const std::string& problem : problems) message += "; " + problem;
+  size_t shown = 0;
+  const auto append = [&](const char* kind, const std::vector<std::string>& list) {
+    if (list.empty()) return;
+    message += "; " + std::to_string(list.size()) + " " + kind;
+    for (size_t i = 0; i < list.size(); ++i) {
+      if (shown == kMaxNamesShown) {
+        message += i == 0 ? "" : ", ...";
+        break;
+      }
+      message += (i == 0 ? ": " : ", ") + printable(list[i]);
+      ++shown;
+    }
+  };
+  append("missing", missing);
+  append("misshaped", misshaped);
+  append("mistyped", mistyped);
+  append("unexpected", unexpected);
+  throw Error(error_code::kWeightsMismatch, message,
+              {{"path", path},
+               {"missing", missing},
+               {"unexpected", unexpected},
+               {"misshaped", misshaped},
+               {"mistyped", mistyped}});
+}
+
+ParameterSet ParameterSet::locate(std::shared_ptr<const WeightFile> file, std::string model,
+                                  const std::vector<std::string>& landmarks) {
+  std::set<std::string> prefixes;
+  for (const WeightTensor& tensor : file->tensors()) {
+    const std::string_view name = tensor.name;
+    for (const std::string& landmark : landmarks) {
+      if (!name.ends_with(landmark)) continue;
+      const std::string_view before = name.substr(0, name.size() - landmark.size());
+      if (before.empty() || before.ends_with('.')) prefixes.emplace(before);
+    }
+  }
+  if (prefixes.empty()) {
+    fail(
+        error_code::kWeightsMismatch, file->path(),
+        "no parameters of " + model + " (expected a name such as " + in_quotes(landmarks[0]) + ")");
+  }
+  if (prefixes.size() > 1) {
+    fail(error_code::kWeightsMismatch, file->path(),
+         "holds more than one of " + model + ", below " + in_quotes(*prefixes.begin()) + " and " +
+             in_quotes(*std::next(prefixes.begin())));
+  }
+  ParameterSet set;
+  set.model_ = std::move(model);
+  set.prefix_ = *prefixes.begin();
+  for (const WeightTensor& tensor : file->tensors()) {
+    const std::string_view name = tensor.name;
+    if (name.starts_with(set.prefix_)) {
+      set.inside_.emplace(name.substr(set.prefix_.size()), &tensor);
+    }
+  }
+  set.file_ = std::move(file);
+  return set;
+}
+
+const WeightTensor* ParameterSet::find(std::string_view name) const {
+  const auto found = inside_.find(name);
+  return found == inside_.end() ? nullptr : found->second;
+}
+
+bool ParameterSet::any_below(std::string_view root) const {
+  const auto found = inside_.lower_bound(root);
+  return found != inside_.end() && found->first.starts_with(root);
+}
+
+int64_t ParameterSet::size(std::string_view name, size_t rank, size_t dimension) const {
+  const WeightTensor* tensor = find(name);
+  if (tensor == nullptr || tensor->shape.size() != rank) return kUnknown;
+  const int64_t size = tensor->shape[dimension];
+  return size > 0 && size <= kMaxSize ? size : kUnknown;
+}
+
+int64_t ParameterSet::count(std::string_view root) const {
+  int64_t count = 1;
+  for (auto it = inside_.lower_bound(root); it != inside_.end(); ++it) {
+    std::string_view name = it->first;
+    if (!name.starts_with(root)) break;
+    name.remove_prefix(root.size());
+    const std::string_view digits = name.substr(0, name.find('.'));
+    int64_t index = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
+    const bool canonical = error == std::errc() && end == digits.data() + digits.size() &&
+                           (digits.size() == 1 || digits[0] != '0');
+    if (canonical && index >= 0 && index < kMaxBlocks) count = std::max(count, index + 1);
+  }
+  return count;
+}
+
+void ParameterSet::require(const std::string& name, const std::vector<int64_t>& shape) {
+  if (!required_.insert(name).second) return;
+  if (const WeightTensor* tensor = find(name)) {
+    mismatch_.check(*tensor, shape);
+  } else {
+    mismatch_.missing.push_back(prefix_ + name);
+  }
+}
+
+void ParameterSet::check() {
+  for (const auto& [name, tensor] : inside_) {
+    const bool ignored =
+        std::any_of(ignored_.begin(), ignored_.end(),
+                    [name = name](const std::string& root) { return name.starts_with(root); });
+    if (!ignored && !required_.contains(name)) mismatch_.unexpected.push_back(tensor->name);
+  }
+  if (mismatch_.empty()) return;
+  mismatch_.raise(file_->path(),
+                  model_ + (prefix_.empty() ? "" : " (names below " + in_quotes(prefix_) + ")"));
+}
+
+const WeightTensor& ParameterSet::at(const std::string& name) const {
+  const WeightTensor* tensor = find(name);
+  if (tensor == nullptr) {
+    throw Error(error_code::kNative, "The parameter " + in_quotes(name) + " was not required");
+  }
+  return *tensor;
+}
+
+uint64_t ParameterSet::required_bytes() const {
+  uint64_t bytes = 0;
+  for (const std::string& name : required_) {
+    if (const WeightTensor* tensor = find(name)) bytes += tensor->nbytes();
+  }
+  return bytes;
+}
+
+}  // namespace jitflux
