@@ -4,9 +4,9 @@
 
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
 
 #include "flux/activation.h"
+#include "flux/attention.h"
 #include "runtime/parallel.h"
 
 namespace jitflux {
@@ -76,6 +76,9 @@ struct FluxTransformer::Pass {
   at::ScalarType dtype;
 
   int64_t sequence() const { return text_tokens + image_tokens; }
+  AttentionShape attention(const FluxConfig& config) const {
+    return {images, sequence(), config.heads, config.head_dim};
+  }
   Rows text_rows(int64_t image) const { return {image * sequence(), text_tokens}; }
   Rows image_rows(int64_t image) const { return {image * sequence() + text_tokens, image_tokens}; }
   Rows all_rows(int64_t image) const { return {image * sequence(), sequence()}; }
@@ -126,17 +129,6 @@ static void norm_and_rotate(const FluxConfig& config, const at::Tensor& qkv, con
   });
 }
 
-// softmax(q k^T / sqrt(head_dim)) v over the joint sequence; q, k, v: [B*S, d] -> [B*S, d].
-static at::Tensor attention(const FluxConfig& config, const at::Tensor& q, const at::Tensor& k,
-                            const at::Tensor& v, int64_t images, int64_t sequence) {
-  const auto heads = [&](const at::Tensor& t) {
-    return t.view({images, sequence, config.heads, config.head_dim}).transpose(1, 2);
-  };
-  return at::scaled_dot_product_attention(heads(q), heads(k), heads(v))
-      .transpose(1, 2)
-      .reshape({images * sequence, config.hidden()});
-}
-
 template <typename T>
 void FluxTransformer::run_double_block(const DoubleBlock& block, const at::Tensor& text_modulation,
                                        const at::Tensor& image_modulation, const Pass& pass) {
@@ -168,7 +160,8 @@ void FluxTransformer::run_double_block(const DoubleBlock& block, const at::Tenso
     linear_into(stream.qkv, rows_of(h, rows), rows_of(qkv, rows));
     norm_and_rotate<T>(config_, qkv, q, k, v, stream.q_norm, stream.k_norm, rows, b, rotate, pass);
   });
-  const at::Tensor attended = attention(config_, q, k, v, pass.images, pass.sequence());
+  const at::Tensor attended = buffer(Workspace::kAttended, d);
+  joint_attention(q, k, v, attended, pass.attention(config_), workspace_);
   each_stream([&](const Stream& stream, const at::Tensor& modulation, int64_t b, Rows rows, bool) {
     linear_into(stream.out, rows_of(attended, rows), rows_of(projected, rows));
     gated_residual<T>(x, projected, rows, pass.modulation(modulation, b, 2));
@@ -214,7 +207,7 @@ void FluxTransformer::run_single_block(const SingleBlock& block, const at::Tenso
     norm_and_rotate<T>(config_, wide, q, k, v, block.q_norm, block.k_norm, pass.image_rows(b), b,
                        true, pass);
   }
-  concat.narrow(1, 0, d).copy_(attention(config_, q, k, v, pass.images, pass.sequence()));
+  joint_attention(q, k, v, concat.narrow(1, 0, d), pass.attention(config_), workspace_);
   gelu<T>(wide, 3 * d, concat, d, mlp);
   linear_into(block.out, concat, projected);
   for (int64_t b = 0; b < pass.images; ++b) {

@@ -10,7 +10,19 @@ namespace jitflux {
 
 class Workspace {
  public:
-  enum Slot { kResidual, kNormed, kWide, kConcat, kQuery, kKey, kValue, kProjected, kSlots };
+  enum Slot {
+    kResidual,
+    kNormed,
+    kWide,
+    kConcat,
+    kQuery,
+    kKey,
+    kValue,
+    kAttended,
+    kProjected,
+    kPacked,
+    kSlots
+  };
 
   // A view of the slot's buffer in the given shape; the buffer grows when needed. Contents are
   // whatever the last user left.

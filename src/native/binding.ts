@@ -80,6 +80,8 @@ export interface EngineInfo {
   /** Instruction set of the kernels in use; `JIT_FLUX_ISA` forces another. */
   isa: string;
   supportedIsas: string[];
+  /** Attention calls of this process that took our kernel, and that fell back to LibTorch's. */
+  attentionCalls: { own: number; fallback: number };
   /** LibTorch's own choice, for example `AVX512`. */
   cpuCapability: string;
   /** Default number of threads of the inference thread's OpenMP team. */
