@@ -103,7 +103,7 @@ class TorchScriptLayout final : public WeightLayout {
       zip_.add(std::string(kRoot) + "data/" + std::to_string(i), tensors_[i].nbytes());
       data_offsets_.push_back(zip_.data_offset(i));
     }
-    declare(0, std::string(kRootClass));
+    declare(0);
     Pickle pickle;
     write_module(0, &pickle);
     add("data.pkl", pickle.take());
@@ -196,15 +196,15 @@ class TorchScriptLayout final : public WeightLayout {
   }
 
   // Writes the classes of a module and of those below it, each before it is used.
-  void declare(size_t index, const std::string& name) {
+  void declare(size_t index) {
     std::string parameters;
     std::string buffers;
     std::string types;
     for (const Attribute& attribute : modules_[index].attributes) {
-      const std::string quoted = "\"" + attribute.name + "\"";
+      const std::string quoted = std::string("\"").append(attribute.name).append("\"");
       std::string type = "Tensor";
       if (attribute.is_module) {
-        declare(attribute.index, name + "_" + attribute.name);
+        declare(attribute.index);
         type = std::string(kNamespace) + "." + modules_[attribute.index].class_name;
       } else {
         (is_floating_point(tensors_[attribute.index].dtype) ? parameters : buffers) +=
@@ -219,19 +219,10 @@ class TorchScriptLayout final : public WeightLayout {
                              buffers + "]\n  " + std::string(kTraining) + " : bool\n" + types;
     std::string& known = class_of_[body];
     if (known.empty()) {
-      known = unused_class_name(name);
+      known = index == 0 ? kRootClass : "Module" + std::to_string(class_of_.size() - 1);
       source_ += "class " + known + "(Module):\n" + body;
     }
     modules_[index].class_name = known;
-  }
-
-  std::string unused_class_name(std::string name) {
-    for (char& c : name) {
-      const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-      if (!plain) c = '_';
-    }
-    while (!class_names_.insert(name).second) name += '_';
-    return name;
   }
 
   void write_module(size_t index, Pickle* pickle) const {
@@ -296,7 +287,6 @@ class TorchScriptLayout final : public WeightLayout {
   std::vector<std::pair<std::string, std::vector<int64_t>>> lists_;
   std::vector<Module> modules_;
   std::map<std::string, std::string> class_of_;  // body -> class
-  std::set<std::string> class_names_;
   std::string source_;
   std::vector<std::string> contents_;  // of the records after the tensors
   ZipWriter zip_;

@@ -230,7 +230,7 @@ const AxesConfig = z.object({
 });
 
 /** axes_dims_rope of diffusers' config.json in the weights' directory, or of `<name>.config.json`. */
-function ropeAxesBeside(path: string): [number, number, number] | undefined {
+export function ropeAxesBeside(path: string): [number, number, number] | undefined {
   const directory = join(path, '..');
   const stem = path.replace(/(\.index\.json|\.safetensors|\.pt)+$/, '').replace(/\.[^./]*\.scripted$/, '');
   const candidates = [`${stem}.config.json`, join(path, 'config.json'), join(directory, 'config.json')];
