@@ -181,7 +181,12 @@ async function convertOne(
       progress:
         o.onProgress &&
         ((writtenBytes, totalBytes, tensor) =>
-          o.onProgress?.({ ...(component !== undefined && { component }), writtenBytes, totalBytes, tensor })),
+          o.onProgress?.({
+            ...(component !== undefined && { component }),
+            writtenBytes,
+            totalBytes,
+            tensor,
+          })),
     },
   );
   const converted = {

@@ -47,7 +47,8 @@ def main():
         assert other.dtype == tensor.dtype and other.shape == tensor.shape, name
         assert other.is_contiguous(), name
         # By bytes, so that NaN equals itself.
-        assert bytes(tensor.flatten().view(torch.uint8)) == bytes(other.flatten().view(torch.uint8)), name
+        bits = tensor.flatten().view(torch.uint8)
+        assert torch.equal(bits, other.flatten().view(torch.uint8)), name
     assert not any(parameter.requires_grad for parameter in parameters.values())
     assert not module.training
     print(f"{len(parameters)} parameters, {len(found) - len(parameters)} buffers")
