@@ -125,20 +125,26 @@ Plan make_plan(const std::string& input, const ConvertOptions& options) {
   return plan;
 }
 
-// What an interrupted conversion left: the first tensors in file order, by their CRC-32.
+// How far a conversion is, in the order of the output file.
+struct State {
+  std::vector<uint32_t> crcs;  // of the completed tensors
+  uint64_t tensor_bytes = 0;   // written of the next one
+  uint32_t tensor_crc = 0;     // of those bytes
+};
+
+// Keeps the state of an interrupted conversion beside its partial file.
 class Journal {
  public:
   Journal(const std::string& partial_path, std::string identity)
       : path_(partial_path + ".json"), identity_(std::move(identity)) {}
 
-  // The CRCs of the completed tensors; none if the journal is absent, of another conversion, or
-  // damaged.
-  std::vector<uint32_t> read() const {
-    std::vector<uint32_t> crcs;
+  // The beginning if the journal is absent, of another conversion, or damaged.
+  State read() const {
+    State state;
+    bool same = false;
     try {
       const MappedFile file(path_);
       JsonReader json(as_text(file.bytes()), path_, "journal");
-      bool same = false;
       std::string key;
       json.begin_object();
       while (json.next_key(&key)) {
@@ -146,23 +152,31 @@ class Journal {
           same = json.read_string() == identity_;
         } else if (key == "crc32") {
           json.begin_array();
-          while (json.next_item()) crcs.push_back(static_cast<uint32_t>(json.read_size()));
+          while (json.next_item()) state.crcs.push_back(static_cast<uint32_t>(json.read_size()));
+        } else if (key == "tensorBytes") {
+          state.tensor_bytes = static_cast<uint64_t>(json.read_size());
+        } else if (key == "tensorCrc32") {
+          state.tensor_crc = static_cast<uint32_t>(json.read_size());
         } else {
           json.skip();
         }
       }
       json.finish();
-      if (!same) crcs.clear();
     } catch (const Error&) {
-      crcs.clear();
+      return {};
     }
-    return crcs;
+    return same ? state : State{};
   }
 
-  void write(uint64_t bytes, std::span<const uint32_t> crcs) const {
-    std::string text = "{\n  \"identity\": \"" + identity_ +
-                       "\",\n  \"bytes\": " + std::to_string(bytes) + ",\n  \"crc32\": [";
-    for (size_t i = 0; i < crcs.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(crcs[i]);
+  void write(const State& state, uint64_t bytes) const {
+    std::string text =
+        "{\n  \"identity\": \"" + identity_ + "\",\n  \"bytes\": " + std::to_string(bytes) +
+        ",\n  \"tensorBytes\": " + std::to_string(state.tensor_bytes) +
+        ",\n  \"tensorCrc32\": " + std::to_string(state.tensor_crc) + ",\n  \"crc32\": [";
+    for (const uint32_t crc : state.crcs) {
+      if (!text.ends_with('[')) text += ", ";
+      text += std::to_string(crc);
+    }
     replace_file(path_, text + "]\n}\n");
   }
 
@@ -190,16 +204,15 @@ class Conversion {
   uint64_t run() {
     try {
       begin();
-      const uint64_t resumed = done_;
-      for (size_t i = crcs_.size(); i < layout_.order().size(); ++i) {
-        write_tensor(layout_.order()[i]);
-        if (done_ - journaled_ >= kJournalBytes) save();
-      }
+      const uint64_t resumed = written();
+      while (state_.crcs.size() < layout_.order().size()) write_tensor();
       finish();
       return resumed;
     } catch (const Error& error) {
-      const bool keep = error.code() == error_code::kAborted && options_.resume && keep_partial();
-      if (!keep) remove();
+      if (error.code() == error_code::kAborted && options_.resume && keep_partial()) {
+        throw Error(error.code(), error.what(), {{"partial", file_.path()}});
+      }
+      remove();
       throw;
     } catch (...) {
       remove();
@@ -208,49 +221,68 @@ class Conversion {
   }
 
  private:
+  uint64_t written() const { return done_ + state_.tensor_bytes; }
+  const TensorSpec& spec_at(size_t position) const {
+    return plan_.tensors[layout_.order()[position]].spec;
+  }
+
   void begin() {
-    if (options_.resume) crcs_ = journal_.read();
-    if (crcs_.size() > layout_.order().size()) crcs_.clear();
-    uint64_t reached = 0;
-    for (size_t i = 0; i < crcs_.size(); ++i) {
-      const size_t tensor = layout_.order()[i];
-      done_ += plan_.tensors[tensor].spec.nbytes();
-      reached = layout_.data_offset(tensor) + plan_.tensors[tensor].spec.nbytes();
-    }
-    if (crcs_.empty() || file_.size() < reached) {
-      crcs_.clear();
-      done_ = 0;
+    if (options_.resume) state_ = journal_.read();
+    if (!fits(state_)) state_ = {};
+    for (size_t i = 0; i < state_.crcs.size(); ++i) done_ += spec_at(i).nbytes();
+    if (written() == 0) {
       journal_.remove();
       file_.restart(layout_.file_size());
     }
-    journaled_ = done_;
+    journaled_ = written();
     report("");
   }
 
-  void write_tensor(size_t index) {
-    const PlannedTensor& tensor = plan_.tensors[index];
-    uint64_t offset = layout_.data_offset(index);
-    uint32_t crc = 0;
-    for (const WeightTensor& piece : tensor.pieces) {
+  // Whether the partial file can be in this state.
+  bool fits(const State& state) const {
+    const size_t completed = state.crcs.size();
+    if (completed > layout_.order().size()) return false;
+    uint64_t reached = 0;
+    for (size_t i = 0; i < completed; ++i) {
+      reached = std::max(reached, layout_.data_offset(layout_.order()[i]) + spec_at(i).nbytes());
+    }
+    if (state.tensor_bytes > 0) {
+      if (completed == layout_.order().size()) return false;
+      const TensorSpec& next = spec_at(completed);
+      if (state.tensor_bytes > next.nbytes()) return false;
+      if (state.tensor_bytes % element_size(next.dtype) != 0) return false;
+      reached = layout_.data_offset(layout_.order()[completed]) + state.tensor_bytes;
+    }
+    return file_.size() >= reached;
+  }
+
+  // Writes the next tensor, or the rest of it.
+  void write_tensor() {
+    const size_t index = layout_.order()[state_.crcs.size()];
+    const auto& [spec, pieces] = plan_.tensors[index];
+    uint64_t skip = state_.tensor_bytes / element_size(spec.dtype);
+    for (const WeightTensor& piece : pieces) {
       const auto count = static_cast<uint64_t>(piece.numel());
       const size_t size = element_size(piece.dtype);
       const uint64_t step = kChunkBytes / size;
-      for (uint64_t first = 0; first < count; first += step) {
+      for (uint64_t first = std::min(skip, count); first < count; first += step) {
         job_.checkpoint();
         const auto n = static_cast<size_t>(std::min(step, count - first));
-        const std::span<const std::byte> bytes = converted(piece, tensor.spec.dtype, first, n);
-        crc = crc32(bytes, crc);
-        file_.write(offset, bytes);
-        offset += bytes.size();
-        written_ += bytes.size();
+        const std::span<const std::byte> bytes = converted(piece, spec.dtype, first, n);
+        file_.write(layout_.data_offset(index) + state_.tensor_bytes, bytes);
+        state_.tensor_crc = crc32(bytes, state_.tensor_crc);
+        state_.tensor_bytes += bytes.size();
         if (piece.contiguous()) release({piece.data + first * size, n * size});
-        report(tensor.spec.name);
+        report(spec.name);
+        if (written() - journaled_ >= kJournalBytes) save();
       }
+      skip -= std::min(skip, count);
       if (!piece.contiguous()) release(extent(piece));
     }
-    crcs_.push_back(crc);
-    done_ += written_;
-    written_ = 0;
+    done_ += state_.tensor_bytes;
+    state_.crcs.push_back(state_.tensor_crc);
+    state_.tensor_bytes = 0;
+    state_.tensor_crc = 0;
   }
 
   // `count` elements from the `first` on, in row-major order and in the output's type. In place
@@ -304,14 +336,13 @@ class Conversion {
 
   // The last report comes with the rename, so that 100 % means done.
   void report(const std::string& what) const {
-    const uint64_t bytes = done_ + written_;
-    if (job_.progress && bytes < total_) job_.progress(bytes, total_, what);
+    if (job_.progress && written() < total_) job_.progress(written(), total_, what);
   }
 
   void save() {
     file_.sync();
-    journal_.write(done_, crcs_);
-    journaled_ = done_;
+    journal_.write(state_, written());
+    journaled_ = written();
   }
 
   void finish() {
@@ -325,13 +356,13 @@ class Conversion {
   }
 
   std::vector<uint32_t> crcs_in_spec_order() const {
-    std::vector<uint32_t> crcs(crcs_.size());
-    for (size_t i = 0; i < crcs_.size(); ++i) crcs[layout_.order()[i]] = crcs_[i];
+    std::vector<uint32_t> crcs(state_.crcs.size());
+    for (size_t i = 0; i < crcs.size(); ++i) crcs[layout_.order()[i]] = state_.crcs[i];
     return crcs;
   }
 
   bool keep_partial() {
-    if (crcs_.empty()) return false;
+    if (written() == 0) return false;
     try {
       save();
       return true;
@@ -351,10 +382,9 @@ class Conversion {
   const Job& job_;
   PartialFile file_;
   Journal journal_;
-  std::vector<uint32_t> crcs_;  // of the completed tensors, in file order
-  uint64_t total_ = 0;          // tensor data, as all counts here
-  uint64_t done_ = 0;           // in completed tensors
-  uint64_t written_ = 0;        // of the current tensor
+  State state_;
+  uint64_t total_ = 0;  // tensor data, as all counts here
+  uint64_t done_ = 0;   // in completed tensors
   uint64_t journaled_ = 0;
   std::vector<std::byte> gathered_;
   std::vector<std::byte> converted_;

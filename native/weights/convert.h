@@ -42,7 +42,7 @@ struct ConvertResult {
 // `job` is polled and told of progress (bytes of tensor data) every few megabytes. Throws Error:
 // those of WeightFile::open and FluxParameters::resolve; kUnsupportedFormat (see the writers);
 // kWriteFailed; kAborted. After any of them the output is as it was before. After kAborted with
-// `resume` the partial file stays, after all others it is gone.
+// `resume` the partial file stays (details: partial, its path), after all others it is gone.
 ConvertResult convert_weights(const std::string& input, const std::string& output,
                               const ConvertOptions& options, const Job& job);
 

@@ -96,11 +96,15 @@ class SafetensorsFile final : public WeightFile {
 
   // Our own writer leaves the integer lists of a model here; see safetensors_writer.h.
   void read_metadata(JsonReader* json) {
+    if (!json->next_is('{')) return json->skip();
     std::string key;
     json->begin_object();
     while (json->next_key(&key)) {
+      if (key != kAxesMetadata || !json->next_is('"')) {
+        json->skip();
+        continue;
+      }
       const std::string text = json->read_string();
-      if (key != kAxesMetadata) continue;
       std::vector<int64_t> numbers;
       const char* at = text.data();
       const char* const end = at + text.size();

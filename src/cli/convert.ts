@@ -61,7 +61,7 @@ export const convertCommand = defineCommand({
     } catch (error) {
       progress.close();
       const aborted = error instanceof JitFluxError && error.code === ERROR_CODES.ABORTED;
-      if (aborted && args.resume && !args.quiet && !context.json) {
+      if (aborted && error.details?.['partial'] !== undefined && !args.quiet && !context.json) {
         context.note('The same command goes on from here.');
       }
       throw error;

@@ -286,21 +286,26 @@ describe('dtype', () => {
 
 describe('interruption', () => {
   const large = join(scratch, 'large.safetensors');
-  beforeAll(() => writeLarge(large, 40, 4));
+  const single = join(scratch, 'single.safetensors');
+  beforeAll(() => {
+    writeLarge(large, 40, 4);
+    writeLarge(single, 1, 160);
+  });
 
   it.each([
-    ['model.pt', 'keep'],
-    ['model.safetensors', 'bfloat16'],
-  ] as const)('%s (%s) is resumed, with identical bytes', async (name, dtype) => {
+    ['model.pt', 'keep', 'many tensors', large],
+    ['model.safetensors', 'bfloat16', 'many tensors', large],
+    ['model.pt', 'float16', 'one tensor', single],
+  ] as const)('%s (%s, %s) is resumed, with identical bytes', async (name, dtype, _what, source) => {
     const directory = place();
     const output = join(directory, name);
     writeFileSync(output, 'old content');
-    await interrupted(large, output, { dtype });
+    await interrupted(source, output, { dtype });
     expect(readFileSync(output, 'utf8')).toBe('old content');
     expect(readdirSync(directory).sort()).toEqual([name, `${name}.partial`, `${name}.partial.json`]);
 
     const seen: number[] = [];
-    const { files } = await convertModel(large, output, {
+    const { files } = await convertModel(source, output, {
       dtype,
       onProgress: ({ writtenBytes }) => seen.push(writtenBytes),
     });
@@ -309,7 +314,7 @@ describe('interruption', () => {
     expect(readdirSync(directory)).toEqual([name]);
 
     const whole = join(place(), name);
-    const fresh = await convertModel(large, whole, { dtype });
+    const fresh = await convertModel(source, whole, { dtype });
     expect(fresh.files[0]?.resumedBytes).toBe(0);
     expect(readFileSync(output).equals(readFileSync(whole))).toBe(true);
   });
@@ -649,6 +654,29 @@ describe.skipIf(!hasTorch)('torch.jit.load', () => {
     const archive = join(place(), 'model.pt');
     await convertModel(input, archive);
     expect(compare(archive, reference).trim()).toBe(summary);
+  });
+
+  it('strided tensors of an archive come out contiguous', async () => {
+    const directory = place();
+    const script = `
+import torch
+from safetensors.torch import save_file
+module = torch.nn.Module()
+base = torch.randn(7, 6, 5)
+views = {"transposed": base.permute(2, 0, 1), "slice": base[1:6:2, 1:, ::3], "row": base[3, 2], "plain": base}
+for name, view in views.items():
+    module.register_parameter(name, torch.nn.Parameter(view, requires_grad=False))
+torch.jit.script(module.eval()).save("${directory}/strided.pt")
+save_file({name: view.clone(memory_format=torch.contiguous_format) for name, view in views.items()}, "${directory}/expected.safetensors")`;
+    execFileSync(python, ['-c', script]);
+    const archive = join(directory, 'out.pt');
+    await convertModel(join(directory, 'strided.pt'), archive);
+    expectSameTensors(await tensorsOf(archive), readSafetensors(join(directory, 'expected.safetensors')));
+    const half = join(directory, 'half.pt');
+    await convertModel(join(directory, 'strided.pt'), half, { dtype: 'bfloat16' });
+    const rounded = join(directory, 'half.safetensors');
+    await convertModel(join(directory, 'expected.safetensors'), rounded, { dtype: 'bfloat16' });
+    expectSameTensors(await tensorsOf(half), readSafetensors(rounded));
   });
 
   it('tools/export_torchscript.py writes what we read', async () => {
