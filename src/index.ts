@@ -44,6 +44,13 @@ export {
   type PlanOptions,
   type SamplerBackend,
 } from './sampler/index.js';
+export {
+  convertModel,
+  type ConversionProgress,
+  type ConvertedFile,
+  type ConvertOptions,
+  type ConvertResult,
+} from './convert/index.js';
 export { setupLibTorch } from './native/provision.js';
 export { engineInfo, type EngineInfo } from './runtime/engine.js';
 export { ERROR_CODES, JitFluxError, type JitFluxErrorCode } from './errors.js';

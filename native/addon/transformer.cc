@@ -14,15 +14,6 @@ namespace jitflux::addon {
 
 namespace {
 
-std::optional<std::array<int64_t, 3>> parse_axes(const Napi::Value& value) {
-  if (value.IsUndefined()) return std::nullopt;
-  const std::vector<int64_t> axes = parse_shape(value);
-  if (axes.size() != 3) {
-    throw Error(error_code::kInvalidArgument, "Expected three numbers for \"ropeAxes\"");
-  }
-  return std::array<int64_t, 3>{axes[0], axes[1], axes[2]};
-}
-
 // (path, { dtype, roundTime, threads, verify, ropeAxes? }, job)
 Napi::Value load(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");

@@ -4,6 +4,7 @@ import yargs from 'yargs';
 import { ERROR_CODES, JitFluxError, type JitFluxErrorCode } from '../errors.js';
 import { VERSION } from '../pipeline/version.js';
 import { type Command, type Context, EXIT, type Io } from './command.js';
+import { convertCommand } from './convert.js';
 import { doctorCommand } from './doctor.js';
 import { toJson } from './format.js';
 import { generateCommand } from './generate.js';
@@ -15,6 +16,7 @@ const COMMANDS: readonly Command[] = [
   generateCommand,
   planCommand,
   inspectCommand,
+  convertCommand,
   setupCommand,
   doctorCommand,
 ];

@@ -75,12 +75,10 @@ export class FluxTransformer {
       throw invalidArgument('timeEmbedding', "'reference' or 'exact'", o.timeEmbedding);
     }
     const common = nativeLoadOptions(o);
-    const beside = (): [number, number, number] | undefined =>
-      readConfigBeside(path, { schema: axesConfig, kinds: ['FluxTransformer2DModel'] })?.axes_dims_rope;
     const options = {
       ...common,
       roundTime: (o.timeEmbedding ?? 'reference') === 'reference',
-      ropeAxes: o.ropeAxes ?? beside(),
+      ropeAxes: o.ropeAxes ?? ropeAxesBeside(path),
     };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadTransformer(path, options, job),
@@ -208,3 +206,8 @@ export const DEFAULT_GUIDANCE = 3.5;
 const axesConfig = z.object({
   axes_dims_rope: z.tuple([z.int().positive(), z.int().positive(), z.int().positive()]).optional(),
 });
+
+/** axes_dims_rope of a diffusers config.json beside the weights, if there is one. */
+export function ropeAxesBeside(path: string): [number, number, number] | undefined {
+  return readConfigBeside(path, { schema: axesConfig, kinds: ['FluxTransformer2DModel'] })?.axes_dims_rope;
+}
