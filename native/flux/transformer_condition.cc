@@ -78,12 +78,15 @@ std::shared_ptr<const Conditioning> FluxTransformer::condition(const at::Tensor&
   result->text = apply(text_in_, prompt.to(options_.dtype)).contiguous();
 
   const at::Tensor activated = at::silu(embed_conditioning(pooled, guidance, sigmas));
-  const auto modulation = [&](const Linear& linear, int64_t parts) {
+  const auto modulation = [&](const ModulationLinear& source, int64_t parts) {
     job.checkpoint();
-    return apply(linear, activated)
-        .to(at::kFloat)
-        .view({steps, images, parts, config_.hidden()})
-        .contiguous();
+    const Linear linear = source.resident ? *source.resident : weights_.linear(source.module);
+    at::Tensor vectors = linear(activated)
+                             .to(at::kFloat)
+                             .view({steps, images, parts, config_.hidden()})
+                             .contiguous();
+    if (!source.resident) weights_.release(source.module);
+    return vectors;
   };
   for (const DoubleBlock& block : double_blocks_) {
     result->image_stream.push_back(modulation(block.image.modulation, 6));

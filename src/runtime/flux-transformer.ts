@@ -78,6 +78,7 @@ export class FluxTransformer {
     const options = {
       ...common,
       roundTime: (o.timeEmbedding ?? 'reference') === 'reference',
+      keepModulation: o.keepModulation ?? true,
       ropeAxes: o.ropeAxes ?? ropeAxesBeside(path),
     };
     const { handle, config } = await runNative(
