@@ -8,6 +8,15 @@
 
 namespace jitflux {
 
+namespace {
+
+// Below this, a copy costs nothing, and its alignment does not depend on the file's layout: GEMMs
+// may round differently at another alignment, and small models then give the same bits from every
+// format.
+constexpr size_t kSmallestMapped = size_t{1} << 20;
+
+}  // namespace
+
 at::Tensor FluxWeightReader::rows(const std::vector<std::string>& names,
                                   at::ScalarType dtype) const {
   std::vector<WeightTensor> pieces;
@@ -19,7 +28,8 @@ at::Tensor FluxWeightReader::rows(const std::vector<std::string>& names,
     }
   }
   const WeightTensor& first = pieces[0];
-  if (pieces.size() == 1 && scalar_type(first.dtype) == dtype && first.contiguous()) {
+  if (pieces.size() == 1 && first.nbytes() >= kSmallestMapped &&
+      scalar_type(first.dtype) == dtype && first.contiguous()) {
     return at::from_blob(
         const_cast<std::byte*>(first.data), first.shape, first.strides,
         [file = parameters_->file()](void*) {}, dtype);
