@@ -1,59 +1,34 @@
 import { z } from 'zod';
-import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
+import { invalidArgument } from '../errors.js';
 import type { ConditioningHandle, TransformerHandle } from '../native/binding.js';
-import { callNative, runNative } from '../native/call.js';
+import { runNative } from '../native/call.js';
 import type { FluxConfig, LoadOptions, VelocityModel } from '../types.js';
 import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
 import { Tensor } from './tensor.js';
+import { NativeObject } from './native-object.js';
 
 /** What {@link FluxTransformer.condition} prepared: text tokens and every block's modulation, for all steps. */
-export class Conditioning {
+export class Conditioning extends NativeObject<ConditioningHandle> {
   readonly images: number;
   readonly steps: number;
-  #handle: ConditioningHandle | undefined;
 
   /** @internal */
   constructor(handle: ConditioningHandle, images: number, steps: number) {
-    this.#handle = handle;
+    super(handle, 'conditioning');
     this.images = images;
     this.steps = steps;
-  }
-
-  /** @internal */
-  get handle(): ConditioningHandle {
-    if (this.#handle === undefined) {
-      throw new JitFluxError(ERROR_CODES.DISPOSED, 'The conditioning was used after dispose()');
-    }
-    return this.#handle;
-  }
-
-  get disposed(): boolean {
-    return this.#handle === undefined;
-  }
-
-  /** Frees the memory once no pending forward pass needs it. Idempotent. */
-  dispose(): void {
-    const handle = this.#handle;
-    if (handle === undefined) return;
-    this.#handle = undefined;
-    callNative((binding) => binding.release(handle));
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
   }
 }
 
 /**
  * The FLUX transformer (diffusers' `FluxTransformer2DModel`), dense or over any subset of a grid's tokens.
  */
-export class FluxTransformer {
+export class FluxTransformer extends NativeObject<TransformerHandle> {
   /** Inferred from the tensors. */
   readonly config: FluxConfig;
-  #handle: TransformerHandle | undefined;
 
   private constructor(handle: TransformerHandle, config: FluxConfig) {
-    this.#handle = handle;
+    super(handle, 'transformer');
     this.config = Object.freeze(config);
   }
 
@@ -175,29 +150,6 @@ export class FluxTransformer {
           ...(signal && { signal }),
         }),
     };
-  }
-
-  get disposed(): boolean {
-    return this.#handle === undefined;
-  }
-
-  /** Frees the weights once no pending call needs them. Idempotent. */
-  dispose(): void {
-    const handle = this.#handle;
-    if (handle === undefined) return;
-    this.#handle = undefined;
-    callNative((binding) => binding.release(handle));
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-
-  private get handle(): TransformerHandle {
-    if (this.#handle === undefined) {
-      throw new JitFluxError(ERROR_CODES.DISPOSED, 'The transformer was used after dispose()');
-    }
-    return this.#handle;
   }
 }
 
