@@ -376,9 +376,10 @@ int64_t Autoencoder::decode_bytes(int64_t h, int64_t w) const {
       held = own = out;
     }
   }
-  // A strip, what the convolution makes of it, and the convolution's own scratch.
+  // A strip, what the convolution makes of it, the convolution's own scratch (more in bfloat16),
+  // and slack for what LibTorch touches for the first time.
   const int64_t row = (w << (config_.channels.size() - 1)) * config_.channels.front() * 2 * element;
-  return values * element + 3 * std::max(kStripBytes, kMinStripRows * row);
+  return values * element + 6 * std::max(kStripBytes, kMinStripRows * row);
 }
 
 at::Tensor Autoencoder::decode(const at::Tensor& latents, const Tiling& tiling,

@@ -26,7 +26,10 @@ std::shared_ptr<ClipTextEncoder> ClipTextEncoder::load(std::shared_ptr<const Wei
   config.heads = options.heads > 0 ? options.heads : std::max<int64_t>(1, config.width / 64);
   config.eps = options.eps;
   config.end_of_text = options.end_of_text;
-  if (config.width > 0 && config.width % config.heads != 0) {
+  if (options.heads == 0 && config.width > 0 && config.width % 64 != 0) {
+    set.problem("the width " + std::to_string(config.width) +
+                " does not divide into heads of 64: a config.json must give num_attention_heads");
+  } else if (config.width > 0 && config.width % config.heads != 0) {
     set.problem("the width " + std::to_string(config.width) + " does not divide into " +
                 std::to_string(config.heads) + " heads");
   }

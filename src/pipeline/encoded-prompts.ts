@@ -161,7 +161,13 @@ export async function loadEncodedPrompts(
   if (header.prompt.shape[0] !== prompts.length || header.pooled.shape[0] !== prompts.length) {
     throw corrupt(path, 'it does not hold one row per prompt');
   }
-  const values = ({ shape, data_offsets: [begin, end] }: { shape: number[]; data_offsets: [number, number] }) => {
+  const values = ({
+    shape,
+    data_offsets: [begin, end],
+  }: {
+    shape: number[];
+    data_offsets: [number, number];
+  }) => {
     const bytes = shape.reduce((product, size) => product * size, 4);
     if (end - begin !== bytes || end > data.length) throw corrupt(path, 'a tensor lies outside the file');
     // Copied, so that it is aligned.

@@ -20,7 +20,10 @@ export interface LatentDecoder {
  * @throws what `Autoencoder.load` and `TorchScriptModule.load` throw; ERR_JITFLUX_INVALID_MODEL if the weights are not
  *   what the model's settings say
  */
-export async function loadLatentDecoder({ decoder, info }: ModelSource, o: LoadOptions): Promise<LatentDecoder> {
+export async function loadLatentDecoder(
+  { decoder, info }: ModelSource,
+  o: LoadOptions,
+): Promise<LatentDecoder> {
   const { path } = decoder.weights;
   if (decoder.kind === 'torchscript') {
     const module = await TorchScriptModule.load(path, o);

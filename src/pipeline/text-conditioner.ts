@@ -226,7 +226,8 @@ export function checkConditions(
 ): void {
   const { textDim, pooledDim } = o.widths;
   const fits =
-    sameShape(pooled.shape, [o.prompts, pooledDim]) && sameShape(prompt.shape, [o.prompts, o.length, textDim]);
+    sameShape(pooled.shape, [o.prompts, pooledDim]) &&
+    sameShape(prompt.shape, [o.prompts, o.length, textDim]);
   if (fits) return;
   const shapes = [pooled, prompt].map(({ shape }) => `[${shape.join(', ')}]`).join(' and ');
   prompt.dispose();
@@ -239,7 +240,10 @@ export function checkConditions(
 }
 
 /** Checks the widths of a source's text encoders once the transformer's architecture is known for certain. */
-export function checkSourceWidths({ text }: ModelSource, config: Parameters<typeof checkTextWidths>[0]): void {
+export function checkSourceWidths(
+  { text }: ModelSource,
+  config: Parameters<typeof checkTextWidths>[0],
+): void {
   if (text?.kind === 'native') checkTextWidths(config, text);
 }
 

@@ -14,6 +14,12 @@ interface Entry {
   data_offsets: [number, number];
 }
 
+export interface RawTensor {
+  dtype: string;
+  shape: number[];
+  data: Uint8Array;
+}
+
 /** The tensors of one file; element access by name and type, copied out of the file's buffer. */
 export class SafeTensors {
   readonly #entries: Record<string, Entry>;
@@ -47,6 +53,16 @@ export class SafeTensors {
 
   dtype(name: string): string {
     return this.#entry(name).dtype;
+  }
+
+  /** The tensor as it lies in the file. */
+  raw(name: string): RawTensor {
+    return { dtype: this.dtype(name), shape: this.shape(name), data: new Uint8Array(this.#bytes(name)) };
+  }
+
+  /** All tensors by name, to be changed and written again with {@link writeSafeTensors}. */
+  all(): Map<string, RawTensor> {
+    return new Map(this.names.map((name) => [name, this.raw(name)]));
   }
 
   /** F32, F64, F16 or BF16, as float32. */
@@ -107,6 +123,23 @@ function fromHalf(bits: number): number {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
+export function writeSafeTensors(target: string, tensors: ReadonlyMap<string, RawTensor>): void {
+  const header: Record<string, Entry> = {};
+  let end = 0;
+  for (const [name, { dtype, shape, data }] of tensors) {
+    header[name] = { dtype, shape, data_offsets: [end, (end += data.length)] };
+  }
+  writeFileSync(target, Buffer.concat([encodeHeader(header), ...[...tensors.values()].map((t) => t.data)]));
+}
+
+function encodeHeader(header: Record<string, Entry>): Buffer {
+  const text = Buffer.from(JSON.stringify(header));
+  const padded = Buffer.concat([text, Buffer.alloc((8 - (text.length % 8)) % 8, ' ')]);
+  const size = Buffer.alloc(8);
+  size.writeBigUInt64LE(BigInt(padded.length));
+  return Buffer.concat([size, padded]);
+}
+
 /** Writes a copy of a fixture without the tensors that `drop` names. */
 export function copyWithout(name: string, target: string, drop: (tensor: string) => boolean): void {
   const file = readFileSync(fixturePath(name));
@@ -114,9 +147,5 @@ export function copyWithout(name: string, target: string, drop: (tensor: string)
   const header = JSON.parse(file.toString('utf8', 8, 8 + headerSize)) as Record<string, Entry>;
   // Offsets stay as they are: the format allows bytes that no tensor uses.
   const kept = Object.fromEntries(Object.entries(header).filter(([tensor]) => !drop(tensor)));
-  const text = Buffer.from(JSON.stringify(kept));
-  const padded = Buffer.concat([text, Buffer.alloc((8 - (text.length % 8)) % 8, ' ')]);
-  const size = Buffer.alloc(8);
-  size.writeBigUInt64LE(BigInt(padded.length));
-  writeFileSync(target, Buffer.concat([size, padded, file.subarray(8 + headerSize)]));
+  writeFileSync(target, Buffer.concat([encodeHeader(kept), file.subarray(8 + headerSize)]));
 }
