@@ -91,7 +91,7 @@ async function findModel(
     return await resolveModel(path, { textEncoders, signal });
   } catch (error) {
     if (error instanceof JitFluxError && error.code === ERROR_CODES.FILE_NOT_FOUND) {
-      throw invalidArgument('model', `${Object.keys(MODELS).join(', ')} or the path of a model`, path);
+      throw invalidArgument('model', `${Object.keys(MODELS).join(' or ')}, or the path of a model`, path);
     }
     throw error;
   }

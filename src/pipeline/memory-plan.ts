@@ -95,13 +95,13 @@ const STRIP_BYTES = 32 * 1024 ** 2;
 const MIN_STRIP_ROWS = 8;
 
 /**
- * Components whose matrices stay in the mapped file when it holds them in the compute type (the transformer's q, k and
- * v are fused, which copies them). The autoencoder's are rearranged.
+ * Components whose matrices stay in the mapped file when it holds them in the compute type. The transformer's do too,
+ * but for q, k and v, which are fused: counted as a copy, to be on the safe side. The autoencoder's are rearranged.
  */
 const USED_FROM_FILE: Readonly<Record<ComponentName, boolean>> = {
   text_encoder: true,
   text_encoder_2: true,
-  transformer: true,
+  transformer: false,
   vae: false,
   runtime: false,
 };
