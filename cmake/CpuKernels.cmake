@@ -1,17 +1,18 @@
 # native/kernels/cpu/*.cc is compiled once per instruction-set level, because a prebuilt binary must run on any x86-64
 # and be fast on a new one; native/kernels/*.cc picks a level at run time. Each compilation defines
-#   JIT_FLUX_ISA         default | avx2 | avx512: the sources live in namespace jitflux::kernels::isa_<level>
-#   JIT_FLUX_ISA_LEVEL   0 | 1 | 2, for #if
+#   JIT_FLUX_ISA         default | avx2 | avx512 | avx512bf16: the sources live in namespace jitflux::kernels::isa_<level>
+#   JIT_FLUX_ISA_LEVEL   0 | 1 | 2 | 3, for #if
 #
 # These sources must not emit functions outside their own namespace: an inline function of a shared header, compiled
 # here for AVX-512 and picked by the linker for everybody, is an illegal instruction on an older machine. So they use no
 # ATen, keep helpers in namespace isa_<level> or anonymous, and avoid out-of-line std:: templates;
 # scripts/check-binary.mjs looks for weak symbols in their objects.
-set(JIT_FLUX_ISA_LEVELS default avx2 avx512)
+set(JIT_FLUX_ISA_LEVELS default avx2 avx512 avx512bf16)
 set(jit_flux_isa_flags_default -march=x86-64)
 set(jit_flux_isa_flags_avx2 -march=x86-64 -mavx2 -mfma -mf16c -mbmi -mbmi2 -mlzcnt)
 set(jit_flux_isa_flags_avx512 ${jit_flux_isa_flags_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl
     -mprefer-vector-width=512)
+set(jit_flux_isa_flags_avx512bf16 ${jit_flux_isa_flags_avx512} -mavx512bf16)
 
 # Contraction to fused multiply-add is allowed: results are reproducible per level, and more accurate. Value-changing
 # reassociation (-ffast-math) is not; kernels spell out their vector accumulators.

@@ -5,13 +5,21 @@
  */
 export {
   BUNDLED_MODEL,
+  EncodedPrompts,
+  encodeOnly,
   FluxPipeline,
   GeneratedImage,
-  type EncodedPrompts,
+  loadEncodedPrompts,
+  planMemory,
+  type ComponentMemory,
   type GenerateRequest,
   type GenerateResult,
   type GenerateTimings,
   type GenerateWarning,
+  type MemoryPlan,
+  type MemoryPlanOptions,
+  type ModelInfo,
+  type PhaseMemory,
 } from './pipeline/index.js';
 export {
   Autoencoder,
@@ -44,6 +52,13 @@ export {
   type PlanOptions,
   type SamplerBackend,
 } from './sampler/index.js';
+export {
+  convertModel,
+  type ConversionProgress,
+  type ConvertedFile,
+  type ConvertOptions,
+  type ConvertResult,
+} from './convert/index.js';
 export { setupLibTorch } from './native/provision.js';
 export { engineInfo, type EngineInfo } from './runtime/engine.js';
 export { ERROR_CODES, JitFluxError, type JitFluxErrorCode } from './errors.js';

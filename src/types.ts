@@ -117,9 +117,19 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
 
 export type PresetName = 'dense' | 'jit-4x' | 'jit-7x';
 
-/** How the noise levels of the steps are chosen. */
+/**
+ * How the noise levels of the steps are chosen.
+ *
+ * - `'beta'`: JiT's, quantiles of a Beta distribution.
+ * - `'shift'`: FLUX.1-dev's, evenly spaced and moved towards high noise, the more the larger the picture.
+ * - `'static'`: FLUX.1-schnell's, evenly spaced and moved by the constant `shift`: s' = a s / (1 + (a - 1) s).
+ * - `'sigmas'`: the levels themselves, descending, without the terminal 0.
+ */
 export type ScheduleOptions =
-  { kind: 'beta'; alpha: number; beta: number } | { kind: 'shift' } | { kind: 'sigmas'; sigmas: number[] };
+  | { kind: 'beta'; alpha: number; beta: number }
+  | { kind: 'shift' }
+  | { kind: 'static'; shift: number }
+  | { kind: 'sigmas'; sigmas: number[] };
 
 /** What an activation policy sees when tokens must join. One call per image. */
 export interface ActivationContext {
@@ -335,6 +345,29 @@ export interface LoadOptions {
    * `'exact'` keeps float32. They differ only below float32. Default `'reference'`.
    */
   timeEmbedding?: 'reference' | 'exact';
+  /**
+   * Directory of a FLUX.1 snapshot whose text encoders and tokenizers (`text_encoder/`, `text_encoder_2/`,
+   * `tokenizer/`, `tokenizer_2/`) to use; original checkpoints come without. `false`: none are loaded, and requests
+   * give a `conditioning` instead of a prompt. Default: those of the model's own directory.
+   */
+  textEncoders?: string | false;
+  /**
+   * `false`: text encoders are loaded for a prompt and released after it, which takes time for every prompt and spares
+   * their memory while sampling (9.5 GB for T5-XXL in bfloat16). Default true.
+   */
+  keepTextEncoders?: boolean;
+  /**
+   * Before anything is loaded, the memory that it will take is estimated (see `planMemory`) and a model that cannot fit
+   * is refused with ERR_JITFLUX_OUT_OF_MEMORY. Give the largest request to expect, or `false` to skip the check.
+   * Default: the model's default size, one picture.
+   */
+  memoryCheck?:
+    boolean | { width?: number; height?: number; images?: number; textTokens?: number; steps?: number };
+  /**
+   * Keep the transformer's modulation weights in memory between pictures: 27 % of FLUX.1-dev's parameters, needed once
+   * per picture. false: they are read from the file each time and dropped at once. Default true.
+   */
+  keepModulation?: boolean;
   /** Lets the code inside TorchScript text encoders and VAEs run. Not needed for the bundled model. Default false. */
   allowTorchScriptCode?: boolean;
   onProgress?: (p: { loadedBytes: number; totalBytes: number; tensor: string }) => void;

@@ -1,7 +1,8 @@
 // Writes a diffusers snapshot with FLUX.1-dev's real widths and random weights, for measuring what a real one would do.
 // Few blocks by default, so that it fits a small machine; files are named and sharded as in the published repository.
 //   node tools/synthetic-snapshot.mjs <directory> [--double 1] [--single 1] [--t5-layers 4] [--clip-layers 12]
-//                                     [--variant dev|schnell] [--dtype bfloat16|float32] [--seed 0]
+//                                     [--variant dev|schnell] [--dtype bfloat16|float32] [--seed 0] [--tiny]
+// --tiny: the same structure at toy widths, a few megabytes; the end-to-end tests run on it.
 import { mkdirSync, openSync, writeSync, closeSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -16,6 +17,7 @@ const { values, positionals } = parseArgs({
     variant: { type: 'string', default: 'dev' },
     dtype: { type: 'string', default: 'bfloat16' },
     seed: { type: 'string', default: '0' },
+    tiny: { type: 'boolean', default: false },
   },
 });
 const [root] = positionals;
@@ -33,7 +35,7 @@ const [t5Layers, clipLayers] = [count('t5-layers'), count('clip-layers')];
 const bf16 = values.dtype === 'bfloat16';
 
 // ---- random numbers: one table of normal draws, read from another offset and with another scale for every tensor.
-const TABLE = 1 << 20;
+const TABLE = values.tiny ? 1 << 16 : 1 << 20;
 const normals = (() => {
   let state = (Number(values.seed) * 2654435761 + 88172645) >>> 0 || 1;
   const uniform = () => {
@@ -137,9 +139,12 @@ const norm = (name, width, bias = true) => [
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 
 // ---- transformer
-const d = 3072;
+const d = values.tiny ? 64 : 3072;
 const mlp = 4 * d;
-const headDim = 128;
+const headDim = values.tiny ? 32 : 128;
+const ropeAxes = values.tiny ? [8, 12, 12] : [16, 56, 56];
+// Widths of CLIP and T5.
+const [clip, t5] = values.tiny ? [32, 48] : [768, 4096];
 const embedder = (name, input) => [
   ...linear(`time_text_embed.${name}.linear_1`, d, input),
   ...linear(`time_text_embed.${name}.linear_2`, d, d),
@@ -149,8 +154,8 @@ const qk = (attn, names) =>
 const transformer = [
   ...embedder('timestep_embedder', 256),
   ...(values.variant === 'schnell' ? [] : embedder('guidance_embedder', 256)),
-  ...embedder('text_embedder', 768),
-  ...linear('context_embedder', d, 4096),
+  ...embedder('text_embedder', clip),
+  ...linear('context_embedder', d, t5),
   ...linear('x_embedder', d, 64),
   ...range(doubles).flatMap((i) => {
     const block = `transformer_blocks.${i}`;
@@ -189,14 +194,14 @@ json('transformer', 'config.json', {
   num_single_layers: singles,
   attention_head_dim: headDim,
   num_attention_heads: d / headDim,
-  joint_attention_dim: 4096,
-  pooled_projection_dim: 768,
+  joint_attention_dim: t5,
+  pooled_projection_dim: clip,
   guidance_embeds: values.variant !== 'schnell',
-  axes_dims_rope: [16, 56, 56],
+  axes_dims_rope: ropeAxes,
 });
 
 // ---- CLIP-L text model
-const [clip, clipMlp, clipVocab] = [768, 3072, 49408];
+const [clipMlp, clipVocab] = [4 * clip, 49408];
 writeComponent(
   'text_encoder',
   'model',
@@ -226,7 +231,7 @@ json('text_encoder', 'config.json', {
   hidden_size: clip,
   intermediate_size: clipMlp,
   num_hidden_layers: clipLayers,
-  num_attention_heads: 12,
+  num_attention_heads: values.tiny ? 2 : 12,
   max_position_embeddings: 77,
   hidden_act: 'quick_gelu',
   projection_dim: clip,
@@ -237,7 +242,7 @@ json('text_encoder', 'config.json', {
 });
 
 // ---- T5 v1.1 XXL encoder
-const [t5, t5Mlp, t5Heads, t5Vocab] = [4096, 10240, 64, 32128];
+const [t5Mlp, t5Heads, t5Vocab] = values.tiny ? [96, 3, 32128] : [10240, 64, 32128];
 writeComponent(
   'text_encoder_2',
   'model',
@@ -276,7 +281,7 @@ json('text_encoder_2', 'config.json', {
   model_type: 't5',
   vocab_size: t5Vocab,
   d_model: t5,
-  d_kv: 64,
+  d_kv: t5 / t5Heads,
   num_heads: t5Heads,
   d_ff: t5Mlp,
   num_layers: t5Layers,
@@ -309,13 +314,13 @@ const middle = (name, width) => [
   ...['to_q', 'to_k', 'to_v', 'to_out.0'].flatMap((n) => linear(`${name}.attentions.0.${n}`, width, width)),
   ...resnet(`${name}.resnets.1`, width, width),
 ];
-const channels = [128, 256, 512, 512];
+const channels = values.tiny ? [32, 32, 64, 64] : [128, 256, 512, 512];
 const top = channels[3];
 writeComponent(
   'vae',
   'diffusion_pytorch_model',
   [
-    ...conv('encoder.conv_in', 128, 3),
+    ...conv('encoder.conv_in', channels[0], 3),
     ...channels.flatMap((width, i) => {
       const input = channels[Math.max(0, i - 1)];
       const block = `encoder.down_blocks.${i}`;
@@ -339,8 +344,8 @@ writeComponent(
         ...(i < 3 ? conv(`${block}.upsamplers.0.conv`, width, width) : []),
       ];
     }),
-    ...norm('decoder.conv_norm_out', 128),
-    ...conv('decoder.conv_out', 3, 128),
+    ...norm('decoder.conv_norm_out', channels[0]),
+    ...conv('decoder.conv_out', 3, channels[0]),
   ],
   1,
 );

@@ -85,6 +85,15 @@ std::vector<int64_t> parse_shape(const Napi::Value& value) {
   return shape;
 }
 
+std::optional<std::array<int64_t, 3>> parse_axes(const Napi::Value& value) {
+  if (value.IsUndefined()) return std::nullopt;
+  const std::vector<int64_t> axes = parse_shape(value);
+  if (axes.size() != 3) {
+    throw Error(error_code::kInvalidArgument, "Expected three numbers for \"ropeAxes\"");
+  }
+  return std::array<int64_t, 3>{axes[0], axes[1], axes[2]};
+}
+
 jit::Grid parse_grid(const Napi::Value& rows, const Napi::Value& cols) {
   jit::Grid grid;
   grid.rows = parse_integer(rows, "grid rows", 1, 4096);

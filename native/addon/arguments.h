@@ -3,7 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +23,9 @@ at::ScalarType parse_compute_dtype(const Napi::Value& value);
 
 // A shape of 1 to 8 dimensions of at least 1, whose product is at most 2^40.
 std::vector<int64_t> parse_shape(const Napi::Value& value);
+
+// Three positive numbers, or undefined.
+std::optional<std::array<int64_t, 3>> parse_axes(const Napi::Value& value);
 
 jit::Grid parse_grid(const Napi::Value& rows, const Napi::Value& cols);
 

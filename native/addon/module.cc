@@ -5,6 +5,7 @@
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
+#include "flux/attention.h"
 #include "kernels/kernels.h"
 
 namespace {
@@ -21,6 +22,11 @@ Napi::Value engine_info(const Napi::CallbackInfo& info) {
     isas.Set(isas.Length(), Napi::String::New(info.Env(), name));
   }
   result.Set("supportedIsas", isas);
+  const jitflux::AttentionCounts attention = jitflux::attention_counts();
+  Napi::Object counts = Napi::Object::New(info.Env());
+  counts.Set("own", Napi::Number::New(info.Env(), static_cast<double>(attention.own)));
+  counts.Set("fallback", Napi::Number::New(info.Env(), static_cast<double>(attention.fallback)));
+  result.Set("attentionCalls", counts);
   result.Set("cpuCapability", at::get_cpu_capability());
   result.Set("threads",
              Napi::Number::New(info.Env(), Environment::of(info.Env()).default_threads()));

@@ -14,22 +14,14 @@ namespace jitflux::addon {
 
 namespace {
 
-std::optional<std::array<int64_t, 3>> parse_axes(const Napi::Value& value) {
-  if (value.IsUndefined()) return std::nullopt;
-  const std::vector<int64_t> axes = parse_shape(value);
-  if (axes.size() != 3) {
-    throw Error(error_code::kInvalidArgument, "Expected three numbers for \"ropeAxes\"");
-  }
-  return std::array<int64_t, 3>{axes[0], axes[1], axes[2]};
-}
-
-// (path, { dtype, roundTime, threads, verify, ropeAxes? }, job)
+// (path, { dtype, roundTime, keepModulation, threads, verify, ropeAxes? }, job)
 Napi::Value load(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");
   const auto options = info[1].As<Napi::Object>();
   TransformerOptions model_options;
   model_options.dtype = parse_compute_dtype(options.Get("dtype"));
   model_options.round_time = options.Get("roundTime").ToBoolean();
+  model_options.keep_modulation = options.Get("keepModulation").ToBoolean();
   const int threads = static_cast<int>(parse_integer(options.Get("threads"), "threads", 0, 1024));
   const OpenOptions open{options.Get("verify").ToBoolean()};
   const auto axes = parse_axes(options.Get("ropeAxes"));
@@ -37,9 +29,10 @@ Napi::Value load(const Napi::CallbackInfo& info) {
       .run(
           info.Env(), info[2],
           [path, open, axes, model_options, threads](const Job& job) {
-            const auto parameters = FluxParameters::resolve(WeightFile::open(path, open), axes);
-            auto entry = std::make_shared<TransformerEntry>(
-                TransformerEntry{FluxTransformer::load(parameters, model_options, job), threads});
+            auto parameters = std::make_shared<const FluxParameters>(
+                FluxParameters::resolve(WeightFile::open(path, open), axes));
+            auto entry = std::make_shared<TransformerEntry>(TransformerEntry{
+                FluxTransformer::load(std::move(parameters), model_options, job), threads});
             return Environment::Settle([entry](Napi::Env env) -> napi_value {
               Napi::Object result = Napi::Object::New(env);
               result.Set("handle", make_handle(env, entry));

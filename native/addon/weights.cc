@@ -1,9 +1,10 @@
-// What is in a weight file, without loading a model.
+// Weight files without a model: what is in them, and writing them in another format.
 #include "addon/arguments.h"
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/flux_config.h"
 #include "addon/registration.h"
+#include "weights/convert.h"
 #include "weights/flux_parameters.h"
 
 namespace jitflux::addon {
@@ -54,10 +55,63 @@ Napi::Value inspect(const Napi::CallbackInfo& info) {
   });
 }
 
+OutputFormat parse_format(const Napi::Value& value) {
+  const std::string format = parse_string(value, "format");
+  if (format == "torchscript") return OutputFormat::kTorchScript;
+  if (format == "safetensors") return OutputFormat::kSafetensors;
+  throw Error(error_code::kInvalidArgument,
+              "Expected 'torchscript' or 'safetensors' for \"format\" but received " + format);
+}
+
+std::optional<WeightDType> parse_target(const Napi::Value& value) {
+  const std::string dtype = parse_string(value, "dtype");
+  if (dtype == "keep") return std::nullopt;
+  for (const WeightDType known :
+       {WeightDType::kFloat32, WeightDType::kBFloat16, WeightDType::kFloat16}) {
+    if (dtype == jitflux::dtype_name(known)) return known;
+  }
+  throw Error(
+      error_code::kInvalidArgument,
+      "Expected 'keep', 'float32', 'bfloat16' or 'float16' for \"dtype\" but received " + dtype);
+}
+
+// (input, output, { format, dtype, resume, verify, completed, ropeAxes? }, job) -> WeightConversion
+Napi::Value convert(const Napi::CallbackInfo& info) {
+  const std::string input = parse_string(info[0], "input");
+  const std::string output = parse_string(info[1], "output");
+  const auto from = info[2].As<Napi::Object>();
+  ConvertOptions options;
+  options.format = parse_format(from.Get("format"));
+  options.dtype = parse_target(from.Get("dtype"));
+  options.resume = from.Get("resume").ToBoolean();
+  options.verify = from.Get("verify").ToBoolean();
+  options.completed = parse_string(from.Get("completed"), "completed");
+  options.rope_axes = parse_axes(from.Get("ropeAxes"));
+  return Environment::of(info.Env())
+      .run(info.Env(), info[3], [input, output, options](const Job& job) {
+        const ConvertResult converted = convert_weights(input, output, options, job);
+        return Environment::Settle([converted](Napi::Env env) -> napi_value {
+          const auto number = [env](uint64_t value) {
+            return Napi::Number::New(env, static_cast<double>(value));
+          };
+          Napi::Object result = Napi::Object::New(env);
+          if (!converted.layout.empty()) result.Set("layout", converted.layout);
+          result.Set("tensors", number(converted.tensors));
+          result.Set("skippedTensors", number(converted.skipped_tensors));
+          result.Set("fileBytes", number(converted.file_bytes));
+          result.Set("resumedBytes", number(converted.resumed_bytes));
+          result.Set("reused", Napi::Boolean::New(env, converted.reused));
+          result.Set("identity", converted.identity);
+          return result;
+        });
+      });
+}
+
 }  // namespace
 
 void register_weights(Napi::Env env, Napi::Object exports) {
   exports.Set("inspectWeights", Napi::Function::New<guarded<inspect>>(env));
+  exports.Set("convertWeights", Napi::Function::New<guarded<convert>>(env));
 }
 
 }  // namespace jitflux::addon

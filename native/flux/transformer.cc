@@ -2,11 +2,10 @@
 // that nothing is ever concatenated; a stream is a range of rows.
 #include "flux/transformer.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
 
 #include "flux/activation.h"
+#include "flux/attention.h"
 #include "runtime/parallel.h"
 
 namespace jitflux {
@@ -15,11 +14,6 @@ namespace {
 
 constexpr float kEps = 1e-6f;
 
-// out = x W^T + b for row-contiguous 2-D views.
-void linear_into(const Linear& linear, const at::Tensor& x, at::Tensor out) {
-  at::addmm_out(out, linear.bias, x, linear.weight.t());
-}
-
 // A contiguous range of rows of a [rows, width] buffer, with the modulation vectors that apply to
 // it.
 struct Rows {
@@ -27,26 +21,29 @@ struct Rows {
   int64_t count;
 };
 
+at::Tensor rows_of(const at::Tensor& x, Rows rows) { return x.narrow(0, rows.begin, rows.count); }
+
+// The row-wise wrappers below take contiguous 2-D views of equal height.
+
 template <typename T>
-void layer_norm_modulate(const at::Tensor& x, const at::Tensor& out, Rows rows, const float* shift,
+void layer_norm_modulate(const at::Tensor& x, const at::Tensor& out, const float* shift,
                          const float* scale) {
-  const int64_t d = x.size(-1);
+  const int64_t d = x.size(1);
   const auto* src = data<T>(x);
   auto* dst = data<T>(out);
-  parallel_rows(rows.count, 4 * d, [&](int64_t begin, int64_t end) {
-    const int64_t at = (rows.begin + begin) * d;
-    row_kernels<T>().layer_norm_modulate(src + at, shift, scale, dst + at, end - begin, d, kEps);
+  parallel_rows(x.size(0), 4 * d, [&](int64_t begin, int64_t end) {
+    row_kernels<T>().layer_norm_modulate(src + begin * d, shift, scale, dst + begin * d,
+                                         end - begin, d, kEps);
   });
 }
 
 template <typename T>
-void gated_residual(const at::Tensor& x, const at::Tensor& y, Rows rows, const float* gate) {
-  const int64_t d = x.size(-1);
+void gated_residual(const at::Tensor& x, const at::Tensor& y, const float* gate) {
+  const int64_t d = x.size(1);
   auto* dst = data<T>(x);
   const auto* src = data<T>(y);
-  parallel_rows(rows.count, 2 * d, [&](int64_t begin, int64_t end) {
-    const int64_t at = (rows.begin + begin) * d;
-    row_kernels<T>().gated_residual(dst + at, src + at, gate, end - begin, d);
+  parallel_rows(x.size(0), 2 * d, [&](int64_t begin, int64_t end) {
+    row_kernels<T>().gated_residual(dst + begin * d, src + begin * d, gate, end - begin, d);
   });
 }
 
@@ -76,6 +73,9 @@ struct FluxTransformer::Pass {
   at::ScalarType dtype;
 
   int64_t sequence() const { return text_tokens + image_tokens; }
+  AttentionShape attention(const FluxConfig& config) const {
+    return {images, sequence(), config.heads, config.head_dim};
+  }
   Rows text_rows(int64_t image) const { return {image * sequence(), text_tokens}; }
   Rows image_rows(int64_t image) const { return {image * sequence() + text_tokens, image_tokens}; }
   Rows all_rows(int64_t image) const { return {image * sequence(), sequence()}; }
@@ -88,12 +88,6 @@ struct FluxTransformer::Pass {
   }
 };
 
-namespace {
-
-at::Tensor rows_of(const at::Tensor& x, Rows rows) { return x.narrow(0, rows.begin, rows.count); }
-
-}  // namespace
-
 const RopeTable& FluxTransformer::rope_for(const jit::Grid& grid) {
   if (rope_.grid.rows != grid.rows || rope_.grid.cols != grid.cols) {
     rope_ = make_rope_table(grid, config_.rope_axes);
@@ -101,7 +95,8 @@ const RopeTable& FluxTransformer::rope_for(const jit::Grid& grid) {
   return rope_;
 }
 
-// q/k RMSNorm + RoPE of rows of `qkv` into the joint q, k, v buffers. Text rows are not rotated.
+// q/k RMSNorm + RoPE of `qkv`, the projections of `rows`, into these rows of the joint q, k, v
+// buffers. Text rows are not rotated.
 template <typename T, typename PassT>
 static void norm_and_rotate(const FluxConfig& config, const at::Tensor& qkv, const at::Tensor& q,
                             const at::Tensor& k, const at::Tensor& v, const at::Tensor& q_norm,
@@ -114,7 +109,7 @@ static void norm_and_rotate(const FluxConfig& config, const at::Tensor& qkv, con
   const int32_t* positions = rotate && !pass.anchors->empty() ? pass.anchors->of(image) : nullptr;
   const float* q_weight = q_norm.const_data_ptr<float>();
   const float* k_weight = k_norm.const_data_ptr<float>();
-  const auto* src = data<T>(qkv) + rows.begin * stride;
+  const auto* src = data<T>(qkv);
   auto* q_out = data<T>(q) + rows.begin * d;
   auto* k_out = data<T>(k) + rows.begin * d;
   auto* v_out = data<T>(v) + rows.begin * d;
@@ -124,17 +119,6 @@ static void norm_and_rotate(const FluxConfig& config, const at::Tensor& qkv, con
                                   v_out + begin * d, end - begin, config.heads, config.head_dim,
                                   kEps);
   });
-}
-
-// softmax(q k^T / sqrt(head_dim)) v over the joint sequence; q, k, v: [B*S, d] -> [B*S, d].
-static at::Tensor attention(const FluxConfig& config, const at::Tensor& q, const at::Tensor& k,
-                            const at::Tensor& v, int64_t images, int64_t sequence) {
-  const auto heads = [&](const at::Tensor& t) {
-    return t.view({images, sequence, config.heads, config.head_dim}).transpose(1, 2);
-  };
-  return at::scaled_dot_product_attention(heads(q), heads(k), heads(v))
-      .transpose(1, 2)
-      .reshape({images * sequence, config.hidden()});
 }
 
 template <typename T>
@@ -147,11 +131,9 @@ void FluxTransformer::run_double_block(const DoubleBlock& block, const at::Tenso
   };
   const at::Tensor x = buffer(Workspace::kResidual, d);
   const at::Tensor h = buffer(Workspace::kNormed, d);
-  const at::Tensor qkv = buffer(Workspace::kWide, 3 * d);
   const at::Tensor q = buffer(Workspace::kQuery, d);
   const at::Tensor k = buffer(Workspace::kKey, d);
   const at::Tensor v = buffer(Workspace::kValue, d);
-  const at::Tensor projected = buffer(Workspace::kProjected, d);
 
   // Calls f(stream, its modulation, image, its rows) for both streams of every image.
   const auto each_stream = [&](const auto& f) {
@@ -161,27 +143,25 @@ void FluxTransformer::run_double_block(const DoubleBlock& block, const at::Tenso
     }
   };
 
-  each_stream([&](const Stream& stream, const at::Tensor& modulation, int64_t b, Rows rows,
-                  bool rotate) {
-    layer_norm_modulate<T>(x, h, rows, pass.modulation(modulation, b, 0),
-                           pass.modulation(modulation, b, 1));
-    linear_into(stream.qkv, rows_of(h, rows), rows_of(qkv, rows));
-    norm_and_rotate<T>(config_, qkv, q, k, v, stream.q_norm, stream.k_norm, rows, b, rotate, pass);
-  });
-  const at::Tensor attended = attention(config_, q, k, v, pass.images, pass.sequence());
+  each_stream(
+      [&](const Stream& stream, const at::Tensor& modulation, int64_t b, Rows rows, bool rotate) {
+        const at::Tensor normed = rows_of(h, rows);
+        layer_norm_modulate<T>(rows_of(x, rows), normed, pass.modulation(modulation, b, 0),
+                               pass.modulation(modulation, b, 1));
+        norm_and_rotate<T>(config_, stream.qkv(normed), q, k, v, stream.q_norm, stream.k_norm, rows,
+                           b, rotate, pass);
+      });
+  const at::Tensor attended = buffer(Workspace::kAttended, d);
+  joint_attention(q, k, v, attended, pass.attention(config_), workspace_);
   each_stream([&](const Stream& stream, const at::Tensor& modulation, int64_t b, Rows rows, bool) {
-    linear_into(stream.out, rows_of(attended, rows), rows_of(projected, rows));
-    gated_residual<T>(x, projected, rows, pass.modulation(modulation, b, 2));
-    layer_norm_modulate<T>(x, h, rows, pass.modulation(modulation, b, 3),
+    const at::Tensor residual = rows_of(x, rows);
+    const at::Tensor normed = rows_of(h, rows);
+    gated_residual<T>(residual, stream.out(rows_of(attended, rows)),
+                      pass.modulation(modulation, b, 2));
+    layer_norm_modulate<T>(residual, normed, pass.modulation(modulation, b, 3),
                            pass.modulation(modulation, b, 4));
-    const at::Tensor wide =
-        workspace_.view(Workspace::kWide, {rows.count, config_.mlp()}, pass.dtype);
-    const at::Tensor activated =
-        workspace_.view(Workspace::kConcat, {rows.count, config_.mlp()}, pass.dtype);
-    linear_into(stream.mlp_in, rows_of(h, rows), wide);
-    gelu<T>(wide, 0, activated, 0, config_.mlp());
-    linear_into(stream.mlp_out, activated, rows_of(projected, rows));
-    gated_residual<T>(x, projected, rows, pass.modulation(modulation, b, 5));
+    gated_residual<T>(residual, stream.mlp_out(stream.mlp_in(normed, PostOp::kGeluTanh)),
+                      pass.modulation(modulation, b, 5));
   });
 }
 
@@ -196,29 +176,32 @@ void FluxTransformer::run_single_block(const SingleBlock& block, const at::Tenso
   };
   const at::Tensor x = buffer(Workspace::kResidual, d);
   const at::Tensor h = buffer(Workspace::kNormed, d);
-  const at::Tensor wide = buffer(Workspace::kWide, 3 * d + mlp);
   const at::Tensor concat = buffer(Workspace::kConcat, d + mlp);
   const at::Tensor q = buffer(Workspace::kQuery, d);
   const at::Tensor k = buffer(Workspace::kKey, d);
   const at::Tensor v = buffer(Workspace::kValue, d);
-  const at::Tensor projected = buffer(Workspace::kProjected, d);
 
   for (int64_t b = 0; b < pass.images; ++b) {
-    layer_norm_modulate<T>(x, h, pass.all_rows(b), pass.modulation(modulation, b, 0),
+    const Rows rows = pass.all_rows(b);
+    layer_norm_modulate<T>(rows_of(x, rows), rows_of(h, rows), pass.modulation(modulation, b, 0),
                            pass.modulation(modulation, b, 1));
   }
-  linear_into(block.in, h, wide);
+  const at::Tensor wide = block.in(h);  // [q | k | v | mlp]
   for (int64_t b = 0; b < pass.images; ++b) {
-    norm_and_rotate<T>(config_, wide, q, k, v, block.q_norm, block.k_norm, pass.text_rows(b), b,
+    const Rows text = pass.text_rows(b);
+    const Rows image = pass.image_rows(b);
+    norm_and_rotate<T>(config_, rows_of(wide, text), q, k, v, block.q_norm, block.k_norm, text, b,
                        false, pass);
-    norm_and_rotate<T>(config_, wide, q, k, v, block.q_norm, block.k_norm, pass.image_rows(b), b,
+    norm_and_rotate<T>(config_, rows_of(wide, image), q, k, v, block.q_norm, block.k_norm, image, b,
                        true, pass);
   }
-  concat.narrow(1, 0, d).copy_(attention(config_, q, k, v, pass.images, pass.sequence()));
+  joint_attention(q, k, v, concat.narrow(1, 0, d), pass.attention(config_), workspace_);
   gelu<T>(wide, 3 * d, concat, d, mlp);
-  linear_into(block.out, concat, projected);
+  const at::Tensor projected = block.out(concat);
   for (int64_t b = 0; b < pass.images; ++b) {
-    gated_residual<T>(x, projected, pass.all_rows(b), pass.modulation(modulation, b, 2));
+    const Rows rows = pass.all_rows(b);
+    gated_residual<T>(rows_of(x, rows), rows_of(projected, rows),
+                      pass.modulation(modulation, b, 2));
   }
 }
 
@@ -231,7 +214,7 @@ at::Tensor FluxTransformer::run(const at::Tensor& tokens, const Conditioning& co
   const at::Tensor input = tokens.to(pass.dtype);
   for (int64_t b = 0; b < pass.images; ++b) {
     rows_of(x, pass.text_rows(b)).copy_(conditioning.text[b]);
-    linear_into(image_in_, input[b], rows_of(x, pass.image_rows(b)));
+    rows_of(x, pass.image_rows(b)).copy_(image_in_(input[b]));
   }
   const auto blocks = double_blocks_.size() + single_blocks_.size();
   const auto progress = [&](size_t done, const char* kind) {
@@ -250,15 +233,17 @@ at::Tensor FluxTransformer::run(const at::Tensor& tokens, const Conditioning& co
   progress(blocks, "final layer");
 
   const at::Tensor h = workspace_.view(Workspace::kNormed, {total, d}, pass.dtype);
-  at::Tensor velocity = at::empty({pass.images, pass.image_tokens, config_.out_channels},
-                                  tokens.options().dtype(pass.dtype));
+  at::Tensor velocity =
+      at::empty({pass.images, pass.image_tokens, config_.out_channels}, tokens.options());
   for (int64_t b = 0; b < pass.images; ++b) {
     const Rows rows = pass.image_rows(b);
-    layer_norm_modulate<T>(x, h, rows, pass.modulation(conditioning.final_layer, b, 1),
+    const at::Tensor normed = rows_of(h, rows);
+    layer_norm_modulate<T>(rows_of(x, rows), normed,
+                           pass.modulation(conditioning.final_layer, b, 1),
                            pass.modulation(conditioning.final_layer, b, 0));
-    linear_into(final_out_, rows_of(h, rows), velocity[b]);
+    velocity[b].copy_(final_out_(normed));  // widens to float32
   }
-  return velocity.to(at::kFloat);
+  return velocity;
 }
 
 at::Tensor FluxTransformer::forward(const at::Tensor& tokens, const jit::TokenLists& anchors,

@@ -9,10 +9,12 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "flux/config.h"
+#include "flux/flux_weight_reader.h"
 #include "flux/linear.h"
 #include "flux/rope.h"
 #include "flux/workspace.h"
@@ -26,6 +28,16 @@ struct TransformerOptions {
   at::ScalarType dtype = at::kFloat;  // kFloat or kBFloat16: weights, activations
   // Round timestep*1000 and guidance*1000 to dtype, as diffusers and BFL do.
   bool round_time = true;
+  // Keep the adaLN modulation weights (27 % of FLUX.1-dev's parameters) between calls of
+  // condition(). false: each is read from the file when condition() needs it and dropped right
+  // after.
+  bool keep_modulation = true;
+};
+
+// A block's modulation projection: read by condition() only.
+struct ModulationLinear {
+  std::string module;
+  std::optional<Linear> resident;
 };
 
 // What condition() prepared for one batch of prompts. Shapes: B images, S steps, T text tokens,
@@ -44,9 +56,9 @@ struct Conditioning {
 
 class FluxTransformer {
  public:
-  // Converts the parameters to options.dtype and packs fused projections. Polls the job and reports
-  // bytes through its progress.
-  static std::shared_ptr<FluxTransformer> load(const FluxParameters& parameters,
+  // Parameters that the file holds in options.dtype stay mapped; fused projections and other types
+  // are copies. Polls the job and reports bytes through its progress.
+  static std::shared_ptr<FluxTransformer> load(std::shared_ptr<const FluxParameters> parameters,
                                                const TransformerOptions& options, const Job& job);
 
   const FluxConfig& config() const { return config_; }
@@ -69,7 +81,8 @@ class FluxTransformer {
  private:
   // One stream (text or image) of a double block.
   struct Stream {
-    Linear modulation;  // [6d, d]: shift, scale, gate (attention), shift, scale, gate (MLP)
+    ModulationLinear
+        modulation;     // [6d, d]: shift, scale, gate (attention), shift, scale, gate (MLP)
     Linear qkv;         // [3d, d]
     Linear out;         // [d, d]
     Linear mlp_in;      // [mlp, d]
@@ -82,9 +95,9 @@ class FluxTransformer {
     Stream image;
   };
   struct SingleBlock {
-    Linear modulation;  // [3d, d]: shift, scale, gate
-    Linear in;          // [3d + mlp, d]: q, k, v, mlp
-    Linear out;         // [d, d + mlp]
+    ModulationLinear modulation;  // [3d, d]: shift, scale, gate
+    Linear in;                    // [3d + mlp, d]: q, k, v, mlp
+    Linear out;                   // [d, d + mlp]
     at::Tensor q_norm;
     at::Tensor k_norm;
   };
@@ -95,7 +108,7 @@ class FluxTransformer {
   // One forward call's sizes, positions and modulation lookup.
   struct Pass;
 
-  FluxTransformer() = default;
+  explicit FluxTransformer(FluxWeightReader weights) : weights_(std::move(weights)) {}
   at::Tensor embed_conditioning(const at::Tensor& pooled, const std::vector<double>& guidance,
                                 const std::vector<double>& sigmas) const;
   const RopeTable& rope_for(const jit::Grid& grid);
@@ -108,6 +121,7 @@ class FluxTransformer {
   at::Tensor run(const at::Tensor& tokens, const Conditioning& conditioning, const Pass& pass,
                  const Job& job);
 
+  FluxWeightReader weights_;
   FluxConfig config_;
   TransformerOptions options_;
   Embedder time_;
@@ -117,7 +131,7 @@ class FluxTransformer {
   Linear image_in_;
   std::vector<DoubleBlock> double_blocks_;
   std::vector<SingleBlock> single_blocks_;
-  Linear final_modulation_;  // [2d, d]: scale, shift
+  ModulationLinear final_modulation_;  // [2d, d]: scale, shift
   Linear final_out_;
   RopeTable rope_;  // of the grid used last
   Workspace workspace_;

@@ -1,7 +1,6 @@
 // condition(): what depends on sigma, guidance and the prompt only, for all steps at once.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/silu.h>
 
 #include <cmath>
@@ -42,17 +41,13 @@ at::Tensor sinusoid(const std::vector<double>& values, at::ScalarType dtype, boo
   return out.to(dtype);
 }
 
-at::Tensor apply(const Linear& linear, const at::Tensor& x) {
-  return at::linear(x, linear.weight, linear.bias);
-}
-
 }  // namespace
 
 at::Tensor FluxTransformer::embed_conditioning(const at::Tensor& pooled,
                                                const std::vector<double>& guidance,
                                                const std::vector<double>& sigmas) const {
   const auto embed = [](const Embedder& embedder, const at::Tensor& x) {
-    return apply(embedder.second, at::silu(apply(embedder.first, x)));
+    return embedder.second(at::silu(embedder.first(x)));
   };
   const at::ScalarType dtype = options_.dtype;
   // [S, 1, d] + [1, B, d] -> [S, B, d], in diffusers' order of additions.
@@ -75,15 +70,18 @@ std::shared_ptr<const Conditioning> FluxTransformer::condition(const at::Tensor&
   result->steps = steps;
   result->text_tokens = prompt.size(1);
   result->owner = this;
-  result->text = apply(text_in_, prompt.to(options_.dtype)).contiguous();
+  result->text = text_in_(prompt.to(options_.dtype)).contiguous();
 
   const at::Tensor activated = at::silu(embed_conditioning(pooled, guidance, sigmas));
-  const auto modulation = [&](const Linear& linear, int64_t parts) {
+  const auto modulation = [&](const ModulationLinear& source, int64_t parts) {
     job.checkpoint();
-    return apply(linear, activated)
-        .to(at::kFloat)
-        .view({steps, images, parts, config_.hidden()})
-        .contiguous();
+    const Linear linear = source.resident ? *source.resident : weights_.linear(source.module);
+    at::Tensor vectors = linear(activated)
+                             .to(at::kFloat)
+                             .view({steps, images, parts, config_.hidden()})
+                             .contiguous();
+    if (!source.resident) weights_.release(source.module);
+    return vectors;
   };
   for (const DoubleBlock& block : double_blocks_) {
     result->image_stream.push_back(modulation(block.image.modulation, 6));

@@ -1,4 +1,4 @@
-// Buffers of a forward pass, kept between calls: no allocation per block.
+// Buffers of a forward pass that outlive a block, kept between calls.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,7 +10,7 @@ namespace jitflux {
 
 class Workspace {
  public:
-  enum Slot { kResidual, kNormed, kWide, kConcat, kQuery, kKey, kValue, kProjected, kSlots };
+  enum Slot { kResidual, kNormed, kConcat, kQuery, kKey, kValue, kAttended, kPacked, kSlots };
 
   // A view of the slot's buffer in the given shape; the buffer grows when needed. Contents are
   // whatever the last user left.

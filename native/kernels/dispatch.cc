@@ -15,6 +15,9 @@ const KernelTable& kernel_table();
 namespace isa_avx512 {
 const KernelTable& kernel_table();
 }
+namespace isa_avx512bf16 {
+const KernelTable& kernel_table();
+}
 
 namespace {
 
@@ -25,10 +28,13 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
 std::vector<const KernelTable*> supported_tables() {
   std::vector<const KernelTable*> tables = {&isa_default::kernel_table()};
   if (has_avx2()) tables.push_back(&isa_avx2::kernel_table());
   if (has_avx512()) tables.push_back(&isa_avx512::kernel_table());
+  if (has_avx512bf16()) tables.push_back(&isa_avx512bf16::kernel_table());
   return tables;
 }
 

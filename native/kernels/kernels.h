@@ -54,6 +54,29 @@ struct RowKernels {
                            int64_t d);
 };
 
+// Attention of one head over a sequence, no mask. T activations, float32 softmax and accumulation;
+// products in bfloat16 for bfloat16 activations where the CPU has dot products for them (then the
+// softmax weights are rounded to bfloat16, as everywhere), else in float32.
+constexpr int64_t kAttentionKeyBlock = 64;
+constexpr int64_t kAttentionQueries = 96;
+constexpr int64_t kAttentionMaxHeadDim = 256;
+constexpr int64_t kAttentionHeadDimMultiple = 16;
+
+template <typename T>
+struct AttentionKernels {
+  // Bytes that pack() writes for one head.
+  int64_t (*packed_bytes)(int64_t keys, int64_t head_dim);
+
+  // k, v: [keys, head_dim], rows `stride` apart. `packed`: 64-byte aligned.
+  void (*pack)(const T* k, const T* v, int64_t stride, int64_t keys, int64_t head_dim,
+               void* packed);
+
+  // out = softmax(scale q k^T) v for up to kAttentionQueries rows of q. scale > 0; head_dim a
+  // multiple of kAttentionHeadDimMultiple, at most kAttentionMaxHeadDim.
+  void (*attend)(const T* q, int64_t q_stride, const void* packed, int64_t keys, int64_t head_dim,
+                 float scale, T* out, int64_t out_stride, int64_t rows);
+};
+
 // The JiT operators work on float32 latents and velocities, [N, C] of one image.
 struct JitKernels {
   // out[r, c] = sum_j weight[j] * v[nearest[r, reflect(c + j - radius)]] for rows [row_begin,
@@ -82,10 +105,14 @@ struct KernelTable {
   const char* isa;
   RowKernels<float> f32;
   RowKernels<BFloat16Bits> bf16;
+  AttentionKernels<float> attention_f32;
+  AttentionKernels<BFloat16Bits> attention_bf16;
   JitKernels jit;
 
   template <typename T>
   const RowKernels<T>& rows() const;
+  template <typename T>
+  const AttentionKernels<T>& attention() const;
 };
 
 template <>
@@ -96,9 +123,17 @@ template <>
 inline const RowKernels<BFloat16Bits>& KernelTable::rows<BFloat16Bits>() const {
   return bf16;
 }
+template <>
+inline const AttentionKernels<float>& KernelTable::attention<float>() const {
+  return attention_f32;
+}
+template <>
+inline const AttentionKernels<BFloat16Bits>& KernelTable::attention<BFloat16Bits>() const {
+  return attention_bf16;
+}
 
 // The table in use: the best one this CPU supports, or the one named by JIT_FLUX_ISA
-// (default | avx2 | avx512) if the CPU has it.
+// (default | avx2 | avx512 | avx512bf16) if the CPU has it.
 const KernelTable& table();
 
 // Names of the instruction sets this CPU can run, weakest first.

@@ -53,10 +53,12 @@ struct Location {
   std::string prefix;
 };
 
+using Votes = std::map<std::pair<std::string, Layout>, size_t>;
+
 // Every tensor name votes for what stands before its first root word. A whole checkpoint holds
 // other components as well, whose names have no such word or fewer of them.
-Location locate(const WeightFile& file) {
-  std::map<std::pair<std::string, Layout>, size_t> votes;
+Votes vote(const WeightFile& file) {
+  Votes votes;
   for (const WeightTensor& tensor : file.tensors()) {
     const std::string_view name = tensor.name;
     for (size_t begin = 0; begin < name.size();) {
@@ -71,6 +73,11 @@ Location locate(const WeightFile& file) {
       begin = end + 1;
     }
   }
+  return votes;
+}
+
+Location locate(const WeightFile& file) {
+  const Votes votes = vote(file);
   if (votes.empty()) {
     fail(error_code::kWeightsMismatch, file.path(),
          "no parameters of a FLUX transformer (expected names such as 'transformer_blocks.0.*' or "
@@ -481,6 +488,8 @@ FluxParameters FluxParameters::resolve(std::shared_ptr<const WeightFile> file,
   parameters.file_ = std::move(file);
   return parameters;
 }
+
+bool FluxParameters::recognises(const WeightFile& file) { return !vote(file).empty(); }
 
 const std::vector<WeightTensor>& FluxParameters::pieces(const std::string& diffusers_name) const {
   const auto found = pieces_.find(diffusers_name);

@@ -24,6 +24,9 @@ class FluxParameters {
   static FluxParameters resolve(std::shared_ptr<const WeightFile> file,
                                 std::optional<std::array<int64_t, 3>> rope_axes = std::nullopt);
 
+  // Whether any name looks like one of a FLUX transformer's; false for CLIP, T5 and VAE.
+  static bool recognises(const WeightFile& file);
+
   const FluxConfig& config() const { return config_; }
   const char* layout() const { return layout_; }  // "diffusers" | "original"
   const std::string& prefix() const { return prefix_; }

@@ -110,6 +110,8 @@ uint32_t JsonReader::read_hex4() {
   return value;
 }
 
+bool JsonReader::next_is(char c) { return peek() == c; }
+
 std::string JsonReader::read_string() {
   expect('"');
   std::string out;

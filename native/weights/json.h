@@ -25,6 +25,7 @@ class JsonReader {
   void begin_array();
   bool next_item();
 
+  bool next_is(char c);  // whether the next value begins so: '{', '"', ...
   std::string read_string();
   int64_t read_size();  // a non-negative integer that fits int64
   void skip();          // any value, without recursion

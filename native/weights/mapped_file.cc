@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <limits>
 #include <system_error>
@@ -49,6 +50,7 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
     fail(error_code::kFileNotFound, path,
          S_ISDIR(info.st_mode) ? "is a directory, not a file" : "is not a regular file");
   }
+  modified_ = int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
   if (info.st_size <= 0) return;
   if (static_cast<uintmax_t>(info.st_size) > std::numeric_limits<size_t>::max() / 2) {
     fail(error_code::kOutOfMemory, path, "the file is too large to map");
@@ -68,15 +70,28 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
+void MappedFile::release(std::span<const std::byte> bytes) const {
+  const std::byte* begin = std::max(bytes.data(), data_);
+  const std::byte* end = std::min(bytes.data() + bytes.size(), data_ + size_);
+  if (data_ == nullptr || begin >= end) return;
+  // Neighbours that share the first and last page lose nothing: the mapping is never written to.
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<uintptr_t>(begin) & ~(page - 1);
+  ::madvise(reinterpret_cast<void*>(first), reinterpret_cast<uintptr_t>(end) - first,
+            MADV_DONTNEED);
+}
+
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
       data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+      size_(std::exchange(other.size_, 0)),
+      modified_(other.modified_) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(modified_, other.modified_);
   return *this;
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 
@@ -25,11 +26,17 @@ class MappedFile {
 
   const std::string& path() const { return path_; }
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  int64_t modified() const { return modified_; }  // when it was opened; nanoseconds since 1970
+
+  // Gives back the memory of the pages that hold these bytes; they are read again when touched
+  // again. Bytes outside the mapping are ignored.
+  void release(std::span<const std::byte> bytes) const;
 
  private:
   std::string path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  int64_t modified_ = 0;
 };
 
 }  // namespace jitflux

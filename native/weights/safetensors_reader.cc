@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <map>
 #include <optional>
 #include <string_view>
@@ -47,6 +48,7 @@ class SafetensorsFile final : public WeightFile {
   }
 
   const char* format() const override { return "safetensors"; }
+  std::vector<const MappedFile*> mappings() const override { return {&file_}; }
 
  private:
   struct Extent {
@@ -76,7 +78,7 @@ class SafetensorsFile final : public WeightFile {
     json.begin_object();
     while (json.next_key(&name)) {
       if (name == "__metadata__") {
-        json.skip();
+        read_metadata(&json);
         continue;
       }
       std::string dtype;
@@ -89,6 +91,29 @@ class SafetensorsFile final : public WeightFile {
     if (unsupported_count > kMaxUnsupportedShown) unsupported += ", ...";
     if (unsupported_count > 0) {
       fail(error_code::kUnsupportedFormat, path_, "tensors of an unsupported type: " + unsupported);
+    }
+  }
+
+  // Our own writer leaves the integer lists of a model here; see safetensors_writer.h.
+  void read_metadata(JsonReader* json) {
+    if (!json->next_is('{')) return json->skip();
+    std::string key;
+    json->begin_object();
+    while (json->next_key(&key)) {
+      if (key != kAxesMetadata || !json->next_is('"')) {
+        json->skip();
+        continue;
+      }
+      const std::string text = json->read_string();
+      std::vector<int64_t> numbers;
+      const char* at = text.data();
+      const char* const end = at + text.size();
+      while (at < end && numbers.size() < 3) {
+        const auto [next, error] = std::from_chars(at, end, numbers.emplace_back());
+        if (error != std::errc() || (next < end && *next != ',')) return;
+        at = next < end ? next + 1 : next;
+      }
+      if (numbers.size() == 3 && at == end) int_lists_[key] = std::move(numbers);
     }
   }
 
@@ -212,6 +237,13 @@ class ShardedSafetensors final : public WeightFile {
   }
 
   const char* format() const override { return "safetensors"; }
+  std::vector<const MappedFile*> mappings() const override {
+    std::vector<const MappedFile*> files;
+    for (const auto& shard : shards_) {
+      for (const MappedFile* file : shard->mappings()) files.push_back(file);
+    }
+    return files;
+  }
 
  private:
   void read_weight_map(JsonReader* json) {

@@ -16,6 +16,10 @@
 
 namespace jitflux {
 
+// Metadata key of three comma-separated numbers; read into int_lists() as a TorchScript archive's
+// attribute of this name is. The tensors do not tell them, and a single file has no config.json.
+inline constexpr const char* kAxesMetadata = "axes_dims_rope";
+
 // Whether the bytes look like a safetensors file (a small length, then '{'), whole or truncated.
 bool looks_like_safetensors(std::span<const std::byte> bytes);
 

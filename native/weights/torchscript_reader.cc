@@ -66,6 +66,7 @@ class TorchScriptFile final : public WeightFile {
   }
 
   const char* format() const override { return "torchscript"; }
+  std::vector<const MappedFile*> mappings() const override { return {&file_}; }
 
  private:
   struct Visit {

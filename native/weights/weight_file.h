@@ -44,6 +44,8 @@ struct OpenOptions {
   bool verify = false;  // check the CRC-32 of every record of a TorchScript archive
 };
 
+class MappedFile;
+
 class WeightFile {
  public:
   virtual ~WeightFile() = default;
@@ -60,6 +62,8 @@ class WeightFile {
   const WeightTensor* find(const std::string& name) const;  // nullptr if absent
   // Integer-list attributes of a TorchScript module (e.g. axes_dims_rope), by attribute path.
   const std::map<std::string, std::vector<int64_t>>& int_lists() const { return int_lists_; }
+  // The files that the tensors lie in. A tensor may also be a copy in memory.
+  virtual std::vector<const MappedFile*> mappings() const = 0;
   uint64_t total_bytes() const;  // sum of nbytes over the tensors
 
  protected:

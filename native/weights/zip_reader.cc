@@ -72,8 +72,8 @@ constexpr CrcTables kCrc = make_crc_tables();
 }  // namespace
 
 // Slicing-by-8 (Kounavis and Berry, 2005): eight table look-ups replace eight dependent steps.
-uint32_t crc32(std::span<const std::byte> data) {
-  uint32_t crc = 0xFFFFFFFF;
+uint32_t crc32(std::span<const std::byte> data, uint32_t previous) {
+  uint32_t crc = ~previous;
   while (data.size() >= 8) {
     const uint32_t low = load_le<uint32_t>(data.data()) ^ crc;
     const uint32_t high = load_le<uint32_t>(data.data() + 4);

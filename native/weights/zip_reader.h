@@ -58,6 +58,7 @@ class ZipReader {
   std::map<std::string_view, size_t> index_;
 };
 
-uint32_t crc32(std::span<const std::byte> data);
+// `previous`: the CRC-32 of what comes before `data`.
+uint32_t crc32(std::span<const std::byte> data, uint32_t previous = 0);
 
 }  // namespace jitflux

@@ -3,19 +3,25 @@ import { extname } from 'node:path';
 
 import { invalidArgument } from '../errors.js';
 import type { GenerateRequest } from '../pipeline/index.js';
-import { BUNDLED_MODEL, readModelDirectory } from '../pipeline/model-directory.js';
+import { BUNDLED_MODEL } from '../pipeline/model-directory.js';
+import { resolveModel } from '../pipeline/model-source.js';
 import { MAX_IMAGES, resolveRequest } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
 import { formatDuration } from './format.js';
-import { given, parseDevice, parseSeed, SAMPLING_FLAGS, samplingOptions } from './options.js';
+import { given, MODEL_FLAGS, parseDevice, parseSeed, SAMPLING_FLAGS, samplingOptions } from './options.js';
 import { generationProgress } from './progress.js';
 
 export const generateCommand = defineCommand({
-  command: 'generate <prompt>',
+  command: 'generate [prompt]',
   describe: 'Generate pictures from a prompt',
   builder: (yargs) =>
     yargs
-      .positional('prompt', { type: 'string', demandOption: true, describe: 'what to draw' })
+      .positional('prompt', { type: 'string', describe: 'what to draw; or give --conditioning' })
+      .option('conditioning', {
+        type: 'string',
+        requiresArg: true,
+        describe: 'encoded prompts of `jit-flux encode` instead of a prompt; no text encoders are loaded',
+      })
       .option('out', {
         alias: 'o',
         type: 'string',
@@ -25,8 +31,9 @@ export const generateCommand = defineCommand({
       .option('model', {
         type: 'string',
         requiresArg: true,
-        describe: 'model directory (default: the bundled flux-tiny)',
+        describe: 'model directory or checkpoint (default: the bundled flux-tiny)',
       })
+      .options(MODEL_FLAGS)
       .options(SAMPLING_FLAGS)
       .option('seed', { type: 'string', requiresArg: true, describe: 'default: random, printed' })
       .option('guidance', { type: 'number', requiresArg: true, describe: "default: the model's" })
@@ -57,8 +64,18 @@ export const generateCommand = defineCommand({
     if (args.threads !== undefined && (!Number.isInteger(args.threads) || args.threads < 1)) {
       throw invalidArgument('threads', 'an integer >= 1', args.threads);
     }
+    const { conditioning: file } = args;
+    if ((args.prompt === undefined) === (file === undefined)) {
+      throw invalidArgument('prompt', 'either a prompt or --conditioning', args.prompt);
+    }
+    // Everything that can be wrong is found before anything is loaded.
+    const model = args.model ?? BUNDLED_MODEL;
+    const textEncoders = file === undefined ? args['text-encoders'] : false;
+    const source = await resolveModel(model, { textEncoders, signal });
+    // Reading a conditioning needs native tensors, but checks the request against what is in it.
+    using conditioning = file === undefined ? undefined : await loadConditioning(file, signal);
     const request: GenerateRequest = {
-      prompt: args.prompt,
+      ...given({ prompt: args.prompt, conditioning }),
       numImages: args['num-images'],
       ...samplingOptions(args),
       ...given({
@@ -69,9 +86,7 @@ export const generateCommand = defineCommand({
       }),
       signal,
     };
-    // Everything that can be wrong is found before anything is loaded.
-    const { path, index } = await readModelDirectory(args.model ?? BUNDLED_MODEL, { signal });
-    const resolved = resolveRequest(request, index);
+    const resolved = resolveRequest(request, source.info, source.transformer.config);
     const { seed } = resolved;
     const { assertWritable, writeFileAtomic } = await import('../image/index.js');
     const files = outputFiles(args.out ?? `jit-flux-${seed}.png`, resolved.images);
@@ -81,9 +96,17 @@ export const generateCommand = defineCommand({
     let result;
     try {
       const { FluxPipeline } = await import('../pipeline/index.js');
-      progress.loading(index.name);
-      await using pipeline = await FluxPipeline.load(path, {
-        ...given({ device, dtype: args.dtype, threads: args.threads }),
+      progress.loading(source.info.name);
+      await using pipeline = await FluxPipeline.load(model, {
+        ...given({ device, dtype: args.dtype, threads: args.threads, textEncoders }),
+        keepTextEncoders: !args['release-encoders'],
+        memoryCheck: args['memory-check'] && {
+          width: resolved.width,
+          height: resolved.height,
+          images: resolved.images,
+          textTokens: resolved.textTokens,
+          steps: resolved.plan.steps,
+        },
         allowTorchScriptCode: args['allow-torchscript-code'],
         signal,
       });
@@ -106,7 +129,7 @@ export const generateCommand = defineCommand({
         seed: own,
       })),
       seed: result.seed,
-      model: { name: index.name, path },
+      model: { name: source.info.name, path: source.path },
       warnings,
       timings,
       plan,
@@ -120,6 +143,11 @@ export const generateCommand = defineCommand({
     }
   },
 });
+
+async function loadConditioning(path: string, signal: AbortSignal) {
+  const { loadEncodedPrompts } = await import('../pipeline/index.js');
+  return loadEncodedPrompts(path, { signal });
+}
 
 /** `out.png`, or `out-1.png`, `out-2.png`, ... if there are several. */
 function outputFiles(out: string, count: number): string[] {

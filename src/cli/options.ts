@@ -7,8 +7,7 @@ export const SAMPLING_FLAGS = {
   preset: {
     type: 'string',
     requiresArg: true,
-    describe: 'dense, jit-4x or jit-7x',
-    default: 'jit-4x',
+    describe: "dense, jit-4x or jit-7x (default: the model's, mostly jit-4x)",
   },
   width: { type: 'number', requiresArg: true, describe: "pixels (default: the model's)" },
   height: { type: 'number', requiresArg: true, describe: "pixels (default: the model's)" },
@@ -25,9 +24,28 @@ export const SAMPLING_FLAGS = {
   },
 } as const;
 
+/** Options of the commands that load a model. */
+export const MODEL_FLAGS = {
+  'text-encoders': {
+    type: 'string',
+    requiresArg: true,
+    describe: 'snapshot whose text encoders to use with an original checkpoint',
+  },
+  'release-encoders': {
+    type: 'boolean',
+    default: false,
+    describe: 'free the text encoders as soon as the prompt is encoded',
+  },
+  'memory-check': {
+    type: 'boolean',
+    default: true,
+    describe: 'refuse early what cannot fit into memory (--no-memory-check: try anyway)',
+  },
+} as const;
+
 /** Parsed {@link SAMPLING_FLAGS}. */
 export interface SamplingArgs {
-  preset: string;
+  preset: string | undefined;
   width: number | undefined;
   height: number | undefined;
   steps: number | undefined;
@@ -40,7 +58,7 @@ export function samplingOptions(args: SamplingArgs) {
   const stageRatios = numberList('stage-ratios', args['stage-ratios']);
   const tokenRatios = numberList('token-ratios', args['token-ratios']);
   return {
-    preset: args.preset as PresetName,
+    ...(args.preset !== undefined && { preset: args.preset as PresetName }),
     ...(args.steps !== undefined && { steps: args.steps }),
     ...(stageRatios && { stageRatios }),
     ...(tokenRatios && { tokenRatios }),

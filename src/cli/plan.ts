@@ -1,13 +1,18 @@
 /** `jit-flux plan`: what a preset will do, without doing it. */
-import { invalidArgument } from '../errors.js';
+import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
+import { availableMemory } from '../pipeline/available-memory.js';
+import { type MemoryPlan, planModelMemory } from '../pipeline/memory-plan.js';
+import { type ModelSource, resolveModel } from '../pipeline/model-source.js';
 import { createPlan, FLUX_1_DEV, FLUX_TINY, fluxFlops } from '../sampler/index.js';
-import type { FluxConfig, JitPlan } from '../types.js';
+import type { FluxConfig, JitPlan, PresetName } from '../types.js';
 import { checkSide } from '../pipeline/size.js';
 import { defineCommand } from './command.js';
 import { table } from './format.js';
-import { SAMPLING_FLAGS, samplingOptions } from './options.js';
+import { given, MODEL_FLAGS, SAMPLING_FLAGS, samplingOptions } from './options.js';
 
 interface PlannedModel {
+  preset?: PresetName;
+  steps?: number;
   config: Readonly<FluxConfig>;
   pixelsPerToken: number;
   textTokens: number;
@@ -29,17 +34,24 @@ export const planCommand = defineCommand({
         type: 'string',
         requiresArg: true,
         default: 'flux.1-dev',
-        describe: Object.keys(MODELS).join(' or '),
+        describe: `${Object.keys(MODELS).join(', ')}, or the path of a model: adds the memory it will take`,
       })
       .option('text-tokens', {
         type: 'number',
         requiresArg: true,
         describe: "text tokens per picture (default: the model's)",
       })
+      .option('text-encoders', MODEL_FLAGS['text-encoders'])
+      .option('dtype', {
+        choices: ['float32', 'bfloat16'] as const,
+        requiresArg: true,
+        describe: 'type for which memory is planned (default: float32)',
+      })
       .example('$0 plan --preset jit-7x --width 1024 --height 1024', 'FLUX.1-dev at 1024x1024'),
   async run(args, context) {
-    const model = Object.hasOwn(MODELS, args.model) ? MODELS[args.model] : undefined;
-    if (!model) throw invalidArgument('model', Object.keys(MODELS).join(' or '), args.model);
+    const known = Object.hasOwn(MODELS, args.model) ? MODELS[args.model] : undefined;
+    const source = known ? undefined : await findModel(args.model, args['text-encoders'], context.signal);
+    const model = known ?? plannedModel(source as ModelSource);
     const width = checkSide('width', args.width ?? model.side, model.pixelsPerToken, args.model);
     const height = checkSide('height', args.height ?? model.side, model.pixelsPerToken, args.model);
     const textTokens = args['text-tokens'] ?? model.textTokens;
@@ -47,17 +59,82 @@ export const planCommand = defineCommand({
       throw invalidArgument('text-tokens', 'an integer from 1 to 4096', textTokens);
     }
     const plan = createPlan({
+      ...(model.preset && { preset: model.preset }),
+      ...(model.preset && args.steps === undefined && { steps: model.steps }),
       ...samplingOptions(args),
       grid: [height / model.pixelsPerToken, width / model.pixelsPerToken],
       model: { config: model.config, textTokens },
     });
-    context.printJson({ model: args.model, width, height, textTokens, ...plan });
+    const memory =
+      source &&
+      planModelMemory(
+        source,
+        { ...given({ dtype: args.dtype }), width, height, textTokens, steps: plan.steps },
+        await availableMemory(),
+      );
+    context.printJson({ model: args.model, width, height, textTokens, ...plan, ...(memory && { memory }) });
     const denseStep = fluxFlops(model.config, plan.totalTokens, textTokens).total;
     for (const line of describePlan(plan, { model: args.model, width, height, textTokens, denseStep })) {
       context.print(line);
     }
+    if (memory) for (const line of describeMemory(memory)) context.print(line);
   },
 });
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT naming the built-in models if it is neither one of them nor a path */
+async function findModel(
+  path: string,
+  textEncoders: string | undefined,
+  signal: AbortSignal,
+): Promise<ModelSource> {
+  try {
+    return await resolveModel(path, { textEncoders, signal });
+  } catch (error) {
+    if (error instanceof JitFluxError && error.code === ERROR_CODES.FILE_NOT_FOUND) {
+      throw invalidArgument('model', `${Object.keys(MODELS).join(' or ')}, or the path of a model`, path);
+    }
+    throw error;
+  }
+}
+
+function plannedModel({ info, transformer, path }: ModelSource): PlannedModel {
+  if (!transformer.config) {
+    throw new JitFluxError(
+      ERROR_CODES.UNSUPPORTED_FORMAT,
+      `${path}: the architecture is in an archive without config.json, which only native code can read ` +
+        '(jit-flux inspect)',
+      { path },
+    );
+  }
+  const { preset, dense } = info.defaults;
+  return {
+    config: transformer.config,
+    pixelsPerToken: info.decoder.spatialFactor * 2,
+    textTokens: info.text.defaultLength ?? info.text.length,
+    side: info.defaults.width,
+    ...given({ preset, steps: dense?.steps }),
+  };
+}
+
+/** The memory plan as lines of text. */
+function describeMemory(memory: MemoryPlan): string[] {
+  const gb = (bytes: number) => (bytes / 1e9).toFixed(2);
+  const parts = memory.components.map((part) => [
+    part.component,
+    part.parameters === undefined ? '' : (part.parameters / 1e6).toFixed(1),
+    gb(part.fileBytes),
+    `${gb(part.residentBytes)}${part.mapped ? ' mapped' : ''}`,
+    gb(part.transientBytes),
+  ]);
+  const { available } = memory;
+  return [
+    '',
+    `memory in GB, ${memory.dtype} on the ${memory.components[0]?.device}`,
+    ...table([['part', 'M parameters', 'file', 'weights', 'while it works'], ...parts], [1, 2, 3, 4]),
+    `${memory.phases.map(({ phase, bytes }) => `${phase} ${gb(bytes)}`).join(', ')}; ` +
+      `available ${available ? gb(available.bytes) : 'unknown'}: ${memory.fits ? 'fits' : 'does not fit'}`,
+  ];
+}
 
 /** The plan as lines of text. */
 function describePlan(

@@ -4,8 +4,10 @@ import yargs from 'yargs';
 import { ERROR_CODES, JitFluxError, type JitFluxErrorCode } from '../errors.js';
 import { VERSION } from '../pipeline/version.js';
 import { type Command, type Context, EXIT, type Io } from './command.js';
+import { convertCommand } from './convert.js';
 import { doctorCommand } from './doctor.js';
 import { toJson } from './format.js';
+import { encodeCommand } from './encode.js';
 import { generateCommand } from './generate.js';
 import { inspectCommand } from './inspect.js';
 import { planCommand } from './plan.js';
@@ -13,8 +15,10 @@ import { setupCommand } from './setup.js';
 
 const COMMANDS: readonly Command[] = [
   generateCommand,
+  encodeCommand,
   planCommand,
   inspectCommand,
+  convertCommand,
   setupCommand,
   doctorCommand,
 ];

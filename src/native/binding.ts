@@ -72,6 +72,22 @@ export interface WeightInspection {
   totalBytes: number;
 }
 
+/** What {@link NativeBinding.convertWeights} did. */
+export interface WeightConversion {
+  /** Key layout of the input, if it is a FLUX transformer. */
+  layout?: 'diffusers' | 'original';
+  tensors: number;
+  /** Tensors of the input that are no part of the transformer. */
+  skippedTensors: number;
+  fileBytes: number;
+  /** Tensor data that an interrupted run had written already. */
+  resumedBytes: number;
+  /** The output was there already: see `completed`. */
+  reused: boolean;
+  /** Names this conversion: sources and options. */
+  identity: string;
+}
+
 /** Facts about the loaded engine. */
 export interface EngineInfo {
   version: string;
@@ -80,6 +96,8 @@ export interface EngineInfo {
   /** Instruction set of the kernels in use; `JIT_FLUX_ISA` forces another. */
   isa: string;
   supportedIsas: string[];
+  /** Attention calls of this process that took our kernel, and that fell back to LibTorch's. */
+  attentionCalls: { own: number; fallback: number };
   /** LibTorch's own choice, for example `AVX512`. */
   cpuCapability: string;
   /** Default number of threads of the inference thread's OpenMP team. */
@@ -232,4 +250,19 @@ export interface NativeBinding {
   ): Promise<TensorHandle[]>;
 
   inspectWeights(path: string, verify: boolean, job?: NativeJob): Promise<WeightInspection>;
+  /** Progress counts bytes of tensor data. */
+  convertWeights(
+    input: string,
+    output: string,
+    options: {
+      format: 'torchscript' | 'safetensors';
+      dtype: 'keep' | 'float32' | 'bfloat16' | 'float16';
+      resume: boolean;
+      verify: boolean;
+      /** Identity of an earlier conversion to the same output; not repeated if nothing has changed. */
+      completed: string;
+      ropeAxes?: number[] | undefined;
+    },
+    job?: NativeJob,
+  ): Promise<WeightConversion>;
 }

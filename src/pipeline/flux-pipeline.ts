@@ -1,33 +1,33 @@
-/** Prompt to picture: tokenizer, text encoder, transformer, sampler, decoder. */
+/** Prompt to picture: text conditioner, transformer, sampler, decoder. */
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import type { PngMetadata } from '../image/index.js';
-import { FluxTransformer, JitSampler, latentOps, Tensor, TorchScriptModule } from '../runtime/index.js';
-import { Tokenizer } from '../text/index.js';
+import { FluxTransformer, JitSampler, latentOps, Tensor } from '../runtime/index.js';
 import type { Device, FluxConfig, LoadOptions, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
+import { availableMemory } from './available-memory.js';
+import { EncodedPrompts } from './encoded-prompts.js';
 import { FairLock } from './fair-lock.js';
 import { GeneratedImage } from './image.js';
-import { type ModelDirectory, type ModelIndex, readModelDirectory } from './model-directory.js';
+import { type LatentDecoder, loadLatentDecoder } from './latent-decoder.js';
+import { checkMemory, planModelMemory } from './memory-plan.js';
+import { checkChannels, type ModelInfo, resolveModel } from './model-source.js';
 import { checkPrompts, plainSeed, type ResolvedRequest, resolveRequest } from './request.js';
-import type { GenerateRequest, GenerateResult, GenerateTimings, GenerateWarning } from './types.js';
+import { Resources } from './resources.js';
+import {
+  checkConditions,
+  checkSourceWidths,
+  loadTextConditioner,
+  type TextConditioner,
+} from './text-conditioner.js';
+import type { GenerateRequest, GenerateResult, GenerateTimings } from './types.js';
 import { VERSION } from './version.js';
-
-/** Prompts as the transformer takes them. The caller disposes both tensors. */
-export interface EncodedPrompts {
-  /** [prompts, tokens, width] */
-  prompt: Tensor;
-  /** [prompts, width] */
-  pooled: Tensor;
-  /** Truncation and unknown words. */
-  warnings: GenerateWarning[];
-}
 
 /** The loaded parts of a model. */
 interface Parts {
-  tokenizer: Tokenizer;
-  textEncoder: TorchScriptModule;
+  /** Undefined with `textEncoders: false`. */
+  text?: TextConditioner;
   transformer: FluxTransformer;
-  decoder: TorchScriptModule;
+  decoder: LatentDecoder;
 }
 
 /**
@@ -40,8 +40,8 @@ interface Parts {
  * await writeFile('circle.png', images[0].toPNG());
  */
 export class FluxPipeline {
-  /** Description of the loaded model. */
-  readonly model: ModelIndex;
+  /** Name, limits and defaults of the loaded model. */
+  readonly model: ModelInfo;
   /** Architecture of the transformer, inferred from its weights. */
   readonly config: FluxConfig;
 
@@ -51,7 +51,7 @@ export class FluxPipeline {
   readonly #activities = new Set<Activity>();
   #disposing: Promise<void> | undefined;
 
-  private constructor(model: ModelIndex, parts: Parts, device: Device) {
+  private constructor(model: ModelInfo, parts: Parts, device: Device) {
     this.model = model;
     this.config = parts.transformer.config;
     this.#parts = parts;
@@ -59,48 +59,33 @@ export class FluxPipeline {
   }
 
   /**
-   * Loads a model directory: `model_index.json` and the files it names.
-   * @throws ERR_JITFLUX_FILE_NOT_FOUND or ERR_JITFLUX_INVALID_MODEL for the directory, what
-   *   `FluxTransformer.load` throws for the weights, and ERR_JITFLUX_CODE_NOT_ALLOWED for TorchScript text encoders
-   *   and decoders other than the bundled model's without `allowTorchScriptCode`
+   * Loads a model: a directory with our own `model_index.json` (flux-tiny), a FLUX.1 snapshot in diffusers' layout
+   * (safetensors or TorchScript archives), or an original checkpoint (`flux1-dev.safetensors` or its directory); see
+   * docs/models.md. What the parts are and whether they fit together and into memory is checked before weights are
+   * read.
+   * @throws ERR_JITFLUX_FILE_NOT_FOUND or ERR_JITFLUX_INVALID_MODEL for the model, ERR_JITFLUX_OUT_OF_MEMORY if it
+   *   cannot fit, what `FluxTransformer.load` throws for the weights, and ERR_JITFLUX_CODE_NOT_ALLOWED for TorchScript
+   *   text encoders and decoders other than the bundled model's without `allowTorchScriptCode`
    */
-  static async load(modelDirectory: string, o: LoadOptions = {}): Promise<FluxPipeline> {
-    if (typeof modelDirectory !== 'string' || modelDirectory === '') {
-      throw invalidArgument('modelDirectory', 'the path of a model directory', modelDirectory);
-    }
+  static async load(model: string, o: LoadOptions = {}): Promise<FluxPipeline> {
     const { signal, device = 'cpu' } = o;
-    const directory = await readModelDirectory(modelDirectory, { signal });
-    const { index, files } = directory;
+    const source = await resolveModel(model, { textEncoders: o.textEncoders, signal });
+    if (o.memoryCheck !== false) {
+      const request = typeof o.memoryCheck === 'object' ? o.memoryCheck : {};
+      checkMemory(planModelMemory(source, { ...o, ...request }, await availableMemory()));
+    }
     const parts: Partial<Parts> = {};
     try {
-      parts.tokenizer = await Tokenizer.load(files.tokenizer, { signal });
-      if (parts.tokenizer.specialTokens > index.text.length) {
-        throw invalidModel(directory, 'text.length', `is less than the tokenizer's special tokens`);
-      }
-      const { ropeAxes } = index.transformer;
-      parts.transformer = await FluxTransformer.load(files.transformer, {
-        ...o,
-        ...(ropeAxes && { ropeAxes }),
-      });
-      const { inChannels, outChannels } = parts.transformer.config;
-      const packed = index.decoder.channels * 4;
-      if (inChannels !== packed || outChannels !== packed) {
-        const found = `the transformer has ${inChannels} input and ${outChannels} output channels`;
-        throw invalidModel(
-          directory,
-          'decoder.channels',
-          `${index.decoder.channels} x 4 expected, but ${found}`,
-        );
-      }
-      const code = {
-        device,
-        ...(o.allowTorchScriptCode !== undefined && { allowTorchScriptCode: o.allowTorchScriptCode }),
-        ...(signal && { signal }),
-      };
-      parts.textEncoder = await TorchScriptModule.load(files.textEncoder, code);
-      parts.decoder = await TorchScriptModule.load(files.decoder, code);
+      // Small files first: a bad tokenizer or encoder is found before the transformer is read.
+      if (source.text) parts.text = await loadTextConditioner(source, o);
+      const { ropeAxes, weights } = source.transformer;
+      parts.transformer = await FluxTransformer.load(weights.path, { ...o, ...(ropeAxes && { ropeAxes }) });
+      const { config } = parts.transformer;
+      checkSourceWidths(source, config);
+      checkChannels(config, source.info.decoder.channels, weights.path, source.decoder.weights.path);
+      parts.decoder = await loadLatentDecoder(source, o);
       throwIfAborted(signal);
-      return new FluxPipeline(index, parts as Parts, device);
+      return new FluxPipeline(source.info, parts as Parts, device);
     } catch (error) {
       disposeParts(parts);
       throw error;
@@ -126,12 +111,16 @@ export class FluxPipeline {
    */
   steps(request: GenerateRequest): AsyncGenerator<StepEvent<Tensor>, GenerateResult, undefined> {
     this.#assertOpen();
-    return this.#run(resolveRequest(request, this.model, this.config));
+    const resolved = resolveRequest(request, this.model, this.config);
+    if (!resolved.conditioning) this.#assertTextEncoders();
+    return this.#run(resolved);
   }
 
   /**
-   * Runs tokenizer and text encoder.
+   * Runs tokenizers and text encoders, in turn with the other requests of this pipeline. The result can be used in any
+   * number of requests (`conditioning`), saved, and loaded elsewhere; the caller disposes it.
    * @param o.maxSequenceLength number of text tokens, at most the model's
+   * @throws ERR_JITFLUX_INVALID_ARGUMENT for the prompt, or if the model was loaded with `textEncoders: false`
    */
   async encodePrompt(
     prompt: string | string[],
@@ -139,15 +128,19 @@ export class FluxPipeline {
   ): Promise<EncodedPrompts> {
     this.#assertOpen();
     const prompts = checkPrompts(prompt);
-    const most = this.model.text.length;
-    const length = o.maxSequenceLength ?? most;
+    const { length: most, defaultLength } = this.model.text;
+    const length = o.maxSequenceLength ?? defaultLength ?? most;
     if (!Number.isInteger(length) || length < 1 || length > most) {
       throw invalidArgument('maxSequenceLength', `an integer from 1 to ${most}`, length);
     }
+    this.#assertTextEncoders();
     const activity = this.#begin(o.signal);
+    let release: (() => void) | undefined;
     try {
+      release = await this.#lock.acquire(activity.signal);
       return await this.#encode(prompts, length, activity.signal);
     } finally {
+      release?.();
       this.#end(activity);
     }
   }
@@ -184,10 +177,10 @@ export class FluxPipeline {
       using resources = new Resources();
       release = await this.#lock.acquire(signal);
       const started = performance.now();
-      const encoded = await this.#encode(r.prompts, r.textTokens, signal);
-      const prompt = await this.#perImage(resources.add(encoded.prompt), r.numImages, resources);
-      const pooled = await this.#perImage(resources.add(encoded.pooled), r.numImages, resources);
-      const { warnings } = encoded;
+      const encoded = r.conditioning ?? resources.add(await this.#encode(r.prompts, r.textTokens, signal));
+      const prompt = await this.#perImage(encoded.prompt, r.numImages, resources);
+      const pooled = await this.#perImage(encoded.pooled, r.numImages, resources);
+      const warnings = [...encoded.warnings];
       if (r.guidanceGiven && !this.config.guidance) {
         warnings.push({
           code: 'GUIDANCE_IGNORED',
@@ -255,51 +248,17 @@ export class FluxPipeline {
     }
   }
 
-  /** Token ids, then the text encoder; one row per prompt. */
-  async #encode(prompts: string[], length: number, signal: AbortSignal): Promise<EncodedPrompts> {
-    const { tokenizer, textEncoder } = this.#parts;
-    if (length < tokenizer.specialTokens) {
-      throw invalidArgument('maxSequenceLength', `at least ${tokenizer.specialTokens}`, length);
-    }
-    const ids = new BigInt64Array(prompts.length * length);
-    const warnings: GenerateWarning[] = [];
-    prompts.forEach((text, row) => {
-      const encoded = tokenizer.encode(text, length);
-      encoded.ids.forEach((id, column) => (ids[row * length + column] = BigInt(id)));
-      if (encoded.truncated > 0) warnings.push(truncationWarning(row, length, encoded.truncated));
-      if (encoded.unknown.length > 0) warnings.push(this.#vocabularyWarning(row, encoded.unknown));
+  /** One row per prompt. */
+  async #encode(prompts: readonly string[], length: number, signal: AbortSignal): Promise<EncodedPrompts> {
+    this.#assertTextEncoders();
+    const conditions = await (this.#parts.text as TextConditioner).encode(prompts, { length, signal });
+    checkConditions(conditions, {
+      model: this.model.name,
+      prompts: prompts.length,
+      length,
+      widths: this.config,
     });
-    throwIfAborted(signal);
-    using resources = new Resources();
-    const input = resources.add(Tensor.from(ids, [prompts.length, length], { device: this.#device }));
-    const outputs = await textEncoder.run([input], { signal });
-    const [pooled, prompt] = outputs;
-    const fits =
-      outputs.length === 2 &&
-      sameShape(pooled?.shape, [prompts.length, this.config.pooledDim]) &&
-      sameShape(prompt?.shape, [prompts.length, length, this.config.textDim]);
-    if (!fits || signal.aborted) {
-      for (const output of outputs) output.dispose();
-      throwIfAborted(signal);
-      const shapes = outputs.map((output) => `[${output.shape.join(', ')}]`).join(' and ');
-      const { pooledDim, textDim } = this.config;
-      throw new JitFluxError(
-        ERROR_CODES.INVALID_MODEL,
-        `The text encoder of ${this.model.name} returned ${shapes || 'nothing'}; the transformer needs ` +
-          `[${prompts.length}, ${pooledDim}] and [${prompts.length}, ${length}, ${textDim}]`,
-      );
-    }
-    return { prompt: prompt as Tensor, pooled: pooled as Tensor, warnings };
-  }
-
-  #vocabularyWarning(prompt: number, words: string[]): GenerateWarning {
-    const list = words.map((word) => JSON.stringify(word)).join(', ');
-    return {
-      code: 'UNKNOWN_WORDS',
-      message: `Not in the vocabulary of ${this.model.name}: ${list}`,
-      prompt,
-      words,
-    };
+    return new EncodedPrompts({ ...conditions, prompts, model: this.model.name });
   }
 
   /** Repeats every row `times` times: from one per prompt to one per picture. */
@@ -327,20 +286,7 @@ export class FluxPipeline {
   }
 
   async #decode(r: ResolvedRequest, tokens: Tensor, signal: AbortSignal): Promise<GeneratedImage[]> {
-    const { scalingFactor: scale, shiftFactor: shift } = this.model.decoder;
-    using resources = new Resources();
-    const z = resources.add(await latentOps.unpack(tokens, r.grid, { scale, shift }));
-    throwIfAborted(signal);
-    const outputs = (await this.#parts.decoder.run([z], { signal })).map((output) => resources.add(output));
-    const [picture] = outputs;
-    if (!picture || !sameShape(picture.shape, [r.images, 3, r.height, r.width])) {
-      throw new JitFluxError(
-        ERROR_CODES.INVALID_MODEL,
-        `The decoder of ${this.model.name} returned [${picture?.shape.join(', ')}] instead of ` +
-          `[${r.images}, 3, ${r.height}, ${r.width}]`,
-      );
-    }
-    const pixels = await latentOps.toImage(picture);
+    const pixels = await this.#parts.decoder.decode(tokens, { grid: r.grid, signal });
     const size = r.width * r.height * 3;
     return r.seeds.map((imageSeed, image) => {
       const prompt = r.prompts[Math.floor(image / r.numImages)] ?? '';
@@ -380,47 +326,21 @@ export class FluxPipeline {
   #assertOpen(): void {
     if (this.disposed) throw disposedError();
   }
-}
 
-/** Frees native handles at the end of a block, last one first. */
-class Resources {
-  readonly #list: { dispose(): void }[] = [];
-
-  add<T extends { dispose(): void }>(resource: T): T {
-    this.#list.push(resource);
-    return resource;
-  }
-
-  [Symbol.dispose](): void {
-    for (const resource of this.#list.splice(0).reverse()) resource.dispose();
+  #assertTextEncoders(): void {
+    if (this.#parts.text) return;
+    throw invalidArgument(
+      'prompt',
+      `a "conditioning" instead: ${this.model.name} was loaded with textEncoders: false`,
+      'a prompt',
+    );
   }
 }
 
 function disposeParts(parts: Partial<Parts>): void {
   parts.decoder?.dispose();
-  parts.textEncoder?.dispose();
+  parts.text?.dispose();
   parts.transformer?.dispose();
-}
-
-function sameShape(shape: readonly number[] | undefined, expected: readonly number[]): boolean {
-  return shape?.length === expected.length && shape.every((size, axis) => size === expected[axis]);
-}
-
-function truncationWarning(prompt: number, length: number, truncated: number): GenerateWarning {
-  const what = truncated === 1 ? 'token was' : 'tokens were';
-  return {
-    code: 'PROMPT_TRUNCATED',
-    message: `The prompt is longer than ${length} tokens; its last ${truncated} ${what} ignored`,
-    prompt,
-    truncated,
-  };
-}
-
-function invalidModel(directory: ModelDirectory, field: string, problem: string): JitFluxError {
-  return new JitFluxError(ERROR_CODES.INVALID_MODEL, `${directory.path}: ${field}: ${problem}`, {
-    path: directory.path,
-    field,
-  });
 }
 
 function disposedError(): JitFluxError {

@@ -1,11 +1,14 @@
-export { FluxPipeline, type EncodedPrompts } from './flux-pipeline.js';
+export { FluxPipeline } from './flux-pipeline.js';
+export { encodeOnly } from './encode-only.js';
+export { EncodedPrompts, loadEncodedPrompts } from './encoded-prompts.js';
 export { GeneratedImage } from './image.js';
 export {
-  BUNDLED_MODEL,
-  MODEL_INDEX,
-  pixelsPerToken,
-  readModelDirectory,
-  type ModelDirectory,
-  type ModelIndex,
-} from './model-directory.js';
+  planMemory,
+  type ComponentMemory,
+  type MemoryPlan,
+  type MemoryPlanOptions,
+  type PhaseMemory,
+} from './memory-plan.js';
+export { BUNDLED_MODEL, MODEL_INDEX, pixelsPerToken } from './model-directory.js';
+export { resolveModel, type ModelInfo, type ModelKind, type ModelSource } from './model-source.js';
 export type { GenerateRequest, GenerateResult, GenerateTimings, GenerateWarning } from './types.js';

@@ -81,7 +81,7 @@ export interface ModelDirectory {
 }
 
 /** Side of one packed token in pixels: 16 for FLUX.1, 8 for flux-tiny. */
-export function pixelsPerToken(index: ModelIndex): number {
+export function pixelsPerToken(index: { decoder: { spatialFactor: number } }): number {
   return index.decoder.spatialFactor * 2;
 }
 

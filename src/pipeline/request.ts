@@ -5,7 +5,9 @@ import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import type { Tensor } from '../runtime/index.js';
 import { createPlan, imageSeed, normalizeSeed, type PlanModel } from '../sampler/index.js';
 import type { FluxConfig, JitOptions, JitPlan, StepEvent } from '../types.js';
-import { type ModelIndex, pixelsPerToken } from './model-directory.js';
+import type { EncodedPrompts } from './encoded-prompts.js';
+import { pixelsPerToken } from './model-directory.js';
+import type { ModelInfo } from './model-source.js';
 import { checkSide } from './size.js';
 import type { GenerateRequest } from './types.js';
 
@@ -16,7 +18,9 @@ export const MAX_PROMPT_CHARACTERS = 20_000;
 
 /** A request with defaults filled in and every value checked. */
 export interface ResolvedRequest {
-  prompts: string[];
+  prompts: readonly string[];
+  /** Takes the place of encoding the prompts. */
+  conditioning?: EncodedPrompts;
   /** Pictures per prompt. */
   numImages: number;
   /** Pictures in all. */
@@ -54,6 +58,7 @@ const SAMPLING_OPTIONS: Record<keyof JitOptions, true> = {
 const REQUEST_OPTIONS: Record<keyof GenerateRequest, true> = {
   ...SAMPLING_OPTIONS,
   prompt: true,
+  conditioning: true,
   width: true,
   height: true,
   seed: true,
@@ -74,7 +79,7 @@ const REQUEST_OPTIONS: Record<keyof GenerateRequest, true> = {
  */
 export function resolveRequest(
   request: GenerateRequest,
-  model: ModelIndex,
+  model: ModelInfo,
   config?: FluxConfig,
 ): ResolvedRequest {
   if (typeof request !== 'object' || request === null) {
@@ -89,7 +94,9 @@ export function resolveRequest(
       );
     }
   }
-  const prompts = checkPrompts(request.prompt);
+  const { conditioning } = request;
+  if (conditioning !== undefined) checkConditioning(request, config);
+  const prompts = conditioning?.prompts ?? checkPrompts(request.prompt);
   const numImages = integer('numImages', request.numImages ?? 1, 1, MAX_IMAGES);
   const images = prompts.length * numImages;
   if (images > MAX_IMAGES) {
@@ -109,12 +116,14 @@ export function resolveRequest(
   if (typeof guidance !== 'number' || !Number.isFinite(guidance) || guidance < 0) {
     throw invalidArgument('guidance', 'a finite number >= 0', guidance);
   }
-  const textTokens = integer(
-    'maxSequenceLength',
-    request.maxSequenceLength ?? model.text.length,
-    1,
-    model.text.length,
-  );
+  const textTokens =
+    conditioning?.prompt.shape[1] ??
+    integer(
+      'maxSequenceLength',
+      request.maxSequenceLength ?? model.text.defaultLength ?? model.text.length,
+      1,
+      model.text.length,
+    );
   const output = request.output ?? 'image';
   if (output !== 'image' && output !== 'latent')
     throw invalidArgument('output', "'image' or 'latent'", output);
@@ -133,7 +142,11 @@ export function resolveRequest(
     ),
   );
   const planModel: PlanModel | undefined = config && { config, textTokens };
-  const plan = createPlan({ ...sampling, grid, ...(planModel && { model: planModel }) });
+  const geometry = { grid, ...(planModel && { model: planModel }) };
+  const { own, asAsked } = applyModelDefaults(sampling, model);
+  const plan = createPlan({ ...own, ...geometry });
+  // The model's own schedule does not make its dense preset another one.
+  if (plan.preset === 'custom' && asAsked) plan.preset = createPlan({ ...asAsked, ...geometry }).preset;
 
   if (request.latents !== undefined) {
     checkLatents(request.latents, [images, plan.totalTokens, model.decoder.channels * 4]);
@@ -151,12 +164,70 @@ export function resolveRequest(
     seeds: Array.from({ length: images }, (_, image) => imageSeed(seed, image)),
     textTokens,
     plan,
-    sampling,
+    sampling: own,
     output,
+    ...(conditioning && { conditioning }),
     ...(request.latents && { latents: request.latents }),
     ...(request.onStep && { onStep: request.onStep.bind(request) }),
     ...(request.signal && { signal: request.signal }),
   };
+}
+
+/**
+ * The model's own preset, and for its dense preset its own steps and schedule.
+ * @returns `own` with what the request leaves open filled in; `asAsked` without the schedule, if that was filled in
+ */
+function applyModelDefaults(
+  sampling: JitOptions,
+  { defaults }: ModelInfo,
+): { own: JitOptions; asAsked?: JitOptions } {
+  const preset = sampling.preset ?? defaults.preset;
+  const named: JitOptions = preset === undefined ? sampling : { ...sampling, preset };
+  if (preset !== 'dense' || defaults.dense === undefined || sampling.schedule !== undefined) {
+    return { own: named };
+  }
+  const asAsked = { ...named, steps: sampling.steps ?? defaults.dense.steps };
+  return { own: { ...asAsked, schedule: defaults.dense.schedule }, asAsked };
+}
+
+/**
+ * Checks encoded prompts against the transformer.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_DISPOSED
+ */
+function checkConditioning(request: GenerateRequest, config: FluxConfig | undefined): void {
+  const option = 'conditioning';
+  const { conditioning } = request;
+  if (request.prompt !== undefined) {
+    throw invalidArgument('prompt', `no prompt beside "${option}": give one of both`, request.prompt);
+  }
+  if (request.maxSequenceLength !== undefined) {
+    throw invalidArgument('maxSequenceLength', `no value beside "${option}"`, request.maxSequenceLength);
+  }
+  if (typeof conditioning !== 'object' || conditioning === null || !Array.isArray(conditioning.prompts)) {
+    throw invalidArgument(option, 'encoded prompts (encodePrompt, loadEncodedPrompts)', conditioning);
+  }
+  if (conditioning.disposed) {
+    throw new JitFluxError(ERROR_CODES.DISPOSED, 'The encoded prompts have been disposed', { option });
+  }
+  const { prompt, pooled, prompts } = conditioning;
+  const rows = prompts.length;
+  const fits =
+    rows >= 1 &&
+    prompt.shape.length === 3 &&
+    pooled.shape.length === 2 &&
+    prompt.shape[0] === rows &&
+    pooled.shape[0] === rows &&
+    (!config || (prompt.shape[2] === config.textDim && pooled.shape[1] === config.pooledDim));
+  if (fits) return;
+  const wanted = config
+    ? `[${rows}, tokens, ${config.textDim}] and [${rows}, ${config.pooledDim}]`
+    : `[${rows}, tokens, width] and [${rows}, width]`;
+  throw invalidArgument(
+    option,
+    `encoded prompts of shapes ${wanted}`,
+    `[${prompt.shape.join(', ')}] and [${pooled.shape.join(', ')}], encoded by ${conditioning.model}`,
+    ERROR_CODES.INVALID_TENSOR,
+  );
 }
 
 /**

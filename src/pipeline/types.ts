@@ -1,11 +1,17 @@
 import type { Tensor } from '../runtime/index.js';
 import type { JitOptions, JitPlan, StepEvent } from '../types.js';
+import type { EncodedPrompts } from './encoded-prompts.js';
 import type { GeneratedImage } from './image.js';
 
-/** What to generate. Everything but the prompt has a default. */
+/** What to generate. Everything but `prompt` or `conditioning`, of which exactly one is given, has a default. */
 export interface GenerateRequest extends JitOptions {
   /** One prompt, or one per picture (times {@link numImages}). */
-  prompt: string | string[];
+  prompt?: string | string[];
+  /**
+   * Prompts that were encoded before, by `encodePrompt` or in another process; they take the place of `prompt`. Neither
+   * changed nor disposed.
+   */
+  conditioning?: EncodedPrompts;
   /** Pixels; a multiple of the model's pixels per token (16 for FLUX.1, 8 for flux-tiny). Default: the model's. */
   width?: number;
   height?: number;
@@ -15,7 +21,7 @@ export interface GenerateRequest extends JitOptions {
   guidance?: number;
   /** Initial noise instead of the seed's, packed [images, tokens, channels] float32. Neither changed nor disposed. */
   latents?: Tensor;
-  /** Number of text tokens, at most the model's. Default: the model's. */
+  /** Number of text tokens, at most the model's (512 for FLUX.1). Default: the model's (512 for dev, 256 for schnell). */
   maxSequenceLength?: number;
   /** Pictures per prompt, default 1. All pictures of a request are sampled as one batch, at most 64. */
   numImages?: number;
@@ -36,6 +42,8 @@ export interface GenerateWarning {
   message: string;
   /** Index of the prompt it is about. */
   prompt?: number;
+  /** Text encoder it is about, where a model has several. */
+  encoder?: 'clip' | 't5';
   /** Tokens that were cut off. */
   truncated?: number;
   /** Words that the model does not know. */

@@ -1,10 +1,11 @@
 import { z } from 'zod';
-import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
+import { invalidArgument } from '../errors.js';
 import type { AutoencoderHandle, NativeTiling } from '../native/binding.js';
 import { callNative, runNative } from '../native/call.js';
 import type { AutoencoderConfig, DecodeOptions, LoadOptions } from '../types.js';
 import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
 import { Tensor } from './tensor.js';
+import { NativeObject } from './native-object.js';
 
 /** Memory for the activations of a decode above which it is tiled: room for 1024x1024 in float32. */
 export const DEFAULT_DECODE_BUDGET_BYTES = 2 * 1024 ** 3;
@@ -20,13 +21,12 @@ const autoencoderConfig = z.object({
 });
 
 /** FLUX's autoencoder (diffusers' `AutoencoderKL`): pictures from latents and latents from pictures. */
-export class Autoencoder {
+export class Autoencoder extends NativeObject<AutoencoderHandle> {
   /** Inferred from the tensors; norm groups, scaling and shift from config.json. */
   readonly config: Readonly<AutoencoderConfig>;
-  #handle: AutoencoderHandle | undefined;
 
   private constructor(handle: AutoencoderHandle, config: AutoencoderConfig) {
-    this.#handle = handle;
+    super(handle, 'autoencoder');
     this.config = Object.freeze(config);
   }
 
@@ -106,29 +106,6 @@ export class Autoencoder {
   decodeBytes(h: number, w: number): number {
     const handle = this.handle;
     return callNative((binding) => binding.decodeBytes(handle, h, w));
-  }
-
-  get disposed(): boolean {
-    return this.#handle === undefined;
-  }
-
-  /** Frees the weights once no pending call needs them. Idempotent. */
-  dispose(): void {
-    const handle = this.#handle;
-    if (handle === undefined) return;
-    this.#handle = undefined;
-    callNative((binding) => binding.release(handle));
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-
-  private get handle(): AutoencoderHandle {
-    if (this.#handle === undefined) {
-      throw new JitFluxError(ERROR_CODES.DISPOSED, 'The autoencoder was used after dispose()');
-    }
-    return this.#handle;
   }
 }
 

@@ -1,10 +1,10 @@
 import { z } from 'zod';
-import { ERROR_CODES, JitFluxError } from '../errors.js';
 import type { ClipHandle } from '../native/binding.js';
-import { callNative, runNative } from '../native/call.js';
+import { runNative } from '../native/call.js';
 import type { ClipConfig, LoadOptions } from '../types.js';
 import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
 import { Tensor } from './tensor.js';
+import { NativeObject } from './native-object.js';
 
 const textConfig = z.object({
   num_attention_heads: z.int().positive().optional(),
@@ -22,13 +22,12 @@ const clipConfig = z.preprocess(
  * CLIP's text encoder (transformers' `CLIPTextModel`), which gives FLUX its pooled prompt. Causal attention and no
  * padding mask, as FLUX runs it; no projection.
  */
-export class ClipTextEncoder {
+export class ClipTextEncoder extends NativeObject<ClipHandle> {
   /** Inferred from the tensors; heads and end of text from config.json. */
   readonly config: Readonly<ClipConfig>;
-  #handle: ClipHandle | undefined;
 
   private constructor(handle: ClipHandle, config: ClipConfig) {
-    this.#handle = handle;
+    super(handle, 'CLIP text encoder');
     this.config = Object.freeze(config);
   }
 
@@ -78,28 +77,5 @@ export class ClipTextEncoder {
     const [encoder, tokens] = [this.handle, ids.handle];
     const { pooled, hidden } = await runNative((binding, job) => binding.encodeClip(encoder, tokens, job), o);
     return { pooled: new Tensor(pooled), hidden: new Tensor(hidden) };
-  }
-
-  get disposed(): boolean {
-    return this.#handle === undefined;
-  }
-
-  /** Frees the weights once no pending call needs them. Idempotent. */
-  dispose(): void {
-    const handle = this.#handle;
-    if (handle === undefined) return;
-    this.#handle = undefined;
-    callNative((binding) => binding.release(handle));
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-
-  private get handle(): ClipHandle {
-    if (this.#handle === undefined) {
-      throw new JitFluxError(ERROR_CODES.DISPOSED, 'The CLIP text encoder was used after dispose()');
-    }
-    return this.#handle;
   }
 }

@@ -1,59 +1,34 @@
 import { z } from 'zod';
-import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
+import { invalidArgument } from '../errors.js';
 import type { ConditioningHandle, TransformerHandle } from '../native/binding.js';
-import { callNative, runNative } from '../native/call.js';
+import { runNative } from '../native/call.js';
 import type { FluxConfig, LoadOptions, VelocityModel } from '../types.js';
 import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
 import { Tensor } from './tensor.js';
+import { NativeObject } from './native-object.js';
 
 /** What {@link FluxTransformer.condition} prepared: text tokens and every block's modulation, for all steps. */
-export class Conditioning {
+export class Conditioning extends NativeObject<ConditioningHandle> {
   readonly images: number;
   readonly steps: number;
-  #handle: ConditioningHandle | undefined;
 
   /** @internal */
   constructor(handle: ConditioningHandle, images: number, steps: number) {
-    this.#handle = handle;
+    super(handle, 'conditioning');
     this.images = images;
     this.steps = steps;
-  }
-
-  /** @internal */
-  get handle(): ConditioningHandle {
-    if (this.#handle === undefined) {
-      throw new JitFluxError(ERROR_CODES.DISPOSED, 'The conditioning was used after dispose()');
-    }
-    return this.#handle;
-  }
-
-  get disposed(): boolean {
-    return this.#handle === undefined;
-  }
-
-  /** Frees the memory once no pending forward pass needs it. Idempotent. */
-  dispose(): void {
-    const handle = this.#handle;
-    if (handle === undefined) return;
-    this.#handle = undefined;
-    callNative((binding) => binding.release(handle));
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
   }
 }
 
 /**
  * The FLUX transformer (diffusers' `FluxTransformer2DModel`), dense or over any subset of a grid's tokens.
  */
-export class FluxTransformer {
+export class FluxTransformer extends NativeObject<TransformerHandle> {
   /** Inferred from the tensors. */
   readonly config: FluxConfig;
-  #handle: TransformerHandle | undefined;
 
   private constructor(handle: TransformerHandle, config: FluxConfig) {
-    this.#handle = handle;
+    super(handle, 'transformer');
     this.config = Object.freeze(config);
   }
 
@@ -75,12 +50,11 @@ export class FluxTransformer {
       throw invalidArgument('timeEmbedding', "'reference' or 'exact'", o.timeEmbedding);
     }
     const common = nativeLoadOptions(o);
-    const beside = (): [number, number, number] | undefined =>
-      readConfigBeside(path, { schema: axesConfig, kinds: ['FluxTransformer2DModel'] })?.axes_dims_rope;
     const options = {
       ...common,
       roundTime: (o.timeEmbedding ?? 'reference') === 'reference',
-      ropeAxes: o.ropeAxes ?? beside(),
+      keepModulation: o.keepModulation ?? true,
+      ropeAxes: o.ropeAxes ?? ropeAxesBeside(path),
     };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadTransformer(path, options, job),
@@ -177,29 +151,6 @@ export class FluxTransformer {
         }),
     };
   }
-
-  get disposed(): boolean {
-    return this.#handle === undefined;
-  }
-
-  /** Frees the weights once no pending call needs them. Idempotent. */
-  dispose(): void {
-    const handle = this.#handle;
-    if (handle === undefined) return;
-    this.#handle = undefined;
-    callNative((binding) => binding.release(handle));
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-
-  private get handle(): TransformerHandle {
-    if (this.#handle === undefined) {
-      throw new JitFluxError(ERROR_CODES.DISPOSED, 'The transformer was used after dispose()');
-    }
-    return this.#handle;
-  }
 }
 
 /** FLUX.1-dev's usual guidance. */
@@ -208,3 +159,8 @@ export const DEFAULT_GUIDANCE = 3.5;
 const axesConfig = z.object({
   axes_dims_rope: z.tuple([z.int().positive(), z.int().positive(), z.int().positive()]).optional(),
 });
+
+/** axes_dims_rope of a diffusers config.json beside the weights, if there is one. */
+export function ropeAxesBeside(path: string): [number, number, number] | undefined {
+  return readConfigBeside(path, { schema: axesConfig, kinds: ['FluxTransformer2DModel'] })?.axes_dims_rope;
+}

@@ -3,19 +3,18 @@ import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import type { ScriptModuleHandle } from '../native/binding.js';
-import { callNative, runNative } from '../native/call.js';
+import { runNative } from '../native/call.js';
 import type { Device } from '../types.js';
 import { requireCpu, Tensor } from './tensor.js';
 import { TRUSTED_ARCHIVES } from './trusted-archives.js';
+import { NativeObject } from './native-object.js';
 
 /**
  * A TorchScript module whose code runs: somebody's exported text encoder or VAE. Weights never take this path.
  */
-export class TorchScriptModule {
-  #handle: ScriptModuleHandle | undefined;
-
+export class TorchScriptModule extends NativeObject<ScriptModuleHandle> {
   private constructor(handle: ScriptModuleHandle) {
-    this.#handle = handle;
+    super(handle, 'TorchScript module');
   }
 
   /**
@@ -48,26 +47,12 @@ export class TorchScriptModule {
 
   /** Calls `forward`; its result must be a tensor or a tuple of tensors. */
   async run(inputs: Tensor[], o: { signal?: AbortSignal } = {}): Promise<Tensor[]> {
-    const module = this.#handle;
-    if (module === undefined) {
-      throw new JitFluxError(ERROR_CODES.DISPOSED, 'The TorchScript module was used after dispose()');
-    }
+    const module = this.handle;
     const handles = inputs.map((input) => input.handle);
     const outputs = await runNative((binding, job) => binding.runScriptModule(module, handles, job), {
       signal: o.signal,
     });
     return outputs.map((handle) => new Tensor(handle));
-  }
-
-  dispose(): void {
-    const handle = this.#handle;
-    if (handle === undefined) return;
-    this.#handle = undefined;
-    callNative((binding) => binding.release(handle));
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
   }
 }
 

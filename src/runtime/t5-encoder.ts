@@ -1,10 +1,10 @@
 import { z } from 'zod';
-import { ERROR_CODES, JitFluxError } from '../errors.js';
 import type { T5Handle } from '../native/binding.js';
-import { callNative, runNative } from '../native/call.js';
+import { runNative } from '../native/call.js';
 import type { LoadOptions, T5Config } from '../types.js';
 import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
 import { Tensor } from './tensor.js';
+import { NativeObject } from './native-object.js';
 
 const t5Config = z.object({
   relative_attention_max_distance: z.int().positive().default(128),
@@ -16,13 +16,12 @@ const t5Config = z.object({
  * The encoder of T5 v1.1 (transformers' `T5EncoderModel`), which gives FLUX its text tokens. Padding is attended, as
  * FLUX runs it: another length of the padded prompt gives another picture.
  */
-export class T5Encoder {
+export class T5Encoder extends NativeObject<T5Handle> {
   /** Inferred from the tensors. */
   readonly config: Readonly<T5Config>;
-  #handle: T5Handle | undefined;
 
   private constructor(handle: T5Handle, config: T5Config) {
-    this.#handle = handle;
+    super(handle, 'T5 encoder');
     this.config = Object.freeze(config);
   }
 
@@ -69,28 +68,5 @@ export class T5Encoder {
   async encode(ids: Tensor, o: { signal?: AbortSignal | undefined } = {}): Promise<Tensor> {
     const [encoder, tokens] = [this.handle, ids.handle];
     return new Tensor(await runNative((binding, job) => binding.encodeT5(encoder, tokens, job), o));
-  }
-
-  get disposed(): boolean {
-    return this.#handle === undefined;
-  }
-
-  /** Frees the weights once no pending call needs them. Idempotent. */
-  dispose(): void {
-    const handle = this.#handle;
-    if (handle === undefined) return;
-    this.#handle = undefined;
-    callNative((binding) => binding.release(handle));
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-
-  private get handle(): T5Handle {
-    if (this.#handle === undefined) {
-      throw new JitFluxError(ERROR_CODES.DISPOSED, 'The T5 encoder was used after dispose()');
-    }
-    return this.#handle;
   }
 }

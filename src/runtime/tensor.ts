@@ -3,6 +3,7 @@ import type { TensorHandle } from '../native/binding.js';
 import { callNative, runNative } from '../native/call.js';
 import { normalizeSeed } from '../sampler/random.js';
 import type { Device, DType, TensorLike } from '../types.js';
+import { NativeObject } from './native-object.js';
 
 /**
  * A handle to a tensor in native memory. Elements stay native unless asked for. Dispose it when done; the garbage
@@ -11,16 +12,15 @@ import type { Device, DType, TensorLike } from '../types.js';
  * Operations on tensors run in the order in which they were asked for. `clone` copies at once, on the calling thread:
  * do not clone a tensor while an operation that writes to it is still pending.
  */
-export class Tensor implements TensorLike {
+export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
   readonly shape: readonly number[];
   readonly dtype: DType;
   readonly device: Device;
-  #handle: TensorHandle | undefined;
 
   /** @internal Takes ownership of the handle. */
   constructor(handle: TensorHandle) {
     const info = callNative((binding) => binding.tensorInfo(handle));
-    this.#handle = handle;
+    super(handle, 'tensor');
     this.shape = Object.freeze(info.shape);
     this.dtype = info.dtype;
     this.device = info.device as Device;
@@ -61,18 +61,6 @@ export class Tensor implements TensorLike {
     return new Tensor(callNative((binding) => binding.tensorRandn([...shape], seeds, o.dtype ?? 'float32')));
   }
 
-  /** @internal */
-  get handle(): TensorHandle {
-    if (this.#handle === undefined) {
-      throw new JitFluxError(ERROR_CODES.DISPOSED, 'The tensor was used after dispose()');
-    }
-    return this.#handle;
-  }
-
-  get disposed(): boolean {
-    return this.#handle === undefined;
-  }
-
   /** The elements as float32, in row-major order. */
   async toFloat32Array(): Promise<Float32Array> {
     const handle = this.handle;
@@ -82,18 +70,6 @@ export class Tensor implements TensorLike {
   clone(): this {
     const handle = this.handle;
     return new Tensor(callNative((binding) => binding.tensorClone(handle))) as this;
-  }
-
-  /** Frees the memory as soon as no pending operation needs it. Idempotent. */
-  dispose(): void {
-    const handle = this.#handle;
-    if (handle === undefined) return;
-    this.#handle = undefined;
-    callNative((binding) => binding.release(handle));
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
   }
 }
 

@@ -7,7 +7,7 @@ export { SamplerCore, type SamplerBackend } from './sampler.js';
 export { createPlan, type PlanModel, type PlanOptions } from './plan.js';
 export { resolveOptions, type ResolvedOptions } from './options.js';
 export { DEFAULT_PRESET, PRESET_NAMES, PRESETS, getPreset, type Preset } from './presets.js';
-export { betaSigmas, scheduleSigmas, shiftMu, shiftSigmas } from './schedule.js';
+export { betaSigmas, scheduleSigmas, shiftMu, shiftSigmas, staticSigmas } from './schedule.js';
 export { betaQuantile, regularizedBeta } from './beta.js';
 export {
   divideStages,

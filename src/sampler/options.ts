@@ -115,7 +115,7 @@ function matches(o: ResolvedOptions, preset: Preset): boolean {
     return JSON.stringify([
       p.stageRatios,
       p.tokenRatios,
-      s.kind === 'beta' ? [s.kind, s.alpha, s.beta] : s,
+      s.kind === 'beta' ? [s.kind, s.alpha, s.beta] : s.kind === 'static' ? [s.kind, s.shift] : s,
       [p.microFlow.mode, p.microFlow.steps],
     ]);
   };

@@ -7,6 +7,9 @@ import { betaQuantile } from './beta.js';
 /** Largest number of steps that any schedule accepts. */
 export const MAX_STEPS = 1000;
 
+/** Largest factor of a static shift; beyond it all steps crowd at pure noise. */
+export const MAX_SHIFT = 1000;
+
 /** Largest shape parameter of a beta schedule; beyond it all steps crowd at one noise level. */
 export const MAX_BETA_SHAPE = 1000;
 
@@ -25,6 +28,8 @@ export function scheduleSigmas(schedule: ScheduleOptions, steps: number, tokens:
       return betaSigmas(steps, schedule.alpha, schedule.beta);
     case 'shift':
       return shiftSigmas(steps, tokens);
+    case 'static':
+      return staticSigmas(steps, schedule.shift);
     case 'sigmas':
       return Array.from(schedule.sigmas);
   }
@@ -55,6 +60,16 @@ export function shiftSigmas(steps: number, tokens: number): number[] {
   return Array.from({ length: steps }, (_, i) => scale / (scale + i / (steps - i)));
 }
 
+/**
+ * FLUX.1-schnell's schedule: `linspace(1, 1/n, n)` moved by a constant, `sigma' = a sigma / (1 + (a - 1) sigma)`,
+ * whatever the picture's size; a = 1 leaves it evenly spaced. Upstream: FlowMatchEulerDiscreteScheduler with `shift`
+ * and without `use_dynamic_shifting`.
+ */
+export function staticSigmas(steps: number, shift: number): number[] {
+  // With sigma = (n - i) / n: a (n - i) / (n + (a - 1) (n - i)) = a (n - i) / (a (n - i) + i).
+  return Array.from({ length: steps }, (_, i) => (shift * (steps - i)) / (shift * (steps - i) + i));
+}
+
 /** Shift exponent: linear in the token count, 0.5 at 256 tokens and 1.15 at 4096, extrapolated beyond both. */
 export function shiftMu(tokens: number): number {
   return 0.5 + ((1.15 - 0.5) / (4096 - 256)) * (tokens - 256);
@@ -69,7 +84,7 @@ export function checkSchedule(schedule: Readonly<ScheduleOptions>, steps?: numbe
     throw invalidArgument('steps', `an integer from 1 to ${MAX_STEPS}`, steps);
   }
   if (typeof schedule !== 'object' || schedule === null) {
-    throw invalidArgument('schedule', "{ kind: 'beta' | 'shift' | 'sigmas', ... }", schedule);
+    throw invalidArgument('schedule', "{ kind: 'beta' | 'shift' | 'static' | 'sigmas', ... }", schedule);
   }
   const { kind } = schedule;
   switch (kind) {
@@ -83,6 +98,13 @@ export function checkSchedule(schedule: Readonly<ScheduleOptions>, steps?: numbe
       return;
     case 'shift':
       return;
+    case 'static': {
+      const value: unknown = schedule.shift;
+      if (!(typeof value === 'number' && value > 0 && value <= MAX_SHIFT)) {
+        throw invalidArgument('schedule.shift', `a number in (0, ${MAX_SHIFT}]`, value);
+      }
+      return;
+    }
     case 'sigmas':
       checkSigmas(schedule.sigmas);
       if (steps !== undefined && schedule.sigmas.length !== steps) {
@@ -90,7 +112,7 @@ export function checkSchedule(schedule: Readonly<ScheduleOptions>, steps?: numbe
       }
       return;
     default:
-      throw invalidArgument('schedule.kind', "'beta', 'shift' or 'sigmas'", kind);
+      throw invalidArgument('schedule.kind', "'beta', 'shift', 'static' or 'sigmas'", kind);
   }
 }
 

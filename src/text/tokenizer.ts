@@ -8,6 +8,7 @@ import { Tokenizer as UntypedTokenizer } from '@huggingface/tokenizers';
 import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { charsmapNormalizer } from './charsmap.js';
 
 /** What is used of the library. Its own declarations do not resolve under NodeNext (imports without extension). */
 interface HuggingFaceTokenizer {
@@ -23,6 +24,8 @@ const HuggingFaceTokenizer = UntypedTokenizer as unknown as new (
 export interface EncodedPrompt {
   /** Exactly `length` token ids: the text, its special tokens, then padding. */
   ids: number[];
+  /** Number of tokens of the whole text, special tokens included. */
+  tokens: number;
   /** Number of tokens of the text that did not fit and were cut off at its end. */
   truncated: number;
   /** Words outside the vocabulary, in order of appearance, each once. */
@@ -49,6 +52,12 @@ const tokenizerFile = z.looseObject({
   }),
 });
 
+const normalizerSteps = z.looseObject({ type: z.literal('Sequence'), normalizers: z.array(z.unknown()) });
+const precompiled = z.looseObject({
+  type: z.literal('Precompiled'),
+  precompiled_charsmap: z.string().nullish(),
+});
+
 /**
  * The pre-tokenizer `Whitespace` is the regular expression `\w+|[^\w\s]+` over Unicode. The JavaScript library
  * runs it with JavaScript's ASCII-only `\w`, which would split "café" in two; the same thing said as `Split`
@@ -67,47 +76,40 @@ export class Tokenizer {
   readonly #tokenizer: HuggingFaceTokenizer;
   readonly #padId: number;
   readonly #unknownId: number | undefined;
+  readonly #normalize: (text: string) => string;
   readonly #special: number;
 
-  private constructor(tokenizer: HuggingFaceTokenizer, padId: number, unknownId: number | undefined) {
+  private constructor(
+    tokenizer: HuggingFaceTokenizer,
+    o: { padId: number; unknownId: number | undefined; normalize: (text: string) => string },
+  ) {
     this.#tokenizer = tokenizer;
-    this.#padId = padId;
-    this.#unknownId = unknownId;
-    this.#special = tokenizer.encode('').ids.length;
+    this.#padId = o.padId;
+    this.#normalize = o.normalize;
+    const special = tokenizer.encode('').ids;
+    this.#special = special.length;
+    // CLIP names its end token as the one for unknown words; every text has that.
+    this.#unknownId = o.unknownId !== undefined && special.includes(o.unknownId) ? undefined : o.unknownId;
   }
 
   /**
    * Reads a `tokenizer.json`.
    * @throws ERR_JITFLUX_FILE_NOT_FOUND, or ERR_JITFLUX_INVALID_MODEL if it is not a tokenizer
    */
-  static async load(path: string, o: { signal?: AbortSignal | undefined } = {}): Promise<Tokenizer> {
-    throwIfAborted(o.signal);
-    let text: string;
-    try {
-      text = await readFile(path, 'utf8');
-    } catch (cause) {
-      throw new JitFluxError(
-        ERROR_CODES.FILE_NOT_FOUND,
-        `Cannot read the tokenizer ${path}`,
-        { path },
-        { cause },
-      );
-    }
-    throwIfAborted(o.signal);
-    let json: unknown;
-    try {
-      json = JSON.parse(text);
-    } catch (cause) {
-      throw invalidTokenizer(path, 'it is not JSON', cause);
-    }
-    return Tokenizer.from(json, path);
+  static async load(
+    path: string,
+    o: { padToken?: string | undefined; signal?: AbortSignal | undefined } = {},
+  ): Promise<Tokenizer> {
+    const json = await readTokenizerJson(path, o.signal);
+    return Tokenizer.from(json, path, o);
   }
 
   /**
    * Builds a tokenizer from the parsed content of a `tokenizer.json`.
    * @param name what error messages call it
+   * @param o.padToken fills up short texts; default: the file's padding, `<pad>`, or id 0
    */
-  static from(json: unknown, name = 'tokenizer.json'): Tokenizer {
+  static from(json: unknown, name = 'tokenizer.json', o: { padToken?: string | undefined } = {}): Tokenizer {
     const parsed = tokenizerFile.safeParse(json);
     if (!parsed.success) {
       const issue = parsed.error.issues[0];
@@ -117,11 +119,18 @@ export class Tokenizer {
     if (isWhitespace(file.pre_tokenizer)) file.pre_tokenizer = UNICODE_WHITESPACE_SPLIT;
     const unknownToken = file.model.unk_token ?? undefined;
     try {
+      const { normalize, rest } = takeCharsmap(file.normalizer);
+      file.normalizer = rest;
       // The second argument is tokenizer_config.json, of which only the unknown token matters here.
       const tokenizer = new HuggingFaceTokenizer(file, { unk_token: unknownToken });
       const unknownId =
         file.model.unk_id ?? (unknownToken === undefined ? undefined : tokenizer.token_to_id(unknownToken));
-      return new Tokenizer(tokenizer, file.padding?.pad_id ?? tokenizer.token_to_id('<pad>') ?? 0, unknownId);
+      const padId =
+        o.padToken === undefined
+          ? (file.padding?.pad_id ?? tokenizer.token_to_id('<pad>') ?? 0)
+          : tokenizer.token_to_id(o.padToken);
+      if (padId === undefined) throw new Error(`the padding token ${o.padToken} is not in its vocabulary`);
+      return new Tokenizer(tokenizer, { padId, unknownId, normalize });
     } catch (cause) {
       throw invalidTokenizer(name, cause instanceof Error ? cause.message : String(cause), cause);
     }
@@ -136,7 +145,8 @@ export class Tokenizer {
    * Encodes one prompt to exactly `length` ids. A longer text loses tokens at its end, never its special tokens.
    * @param length at least {@link specialTokens}
    */
-  encode(text: string, length: number): EncodedPrompt {
+  encode(prompt: string, length: number): EncodedPrompt {
+    const text = this.#normalize(prompt);
     const full = this.#tokenizer.encode(text);
     const special = full.ids.length - this.#tokenizer.encode(text, { add_special_tokens: false }).ids.length;
     const truncated = Math.max(0, full.ids.length - length);
@@ -146,7 +156,7 @@ export class Tokenizer {
     full.ids.forEach((id, i) => {
       if (id === this.#unknownId) unknown.add(full.tokens[i] ?? '');
     });
-    return { ids, truncated, unknown: [...unknown] };
+    return { ids, tokens: full.ids.length, truncated, unknown: [...unknown] };
   }
 
   /** Drops tokens at the end of the text, in front of the special tokens that follow it. */
@@ -159,6 +169,42 @@ export class Tokenizer {
   }
 }
 
+/**
+ * Parses a tokenizer's JSON file.
+ * @throws ERR_JITFLUX_FILE_NOT_FOUND, or ERR_JITFLUX_INVALID_MODEL if it is not JSON
+ */
+export async function readTokenizerJson(path: string, signal?: AbortSignal): Promise<unknown> {
+  throwIfAborted(signal);
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (cause) {
+    throw new JitFluxError(
+      ERROR_CODES.FILE_NOT_FOUND,
+      `Cannot read the tokenizer ${path}`,
+      { path },
+      { cause },
+    );
+  }
+  throwIfAborted(signal);
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw invalidTokenizer(path, 'it is not JSON', cause);
+  }
+}
+
+/** Takes SentencePiece's character map, if that is what normalisation begins with, out of a normaliser. */
+function takeCharsmap(normalizer: unknown): { normalize: (text: string) => string; rest: unknown } {
+  const steps = normalizerSteps.safeParse(normalizer).data;
+  const first = precompiled.safeParse(steps ? steps.normalizers[0] : normalizer).data;
+  if (first === undefined) return { normalize: (text) => text, rest: normalizer };
+  const rest = steps ? { ...steps, normalizers: steps.normalizers.slice(1) } : null;
+  // Some exports have the type without the map; it changes nothing then.
+  if (!first.precompiled_charsmap) return { normalize: (text) => text, rest };
+  return { normalize: charsmapNormalizer(first.precompiled_charsmap), rest };
+}
+
 function isWhitespace(preTokenizer: unknown): boolean {
   return (
     typeof preTokenizer === 'object' &&
@@ -167,7 +213,8 @@ function isWhitespace(preTokenizer: unknown): boolean {
   );
 }
 
-function invalidTokenizer(name: string, reason: string, cause?: unknown): JitFluxError {
+/** The error for a tokenizer file that cannot be used. */
+export function invalidTokenizer(name: string, reason: string, cause?: unknown): JitFluxError {
   return new JitFluxError(
     ERROR_CODES.INVALID_MODEL,
     `${name} is not a usable tokenizer: ${reason}`,

@@ -185,6 +185,32 @@ it('gives the same bytes every time, whatever ran in between', async () => {
   expect(await run()).toEqual(first);
 });
 
+it('takes the own attention kernel, and falls back only for head sizes it has no tiles for', async () => {
+  const before = native().info().attentionCalls;
+  using tokens = Tensor.randn([1, 64, 64], { seed: 3 });
+  (await model.forward({ tokens, grid: [8, 8], conditioning, step: 0 })).dispose();
+  const after = native().info().attentionCalls;
+  // 2 double and 3 single blocks, heads of 32.
+  expect(after.own - before.own).toBe(5);
+  expect(after.fallback).toBe(before.fallback);
+});
+
+it('gives the same velocity with and without resident modulation weights', async () => {
+  using lean = await FluxTransformer.load(MINI, { ropeAxes: [8, 12, 12], keepModulation: false });
+  using tokens = Tensor.randn([1, 64, 64], { seed: 3 });
+  const velocity = async (m: FluxTransformer): Promise<Float32Array> => {
+    using prompt = Tensor.randn([1, 12, 96], { seed: 1 });
+    using pooled = Tensor.randn([1, 48], { seed: 2 });
+    using own = await m.condition({ prompt, pooled, guidance: 3.5, sigmas: [1, 0.5] });
+    using result = await m.forward({ tokens, grid: [8, 8], conditioning: own, step: 1 });
+    return result.toFloat32Array();
+  };
+  const expected = await velocity(model);
+  // Twice: the weights come back from the file.
+  expect(await velocity(lean)).toEqual(expected);
+  expect(await velocity(lean)).toEqual(expected);
+});
+
 it('gives the same velocity with every instruction set', () => {
   // The kernel table is chosen once per process.
   const script = fileRunner();

@@ -11,7 +11,7 @@ describe('jit-flux', () => {
   it('lists its commands', async () => {
     const { code, stdout, stderr } = await cli(['--help']);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
-    for (const command of ['generate', 'plan', 'inspect', 'setup', 'doctor']) {
+    for (const command of ['generate', 'plan', 'inspect', 'convert', 'setup', 'doctor']) {
       expect(stdout).toContain(`jit-flux ${command}`);
       const help = await cli([command, '--help']);
       expect(help.code).toBe(0);

@@ -94,6 +94,17 @@ describe('schedules', () => {
     expect(shiftMu(64)).toBeLessThan(0.5);
   });
 
+  it('shifts by a constant, as schnell does', () => {
+    const linear = scheduleSigmas({ kind: 'static', shift: 1 }, 4, 4096);
+    expect(linear).toEqual([1, 0.75, 0.5, 0.25]);
+    expect(scheduleSigmas({ kind: 'static', shift: 1 }, 4, 64)).toEqual(linear);
+    const shifted = scheduleSigmas({ kind: 'static', shift: 3 }, 4, 4096);
+    shifted.forEach((sigma, i) => {
+      const s = linear[i]!;
+      expect(sigma).toBeCloseTo((3 * s) / (1 + 2 * s), 14);
+    });
+  });
+
   it('has the single level 1 for one step', () => {
     expect(scheduleSigmas({ kind: 'beta', alpha: 1.4, beta: 0.425 }, 1, 256)).toEqual([1]);
     expect(shiftSigmas(1, 4096)).toEqual([1]);
@@ -102,6 +113,9 @@ describe('schedules', () => {
   it('descends strictly from 1 and stays positive for all step counts', () => {
     for (const schedule of [
       { kind: 'shift' },
+      { kind: 'static', shift: 1 },
+      { kind: 'static', shift: 3 },
+      { kind: 'static', shift: 0.2 },
       { kind: 'beta', alpha: 1.4, beta: 0.425 },
     ] satisfies ScheduleOptions[]) {
       for (const steps of [1, 2, 3, 7, 28, 199, 1000]) {
@@ -126,6 +140,10 @@ describe('schedules', () => {
     [{ kind: 'beta', alpha: 1.4, beta: NaN }, 4, /schedule\.beta/],
     [{ kind: 'beta', alpha: 1e9, beta: 1 }, 4, /schedule\.alpha/],
     [{ kind: 'beta' }, 4, /schedule\.alpha.*undefined/],
+    [{ kind: 'static' }, 4, /schedule\.shift.*undefined/],
+    [{ kind: 'static', shift: 0 }, 4, /schedule\.shift/],
+    [{ kind: 'static', shift: NaN }, 4, /schedule\.shift/],
+    [{ kind: 'static', shift: 1e9 }, 4, /schedule\.shift/],
     [{ kind: 'karras' }, 4, /schedule\.kind.*"karras"/],
     [null, 4, /"schedule".*null/],
     [{ kind: 'sigmas', sigmas: [1, 0.5] }, 3, /as many values as steps \(3\)/],

@@ -55,7 +55,12 @@ describe('Tokenizer', () => {
     };
     const both = Tokenizer.from(json);
     expect(both.specialTokens).toBe(2);
-    expect(both.encode('a b c', 4)).toEqual({ ids: [0, 3, 4, 1], truncated: 1, unknown: [] });
+    expect(both.encode('a b c', 4)).toEqual({
+      ids: [0, 3, 4, 1],
+      tokens: 5,
+      truncated: 1,
+      unknown: [],
+    });
     expect(both.encode('a', 4).ids).toEqual([0, 3, 1, 1]);
   });
 

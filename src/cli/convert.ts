@@ -1,0 +1,89 @@
+/** `jit-flux convert`: weights in another format or dtype. */
+import { ERROR_CODES, JitFluxError } from '../errors.js';
+import { defineCommand } from './command.js';
+import { formatBytes, table } from './format.js';
+import { given } from './options.js';
+import { transferProgress } from './progress.js';
+
+export const convertCommand = defineCommand({
+  command: 'convert <input> <output>',
+  describe: 'Convert a model snapshot or a weight file to TorchScript archives or safetensors',
+  builder: (yargs) =>
+    yargs
+      .positional('input', {
+        type: 'string',
+        demandOption: true,
+        describe: 'diffusers snapshot (directory with model_index.json), weight file or directory of shards',
+      })
+      .positional('output', {
+        type: 'string',
+        demandOption: true,
+        describe: 'directory for a snapshot; else a .pt or .safetensors file; an existing one is replaced',
+      })
+      .option('dtype', {
+        choices: ['keep', 'float32', 'bfloat16', 'float16'] as const,
+        requiresArg: true,
+        default: 'keep' as const,
+        describe: 'type of all floating point tensors',
+      })
+      .option('format', {
+        choices: ['torchscript', 'safetensors'] as const,
+        requiresArg: true,
+        describe: "default: by the output's extension; torchscript for a snapshot",
+      })
+      .option('resume', {
+        type: 'boolean',
+        default: true,
+        describe: 'go on where an interrupted conversion stopped; --no-resume starts again',
+      })
+      .option('verify', {
+        type: 'boolean',
+        default: false,
+        describe: 'check the CRC-32 of a TorchScript input first',
+      })
+      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no progress' })
+      .example('$0 convert FLUX.1-dev flux-dev --dtype bfloat16', '')
+      .example('$0 convert flux1-dev.safetensors transformer.pt', ''),
+  async run(args, context) {
+    const { convertModel } = await import('../convert/index.js');
+    const progress = await transferProgress(context, { enabled: !args.quiet });
+    let result;
+    try {
+      result = await convertModel(args.input, args.output, {
+        ...given({ format: args.format }),
+        dtype: args.dtype,
+        resume: args.resume,
+        verify: args.verify,
+        onProgress: ({ component, writtenBytes, totalBytes }) =>
+          progress.update({ phase: component ?? 'converting', done: writtenBytes, total: totalBytes }),
+        signal: context.signal,
+      });
+    } catch (error) {
+      progress.close();
+      const aborted = error instanceof JitFluxError && error.code === ERROR_CODES.ABORTED;
+      if (aborted && error.details?.['partial'] !== undefined && !args.quiet && !context.json) {
+        context.note('The same command goes on from here.');
+      }
+      throw error;
+    } finally {
+      progress.close();
+    }
+    context.printJson(result);
+    const rows = result.files.map((file) => [
+      file.path,
+      `${file.tensors} tensors`,
+      formatBytes(file.bytes),
+      file.reused
+        ? 'done before'
+        : file.resumedBytes > 0
+          ? `resumed at ${formatBytes(file.resumedBytes)}`
+          : '',
+    ]);
+    for (const line of table(rows, [1, 2])) context.print(line);
+    for (const { path, skippedTensors } of result.files) {
+      if (skippedTensors > 0 && !args.quiet) {
+        context.note(`Warning: ${path}: ${skippedTensors} tensors outside the transformer were left out`);
+      }
+    }
+  },
+});

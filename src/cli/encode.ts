@@ -1,0 +1,57 @@
+/** `jit-flux encode`: prompt to a file that `generate --conditioning` takes. */
+import { BUNDLED_MODEL } from '../pipeline/model-directory.js';
+import { checkPrompts } from '../pipeline/request.js';
+import { defineCommand } from './command.js';
+import { given, MODEL_FLAGS, parseDevice } from './options.js';
+
+export const encodeCommand = defineCommand({
+  command: 'encode <prompt>',
+  describe: 'Run the text encoders only, and save what they say',
+  builder: (yargs) =>
+    yargs
+      .positional('prompt', { type: 'string', demandOption: true, describe: 'what to draw' })
+      .option('out', {
+        alias: 'o',
+        type: 'string',
+        requiresArg: true,
+        default: 'conditioning.safetensors',
+        describe: 'file to write; an existing one is replaced',
+      })
+      .option('model', {
+        type: 'string',
+        requiresArg: true,
+        describe: 'model directory or checkpoint (default: the bundled flux-tiny)',
+      })
+      .options(MODEL_FLAGS)
+      .option('text-tokens', { type: 'number', requiresArg: true, describe: "default: the model's" })
+      .option('device', { type: 'string', requiresArg: true, describe: 'cpu, cuda or cuda:<index>' })
+      .option('dtype', { choices: ['float32', 'bfloat16', 'float16'] as const, requiresArg: true })
+      .option('threads', { type: 'number', requiresArg: true, describe: 'default: physical cores' })
+      .option('allow-torchscript-code', { type: 'boolean', default: false })
+      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no warnings' })
+      .example('$0 encode "a lighthouse at dawn" --model FLUX.1-dev -o lighthouse.safetensors', ''),
+  async run(args, context) {
+    const { signal } = context;
+    const [prompt] = checkPrompts(args.prompt);
+    const { assertWritable } = await import('../image/index.js');
+    await assertWritable(args.out);
+    const { encodeOnly } = await import('../pipeline/encode-only.js');
+    using encoded = await encodeOnly(args.model ?? BUNDLED_MODEL, prompt as string, {
+      ...given({
+        device: parseDevice(args.device),
+        dtype: args.dtype,
+        threads: args.threads,
+        textEncoders: args['text-encoders'],
+        maxSequenceLength: args['text-tokens'],
+      }),
+      allowTorchScriptCode: args['allow-torchscript-code'],
+      signal,
+    });
+    await encoded.save(args.out, { signal });
+    if (!args.quiet) for (const { message } of encoded.warnings) context.note(`Warning: ${message}`);
+    const { model, tokens, warnings } = encoded;
+    context.printJson({ path: args.out, model, tokens: tokens[0], warnings, shape: encoded.prompt.shape });
+    const counts = Object.entries(tokens[0] ?? {}).map(([encoder, count]) => `${encoder} ${count}`);
+    context.print(`${args.out}  ${model}, tokens: ${counts.join(', ')}`);
+  },
+});

@@ -1,0 +1,266 @@
+/** Weight files in another format or dtype: a single file, or a whole snapshot. */
+import { mkdir, readdir, readFile, realpath, stat, unlink } from 'node:fs/promises';
+import { extname, join, resolve, sep } from 'node:path';
+
+import { z } from 'zod';
+
+import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
+import { assertWritable, writeFileAtomic } from '../image/write-file.js';
+import { runNative } from '../native/call.js';
+import { ropeAxesBeside } from '../runtime/flux-transformer.js';
+import { inspectWeights } from '../runtime/inspect.js';
+import { readSnapshot, type Snapshot } from './snapshot.js';
+
+const FORMATS = ['torchscript', 'safetensors'] as const;
+const DTYPES = ['keep', 'float32', 'bfloat16', 'float16'] as const;
+
+export type WeightFormat = (typeof FORMATS)[number];
+export type TargetDType = (typeof DTYPES)[number];
+
+export interface ConversionProgress {
+  /** Directory of the component, `transformer` for example; undefined for a single file. */
+  component?: string;
+  /** Bytes of tensor data written, of the component's total. */
+  writtenBytes: number;
+  totalBytes: number;
+  /** Name of the current tensor; empty at the beginning and the end. */
+  tensor: string;
+}
+
+export interface ConvertOptions {
+  /** Default: by the output's extension; `'torchscript'` for a snapshot. */
+  format?: WeightFormat;
+  /** Type of all floating point tensors. Default `'keep'`: each keeps its own. */
+  dtype?: TargetDType;
+  /** Go on where an interrupted conversion to the same output stopped. Default true. */
+  resume?: boolean;
+  /** Check the CRC-32 of a TorchScript input's records first (reads it once more). Default false. */
+  verify?: boolean;
+  onProgress?(p: ConversionProgress): void;
+  signal?: AbortSignal;
+}
+
+export interface ConvertedFile {
+  component?: string;
+  path: string;
+  /** Key layout of the input, if it is a FLUX transformer; the output has diffusers names. */
+  layout?: 'diffusers' | 'original';
+  tensors: number;
+  /** Tensors of a checkpoint that are no part of its transformer and were left out. */
+  skippedTensors: number;
+  bytes: number;
+  /** Tensor data that an interrupted run had written already. */
+  resumedBytes: number;
+  /** The file was complete already, from the interrupted run. */
+  reused: boolean;
+}
+
+export interface ConvertResult {
+  /** Absolute path of the output. */
+  path: string;
+  format: WeightFormat;
+  dtype: TargetDType;
+  files: ConvertedFile[];
+  /** Files of a snapshot that were copied as they are, relative to it. */
+  copied: string[];
+}
+
+/** Record of the components that are done, in the output directory while a snapshot is being converted. */
+const JOURNAL = '.jit-flux-convert.json';
+const journalSchema = z.record(z.string(), z.string());
+
+/**
+ * Converts weights.
+ *
+ * - A diffusers snapshot (a directory with `model_index.json`) becomes a directory of the same shape with one weight
+ *   file per component: `transformer/model.pt`, or for safetensors the names that diffusers looks for. Settings,
+ *   tokenizers and licence files are copied along.
+ * - A weight file, an index of shards or a directory of shards becomes one `.pt` or `.safetensors` file.
+ *
+ * A FLUX transformer comes out under diffusers' names whatever its layout; other components keep their names. Tensors
+ * are streamed one after another; peak memory is a few megabytes beside the mapped pages in use. Every output file
+ * appears complete or not at all. An aborted or killed conversion leaves `<file>.partial` with its journal and is
+ * continued by the same call; after any other error nothing is left.
+ *
+ * The work runs on the environment's inference thread: generation in the same thread waits for it.
+ *
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_INVALID_MODEL,
+ *   ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE, ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH,
+ *   ERR_JITFLUX_WRITE_FAILED, ERR_JITFLUX_ABORTED
+ */
+export async function convertModel(
+  input: string,
+  output: string,
+  o: ConvertOptions = {},
+): Promise<ConvertResult> {
+  checkOptions(o);
+  throwIfAborted(o.signal);
+  const info = await stat(input).catch((cause: unknown) => {
+    throw new JitFluxError(ERROR_CODES.FILE_NOT_FOUND, `${input} does not exist`, { path: input }, { cause });
+  });
+  const snapshot = info.isDirectory() ? await readSnapshot(input) : undefined;
+  return snapshot ? convertSnapshot(input, snapshot, output, o) : convertFile(input, output, o);
+}
+
+async function convertFile(input: string, output: string, o: ConvertOptions): Promise<ConvertResult> {
+  const format = formatOf(output, o.format);
+  const path = await assertWritable(output);
+  const source = await realpath(input);
+  if (path === source) throw invalidArgument('output', 'another file than the input', output);
+  const job = { format, dtype: o.dtype ?? 'keep' } as const;
+  const file = await convertOne(input, path, job, o, {});
+  return { path, ...job, files: [file.converted], copied: [] };
+}
+
+async function convertSnapshot(
+  input: string,
+  snapshot: Snapshot,
+  output: string,
+  o: ConvertOptions,
+): Promise<ConvertResult> {
+  const format = o.format ?? 'torchscript';
+  const job = { format, dtype: o.dtype ?? 'keep' } as const;
+  const target = resolve(output);
+  if (isInside(await realpath(input), await realpath(target).catch(() => target))) {
+    throw invalidArgument('output', 'a directory outside the input', output);
+  }
+  // Everything that can be wrong with the input is found before anything is written.
+  for (const { name } of snapshot.weights) {
+    const { problem } = await inspectWeights(join(input, name), o.signal && { signal: o.signal });
+    if (name === 'transformer' && problem) throw problem;
+  }
+  const files = snapshot.weights.map(({ name, className }) => ({
+    name,
+    path: join(target, name, weightFileName(format, className)),
+  }));
+  for (const { name, path } of files) {
+    await makeDirectory(join(target, name));
+    await refuseOtherWeights(join(target, name), path);
+    await assertWritable(path);
+  }
+
+  const journalPath = join(target, JOURNAL);
+  const journal = o.resume === false ? {} : await readJournal(journalPath);
+  const results: ConvertedFile[] = [];
+  for (const { name, path } of files) {
+    const { converted, identity } = await convertOne(join(input, name), path, job, o, {
+      component: name,
+      completed: journal[name],
+    });
+    results.push(converted);
+    journal[name] = identity;
+    await writeFileAtomic(journalPath, `${JSON.stringify(journal, null, 2)}\n`);
+  }
+  for (const file of snapshot.others) {
+    const path = join(target, file);
+    await makeDirectory(join(path, '..'));
+    await writeFileAtomic(path, await readFile(join(input, file)), { signal: o.signal });
+  }
+  await unlink(journalPath).catch(() => undefined);
+  return { path: target, ...job, files: results, copied: snapshot.others };
+}
+
+async function convertOne(
+  input: string,
+  path: string,
+  job: { format: WeightFormat; dtype: TargetDType },
+  o: ConvertOptions,
+  { component, completed = '' }: { component?: string; completed?: string | undefined },
+): Promise<{ converted: ConvertedFile; identity: string }> {
+  const options = {
+    ...job,
+    resume: o.resume ?? true,
+    verify: o.verify ?? false,
+    completed,
+    ropeAxes: ropeAxesBeside(input),
+  };
+  const { layout, identity, fileBytes, ...counts } = await runNative(
+    (binding, native) => binding.convertWeights(input, path, options, native),
+    {
+      signal: o.signal,
+      progress:
+        o.onProgress &&
+        ((writtenBytes, totalBytes, tensor) =>
+          o.onProgress?.({
+            ...(component !== undefined && { component }),
+            writtenBytes,
+            totalBytes,
+            tensor,
+          })),
+    },
+  );
+  const converted = {
+    ...(component !== undefined && { component }),
+    path,
+    ...(layout && { layout }),
+    ...counts,
+    bytes: fileBytes,
+  };
+  return { converted, identity };
+}
+
+/** The names that diffusers and transformers look for, or the one that our loader takes anywhere. */
+function weightFileName(format: WeightFormat, className: string): string {
+  if (format === 'torchscript') return 'model.pt';
+  const ofDiffusers = /^(Flux|Autoencoder)/.test(className);
+  return ofDiffusers ? 'diffusion_pytorch_model.safetensors' : 'model.safetensors';
+}
+
+function formatOf(output: string, given: WeightFormat | undefined): WeightFormat {
+  const extension = extname(output).toLowerCase();
+  const format =
+    extension === '.pt' ? 'torchscript' : extension === '.safetensors' ? 'safetensors' : undefined;
+  if (format === undefined) {
+    throw invalidArgument('output', 'a file name that ends in .pt or .safetensors', output);
+  }
+  if (given !== undefined && given !== format) {
+    throw invalidArgument('format', `${format}, as the output's extension says,`, given);
+  }
+  return format;
+}
+
+/** A component directory must hold exactly one weight file, or nobody knows which one counts. */
+async function refuseOtherWeights(directory: string, path: string): Promise<void> {
+  const others = (await readdir(directory)).filter(
+    (name) => /\.(pt|safetensors|safetensors\.index\.json)$/.test(name) && join(directory, name) !== path,
+  );
+  if (others.length === 0) return;
+  const reason = `${directory} holds other weights: ${others.join(', ')}`;
+  throw new JitFluxError(ERROR_CODES.WRITE_FAILED, `Cannot write ${path}: ${reason}`, { path, reason });
+}
+
+async function makeDirectory(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true });
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new JitFluxError(
+      ERROR_CODES.WRITE_FAILED,
+      `Cannot create ${path}: ${reason}`,
+      { path, reason },
+      { cause },
+    );
+  }
+}
+
+async function readJournal(path: string): Promise<Record<string, string>> {
+  try {
+    const parsed = journalSchema.safeParse(JSON.parse(await readFile(path, 'utf8')));
+    return parsed.success ? parsed.data : {};
+  } catch {
+    return {}; // absent or damaged: everything is done again
+  }
+}
+
+function isInside(outer: string, inner: string): boolean {
+  return inner === outer || inner.startsWith(outer.endsWith(sep) ? outer : outer + sep);
+}
+
+function checkOptions({ format, dtype }: ConvertOptions): void {
+  if (format !== undefined && !FORMATS.includes(format)) {
+    throw invalidArgument('format', "'torchscript' or 'safetensors'", format);
+  }
+  if (dtype !== undefined && !DTYPES.includes(dtype)) {
+    throw invalidArgument('dtype', "'keep', 'float32', 'bfloat16' or 'float16'", dtype);
+  }
+}

@@ -1,0 +1,301 @@
+/** Prompts to what the transformer is conditioned on, whatever a model's text encoders are. */
+import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
+import { ClipTextEncoder, T5Encoder, Tensor, TorchScriptModule } from '../runtime/index.js';
+import { type EncodedPrompt, loadClipTokenizer, loadT5Tokenizer, Tokenizer } from '../text/index.js';
+import type { LoadOptions } from '../types.js';
+import { FairLock } from './fair-lock.js';
+import { checkTextWidths, type ModelSource, type NativeText, type TorchScriptText } from './model-source.js';
+import { Resources, sameShape } from './resources.js';
+import type { GenerateWarning } from './types.js';
+
+/** Tokens of a prompt by encoder, special tokens included, before anything was cut. */
+export type TokenCounts = Partial<Record<'text' | 'clip' | 't5', number>>;
+
+/** What a {@link TextConditioner} returns. The caller disposes both tensors. */
+export interface TextConditions {
+  /** [prompts, length, width] */
+  prompt: Tensor;
+  /** [prompts, width] */
+  pooled: Tensor;
+  /** Truncation and unknown words. */
+  warnings: GenerateWarning[];
+  /** One entry per prompt. */
+  tokens: TokenCounts[];
+}
+
+/** A model's tokenizers and text encoders. */
+export interface TextConditioner {
+  /**
+   * @param o.length number of text tokens; shorter prompts are padded, longer ones cut and warned of
+   */
+  encode(prompts: readonly string[], o: { length: number; signal: AbortSignal }): Promise<TextConditions>;
+  dispose(): void;
+}
+
+/** What the transformer takes. */
+export interface TextWidths {
+  textDim: number;
+  pooledDim: number;
+}
+
+/**
+ * Loads the text encoders of a model.
+ * @param o.keepTextEncoders false: nothing but the tokenizers is loaded now; encoders come and go with every call
+ */
+export async function loadTextConditioner(source: ModelSource, o: LoadOptions): Promise<TextConditioner> {
+  const { text, info } = source;
+  if (text === undefined) {
+    throw invalidArgument('textEncoders', 'text encoders, to encode a prompt', false);
+  }
+  const load =
+    text.kind === 'native'
+      ? await prepareNative(text, info.name)
+      : await prepareTorchScript(text, source, o.signal);
+  return o.keepTextEncoders === false ? new TransientConditioner(load, o) : load(o);
+}
+
+/** Loads what was prepared: tokenizers are there, weights come now. */
+type LoadConditioner = (o: LoadOptions) => Promise<TextConditioner>;
+
+async function prepareNative(text: NativeText, model: string): Promise<LoadConditioner> {
+  const tokenizers = {
+    clip: await loadClipTokenizer(text.clip.tokenizer),
+    t5: await loadT5Tokenizer(text.t5.tokenizer),
+  };
+  return async (o) => {
+    const options = { ...o };
+    let clip: ClipTextEncoder | undefined;
+    try {
+      clip = await ClipTextEncoder.load(text.clip.weights.path, options);
+      const t5 = await T5Encoder.load(text.t5.weights.path, options);
+      return new NativeConditioner(model, tokenizers, { clip, t5 });
+    } catch (error) {
+      clip?.dispose();
+      throw error;
+    }
+  };
+}
+
+async function prepareTorchScript(
+  text: TorchScriptText,
+  { info, path }: ModelSource,
+  signal: AbortSignal | undefined,
+): Promise<LoadConditioner> {
+  const tokenizer = await Tokenizer.load(text.tokenizer, { signal });
+  if (tokenizer.specialTokens > info.text.length) {
+    throw new JitFluxError(
+      ERROR_CODES.INVALID_MODEL,
+      `${path}: text.length: is less than the tokenizer's special tokens`,
+      { path, field: 'text.length' },
+    );
+  }
+  return async (o) =>
+    new TorchScriptConditioner(info.name, tokenizer, await TorchScriptModule.load(text.weights.path, o));
+}
+
+/** A TorchScript module: token ids to (pooled, sequence). */
+class TorchScriptConditioner implements TextConditioner {
+  readonly #model: string;
+  readonly #tokenizer: Tokenizer;
+  readonly #encoder: TorchScriptModule;
+
+  constructor(model: string, tokenizer: Tokenizer, encoder: TorchScriptModule) {
+    this.#model = model;
+    this.#tokenizer = tokenizer;
+    this.#encoder = encoder;
+  }
+
+  async encode(
+    prompts: readonly string[],
+    { length, signal }: { length: number; signal: AbortSignal },
+  ): Promise<TextConditions> {
+    const encoded = tokenize(this.#tokenizer, prompts, length);
+    const warnings = prompts.flatMap((_, i) => warningsFor(encoded[i], i, { length, model: this.#model }));
+    throwIfAborted(signal);
+    using ids = idTensor(encoded);
+    const outputs = await this.#encoder.run([ids], { signal });
+    const [pooled, prompt] = outputs;
+    if (outputs.length !== 2 || signal.aborted) {
+      for (const output of outputs) output.dispose();
+      throwIfAborted(signal);
+      throw new JitFluxError(
+        ERROR_CODES.INVALID_MODEL,
+        `The text encoder of ${this.#model} returned ${outputs.length} tensors instead of two`,
+      );
+    }
+    return {
+      prompt: prompt as Tensor,
+      pooled: pooled as Tensor,
+      warnings,
+      tokens: encoded.map(({ tokens }) => ({ text: tokens })),
+    };
+  }
+
+  dispose(): void {
+    this.#encoder.dispose();
+  }
+}
+
+/** FLUX.1's own: CLIP gives the pooled prompt, T5 the text tokens. */
+class NativeConditioner implements TextConditioner {
+  readonly #model: string;
+  readonly #tokenizers: { clip: Tokenizer; t5: Tokenizer };
+  readonly #encoders: { clip: ClipTextEncoder; t5: T5Encoder };
+
+  constructor(
+    model: string,
+    tokenizers: { clip: Tokenizer; t5: Tokenizer },
+    encoders: { clip: ClipTextEncoder; t5: T5Encoder },
+  ) {
+    this.#model = model;
+    this.#tokenizers = tokenizers;
+    this.#encoders = encoders;
+  }
+
+  async encode(
+    prompts: readonly string[],
+    { length, signal }: { length: number; signal: AbortSignal },
+  ): Promise<TextConditions> {
+    // FLUX pads to CLIP's full length, whatever the length of T5's text.
+    const clipLength = this.#encoders.clip.config.maxTokens;
+    const clip = tokenize(this.#tokenizers.clip, prompts, clipLength);
+    const t5 = tokenize(this.#tokenizers.t5, prompts, length);
+    const warnings = prompts.flatMap((_, i) => [
+      ...warningsFor(clip[i], i, { length: clipLength, model: this.#model, encoder: 'clip' }),
+      ...warningsFor(t5[i], i, { length, model: this.#model, encoder: 't5' }),
+    ]);
+    using resources = new Resources();
+    const clipIds = resources.add(idTensor(clip));
+    const t5Ids = resources.add(idTensor(t5));
+    const { pooled, hidden } = await this.#encoders.clip.encode(clipIds, { signal });
+    hidden.dispose();
+    try {
+      const prompt = await this.#encoders.t5.encode(t5Ids, { signal });
+      const tokens = prompts.map((_, i) => ({ clip: clip[i]?.tokens ?? 0, t5: t5[i]?.tokens ?? 0 }));
+      return { prompt, pooled, warnings, tokens };
+    } catch (error) {
+      pooled.dispose();
+      throw error;
+    }
+  }
+
+  dispose(): void {
+    this.#encoders.clip.dispose();
+    this.#encoders.t5.dispose();
+  }
+}
+
+/** Loads the encoders for every call and releases them after it. One call at a time, or memory would be taken twice. */
+class TransientConditioner implements TextConditioner {
+  readonly #load: LoadConditioner;
+  readonly #options: LoadOptions;
+  readonly #lock = new FairLock();
+
+  constructor(load: LoadConditioner, { onProgress: _progress, signal: _signal, ...options }: LoadOptions) {
+    this.#load = load;
+    this.#options = options;
+  }
+
+  async encode(
+    prompts: readonly string[],
+    o: { length: number; signal: AbortSignal },
+  ): Promise<TextConditions> {
+    const release = await this.#lock.acquire(o.signal);
+    let conditioner: TextConditioner | undefined;
+    try {
+      conditioner = await this.#load({ ...this.#options, signal: o.signal });
+      return await conditioner.encode(prompts, o);
+    } finally {
+      conditioner?.dispose();
+      release();
+    }
+  }
+
+  dispose(): void {
+    // Nothing is held between calls.
+  }
+}
+
+/**
+ * Checks what the encoders returned against what the transformer takes.
+ * @throws ERR_JITFLUX_INVALID_MODEL, after disposing both tensors
+ */
+export function checkConditions(
+  { prompt, pooled }: TextConditions,
+  o: { model: string; prompts: number; length: number; widths: TextWidths },
+): void {
+  const { textDim, pooledDim } = o.widths;
+  const fits =
+    sameShape(pooled.shape, [o.prompts, pooledDim]) &&
+    sameShape(prompt.shape, [o.prompts, o.length, textDim]);
+  if (fits) return;
+  const shapes = [pooled, prompt].map(({ shape }) => `[${shape.join(', ')}]`).join(' and ');
+  prompt.dispose();
+  pooled.dispose();
+  throw new JitFluxError(
+    ERROR_CODES.INVALID_MODEL,
+    `The text encoder of ${o.model} returned ${shapes}; the transformer needs ` +
+      `[${o.prompts}, ${pooledDim}] and [${o.prompts}, ${o.length}, ${textDim}]`,
+  );
+}
+
+/** Checks the widths of a source's text encoders once the transformer's architecture is known for certain. */
+export function checkSourceWidths(
+  { text }: ModelSource,
+  config: Parameters<typeof checkTextWidths>[0],
+): void {
+  if (text?.kind === 'native') checkTextWidths(config, text);
+}
+
+function tokenize(tokenizer: Tokenizer, prompts: readonly string[], length: number): EncodedPrompt[] {
+  if (length < tokenizer.specialTokens) {
+    throw invalidArgument('maxSequenceLength', `at least ${tokenizer.specialTokens}`, length);
+  }
+  return prompts.map((text) => tokenizer.encode(text, length));
+}
+
+/** [prompts, length] int64. */
+function idTensor(encoded: readonly EncodedPrompt[]): Tensor {
+  const ids = BigInt64Array.from(
+    encoded.flatMap((row) => row.ids),
+    BigInt,
+  );
+  return Tensor.from(ids, [encoded.length, ids.length / encoded.length]);
+}
+
+function warningsFor(
+  encoded: EncodedPrompt | undefined,
+  prompt: number,
+  o: { length: number; model: string; encoder?: 'clip' | 't5' },
+): GenerateWarning[] {
+  const warnings: GenerateWarning[] = [];
+  if (encoded === undefined) return warnings;
+  const { truncated, unknown: words } = encoded;
+  const encoder = o.encoder && { encoder: o.encoder };
+  if (truncated > 0) {
+    const what = truncated === 1 ? 'token was' : 'tokens were';
+    const whose = { clip: ' of the CLIP text encoder', t5: ' of the T5 text encoder' };
+    // T5 describes the picture in detail; what CLIP misses is only its summary.
+    const relief = o.encoder === 'clip' ? ' there (T5 sees more of the prompt)' : '';
+    warnings.push({
+      code: 'PROMPT_TRUNCATED',
+      message:
+        `The prompt is longer than ${o.length} tokens${o.encoder ? whose[o.encoder] : ''}; ` +
+        `its last ${truncated} ${what} ignored${relief}`,
+      prompt,
+      truncated,
+      ...encoder,
+    });
+  }
+  if (words.length > 0) {
+    const list = words.map((word) => JSON.stringify(word)).join(', ');
+    warnings.push({
+      code: 'UNKNOWN_WORDS',
+      message: `Not in the vocabulary of ${o.model}: ${list}`,
+      prompt,
+      words,
+      ...encoder,
+    });
+  }
+  return warnings;
+}

@@ -1,0 +1,37 @@
+import { describe, expect, it } from 'vitest';
+
+import {
+  CLIP_L,
+  clipParameters,
+  FLUX_VAE,
+  T5_XXL,
+  t5Parameters,
+  transformerParameters,
+  transformerShape,
+  vaeParameters,
+} from '../../../src/pipeline/component-shapes.js';
+import { countParameters, readWeightSummary } from '../../../src/pipeline/weight-headers.js';
+import { FLUX_1_DEV, FLUX_TINY } from '../../../src/sampler/index.js';
+import { fixturePath } from '../../support/safetensors.js';
+
+describe('parameter counts', () => {
+  it('are those of the published models', () => {
+    expect(transformerParameters(FLUX_1_DEV)).toBe(11_901_408_320);
+    expect(transformerParameters({ ...FLUX_1_DEV, guidance: false })).toBe(11_891_178_560);
+    expect(transformerParameters(FLUX_TINY)).toBe(2_366_272);
+    expect(clipParameters(CLIP_L)).toBe(123_060_480);
+    expect(t5Parameters(T5_XXL)).toBe(4_762_310_656);
+    expect(vaeParameters(FLUX_VAE)).toBe(83_819_683);
+  });
+
+  it.each(['flux/flux-mini.safetensors', 'flux/flux-mini.original-layout.safetensors', 'weights/sharded'])(
+    'agree with the tensors of %s',
+    async (name) => {
+      const path = fixturePath(name.endsWith('sharded') ? `${name}/model.safetensors.index.json` : name);
+      const summary = await readWeightSummary(path);
+      const config = await transformerShape(summary);
+      expect(config).toBeDefined();
+      expect(transformerParameters(config!)).toBe(countParameters(summary.tensors!.values()));
+    },
+  );
+});
