@@ -333,7 +333,7 @@ export function decodeBytes(c: VaeShape, h: number, w: number, size: number): nu
     }
   }
   const row = w * 2 ** (c.channels.length - 1) * (c.channels[0] ?? 0) * 2 * size;
-  return values * size + 3 * Math.max(STRIP_BYTES, MIN_STRIP_ROWS * row);
+  return values * size + 6 * Math.max(STRIP_BYTES, MIN_STRIP_ROWS * row);
 }
 
 function defaultSteps({ info }: ModelSource): number {

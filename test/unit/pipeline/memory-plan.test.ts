@@ -1,92 +1,219 @@
-/** The memory plan of FLUX.1-dev, from numbers alone. */
 import { describe, expect, it } from 'vitest';
-import { availableMemory, memAvailable, parseBytes } from '../../../src/pipeline/available-memory.js';
-import { CLIP_L, FLUX_VAE, T5_XXL } from '../../../src/pipeline/component-shapes.js';
-import { checkMemory, planModelMemory, RUNTIME_BYTES } from '../../../src/pipeline/memory-plan.js';
-import type { ModelSource } from '../../../src/pipeline/model-source.js';
-import { FLUX_1_DEV } from '../../../src/sampler/index.js';
-import { expectError } from '../../support/errors.js';
 
-const archive = (path: string, fileBytes: number) => ({ path, fileBytes, format: 'torchscript' as const });
-const flux: ModelSource = {
-  kind: 'diffusers',
-  path: '/models/FLUX.1-dev',
-  info: {
-    name: 'FLUX.1-dev',
-    text: { length: 512 },
-    decoder: { channels: 16, spatialFactor: 8, scalingFactor: 0.3611, shiftFactor: 0.1159 },
-    defaults: { width: 1024, height: 1024, guidance: 3.5 },
-  },
-  transformer: { weights: archive('transformer', 23.8e9), config: { ...FLUX_1_DEV }, ropeAxes: undefined },
-  text: {
-    kind: 'native',
-    clip: { weights: archive('text_encoder', 0.25e9), tokenizer: 'tokenizer', shape: CLIP_L },
-    t5: { weights: archive('text_encoder_2', 9.5e9), tokenizer: 'tokenizer_2', shape: T5_XXL },
-  },
-  decoder: { kind: 'native', weights: archive('vae', 0.17e9), settings: { ...FLUX_VAE } },
-};
-const gigabytes = (bytes: number) => ({ bytes: bytes * 1e9, limitedBy: 'machine' as const });
+import {
+  CLIP_L,
+  clipParameters,
+  FLUX_VAE,
+  T5_XXL,
+  t5Parameters,
+  transformerParameters,
+  vaeParameters,
+} from '../../../src/pipeline/component-shapes.js';
+import {
+  checkMemory,
+  decodeBytes,
+  type MemoryPlanOptions,
+  planMemory,
+  planModelMemory,
+  RUNTIME_BYTES,
+  t5TransientBytes,
+  transformerTransientBytes,
+} from '../../../src/pipeline/memory-plan.js';
+import { BUNDLED_MODEL } from '../../../src/pipeline/model-directory.js';
+import type { ModelSource } from '../../../src/pipeline/model-source.js';
+import type { HeaderTensor, WeightSummary } from '../../../src/pipeline/weight-headers.js';
+import { FLUX_1_DEV } from '../../../src/sampler/index.js';
+
+const TRANSFORMER = 11_901_408_320;
+const T5 = 4_762_310_656;
+const CLIP = 123_060_480;
+const VAE = 83_819_683;
+
+/** Weights with so many parameters; an archive says no more than its size. */
+function weights(path: string, parameters: number, dtype: 'BF16' | 'F32' | 'archive'): WeightSummary {
+  const fileBytes = parameters * (dtype === 'F32' ? 4 : 2);
+  if (dtype === 'archive') return { path: `${path}.pt`, format: 'torchscript', fileBytes };
+  const tensors = new Map<string, HeaderTensor>([['all', { dtype, shape: [parameters] }]]);
+  return { path, format: 'safetensors', fileBytes, tensors };
+}
+
+/** FLUX.1-dev as published: bfloat16 safetensors. */
+function fluxDev(dtype: 'BF16' | 'F32' | 'archive' = 'BF16'): ModelSource {
+  return {
+    kind: 'diffusers',
+    path: '/models/FLUX.1-dev',
+    info: {
+      name: 'FLUX.1-dev',
+      text: { length: 512 },
+      decoder: { channels: 16, spatialFactor: 8, scalingFactor: 0.3611, shiftFactor: 0.1159 },
+      defaults: { width: 1024, height: 1024, guidance: 3.5 },
+    },
+    transformer: {
+      weights: weights('transformer', transformerParameters(FLUX_1_DEV), dtype),
+      config: FLUX_1_DEV,
+      ropeAxes: undefined,
+    },
+    text: {
+      kind: 'native',
+      clip: { weights: weights('clip', clipParameters(CLIP_L), dtype), tokenizer: '', shape: CLIP_L },
+      t5: { weights: weights('t5', t5Parameters(T5_XXL), dtype), tokenizer: '', shape: T5_XXL },
+    },
+    decoder: { kind: 'native', weights: weights('vae', vaeParameters(FLUX_VAE), dtype), settings: FLUX_VAE },
+  };
+}
+
+const plan = (o: MemoryPlanOptions = {}, source = fluxDev(), bytes = 1e12) =>
+  planModelMemory(source, o, { bytes, limitedBy: 'machine' });
+const resident = (p: ReturnType<typeof plan>) =>
+  Object.fromEntries(p.components.map(({ component, residentBytes }) => [component, residentBytes]));
 
 describe('planModelMemory', () => {
-  it('counts two bytes a parameter in bfloat16, four in float32', () => {
-    for (const [dtype, size] of [
-      ['bfloat16', 2],
-      ['float32', 4],
-    ] as const) {
-      const { components } = planModelMemory(flux, { dtype }, undefined);
-      expect(components.map(({ component, residentBytes }) => [component, residentBytes])).toEqual([
-        ['runtime', RUNTIME_BYTES],
-        ['text_encoder', 123_060_480 * size],
-        ['text_encoder_2', 4_762_310_656 * size],
-        ['transformer', 11_901_408_320 * size],
-        ['vae', 83_819_683 * size],
-      ]);
+  it('counts the weights of FLUX.1-dev exactly', () => {
+    const p = plan({ dtype: 'bfloat16' });
+    expect(p).toMatchObject({
+      model: 'FLUX.1-dev',
+      dtype: 'bfloat16',
+      width: 1024,
+      height: 1024,
+      images: 1,
+      textTokens: 512,
+      steps: 18,
+      fits: true,
+    });
+    expect(resident(p)).toEqual({
+      runtime: RUNTIME_BYTES,
+      text_encoder: 2 * CLIP,
+      text_encoder_2: 2 * T5,
+      transformer: 2 * TRANSFORMER,
+      vae: 2 * VAE,
+    });
+    expect(p.components.map(({ parameters }) => parameters)).toEqual([undefined, CLIP, T5, TRANSFORMER, VAE]);
+    expect(p.components.find(({ component }) => component === 'transformer')?.fileBytes).toBe(23_802_816_640);
+    expect(resident(plan())).toMatchObject({ text_encoder_2: 4 * T5, transformer: 4 * TRANSFORMER });
+  });
+
+  it('knows the same of archives from their settings', () => {
+    expect(resident(plan({ dtype: 'bfloat16' }, fluxDev('archive')))).toEqual(
+      resident(plan({ dtype: 'bfloat16' })),
+    );
+  });
+
+  it('maps encoders only if the file holds the compute type', () => {
+    const mapped = (p: ReturnType<typeof plan>) =>
+      p.components.filter((part) => part.mapped).map(({ component }) => component);
+    expect(mapped(plan({ dtype: 'bfloat16' }))).toEqual(
+      expect.arrayContaining(['text_encoder', 'text_encoder_2']),
+    );
+    expect(mapped(plan())).toEqual([]);
+    expect(mapped(plan({ dtype: 'bfloat16' }, fluxDev('F32')))).toEqual([]);
+    expect(mapped(plan({ dtype: 'bfloat16' }, fluxDev('archive')))).toEqual([]);
+  });
+
+  it('takes the largest phase, and encoders only where they are', () => {
+    const phases = (o: MemoryPlanOptions, source = fluxDev()) =>
+      Object.fromEntries(plan(o, source).phases.map(({ phase, bytes }) => [phase, bytes]));
+    // Copied encoders stay in memory while sampling; released ones do not.
+    const [kept, released] = [phases({}), phases({ keepTextEncoders: false })];
+    expect(kept['sample']! - released['sample']!).toBe(4 * (CLIP + T5));
+    expect(kept['decode']! - released['decode']!).toBe(4 * (CLIP + T5));
+    expect(kept['encode']).toBe(released['encode']);
+    // Mapped ones make no difference: their pages may go.
+    expect(phases({ dtype: 'bfloat16' })['sample']).toBe(
+      phases({ dtype: 'bfloat16', keepTextEncoders: false })['sample'],
+    );
+    const without = { ...fluxDev(), text: undefined };
+    expect(phases({ keepTextEncoders: false })['sample']).toBe(phases({}, without)['sample']);
+    const p = plan();
+    expect(p.peakBytes).toBe(Math.max(...p.phases.map(({ bytes }) => bytes)));
+  });
+
+  it('grows with the request', () => {
+    const of = (o: MemoryPlanOptions, name: string) =>
+      plan(o).components.find(({ component }) => component === name)!.transientBytes;
+    expect(of({ width: 2048, height: 2048 }, 'transformer')).toBeGreaterThan(3 * of({}, 'transformer'));
+    expect(of({ images: 4 }, 'transformer')).toBe(4 * of({}, 'transformer') - 3 * 4096 * 128 * 4);
+    expect(of({ textTokens: 256 }, 'text_encoder_2')).toBeLessThan(of({}, 'text_encoder_2'));
+    // Tiles bound the decoder; the finished picture remains.
+    expect(of({ width: 4096, height: 4096 }, 'vae')).toBe(2 * 1024 ** 3 + 4096 * 4096 * 15);
+    for (const option of ['width', 'height', 'images', 'textTokens', 'steps'] as const) {
+      expect(() => plan({ [option]: 0 })).toThrow(
+        expect.objectContaining({ code: 'ERR_JITFLUX_INVALID_ARGUMENT' }),
+      );
     }
   });
 
-  it('spares the text encoders while sampling when they are released', () => {
-    const sampling = (keepTextEncoders: boolean) =>
-      planModelMemory(flux, { dtype: 'bfloat16', keepTextEncoders }, undefined).phases.find(
-        ({ phase }) => phase === 'sample',
-      )!.bytes;
-    expect(sampling(true) - sampling(false)).toBe(2 * (123_060_480 + 4_762_310_656));
-  });
-
-  it('grows with the picture and the batch', () => {
-    const transient = (o: { width?: number; images?: number }) =>
-      planModelMemory(flux, { dtype: 'bfloat16', ...o }, undefined).components.find(
-        ({ component }) => component === 'transformer',
-      )!.transientBytes;
-    expect(transient({ width: 2048 })).toBeGreaterThan(1.5 * transient({}));
-    expect(transient({ images: 4 })).toBeGreaterThan(3 * transient({}));
-  });
-
-  it('refuses what cannot fit, with the numbers and a way out', async () => {
-    const plan = planModelMemory(flux, {}, gigabytes(32));
-    expect(plan.fits).toBe(false);
-    const error = await expectError(() => checkMemory(plan), 'ERR_JITFLUX_OUT_OF_MEMORY', /bfloat16/);
-    expect(error.message).toMatch(/transformer 47\.6 GB/);
-    expect(error.message).toMatch(/32\.0 GB/);
-    const small = planModelMemory(flux, { dtype: 'bfloat16', keepTextEncoders: false }, gigabytes(64));
-    expect(small.fits).toBe(true);
-    checkMemory(small);
+  it('plans the bundled model without native code', async () => {
+    const p = await planMemory(BUNDLED_MODEL);
+    expect(p).toMatchObject({ model: 'flux-tiny', kind: 'jit-flux', width: 256, textTokens: 24, fits: true });
+    expect(p.components.map(({ component }) => component)).toEqual([
+      'runtime',
+      'text_encoder',
+      'transformer',
+      'vae',
+    ]);
   });
 });
 
-describe('available memory', () => {
-  it('reads sizes with units', () => {
-    expect(parseBytes('1500')).toBe(1500);
-    expect(parseBytes('2GB')).toBe(2e9);
-    expect(() => parseBytes('much')).toThrow();
+describe('activations', () => {
+  it('of T5-XXL at 512 tokens in bfloat16', () => {
+    // 512 rows of residual and norm in float32, five more and three of the MLP; scores and bias of 64 heads.
+    const rows = 512 * (2 * 4 * 4096 + 2 * (4096 + 4 * 4096 + 3 * 10240));
+    expect(t5TransientBytes(T5_XXL, 512, 1, 2)).toBe(rows + 2 * 64 * 512 * 512 * 4);
   });
 
-  it('finds MemAvailable', () => {
-    expect(memAvailable('MemTotal: 100 kB\nMemAvailable:   42 kB\n')).toBe(42 * 1024);
-    expect(memAvailable('')).toBeUndefined();
+  it('of the transformer at 1024x1024', () => {
+    const o = { imageTokens: 4096, textTokens: 512, images: 1, steps: 18, size: 2 };
+    const workspace = 4608 * (11 * 3072 + 2 * 12288) * 2;
+    const modulation = 18 * 3072 * (12 * 19 + 3 * 38 + 2) * 4;
+    const rest = 512 * (3072 * 2 + 4096 * 4) + 8 * 4096 * 64 * 4 + 4096 * 128 * 4;
+    expect(transformerTransientBytes(FLUX_1_DEV, o)).toBe(workspace + modulation + rest);
   });
 
-  it('is known on Linux', async () => {
-    const available = await availableMemory();
-    expect(available?.bytes).toBeGreaterThan(1e6);
+  it('of the decoder, as the native bound', () => {
+    // At half the picture's size, a map of 256 channels in the buffer of 512, and the four times larger one after it.
+    const area = 512 * 512;
+    const strips = 6 * 32 * 1024 ** 2;
+    expect(decodeBytes(FLUX_VAE, 128, 128, 4)).toBe(area * (512 + 4 * 256) * 4 + strips);
+    expect(decodeBytes(FLUX_VAE, 128, 128, 4)).toBeLessThan(1.7 * 1024 ** 3);
+    expect(decodeBytes(FLUX_VAE, 128, 128, 2)).toBe(area * (512 + 4 * 256) * 2 + strips);
+  });
+});
+
+describe('checkMemory', () => {
+  it('lets pass what fits, or what cannot be known', () => {
+    const p = plan();
+    expect(() => checkMemory(p)).not.toThrow();
+    expect(() => checkMemory(plan({}, fluxDev(), p.peakBytes))).not.toThrow();
+    expect(() => checkMemory(planModelMemory(fluxDev(), {}, undefined))).not.toThrow();
+  });
+
+  it('refuses with all the numbers', () => {
+    const p = plan({}, fluxDev(), 32e9);
+    expect(p.fits).toBe(false);
+    expect(() => checkMemory(p)).toThrow(
+      expect.objectContaining({
+        code: 'ERR_JITFLUX_OUT_OF_MEMORY',
+        message: expect.stringMatching(
+          /FLUX\.1-dev in float32 needs 6\d\.\d GB at 1024x1024 .*32\.0 GB are available.*text_encoder 0\.49 GB, text_encoder_2 19\.0 GB, transformer 47\.6 GB, vae 0\.34 GB.*'bfloat16'/,
+        ) as string,
+        details: expect.objectContaining({
+          peakBytes: p.peakBytes,
+          available: { bytes: 32e9, limitedBy: 'machine' },
+          components: p.components,
+        }) as object,
+      }),
+    );
+  });
+
+  it('does not advise what was done already', () => {
+    const source = { ...fluxDev(), text: undefined };
+    let message = '';
+    try {
+      checkMemory(plan({ dtype: 'bfloat16' }, source, 1e9));
+    } catch (error) {
+      message = (error as Error).message;
+    }
+    expect(message).toContain('a smaller picture');
+    expect(message).not.toMatch(/'bfloat16'|keepTextEncoders/);
   });
 });
