@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
+#include <malloc.h>
 
 #include <chrono>
 #include <string>
@@ -105,6 +106,10 @@ Napi::Promise Environment::run(Napi::Env env, const Napi::Value& options, Work w
     post(raw, std::make_unique<Message>(Message{raw, std::nullopt}));
   });
   return Napi::Promise(env, promise);
+}
+
+void Environment::return_memory() {
+  thread_->post([] { malloc_trim(0); });
 }
 
 void Environment::execute(Task& task) {

@@ -28,6 +28,10 @@ class Environment {
   // object or undefined. `threads`: OpenMP threads, 0 for the default.
   Napi::Promise run(Napi::Env env, const Napi::Value& options, Work work, int threads = 0);
 
+  // Once the work queued so far is done, gives freed memory back to the system: after a model has
+  // been released, so that a service sees its memory again.
+  void return_memory();
+
   // Used on the inference thread only.
   jit::LifterCache& lifters() { return lifters_; }
   int default_threads() const { return default_threads_; }

@@ -122,13 +122,16 @@ Napi::Value tensor_read(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value release(const Napi::CallbackInfo& info) {
-  const bool known =
-      release_handle<at::Tensor>(info[0]) || release_handle<TransformerEntry>(info[0]) ||
-      release_handle<const Conditioning>(info[0]) || release_handle<ScriptModule>(info[0]) ||
-      release_handle<ModelEntry<ClipTextEncoder>>(info[0]) ||
-      release_handle<ModelEntry<T5Encoder>>(info[0]) ||
-      release_handle<ModelEntry<Autoencoder>>(info[0]);
-  if (!known) throw Error(error_code::kInvalidArgument, "Expected a native handle");
+  if (release_handle<at::Tensor>(info[0]) || release_handle<const Conditioning>(info[0])) {
+    return info.Env().Undefined();
+  }
+  const bool model = release_handle<TransformerEntry>(info[0]) ||
+                     release_handle<ScriptModule>(info[0]) ||
+                     release_handle<ModelEntry<ClipTextEncoder>>(info[0]) ||
+                     release_handle<ModelEntry<T5Encoder>>(info[0]) ||
+                     release_handle<ModelEntry<Autoencoder>>(info[0]);
+  if (!model) throw Error(error_code::kInvalidArgument, "Expected a native handle");
+  Environment::of(info.Env()).return_memory();
   return info.Env().Undefined();
 }
 

@@ -1,21 +1,10 @@
 #include "flux/flux_weight_reader.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 
 #include "flux/weight_tensors.h"
-#include "weights/mapped_file.h"
 
 namespace jitflux {
-
-namespace {
-
-// Below this, a copy costs nothing, and its alignment does not depend on the file's layout: GEMMs
-// may round differently at another alignment, and small models then give the same bits from every
-// format.
-constexpr size_t kSmallestMapped = size_t{1} << 20;
-
-}  // namespace
 
 at::Tensor FluxWeightReader::rows(const std::vector<std::string>& names,
                                   at::ScalarType dtype) const {
@@ -28,11 +17,9 @@ at::Tensor FluxWeightReader::rows(const std::vector<std::string>& names,
     }
   }
   const WeightTensor& first = pieces[0];
-  if (pieces.size() == 1 && first.nbytes() >= kSmallestMapped &&
-      scalar_type(first.dtype) == dtype && first.contiguous()) {
-    return at::from_blob(
-        const_cast<std::byte*>(first.data), first.shape, first.strides,
-        [file = parameters_->file()](void*) {}, dtype);
+  if (pieces.size() == 1) {
+    at::Tensor mapped = mapped_weight(parameters_->file(), first, dtype);
+    if (mapped.defined()) return mapped;
   }
   std::vector<int64_t> shape = first.shape;
   shape[0] = height;
@@ -40,7 +27,7 @@ at::Tensor FluxWeightReader::rows(const std::vector<std::string>& names,
   int64_t row = 0;
   for (const WeightTensor& piece : pieces) {
     out.narrow(0, row, piece.shape[0]).copy_(weight_view(piece));
-    release_pages(piece);
+    release_pages(*parameters_->file(), piece);
     row += piece.shape[0];
   }
   return out;
@@ -58,7 +45,9 @@ Linear FluxWeightReader::linear(const std::vector<std::string>& modules) const {
 
 void FluxWeightReader::release(const std::string& module) const {
   for (const char* parameter : {".weight", ".bias"}) {
-    for (const WeightTensor& piece : parameters_->pieces(module + parameter)) release_pages(piece);
+    for (const WeightTensor& piece : parameters_->pieces(module + parameter)) {
+      release_pages(*parameters_->file(), piece);
+    }
   }
 }
 
@@ -66,13 +55,6 @@ uint64_t FluxWeightReader::bytes(const std::string& name) const {
   uint64_t sum = 0;
   for (const WeightTensor& piece : parameters_->pieces(name)) sum += piece.nbytes();
   return sum;
-}
-
-void FluxWeightReader::release_pages(const WeightTensor& piece) const {
-  if (!piece.contiguous()) return;
-  for (const MappedFile* file : parameters_->file()->mappings()) {
-    file->release({piece.data, piece.nbytes()});
-  }
 }
 
 }  // namespace jitflux

@@ -43,8 +43,6 @@ class FluxWeightReader {
   uint64_t bytes(const std::string& name) const;
 
  private:
-  void release_pages(const WeightTensor& piece) const;
-
   std::shared_ptr<const FluxParameters> parameters_;
   at::ScalarType dtype_;
 };

@@ -3,7 +3,18 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
+#include "weights/mapped_file.h"
+
 namespace jitflux {
+
+namespace {
+
+// Below this, a copy costs nothing, and its alignment does not depend on the file's layout: GEMMs
+// may round differently at another alignment, and small models then give the same bits from every
+// format.
+constexpr size_t kSmallestMapped = size_t{1} << 20;
+
+}  // namespace
 
 at::ScalarType scalar_type(WeightDType dtype) {
   switch (dtype) {
@@ -26,20 +37,36 @@ at::Tensor weight_view(const WeightTensor& tensor) {
                        scalar_type(tensor.dtype));
 }
 
+at::Tensor mapped_weight(const std::shared_ptr<const WeightFile>& file, const WeightTensor& tensor,
+                         at::ScalarType dtype) {
+  if (tensor.nbytes() < kSmallestMapped || scalar_type(tensor.dtype) != dtype ||
+      !tensor.contiguous()) {
+    return {};
+  }
+  return at::from_blob(
+      const_cast<std::byte*>(tensor.data), tensor.shape, tensor.strides, [file](void*) {}, dtype);
+}
+
+void release_pages(const WeightFile& file, const WeightTensor& tensor) {
+  if (!tensor.contiguous()) return;
+  for (const MappedFile* mapping : file.mappings()) {
+    mapping->release({tensor.data, tensor.nbytes()});
+  }
+}
+
 at::Tensor WeightLoader::copy(const std::string& name, at::ScalarType dtype) {
   const WeightTensor& tensor = parameters_.at(name);
   at::Tensor out = at::empty(tensor.shape, dtype);
   out.copy_(weight_view(tensor));
+  release_pages(*file_, tensor);
   advance(tensor, name);
   return out;
 }
 
 at::Tensor WeightLoader::matrix(const std::string& name) {
   const WeightTensor& tensor = parameters_.at(name);
-  if (scalar_type(tensor.dtype) != dtype_ || !tensor.contiguous()) return copy(name, dtype_);
-  at::Tensor out = at::from_blob(
-      const_cast<std::byte*>(tensor.data), tensor.shape, tensor.strides, [file = file_](void*) {},
-      dtype_);
+  at::Tensor out = mapped_weight(file_, tensor, dtype_);
+  if (!out.defined()) return copy(name, dtype_);
   advance(tensor, name);
   return out;
 }

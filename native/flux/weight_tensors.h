@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "flux/linear.h"
@@ -18,6 +19,14 @@ at::ScalarType scalar_type(WeightDType dtype);
 
 // The tensor in the file itself: valid while the file is open, and never to be written to.
 at::Tensor weight_view(const WeightTensor& tensor);
+
+// The tensor in the file's mapping, which it keeps open, if the file holds it in this type and it
+// is large: nothing is copied, and processes share the pages. Undefined otherwise.
+at::Tensor mapped_weight(const std::shared_ptr<const WeightFile>& file, const WeightTensor& tensor,
+                         at::ScalarType dtype);
+
+// Gives the pages of a tensor that has been copied back to the page cache.
+void release_pages(const WeightFile& file, const WeightTensor& tensor);
 
 // Reads the parameters of a checked ParameterSet. Polls the job and reports bytes through its
 // progress.
@@ -33,8 +42,7 @@ class WeightLoader {
   // A contiguous copy in the given type, in memory of its own.
   at::Tensor copy(const std::string& name, at::ScalarType dtype);
 
-  // In the compute type. Large matrices that the file already holds in this type stay in its
-  // mapping, which the tensor keeps open: nothing is copied, and processes share the pages.
+  // In the compute type, mapped where possible.
   at::Tensor matrix(const std::string& name);
 
   // <module>.weight, and <module>.bias if there is one.

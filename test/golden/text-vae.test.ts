@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { ERROR_CODES } from '../../src/errors.js';
 import { Autoencoder, ClipTextEncoder, T5Encoder, Tensor } from '../../src/runtime/index.js';
+import { originalAutoencoder } from '../support/original-layout.js';
 import { expectError } from '../support/errors.js';
 import { expectWithin, maxAbs, printParityTable, relativeRms } from '../support/parity.js';
 import { fixturePath, type RawTensor, SafeTensors, writeSafeTensors } from '../support/safetensors.js';
@@ -160,39 +161,12 @@ describe('T5 encoder', () => {
   });
 });
 
-/** A name of diffusers' AutoencoderKL (three levels) as the original checkpoint has it. */
-function originalName(name: string): string {
-  return name
-    .replace(/up_blocks\.(\d)\.resnets\.(\d)/, (_, i, j) => `up.${2 - Number(i)}.block.${j}`)
-    .replace(/up_blocks\.(\d)\.upsamplers\.0/, (_, i) => `up.${2 - Number(i)}.upsample`)
-    .replace(/down_blocks\.(\d)\.resnets\.(\d)/, 'down.$1.block.$2')
-    .replace(/down_blocks\.(\d)\.downsamplers\.0/, 'down.$1.downsample')
-    .replace('mid_block.resnets.0', 'mid.block_1')
-    .replace('mid_block.resnets.1', 'mid.block_2')
-    .replace('mid_block.attentions.0.group_norm', 'mid.attn_1.norm')
-    .replace('mid_block.attentions.0.to_out.0', 'mid.attn_1.proj_out')
-    .replace(/mid_block\.attentions\.0\.to_([qkv])/, 'mid.attn_1.$1')
-    .replace('conv_norm_out', 'norm_out')
-    .replace('conv_shortcut', 'nin_shortcut');
-}
-
 describe('autoencoder', () => {
   const cases = SafeTensors.open('text-vae/vae.cases.safetensors');
   const layouts = {
     diffusers: () => weights('vae'),
     original: () =>
-      variant(
-        'vae',
-        'original',
-        (tensors) =>
-          new Map(
-            [...tensors].map(([name, tensor]) => {
-              const projection = /attentions\.0\.to_.*weight$/.test(name);
-              const shape = projection ? [...tensor.shape, 1, 1] : tensor.shape;
-              return [`first_stage_model.${originalName(name)}`, { ...tensor, shape }];
-            }),
-          ),
-      ),
+      variant('vae', 'original', (tensors) => originalAutoencoder(tensors, 3, 'first_stage_model.')),
   };
 
   describe.each(Object.entries(layouts))('%s names', (layout, path) => {

@@ -1,6 +1,15 @@
 /** FLUX.1 as published, at toy widths: snapshot, schnell, original checkpoint, converted; prompts encoded apart. */
 import { execFileSync } from 'node:child_process';
-import { cpSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -15,6 +24,8 @@ import {
 } from '../../src/index.js';
 import { run } from '../../src/cli/run.js';
 import { expectError } from '../support/errors.js';
+import { originalAutoencoder, originalTransformer } from '../support/original-layout.js';
+import { SafeTensors, writeSafeTensors } from '../support/safetensors.js';
 import { writeTinySnapshot } from '../support/tiny-snapshot.js';
 
 const scratch = mkdtempSync(join(tmpdir(), 'jit-flux-snapshot-'));
@@ -106,11 +117,17 @@ describe('a snapshot of FLUX.1-schnell', () => {
 });
 
 describe('an original checkpoint', () => {
-  it('takes text encoders from a snapshot, and tells so if it has none', async () => {
+  it('gives the same picture, with text encoders from a snapshot, and tells so if it has none', async () => {
     const directory = join(scratch, 'checkpoint');
-    cpSync(join(dev, 'vae'), join(directory, 'vae'), { recursive: true });
+    mkdirSync(directory);
     const file = join(directory, 'flux1-dev.safetensors');
-    await convertModel(join(dev, 'transformer'), file, { format: 'safetensors' });
+    const whole = join(scratch, 'whole.safetensors');
+    await convertModel(join(dev, 'transformer'), whole, { format: 'safetensors' });
+    writeSafeTensors(file, originalTransformer(SafeTensors.open(whole).all()));
+    // The original names its heads' axes nowhere; FLUX.1's own follow from heads of 128.
+    cpSync(join(dev, 'transformer', 'config.json'), join(directory, 'flux1-dev.config.json'));
+    const vae = SafeTensors.open(join(dev, 'vae', 'diffusion_pytorch_model.safetensors'));
+    writeSafeTensors(join(directory, 'ae.safetensors'), originalAutoencoder(vae.all(), 4));
     await expectError(() => FluxPipeline.load(file), 'ERR_JITFLUX_INVALID_MODEL', /text encoder/);
     const expected = await picture(dev);
     expect(await picture(file, { textEncoders: dev })).toEqual(expected);

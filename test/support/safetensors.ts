@@ -1,6 +1,7 @@
 /** A small safetensors reader for fixtures. The package's own reader is native; tests must not depend on it. */
 
 import { readFileSync, writeFileSync } from 'node:fs';
+import { isAbsolute } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /** Absolute path of a file below test/fixtures. */
@@ -30,9 +31,9 @@ export class SafeTensors {
     this.#data = data;
   }
 
-  /** @param name path below test/fixtures */
+  /** @param name path below test/fixtures, or an absolute path */
   static open(name: string): SafeTensors {
-    const file = readFileSync(fixturePath(name));
+    const file = readFileSync(isAbsolute(name) ? name : fixturePath(name));
     const headerSize = Number(file.readBigUInt64LE(0));
     const header = JSON.parse(file.toString('utf8', 8, 8 + headerSize)) as Record<string, Entry>;
     delete header['__metadata__'];
