@@ -215,6 +215,16 @@ export function transformerParameters(c: FluxConfig): number {
   );
 }
 
+/**
+ * Parameters of a FLUX transformer that are copied even if the file holds the compute type: what is fused into one
+ * matrix, q, k and v of double blocks, and with the MLP's input of single blocks.
+ */
+export function fusedParameters(c: FluxConfig): number {
+  const d = c.hiddenSize;
+  const mlp = Math.round(c.mlpRatio * d);
+  return c.doubleBlocks * 2 * linear(d, 3 * d) + c.singleBlocks * linear(d, 3 * d + mlp);
+}
+
 /** Parameters of a CLIP text encoder: 123,060,480 for CLIP-L. */
 export function clipParameters(c: ClipShape): number {
   const layer = 4 * linear(c.width, c.width) + linear(c.width, c.mlp) + linear(c.mlp, c.width) + 4 * c.width;

@@ -9,6 +9,7 @@ import { type AvailableMemory, availableMemory } from './available-memory.js';
 import {
   type ClipShape,
   clipParameters,
+  fusedParameters,
   type T5Shape,
   t5Parameters,
   transformerParameters,
@@ -35,7 +36,12 @@ export interface ComponentMemory {
   device: Device;
   /** Weights in memory, in the type that was chosen. */
   residentBytes: number;
-  /** The weights are used from the mapped file: the system may drop and read them again while they are not in use. */
+  /**
+   * The part of them that is a copy. The rest is used from the mapped file: the system may drop those pages while they
+   * are not in use, and read them again.
+   */
+  copiedBytes: number;
+  /** Whether any of the weights are used from the mapped file. */
   mapped: boolean;
   /** What the part needs besides its weights while it works, at most. */
   transientBytes: number;
@@ -86,25 +92,13 @@ export interface MemoryPlanOptions
     Pick<LoadOptions, 'dtype' | 'device' | 'textEncoders' | 'keepTextEncoders' | 'signal'>,
     MemoryPlanRequest {}
 
-/** Node, LibTorch and its thread pools; measured 330 MB. */
+/** Node, LibTorch and its threads: 255 MB were measured after a picture of flux-tiny on two cores. The rest is margin. */
 export const RUNTIME_BYTES = 350_000_000;
 /** Default budget of a decode; see `Autoencoder.decode`. */
 const DECODE_BUDGET_BYTES = 2 * 1024 ** 3;
 /** The autoencoder works on strips of this size (native/flux/autoencoder.cc). */
 const STRIP_BYTES = 32 * 1024 ** 2;
 const MIN_STRIP_ROWS = 8;
-
-/**
- * Components whose matrices stay in the mapped file when it holds them in the compute type. The transformer's do too,
- * but for q, k and v, which are fused: counted as a copy, to be on the safe side. The autoencoder's are rearranged.
- */
-const USED_FROM_FILE: Readonly<Record<ComponentName, boolean>> = {
-  text_encoder: true,
-  text_encoder_2: true,
-  transformer: false,
-  vae: false,
-  runtime: false,
-};
 
 /**
  * Computes what a model will take in memory, without loading it and without native code.
@@ -138,10 +132,17 @@ export function planModelMemory(
   const component = (
     name: ComponentName,
     weights: WeightSummary,
-    known: { parameters: number | undefined; transientBytes: number },
+    known: {
+      parameters: number | undefined;
+      transientBytes: number;
+      /** Parameters copied if the file holds the compute type; absent: all of them. */
+      copied?: number | undefined;
+    },
   ): ComponentMemory => {
     const stored = storedDType(weights);
     const parameters = weights.tensors ? countParameters(weights.tensors.values()) : known.parameters;
+    const residentBytes = parameters === undefined ? weights.fileBytes : parameters * size;
+    const mapped = known.copied !== undefined && stored === dtype;
     return {
       component: name,
       path: weights.path,
@@ -150,8 +151,9 @@ export function planModelMemory(
       fileBytes: weights.fileBytes,
       ...(stored !== undefined && { storedDType: stored }),
       device,
-      residentBytes: parameters === undefined ? weights.fileBytes : parameters * size,
-      mapped: USED_FROM_FILE[name] && stored === dtype,
+      residentBytes,
+      copiedBytes: mapped ? (known.copied ?? 0) * size : residentBytes,
+      mapped,
       transientBytes: known.transientBytes,
     };
   };
@@ -162,6 +164,7 @@ export function planModelMemory(
       fileBytes: 0,
       device,
       residentBytes: RUNTIME_BYTES,
+      copiedBytes: RUNTIME_BYTES,
       mapped: false,
       transientBytes: 0,
     },
@@ -171,10 +174,12 @@ export function planModelMemory(
     components.push(
       component('text_encoder', clip.weights, {
         parameters: clip.shape && clipParameters(clip.shape),
+        copied: 0,
         transientBytes: clip.shape ? clipTransientBytes(clip.shape, images, size) : 0,
       }),
       component('text_encoder_2', t5.weights, {
         parameters: t5.shape && t5Parameters(t5.shape),
+        copied: 0,
         transientBytes: t5.shape ? t5TransientBytes(t5.shape, textTokens, images, size) : 0,
       }),
     );
@@ -187,6 +192,7 @@ export function planModelMemory(
   components.push(
     component('transformer', source.transformer.weights, {
       parameters: config && transformerParameters(config),
+      copied: config && fusedParameters(config),
       transientBytes: config
         ? transformerTransientBytes(config, { imageTokens: rows * cols, textTokens, images, steps, size })
         : 0,
@@ -248,8 +254,8 @@ export function checkMemory(plan: MemoryPlan): void {
 }
 
 /**
- * What is in memory in each phase: all copied weights, and of the mapped ones those in use. Released text encoders
- * are there only while they encode.
+ * What is in memory in each phase: copied weights always, mapped ones while they are in use. Released text encoders
+ * are there only while they encode. The transformer's workspace stays from one picture to the next.
  */
 function planPhases(components: readonly ComponentMemory[], keepTextEncoders: boolean): PhaseMemory[] {
   const isText = (c: ComponentMemory) => c.component.startsWith('text_encoder');
@@ -263,9 +269,11 @@ function planPhases(components: readonly ComponentMemory[], keepTextEncoders: bo
     let transient = 0;
     for (const c of components) {
       const working = active[phase](c);
+      if (working) bytes += c.residentBytes;
+      else if (keepTextEncoders || !isText(c)) bytes += c.copiedBytes;
+      if (c.component === 'transformer') bytes += c.transientBytes;
       // Text encoders run one after another.
-      if (working) transient = Math.max(transient, c.transientBytes);
-      if (working || (!c.mapped && (keepTextEncoders || !isText(c)))) bytes += c.residentBytes;
+      else if (working) transient = Math.max(transient, c.transientBytes);
     }
     return { phase, bytes: bytes + transient };
   });

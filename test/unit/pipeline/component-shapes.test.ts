@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import {
   CLIP_L,
   clipParameters,
+  fusedParameters,
   FLUX_VAE,
   T5_XXL,
   t5Parameters,
@@ -18,6 +19,7 @@ describe('parameter counts', () => {
   it('are those of the published models', () => {
     expect(transformerParameters(FLUX_1_DEV)).toBe(11_901_408_320);
     expect(transformerParameters({ ...FLUX_1_DEV, guidance: false })).toBe(11_891_178_560);
+    expect(fusedParameters(FLUX_1_DEV)).toBe(380 * 3072 * 3072 + 380 * 3072);
     expect(transformerParameters(FLUX_TINY)).toBe(2_366_272);
     expect(clipParameters(CLIP_L)).toBe(123_060_480);
     expect(t5Parameters(T5_XXL)).toBe(4_762_310_656);
