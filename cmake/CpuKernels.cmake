@@ -18,7 +18,8 @@ set(jit_flux_isa_flags_avx512bf16 ${jit_flux_isa_flags_avx512} -mavx512bf16)
 # reassociation (-ffast-math) is not; kernels spell out their vector accumulators.
 set(jit_flux_kernel_flags -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math)
 
-function(jit_flux_add_cpu_kernels core)
+# The objects become part of whatever `engine`, an object library, is linked into: object libraries do not hold others.
+function(jit_flux_add_cpu_kernels engine)
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/native/kernels/cpu/*.cc")
   if(NOT sources)
     return()
@@ -31,7 +32,7 @@ function(jit_flux_add_cpu_kernels core)
     target_compile_definitions(${target} PRIVATE JIT_FLUX_ISA=${isa} JIT_FLUX_ISA_LEVEL=${level})
     target_compile_options(${target} PRIVATE ${jit_flux_isa_flags_${isa}} ${jit_flux_kernel_flags})
     target_link_libraries(${target} PRIVATE jit_flux_options)
-    target_sources(${core} PRIVATE $<TARGET_OBJECTS:${target}>)
+    target_sources(${engine} INTERFACE $<TARGET_OBJECTS:${target}>)
     math(EXPR level "${level} + 1")
   endforeach()
 endfunction()
