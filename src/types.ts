@@ -54,6 +54,23 @@ export interface VelocityModel<T extends TensorLike = TensorLike> {
     sigma: number;
     signal?: AbortSignal;
   }): Promise<T>;
+
+  /**
+   * Optional: the same from the latents of the whole grid, for models that pick the anchor tokens out themselves. The
+   * sampler calls it instead of `velocity` whenever a step is sparse.
+   * @param i.latents [B, N, C] float32
+   * @param i.anchors as in `velocity`; `perImage`: one list of equal length per image, [B*M]
+   * @returns velocity at the anchors, [B, M, C] float32
+   */
+  velocityAtAnchors?(i: {
+    latents: T;
+    anchors: Int32Array;
+    perImage: boolean;
+    grid: [rows: number, cols: number];
+    step: number;
+    sigma: number;
+    signal?: AbortSignal;
+  }): Promise<T>;
 }
 
 /**
@@ -335,7 +352,18 @@ export interface LoadOptions {
   device?: Device;
   /** Type of weights and activations. Default: `'float32'` on the CPU. */
   dtype?: 'float32' | 'bfloat16' | 'float16';
+  /**
+   * `'int8'`: the transformer blocks' linear layers multiply 8-bit integers, weights quantised per output channel and
+   * activations per token; a third of the time and half the memory of bfloat16, slightly less exact (docs/performance.md).
+   * Everything else stays in `dtype`.
+   */
   quantize?: 'int8';
+  /**
+   * Reorder the transformer blocks' weights, when they are first used, into the layout in which they are multiplied
+   * fastest: memory of this process. false: they stay in the file's mapping, which processes share and the system may
+   * drop. Default true; has no meaning with `quantize`.
+   */
+  packWeights?: boolean;
   /** Threads of the native engine. Default: physical cores. */
   threads?: number;
   /** Checks the CRC-32 of every record of a TorchScript archive (reads the whole file). Default false. */

@@ -51,5 +51,8 @@ void expect_tokens(const at::Tensor& tensor, const char* name, int64_t images, i
 // grid of `tokens` tokens. count < 0: the whole list is shared.
 jit::TokenLists parse_token_lists(const Napi::Value& value, const char* name, int64_t images,
                                   int64_t count, int64_t tokens);
+// Of lists whose length alone does not tell shared from per image, for latents [B, N, C].
+jit::TokenLists parse_flagged_lists(const Napi::Value& value, const char* name,
+                                    const at::Tensor& latents, bool per_image);
 
 }  // namespace jitflux::addon

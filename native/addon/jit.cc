@@ -15,16 +15,6 @@ bool per_image(const Napi::Value& value) {
   return value.IsBoolean() && value.As<Napi::Boolean>().Value();
 }
 
-// Lists whose length alone does not tell shared from per image.
-jit::TokenLists parse_flagged_lists(const Napi::Value& value, const char* name,
-                                    const at::Tensor& latents, bool split) {
-  int64_t count = -1;
-  if (split && value.IsTypedArray()) {
-    count = static_cast<int64_t>(value.As<Napi::TypedArray>().ElementLength()) / latents.size(0);
-  }
-  return parse_token_lists(value, name, latents.size(0), count, latents.size(1));
-}
-
 // (latents, anchors, perImage, job)
 Napi::Value gather(const Napi::CallbackInfo& info) {
   const at::Tensor latents = parse_tokens(info[0], "latents");

@@ -5,8 +5,9 @@
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
-#include "flux/attention.h"
 #include "kernels/kernels.h"
+#include "runtime/counters.h"
+#include "runtime/memory_arena.h"
 
 namespace {
 
@@ -22,11 +23,13 @@ Napi::Value engine_info(const Napi::CallbackInfo& info) {
     isas.Set(isas.Length(), Napi::String::New(info.Env(), name));
   }
   result.Set("supportedIsas", isas);
-  const jitflux::AttentionCounts attention = jitflux::attention_counts();
-  Napi::Object counts = Napi::Object::New(info.Env());
-  counts.Set("own", Napi::Number::New(info.Env(), static_cast<double>(attention.own)));
-  counts.Set("fallback", Napi::Number::New(info.Env(), static_cast<double>(attention.fallback)));
-  result.Set("attentionCalls", counts);
+  Napi::Object calls = Napi::Object::New(info.Env());
+  for (size_t i = 0; i < jitflux::counters.size(); ++i) {
+    const uint64_t count = jitflux::counters[i].load(std::memory_order_relaxed);
+    calls.Set(jitflux::kCounterNames[i],
+              Napi::Number::New(info.Env(), static_cast<double>(count)));
+  }
+  result.Set("kernelCalls", calls);
   result.Set("cpuCapability", at::get_cpu_capability());
   result.Set("threads",
              Napi::Number::New(info.Env(), Environment::of(info.Env()).default_threads()));
@@ -41,6 +44,8 @@ extern "C" __attribute__((visibility("default"))) napi_value jit_flux_core_init(
   const Napi::Env env(raw_env);
   const Napi::Object exports(raw_env, raw_exports);
   try {
+    jitflux::kernels::table();  // refuses an instruction set that this CPU lacks
+    jitflux::MemoryArena::install();
     Environment::create(env);
     exports.Set("info", Napi::Function::New<guarded<engine_info>>(env));
     register_tensor(env, exports);

@@ -14,7 +14,16 @@ namespace jitflux::addon {
 
 namespace {
 
-// (path, { dtype, roundTime, keepModulation, threads, verify, ropeAxes? }, job)
+WeightForm parse_weight_form(const Napi::Value& value) {
+  const std::string name = parse_string(value, "weights");
+  if (name == "mapped") return WeightForm::kMapped;
+  if (name == "packed") return WeightForm::kPacked;
+  if (name == "int8") return WeightForm::kInt8;
+  throw Error(error_code::kInvalidArgument,
+              "Expected 'mapped', 'packed' or 'int8' for \"weights\" but received '" + name + "'");
+}
+
+// (path, { dtype, weights, roundTime, keepModulation, threads, verify, ropeAxes? }, job)
 Napi::Value load(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");
   const auto options = info[1].As<Napi::Object>();
@@ -22,6 +31,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
   model_options.dtype = parse_compute_dtype(options.Get("dtype"));
   model_options.round_time = options.Get("roundTime").ToBoolean();
   model_options.keep_modulation = options.Get("keepModulation").ToBoolean();
+  model_options.weights = parse_weight_form(options.Get("weights"));
   const int threads = static_cast<int>(parse_integer(options.Get("threads"), "threads", 0, 1024));
   const OpenOptions open{options.Get("verify").ToBoolean()};
   const auto axes = parse_axes(options.Get("ropeAxes"));
@@ -90,7 +100,9 @@ Napi::Value condition(const Napi::CallbackInfo& info) {
           entry->threads);
 }
 
-// (transformer, conditioning, tokens, anchors | undefined, rows, cols, steps: Int32Array, job)
+// (transformer, conditioning, latents, gather, anchors | undefined, anchors per image, rows, cols,
+// steps: Int32Array, job). gather: latents of the whole grid, of which the anchors are taken; else
+// the anchors' own.
 Napi::Value forward(const Napi::CallbackInfo& info) {
   const auto entry = get_handle<TransformerEntry>(info[0]);
   const auto conditioning = get_handle<const Conditioning>(info[1]);
@@ -98,20 +110,24 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
     throw Error(error_code::kInvalidArgument,
                 "The conditioning was made by another transformer than the one it is used with");
   }
-  const at::Tensor tokens = parse_tokens(info[2], "tokens");
-  const jit::Grid grid = parse_grid(info[4], info[5]);
-  expect_tokens(tokens, "tokens", conditioning->images,
-                info[3].IsUndefined() ? grid.tokens() : tokens.size(1),
+  const bool gather = info[3].ToBoolean();
+  const char* name = gather ? "latents" : "tokens";
+  const at::Tensor tokens = parse_tokens(info[2], name);
+  const jit::Grid grid = parse_grid(info[6], info[7]);
+  expect_tokens(tokens, name, conditioning->images,
+                gather || info[4].IsUndefined() ? grid.tokens() : tokens.size(1),
                 entry->model->config().in_channels);
   jit::TokenLists anchors;
-  if (!info[3].IsUndefined()) {
-    anchors = parse_token_lists(info[3], "anchors", tokens.size(0), tokens.size(1), grid.tokens());
+  if (!info[4].IsUndefined()) {
+    anchors = gather ? parse_flagged_lists(info[4], "anchors", tokens, info[5].ToBoolean())
+                     : parse_token_lists(info[4], "anchors", tokens.size(0), tokens.size(1),
+                                         grid.tokens());
   }
-  if (!info[6].IsTypedArray() ||
-      info[6].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
+  if (!info[8].IsTypedArray() ||
+      info[8].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
     throw Error(error_code::kInvalidArgument, "Expected an integer or one per image for \"step\"");
   }
-  const auto list = info[6].As<Napi::Int32Array>();
+  const auto list = info[8].As<Napi::Int32Array>();
   std::vector<int64_t> steps(list.Data(), list.Data() + list.ElementLength());
   if (steps.size() == 1) steps.resize(static_cast<size_t>(tokens.size(0)), steps[0]);
   for (const int64_t step : steps) {
@@ -124,11 +140,12 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
   }
   return Environment::of(info.Env())
       .run(
-          info.Env(), info[7],
-          [entry, conditioning, tokens, grid, anchors = std::move(anchors),
+          info.Env(), info[9],
+          [entry, conditioning, tokens, gather, grid, anchors = std::move(anchors),
            steps = std::move(steps)](const Job& job) {
             at::Tensor velocity =
-                entry->model->forward(tokens, anchors, grid, *conditioning, steps, job);
+                entry->model->forward(tokens, gather && !anchors.empty(), anchors, grid, *conditioning, steps,
+                                      job);
             return Environment::Settle(
                 [velocity = std::move(velocity)](Napi::Env env) -> napi_value {
                   return tensor_handle(env, velocity);

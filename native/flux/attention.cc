@@ -3,18 +3,15 @@
 #include <ATen/ops/scaled_dot_product_attention.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 
 #include "flux/activation.h"
+#include "runtime/counters.h"
 #include "runtime/parallel.h"
 
 namespace jitflux {
 
 namespace {
-
-std::atomic<uint64_t> own_calls{0};
-std::atomic<uint64_t> fallback_calls{0};
 
 constexpr int64_t kAlignment = 64;
 
@@ -67,7 +64,7 @@ void joint_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
                      const AttentionShape& shape, Workspace& workspace) {
   if (shape.head_dim % kernels::kAttentionHeadDimMultiple == 0 &&
       shape.head_dim <= kernels::kAttentionMaxHeadDim) {
-    own_calls.fetch_add(1, std::memory_order_relaxed);
+    count(Counter::kAttention);
     if (q.scalar_type() == at::kBFloat16) {
       own_attention<at::BFloat16>(q, k, v, out, shape, workspace);
     } else {
@@ -75,18 +72,13 @@ void joint_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
     }
     return;
   }
-  fallback_calls.fetch_add(1, std::memory_order_relaxed);
+  count(Counter::kAttentionFallback);
   const auto heads = [&](const at::Tensor& t) {
     return t.view({shape.images, shape.sequence, shape.heads, shape.head_dim}).transpose(1, 2);
   };
   out.copy_(at::scaled_dot_product_attention(heads(q), heads(k), heads(v))
                 .transpose(1, 2)
                 .reshape({shape.images * shape.sequence, shape.heads * shape.head_dim}));
-}
-
-AttentionCounts attention_counts() {
-  return {own_calls.load(std::memory_order_relaxed),
-          fallback_calls.load(std::memory_order_relaxed)};
 }
 
 }  // namespace jitflux

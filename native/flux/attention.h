@@ -18,15 +18,8 @@ struct AttentionShape {
 
 // out = softmax(q k^T / sqrt(head_dim)) v per image and head, no mask. q, k, v: [images * S, heads
 // * head_dim] contiguous, float32 or bfloat16; out: the same shape and type, possibly a range of
-// columns of a wider buffer. Own kernel where the head size allows it, else LibTorch's.
+// columns of a wider buffer. Own kernel where the head size allows it, else LibTorch's; counted.
 void joint_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, at::Tensor out,
                      const AttentionShape& shape, Workspace& workspace);
-
-// Calls that took the own kernel, and that fell back; since the process started.
-struct AttentionCounts {
-  uint64_t own;
-  uint64_t fallback;
-};
-AttentionCounts attention_counts();
 
 }  // namespace jitflux

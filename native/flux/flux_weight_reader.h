@@ -18,6 +18,7 @@ class FluxWeightReader {
       : parameters_(std::move(parameters)), dtype_(dtype) {}
 
   const FluxParameters& parameters() const { return *parameters_; }
+  at::ScalarType dtype() const { return dtype_; }
 
   // The named parameters one below the other. A single one that the file holds in this type stays
   // in the file's mapping, which the tensor keeps open: nothing is copied, processes share the

@@ -16,10 +16,12 @@
 #include "flux/config.h"
 #include "flux/flux_weight_reader.h"
 #include "flux/linear.h"
+#include "flux/packed_linear.h"
 #include "flux/rope.h"
 #include "flux/workspace.h"
 #include "jit/anchors.h"
 #include "runtime/job.h"
+#include "runtime/memory_arena.h"
 #include "weights/flux_parameters.h"
 
 namespace jitflux {
@@ -32,6 +34,8 @@ struct TransformerOptions {
   // condition(). false: each is read from the file when condition() needs it and dropped right
   // after.
   bool keep_modulation = true;
+  // Of the blocks' linear layers; embedders, modulation and the final layer stay as they are.
+  WeightForm weights = WeightForm::kPacked;
 };
 
 // A block's modulation projection: read by condition() only.
@@ -56,8 +60,8 @@ struct Conditioning {
 
 class FluxTransformer {
  public:
-  // Parameters that the file holds in options.dtype stay mapped; fused projections and other types
-  // are copies. Polls the job and reports bytes through its progress.
+  // Checks everything and reads little: the blocks' weights are prepared when they are first used.
+  // Polls the job and reports bytes through its progress.
   static std::shared_ptr<FluxTransformer> load(std::shared_ptr<const FluxParameters> parameters,
                                                const TransformerOptions& options, const Job& job);
 
@@ -70,23 +74,26 @@ class FluxTransformer {
                                                 const std::vector<double>& guidance,
                                                 const std::vector<double>& sigmas, const Job& job);
 
-  // Velocity [B, M, out_channels] float32 of the tokens [B, M, in_channels] float32 at the anchors
-  // (one list for all images or one per image; empty: all tokens of the grid in order). `steps`
-  // holds each image's index into the sigmas of the conditioning. Runs on the inference thread
-  // only.
-  at::Tensor forward(const at::Tensor& tokens, const jit::TokenLists& anchors,
+  // Velocity [B, M, out_channels] float32 of M tokens at the anchors (one list for all images or one
+  // per image; empty: all tokens of the grid in order). `latents`: these tokens [B, M, in_channels]
+  // float32 or, with `gather`, all tokens of the grid, of which the anchors are taken. `steps` holds
+  // each image's index into the sigmas of the conditioning. Runs on the inference thread only.
+  at::Tensor forward(const at::Tensor& latents, bool gather, const jit::TokenLists& anchors,
                      const jit::Grid& grid, const Conditioning& conditioning,
                      const std::vector<int64_t>& steps, const Job& job);
+
+  // Memory of the passes' intermediate results.
+  MemoryArena::Stats memory() const { return arena_.stats(); }
 
  private:
   // One stream (text or image) of a double block.
   struct Stream {
     ModulationLinear
         modulation;     // [6d, d]: shift, scale, gate (attention), shift, scale, gate (MLP)
-    Linear qkv;         // [3d, d]
-    Linear out;         // [d, d]
-    Linear mlp_in;      // [mlp, d]
-    Linear mlp_out;     // [d, mlp]
+    PackedLinear qkv;      // [3d, d]
+    PackedLinear out;      // [d, d]
+    PackedLinear mlp_in;   // [mlp, d]
+    PackedLinear mlp_out;  // [d, mlp]
     at::Tensor q_norm;  // [head_dim] float32
     at::Tensor k_norm;
   };
@@ -96,8 +103,8 @@ class FluxTransformer {
   };
   struct SingleBlock {
     ModulationLinear modulation;  // [3d, d]: shift, scale, gate
-    Linear in;                    // [3d + mlp, d]: q, k, v, mlp
-    Linear out;                   // [d, d + mlp]
+    PackedLinear in;              // [3d + mlp, d]: q, k, v, mlp
+    PackedLinear out;             // [d, d + mlp]
     at::Tensor q_norm;
     at::Tensor k_norm;
   };
@@ -105,36 +112,47 @@ class FluxTransformer {
     Linear first;
     Linear second;
   };
+  // Linear layer of the latents, as gather_embed takes it.
+  struct LatentEmbedder {
+    at::Tensor weight;  // [in_channels, d padded] float32
+    at::Tensor bias;    // [d] float32
+  };
   // One forward call's sizes, positions and modulation lookup.
   struct Pass;
+  // Shift and scale of an adaptive layer norm, [d] float32 each; null: none follows.
+  struct AdaNorm;
 
-  explicit FluxTransformer(FluxWeightReader weights) : weights_(std::move(weights)) {}
+  explicit FluxTransformer(std::shared_ptr<const FluxWeightReader> weights)
+      : weights_(std::move(weights)) {}
   at::Tensor embed_conditioning(const at::Tensor& pooled, const std::vector<double>& guidance,
                                 const std::vector<double>& sigmas) const;
   const RopeTable& rope_for(const jit::Grid& grid);
+  size_t blocks() const { return double_blocks_.size() + single_blocks_.size(); }
+  bool int8() const { return options_.weights == WeightForm::kInt8; }
+  // Where the norm before a block, or before the final layer, is written.
+  LayerInput norm_target(size_t block, const Pass& pass);
   template <typename T>
-  void run_double_block(const DoubleBlock& block, const at::Tensor& text_modulation,
-                        const at::Tensor& image_modulation, const Pass& pass);
+  void run_double_block(size_t index, const Pass& pass);
   template <typename T>
-  void run_single_block(const SingleBlock& block, const at::Tensor& modulation, const Pass& pass);
+  void run_single_block(size_t index, const Pass& pass);
   template <typename T>
-  at::Tensor run(const at::Tensor& tokens, const Conditioning& conditioning, const Pass& pass,
-                 const Job& job);
+  void run(const at::Tensor& latents, const at::Tensor& velocity, const Pass& pass, const Job& job);
 
-  FluxWeightReader weights_;
+  std::shared_ptr<const FluxWeightReader> weights_;
   FluxConfig config_;
   TransformerOptions options_;
   Embedder time_;
   Embedder guidance_;
   Embedder pooled_;
   Linear text_in_;
-  Linear image_in_;
+  LatentEmbedder image_in_;
   std::vector<DoubleBlock> double_blocks_;
   std::vector<SingleBlock> single_blocks_;
   ModulationLinear final_modulation_;  // [2d, d]: scale, shift
   Linear final_out_;
   RopeTable rope_;  // of the grid used last
   Workspace workspace_;
+  MemoryArena arena_;
 };
 
 }  // namespace jitflux

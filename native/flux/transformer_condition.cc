@@ -75,12 +75,12 @@ std::shared_ptr<const Conditioning> FluxTransformer::condition(const at::Tensor&
   const at::Tensor activated = at::silu(embed_conditioning(pooled, guidance, sigmas));
   const auto modulation = [&](const ModulationLinear& source, int64_t parts) {
     job.checkpoint();
-    const Linear linear = source.resident ? *source.resident : weights_.linear(source.module);
+    const Linear linear = source.resident ? *source.resident : weights_->linear(source.module);
     at::Tensor vectors = linear(activated)
                              .to(at::kFloat)
                              .view({steps, images, parts, config_.hidden()})
                              .contiguous();
-    if (!source.resident) weights_.release(source.module);
+    if (!source.resident) weights_->release(source.module);
     return vectors;
   };
   for (const DoubleBlock& block : double_blocks_) {

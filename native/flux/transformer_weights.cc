@@ -1,29 +1,36 @@
 // Loading: parameters of the file, by diffusers name, into packed tensors of the compute type.
+#include <ATen/ops/zeros.h>
+
 #include "flux/transformer.h"
 
 namespace jitflux {
 
 namespace {
 
-// Reads weights while polling the job and reporting bytes.
+// Reads weights, or prepares to, while polling the job and reporting bytes.
 class Loader {
  public:
-  Loader(const FluxWeightReader& reader, const Job& job) : reader_(reader), job_(job) {
-    for (const std::string& name : reader.parameters().names()) total_ += reader.bytes(name);
+  Loader(std::shared_ptr<const FluxWeightReader> reader, WeightForm form, const Job& job)
+      : reader_(std::move(reader)), form_(form), job_(job) {
+    for (const std::string& name : reader_->parameters().names()) total_ += reader_->bytes(name);
   }
 
-  Linear linear(const std::vector<std::string>& modules) {
-    Linear result = reader_.linear(modules);
-    for (const std::string& module : modules) {
-      advance(module + ".weight");
-      advance(module + ".bias");
-    }
+  Linear linear(const std::string& module) {
+    Linear result = reader_->linear(module);
+    advance_module(module);
     return result;
   }
-  Linear linear(const std::string& module) { return linear(std::vector<std::string>{module}); }
+
+  PackedLinear packed(const std::vector<std::string>& modules) {
+    for (const std::string& module : modules) advance_module(module);
+    return {reader_, modules, form_};
+  }
+  PackedLinear packed(const std::string& module) {
+    return packed(std::vector<std::string>{module});
+  }
 
   at::Tensor norm(const std::string& module) {
-    at::Tensor result = reader_.norm(module);
+    at::Tensor result = reader_->norm(module);
     advance(module + ".weight");
     return result;
   }
@@ -33,24 +40,42 @@ class Loader {
     if (keep) {
       result.resident = linear(module);
     } else {
-      advance(module + ".weight");
-      advance(module + ".bias");
+      advance_module(module);
     }
     return result;
   }
 
  private:
+  void advance_module(const std::string& module) {
+    advance(module + ".weight");
+    advance(module + ".bias");
+  }
   void advance(const std::string& name) {
-    loaded_ += reader_.bytes(name);
+    loaded_ += reader_->bytes(name);
     job_.checkpoint();
     if (job_.progress) job_.progress(loaded_, total_, name);
   }
 
-  const FluxWeightReader& reader_;
+  std::shared_ptr<const FluxWeightReader> reader_;
+  WeightForm form_;
   const Job& job_;
   uint64_t loaded_ = 0;
   uint64_t total_ = 0;
 };
+
+// What the kernels' buffers on the stack take. No published model comes near.
+void check_kernel_limits(const FluxConfig& config, const TransformerOptions& options) {
+  if (config.in_channels > kernels::kEmbedMaxChannels) {
+    throw Error(error_code::kWeightsMismatch,
+                "Expected at most " + std::to_string(kernels::kEmbedMaxChannels) +
+                    " latent channels but received " + std::to_string(config.in_channels));
+  }
+  if (options.weights == WeightForm::kInt8 && config.head_dim > kernels::kRescaledMaxHeadDim) {
+    throw Error(error_code::kWeightsMismatch,
+                "Expected heads of at most " + std::to_string(kernels::kRescaledMaxHeadDim) +
+                    " with int8 weights but received " + std::to_string(config.head_dim));
+  }
+}
 
 }  // namespace
 
@@ -58,11 +83,12 @@ std::shared_ptr<FluxTransformer> FluxTransformer::load(
     std::shared_ptr<const FluxParameters> parameters, const TransformerOptions& options,
     const Job& job) {
   const FluxConfig config = parameters->config();
-  const std::shared_ptr<FluxTransformer> model(
-      new FluxTransformer(FluxWeightReader(std::move(parameters), options.dtype)));
+  check_kernel_limits(config, options);
+  const auto reader = std::make_shared<const FluxWeightReader>(std::move(parameters), options.dtype);
+  const std::shared_ptr<FluxTransformer> model(new FluxTransformer(reader));
   model->config_ = config;
   model->options_ = options;
-  Loader from(model->weights_, job);
+  Loader from(reader, options.weights, job);
   const bool keep = options.keep_modulation;
 
   const auto embedder = [&](const std::string& name) {
@@ -73,23 +99,29 @@ std::shared_ptr<FluxTransformer> FluxTransformer::load(
   if (model->config_.guidance) model->guidance_ = embedder("guidance_embedder");
   model->pooled_ = embedder("text_embedder");
   model->text_in_ = from.linear("context_embedder");
-  model->image_in_ = from.linear("x_embedder");
+  // Through the compute type, in which the original multiplies.
+  const Linear image_in = from.linear("x_embedder");
+  const int64_t multiple = kernels::kEmbedMultiple;
+  const int64_t padded = (config.hidden() + multiple - 1) / multiple * multiple;
+  model->image_in_.weight = at::zeros({config.in_channels, padded}, at::kFloat);
+  model->image_in_.weight.narrow(1, 0, config.hidden()).copy_(image_in.weight.t());
+  model->image_in_.bias = image_in.bias.to(at::kFloat);
 
   for (int64_t i = 0; i < model->config_.double_blocks; ++i) {
     const std::string block = "transformer_blocks." + std::to_string(i) + ".";
     const std::string attn = block + "attn.";
     Stream image{from.modulation(block + "norm1.linear", keep),
-                 from.linear({attn + "to_q", attn + "to_k", attn + "to_v"}),
-                 from.linear(attn + "to_out.0"),
-                 from.linear(block + "ff.net.0.proj"),
-                 from.linear(block + "ff.net.2"),
+                 from.packed({attn + "to_q", attn + "to_k", attn + "to_v"}),
+                 from.packed(attn + "to_out.0"),
+                 from.packed(block + "ff.net.0.proj"),
+                 from.packed(block + "ff.net.2"),
                  from.norm(attn + "norm_q"),
                  from.norm(attn + "norm_k")};
     Stream text{from.modulation(block + "norm1_context.linear", keep),
-                from.linear({attn + "add_q_proj", attn + "add_k_proj", attn + "add_v_proj"}),
-                from.linear(attn + "to_add_out"),
-                from.linear(block + "ff_context.net.0.proj"),
-                from.linear(block + "ff_context.net.2"),
+                from.packed({attn + "add_q_proj", attn + "add_k_proj", attn + "add_v_proj"}),
+                from.packed(attn + "to_add_out"),
+                from.packed(block + "ff_context.net.0.proj"),
+                from.packed(block + "ff_context.net.2"),
                 from.norm(attn + "norm_added_q"),
                 from.norm(attn + "norm_added_k")};
     model->double_blocks_.push_back({std::move(text), std::move(image)});
@@ -99,8 +131,8 @@ std::shared_ptr<FluxTransformer> FluxTransformer::load(
     const std::string attn = block + "attn.";
     model->single_blocks_.push_back(
         {from.modulation(block + "norm.linear", keep),
-         from.linear({attn + "to_q", attn + "to_k", attn + "to_v", block + "proj_mlp"}),
-         from.linear(block + "proj_out"), from.norm(attn + "norm_q"), from.norm(attn + "norm_k")});
+         from.packed({attn + "to_q", attn + "to_k", attn + "to_v", block + "proj_mlp"}),
+         from.packed(block + "proj_out"), from.norm(attn + "norm_q"), from.norm(attn + "norm_k")});
   }
   model->final_modulation_ = from.modulation("norm_out.linear", keep);
   model->final_out_ = from.linear("proj_out");

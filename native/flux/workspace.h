@@ -10,7 +10,21 @@ namespace jitflux {
 
 class Workspace {
  public:
-  enum Slot { kResidual, kNormed, kConcat, kQuery, kKey, kValue, kAttended, kPacked, kSlots };
+  enum Slot {
+    kResidual,
+    kNormed,
+    kConcat,
+    kQuery,
+    kKey,
+    kValue,
+    kAttended,
+    kPacked,
+    kQuantized,
+    kRowScale,
+    kQuantizedWide,
+    kRowScaleWide,
+    kSlots
+  };
 
   // A view of the slot's buffer in the given shape; the buffer grows when needed. Contents are
   // whatever the last user left.

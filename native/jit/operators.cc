@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/kernels.h"
+#include "runtime/counters.h"
 #include "runtime/parallel.h"
 
 namespace jitflux::jit {
@@ -33,6 +34,7 @@ void lift_image(const Lifter& lifter, const float* v, float* scratch, float* ful
 
 at::Tensor lift_and_step(const at::Tensor& v, const TokenLists& anchors, const Grid& grid,
                          LifterCache& cache, float* latents, double d_sigma) {
+  count(Counter::kLiftStep);
   const int64_t images = v.size(0);
   const int64_t count = v.size(1);
   const int64_t channels = v.size(2);

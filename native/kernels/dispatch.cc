@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernels/kernels.h"
+#include "runtime/error.h"
 
 namespace jitflux::kernels {
 
@@ -44,6 +45,13 @@ const KernelTable& choose() {
     for (const KernelTable* candidate : tables) {
       if (std::strcmp(candidate->isa, wanted) == 0) return *candidate;
     }
+    std::string names;
+    for (const KernelTable* candidate : tables) {
+      names += (names.empty() ? "" : ", ") + std::string(candidate->isa);
+    }
+    throw Error(error_code::kInvalidArgument,
+                "Expected JIT_FLUX_ISA to be one of this CPU's instruction sets (" + names +
+                    ") but received \"" + wanted + "\"");
   }
   return *tables.back();
 }

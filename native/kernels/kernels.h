@@ -16,6 +16,17 @@ namespace jitflux::kernels {
 
 using BFloat16Bits = uint16_t;
 
+// What is still to be done to a layer's integer products: value = y * row_scale[row] + bias[column].
+// Null row_scale: y is the value already.
+struct Rescale {
+  const float* row_scale = nullptr;
+  const float* bias = nullptr;
+};
+
+constexpr int64_t kRescaledMaxHeadDim = 1024;  // of qk_norm_rope with a Rescale
+constexpr int64_t kEmbedMultiple = 16;
+constexpr int64_t kEmbedMaxChannels = 512;
+
 // Kernels over token rows that exist for every activation type T.
 template <typename T>
 struct RowKernels {
@@ -25,22 +36,35 @@ struct RowKernels {
                               int64_t rows, int64_t d, float eps);
 
   // x += gate * y. x, y: [rows, d]; gate: [d].
-  void (*gated_residual)(T* x, const T* y, const float* gate, int64_t rows, int64_t d);
+  void (*gated_residual)(T* x, const T* y, Rescale rescale, const float* gate, int64_t rows,
+                         int64_t d);
 
   // q = rope(rms_norm(q) * q_weight), k likewise, v copied. qkv: rows of [q | k | v | ...], each
   // part heads*head_dim wide, rows qkv_stride apart. q, k, v: [rows, heads*head_dim]. cos, sin:
   // tables of [positions, head_dim/2] indexed by positions[row] (or by the row itself if positions
   // is null); null tables: no rotation (text tokens sit at position 0). Neighbouring channels form
   // a pair: (a, b) -> (a cos - b sin, b cos + a sin).
-  void (*qk_norm_rope)(const T* qkv, int64_t qkv_stride, const float* q_weight,
+  void (*qk_norm_rope)(const T* qkv, int64_t qkv_stride, Rescale rescale, const float* q_weight,
                        const float* k_weight, const float* cos, const float* sin,
                        const int32_t* positions, int64_t first_row, T* q, T* k, T* v, int64_t rows,
                        int64_t heads, int64_t head_dim, float eps);
 
   // dst = gelu_tanh(src): [rows, d] with row strides. Relative error against the exact formula <
   // 1e-6 before rounding.
-  void (*gelu_tanh)(const T* src, int64_t src_stride, T* dst, int64_t dst_stride, int64_t rows,
-                    int64_t d);
+  void (*gelu_tanh)(const T* src, int64_t src_stride, Rescale rescale, T* dst, int64_t dst_stride,
+                    int64_t rows, int64_t d);
+
+  // q = round(x / scale) + offset, scale = max|x| / 127 of each row. x: [rows, d], rows x_stride
+  // apart; q: [rows, d] bytes: unsigned with offset 128, two's complement with offset 0.
+  void (*quantize_rows)(const T* x, int64_t x_stride, uint8_t* q, float* scale, int64_t rows,
+                        int64_t d, int32_t offset);
+
+  // out[r] = latents[positions[first_row + r]] weight + bias, latents rounded to T first; null
+  // positions: row first_row + r. latents: [N, channels], channels at most kEmbedMaxChannels; weight:
+  // [channels, d padded to a multiple of kEmbedMultiple]; out: [rows, d].
+  void (*gather_embed)(const float* latents, const int32_t* positions, int64_t first_row,
+                       const float* weight, const float* bias, T* out, int64_t rows,
+                       int64_t channels, int64_t d);
 
   // out = x / sqrt(mean(x^2) + eps) * weight over the last dimension (T5). x: [rows, d] in float32,
   // whatever T is: the residual stream keeps that precision.
@@ -133,7 +157,7 @@ inline const AttentionKernels<BFloat16Bits>& KernelTable::attention<BFloat16Bits
 }
 
 // The table in use: the best one this CPU supports, or the one named by JIT_FLUX_ISA
-// (default | avx2 | avx512 | avx512bf16) if the CPU has it.
+// (default | avx2 | avx512 | avx512bf16). Throws kInvalidArgument if that is no set of this CPU.
 const KernelTable& table();
 
 // Names of the instruction sets this CPU can run, weakest first.

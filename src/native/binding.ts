@@ -88,6 +88,22 @@ export interface WeightConversion {
   identity: string;
 }
 
+/** What {@link EngineInfo.kernelCalls} counts. */
+export type KernelName =
+  | 'layerNormModulate'
+  | 'gatedResidual'
+  | 'gatedResidualLayerNormModulate'
+  | 'qkNormRope'
+  | 'gelu'
+  | 'gatherEmbed'
+  | 'quantizeRows'
+  | 'liftStep'
+  | 'attention'
+  | 'attentionFallback'
+  | 'linearPlain'
+  | 'linearPacked'
+  | 'linearInt8';
+
 /** Facts about the loaded engine. */
 export interface EngineInfo {
   version: string;
@@ -96,8 +112,12 @@ export interface EngineInfo {
   /** Instruction set of the kernels in use; `JIT_FLUX_ISA` forces another. */
   isa: string;
   supportedIsas: string[];
-  /** Attention calls of this process that took our kernel, and that fell back to LibTorch's. */
-  attentionCalls: { own: number; fallback: number };
+  /**
+   * Calls of every fused kernel and kind of linear layer in this process: proof that the fast paths run.
+   * `attentionFallback` counts attention by LibTorch, for head sizes that our kernel does not take; `linearPlain`
+   * linear layers whose weights are multiplied as the file holds them.
+   */
+  kernelCalls: Record<KernelName, number>;
   /** LibTorch's own choice, for example `AVX512`. */
   cpuCapability: string;
   /** Default number of threads of the inference thread's OpenMP team. */
@@ -179,7 +199,13 @@ export interface NativeBinding {
 
   loadTransformer(
     path: string,
-    options: NativeLoadOptions & { roundTime: boolean; ropeAxes?: number[] | undefined },
+    options: NativeLoadOptions & {
+      /** Form of the blocks' weights. */
+      weights: 'mapped' | 'packed' | 'int8';
+      roundTime: boolean;
+      keepModulation: boolean;
+      ropeAxes?: number[] | undefined;
+    },
     job?: NativeJob,
   ): Promise<{ handle: TransformerHandle; config: FluxConfig }>;
   condition(
@@ -193,8 +219,12 @@ export interface NativeBinding {
   forward(
     transformer: TransformerHandle,
     conditioning: ConditioningHandle,
-    tokens: TensorHandle,
+    latents: TensorHandle,
+    /** The latents are the whole grid's, of which the anchors are taken; else the anchors' own. */
+    gather: boolean,
     anchors: Int32Array | undefined,
+    /** With `gather`: `anchors` holds one list per image. */
+    perImage: boolean,
     rows: number,
     cols: number,
     /** One step for all images, or one per image. */

@@ -52,6 +52,7 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
     const common = nativeLoadOptions(o);
     const options = {
       ...common,
+      weights: weightForm(o),
       roundTime: (o.timeEmbedding ?? 'reference') === 'reference',
       keepModulation: o.keepModulation ?? true,
       ropeAxes: o.ropeAxes ?? ropeAxesBeside(path),
@@ -98,25 +99,31 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
 
   /**
    * Velocity (noise minus data) at the given tokens.
-   * @param i.tokens packed latents, [B, M, inChannels] float32
+   * @param i.tokens packed latents of these tokens, [B, M, inChannels] float32
+   * @param i.latents or packed latents of the whole grid, [B, N, inChannels]: the tokens are taken out at the anchors
    * @param i.anchors grid indices of the tokens, [M], or [B*M] with one list per image, in any order; absent: all
    *   tokens of the grid in order
+   * @param i.perImage with `latents`: `anchors` holds one list per image. Default false
    * @param i.step index into the conditioning's sigmas, or one per image
    * @param i.onProgress called between blocks
    * @returns [B, M, outChannels] float32
    * @throws ERR_JITFLUX_INVALID_ANCHORS, ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT,
    *   ERR_JITFLUX_DISPOSED, ERR_JITFLUX_ABORTED (within one block)
    */
-  async forward(i: {
-    tokens: Tensor;
-    anchors?: Int32Array;
-    grid: readonly [rows: number, cols: number];
-    conditioning: Conditioning;
-    step: number | number[];
-    signal?: AbortSignal;
-    onProgress?: (p: { block: number; blocks: number }) => void;
-  }): Promise<Tensor> {
-    const [model, conditioning, tokens] = [this.handle, i.conditioning.handle, i.tokens.handle];
+  async forward(
+    i: ({ tokens: Tensor } | { latents: Tensor; perImage?: boolean }) & {
+      anchors?: Int32Array;
+      grid: readonly [rows: number, cols: number];
+      conditioning: Conditioning;
+      step: number | number[];
+      signal?: AbortSignal;
+      onProgress?: (p: { block: number; blocks: number }) => void;
+    },
+  ): Promise<Tensor> {
+    const gather = 'latents' in i;
+    const input = gather ? i.latents : i.tokens;
+    const perImage = gather && (i.perImage ?? false);
+    const [model, conditioning, tokens] = [this.handle, i.conditioning.handle, input.handle];
     const [rows, cols] = i.grid;
     const steps = typeof i.step === 'number' ? [i.step] : i.step;
     for (const step of steps) {
@@ -128,7 +135,18 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
     return new Tensor(
       await runNative(
         (binding, job) =>
-          binding.forward(model, conditioning, tokens, i.anchors, rows, cols, Int32Array.from(steps), job),
+          binding.forward(
+            model,
+            conditioning,
+            tokens,
+            gather,
+            i.anchors,
+            perImage,
+            rows,
+            cols,
+            Int32Array.from(steps),
+            job,
+          ),
         {
           signal: i.signal,
           progress: onProgress && ((block, blocks) => onProgress({ block, blocks })),
@@ -149,12 +167,23 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
           ...(anchors && { anchors }),
           ...(signal && { signal }),
         }),
+      velocityAtAnchors: ({ latents, anchors, perImage, grid, step, signal }) =>
+        this.forward({ latents, anchors, perImage, grid, conditioning, step, ...(signal && { signal }) }),
     };
   }
 }
 
 /** FLUX.1-dev's usual guidance. */
 export const DEFAULT_GUIDANCE = 3.5;
+
+/** Form of the blocks' weights that the options ask for. */
+function weightForm(o: LoadOptions): 'mapped' | 'packed' | 'int8' {
+  if (o.quantize !== undefined) {
+    if (o.quantize !== 'int8') throw invalidArgument('quantize', "'int8' or nothing", o.quantize);
+    return 'int8';
+  }
+  return (o.packWeights ?? true) ? 'packed' : 'mapped';
+}
 
 const axesConfig = z.object({
   axes_dims_rope: z.tuple([z.int().positive(), z.int().positive(), z.int().positive()]).optional(),

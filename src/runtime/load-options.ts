@@ -18,9 +18,6 @@ export function nativeLoadOptions(o: LoadOptions): {
   if (dtype !== 'float32' && dtype !== 'bfloat16') {
     throw invalidArgument('dtype', "'float32' or 'bfloat16' on the CPU", o.dtype);
   }
-  if (o.quantize !== undefined) {
-    throw invalidArgument('quantize', 'no value: quantisation is not implemented yet', o.quantize);
-  }
   if (o.threads !== undefined && (!Number.isInteger(o.threads) || o.threads < 1 || o.threads > 1024)) {
     throw invalidArgument('threads', 'an integer from 1 to 1024', o.threads);
   }

@@ -211,24 +211,32 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     const dSigma = this.plan.sigmasWithTerminal[step + 1]! - sigma;
     const dense = stage.activeTokens === this.plan.totalTokens;
 
-    this.#checkActive();
-    const tokens = dense
-      ? this.#latents
-      : this.#hold(await operators.gather(this.#latents, list, { perImage }));
-    this.#checkActive();
-    let velocity = await this.#model.velocity({
-      tokens,
-      ...(!dense && { anchors: list }),
-      grid: [this.#grid[0], this.#grid[1]],
+    const request = {
+      grid: [this.#grid[0], this.#grid[1]] as [number, number],
       step,
       sigma,
       ...(this.#signal !== undefined && { signal: this.#signal }),
-    });
+    };
+    this.#checkActive();
+    let tokens = this.#latents;
+    let velocity: T;
+    if (!dense && this.#model.velocityAtAnchors !== undefined) {
+      velocity = await this.#model.velocityAtAnchors({
+        latents: tokens,
+        anchors: list,
+        perImage,
+        ...request,
+      });
+    } else {
+      if (!dense) tokens = this.#hold(await operators.gather(tokens, list, { perImage }));
+      this.#checkActive();
+      velocity = await this.#model.velocity({ tokens, ...(!dense && { anchors: list }), ...request });
+    }
     // A model may hand its input back; the velocity must be a tensor of its own, because it is disposed.
     if (velocity === tokens) velocity = velocity.clone();
     if (isTensor(velocity)) this.#hold(velocity);
     checkTensor('velocity', velocity, [this.#batch, stage.activeTokens, this.#channels]);
-    if (!dense) this.#release(tokens);
+    if (tokens !== this.#latents) this.#release(tokens);
 
     this.#checkActive();
     const full = this.#hold(

@@ -1,0 +1,169 @@
+#include "runtime/memory_arena.h"
+
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/alloc_cpu.h>
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <new>
+#include <utility>
+
+namespace jitflux {
+
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+// Smaller buffers stay with malloc, which keeps them itself.
+constexpr size_t kSmallestKept = size_t{128} << 10;
+
+struct alignas(64) Header;
+
+}  // namespace
+
+struct MemoryArena::State {
+  std::mutex mutex;
+  std::multimap<size_t, Header*> free;  // by size
+  Stats stats;
+
+  ~State();
+};
+
+namespace {
+
+// Stands in front of every buffer. LibTorch's raw_allocate, which oneDNN uses, hands a bare pointer
+// back, so the pointer has to tell where it belongs.
+struct alignas(64) Header {
+  std::shared_ptr<MemoryArena::State> arena;  // null: not from an arena
+  size_t bytes = 0;                           // with the header
+};
+static_assert(sizeof(Header) == 64);
+
+// Innermost scope of this thread.
+thread_local const std::shared_ptr<MemoryArena::State>* current = nullptr;
+
+size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+Header* new_block(size_t bytes) {
+  if (bytes < kHugePage) {
+    return new (c10::alloc_cpu(bytes)) Header{nullptr, bytes};
+  }
+  bytes = round_up(bytes, kHugePage);
+  void* memory = std::aligned_alloc(kHugePage, bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  ::madvise(memory, bytes, MADV_HUGEPAGE);  // advice: a failure changes nothing
+  return new (memory) Header{nullptr, bytes};
+}
+
+void delete_block(Header* block) {
+  const bool huge = block->bytes >= kHugePage;
+  block->~Header();
+  if (huge) {
+    std::free(block);
+  } else {
+    c10::free_cpu(block);
+  }
+}
+
+Header* take(const std::shared_ptr<MemoryArena::State>& arena, size_t bytes) {
+  MemoryArena::State& state = *arena;
+  Header* block = nullptr;
+  {
+    const std::lock_guard lock(state.mutex);
+    ++state.stats.requests;
+    auto found = state.free.lower_bound(bytes);
+    if (found == state.free.end() && !state.free.empty()) {
+      // Requests grow from stage to stage: the new block replaces the largest one that was too
+      // small, so that an arena holds about what its largest pass needs.
+      --found;
+      state.stats.bytes -= found->second->bytes;
+      delete_block(found->second);
+      state.free.erase(found);
+      found = state.free.end();
+    }
+    if (found != state.free.end()) {
+      block = found->second;
+      state.free.erase(found);
+    } else {
+      ++state.stats.allocations;
+    }
+  }
+  if (block == nullptr) {
+    block = new_block(bytes);
+    const std::lock_guard lock(state.mutex);
+    state.stats.bytes += block->bytes;
+  }
+  block->arena = arena;
+  return block;
+}
+
+void give_back(void* data) {
+  if (data == nullptr) return;
+  Header* block = static_cast<Header*>(data) - 1;
+  // The block must not own the state while it lies in the state's own list.
+  const std::shared_ptr<MemoryArena::State> arena = std::move(block->arena);
+  if (arena == nullptr) {
+    delete_block(block);
+    return;
+  }
+  const std::lock_guard lock(arena->mutex);
+  arena->free.emplace(block->bytes, block);
+}
+
+class ArenaAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t n) override {
+    if (n == 0) return {nullptr, nullptr, give_back, c10::Device(c10::DeviceType::CPU)};
+    const size_t bytes = n + sizeof(Header);
+    Header* block =
+        current != nullptr && n >= kSmallestKept ? take(*current, bytes) : new_block(bytes);
+    void* data = block + 1;
+    return {data, data, give_back, c10::Device(c10::DeviceType::CPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return give_back; }
+  void copy_data(void* dest, const void* src, std::size_t count) const override {
+    default_copy_data(dest, src, count);
+  }
+};
+
+}  // namespace
+
+MemoryArena::State::~State() {
+  for (const auto& [bytes, block] : free) delete_block(block);
+}
+
+void MemoryArena::install() {
+  static ArenaAllocator allocator;
+  static std::once_flag once;
+  std::call_once(once, [] { c10::SetCPUAllocator(&allocator, /*priority=*/1); });
+}
+
+MemoryArena::MemoryArena() : state_(std::make_shared<State>()) {}
+
+MemoryArena::~MemoryArena() { trim(); }
+
+MemoryArena::Stats MemoryArena::stats() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->stats;
+}
+
+void MemoryArena::trim() {
+  const std::lock_guard lock(state_->mutex);
+  for (const auto& [bytes, block] : state_->free) {
+    state_->stats.bytes -= bytes;
+    delete_block(block);
+  }
+  state_->free.clear();
+}
+
+MemoryArena::Scope::Scope(const MemoryArena* arena) : outer_(current) {
+  current = arena == nullptr ? nullptr : &arena->state_;
+}
+
+MemoryArena::Scope::~Scope() {
+  current = static_cast<const std::shared_ptr<MemoryArena::State>*>(outer_);
+}
+
+}  // namespace jitflux
