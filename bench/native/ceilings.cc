@@ -58,7 +58,7 @@ struct Best {
 // Measures the ways of one product in turn. The first is eager PyTorch's and the others' reference.
 void compare_ways(Report& report, const GemmShape& shape, const std::string& dtype,
                   const std::vector<Subject>& ways, Best& best) {
-  const auto samples = interleave(ways, report.options().row_seconds());
+  const auto samples = report.sample(ways);
   const double flops = gemm_flops(kRows, shape);
   const Fields params = {{"dtype", dtype}, {"rows", kRows}, {"k", shape.k}, {"n", shape.n}};
   for (size_t w = 0; w < ways.size(); ++w) {
@@ -83,14 +83,14 @@ void measure_float_gemm(Report& report, const GemmShape& shape, at::ScalarType d
 
 // Signed 8-bit activations, which at::_int_mm has, fall to a reference implementation on some CPUs
 // and would take minutes: whether they do shows at a small size.
-bool int_mm_is_usable(double budget_seconds) {
+bool int_mm_is_usable(const Report& report) {
   const GemmShape probe = {512, 512};
   const int64_t rows = 64;
   const at::Tensor x = at::zeros({rows, probe.k}, at::kChar);
   const at::Tensor weight = at::zeros({probe.k, probe.n}, at::kChar);
-  const auto samples = interleave({{"probe", [&] { at::_int_mm(x, weight); }}}, 0);
+  const auto samples = report.sample({{"probe", [&] { at::_int_mm(x, weight); }}}, 0);
   const double seconds_per_flop = samples[0].median() / gemm_flops(rows, probe);
-  return seconds_per_flop * gemm_flops(kRows, {3072, 12288}) < budget_seconds;
+  return seconds_per_flop * gemm_flops(kRows, {3072, 12288}) < 4 * report.options().row_seconds();
 }
 
 void measure_int8_gemm(Report& report, const GemmShape& shape, bool with_int_mm, Best& best) {
@@ -128,7 +128,7 @@ void measure_gemm(Report& report) {
     summarise(dtype_name(dtype), best);
   }
   try {
-    const bool with_int_mm = int_mm_is_usable(4 * report.options().row_seconds());
+    const bool with_int_mm = int_mm_is_usable(report);
     if (!with_int_mm) std::fputs("_int_mm is left out: it is too slow here\n", stderr);
     Best best;
     for (const GemmShape& shape : shapes) measure_int8_gemm(report, shape, with_int_mm, best);

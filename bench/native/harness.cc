@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "runtime/memory_arena.h"
 #include "runtime/parallel.h"
 
 namespace jitflux::bench {
@@ -129,28 +130,6 @@ double Samples::median() const { return quantile(seconds, 0.5); }
 
 double Samples::fastest() const { return quantile(seconds, 0); }
 
-std::vector<Samples> interleave(const std::vector<Subject>& subjects, double budget_seconds) {
-  std::vector<Samples> samples;
-  std::vector<int64_t> calls;
-  double round = 0;  // seconds that one sample of every subject takes
-  for (const Subject& subject : subjects) {
-    // Twice if it is quick: the first call may allocate, or let oneDNN generate its code.
-    double once = seconds_of(subject.run, 1);
-    if (once < budget_seconds / 16) once = seconds_of(subject.run, 1);
-    samples.push_back({subject.name, {}});
-    calls.push_back(std::max<int64_t>(1, static_cast<int64_t>(std::ceil(kSampleSeconds / once))));
-    round += once * static_cast<double>(calls.back());
-  }
-  const auto rounds =
-      std::max(kMinimumSamples, static_cast<int64_t>(std::floor(budget_seconds / round)));
-  for (int64_t i = 0; i < rounds; ++i) {
-    for (size_t s = 0; s < subjects.size(); ++s) {
-      samples[s].seconds.push_back(seconds_of(subjects[s].run, calls[s]));
-    }
-  }
-  return samples;
-}
-
 double quantile(std::vector<double> samples, double p) {
   std::sort(samples.begin(), samples.end());
   const double at = p * static_cast<double>(samples.size() - 1);
@@ -160,6 +139,30 @@ double quantile(std::vector<double> samples, double p) {
 }
 
 void Report::begin_section(std::string name) { section_ = std::move(name); }
+
+std::vector<Samples> Report::sample(const std::vector<Subject>& subjects, double share) const {
+  const double budget = options_.row_seconds() * share;
+  const MemoryArena arena;
+  const MemoryArena::Scope scope(options_.fresh_memory ? nullptr : &arena);
+  std::vector<Samples> samples;
+  std::vector<int64_t> calls;
+  double round = 0;  // seconds that one sample of every subject takes
+  for (const Subject& subject : subjects) {
+    // Twice if it is quick: the first call may allocate, or let oneDNN generate its code.
+    double once = seconds_of(subject.run, 1);
+    if (once < budget / 16) once = seconds_of(subject.run, 1);
+    samples.push_back({subject.name, {}});
+    calls.push_back(std::max<int64_t>(1, static_cast<int64_t>(std::ceil(kSampleSeconds / once))));
+    round += once * static_cast<double>(calls.back());
+  }
+  const auto rounds = std::max(kMinimumSamples, static_cast<int64_t>(std::floor(budget / round)));
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (size_t s = 0; s < subjects.size(); ++s) {
+      samples[s].seconds.push_back(seconds_of(subjects[s].run, calls[s]));
+    }
+  }
+  return samples;
+}
 
 void Report::add(std::string name, Fields params, const Work& work, const Samples& ours,
                  const Samples* reference, std::optional<double> difference) {
@@ -180,14 +183,14 @@ void Report::add(std::string name, Fields params, const Work& work, const Sample
 
 void Report::compare(std::string name, Fields params, const Work& work, const Subject& ours,
                      const Subject& reference, const std::function<double()>& difference) {
-  const auto samples = interleave({ours, reference}, options_.row_seconds());
+  const auto samples = sample({ours, reference});
   add(std::move(name), std::move(params), work, samples[0], &samples[1],
       difference ? std::optional<double>(difference()) : std::nullopt);
 }
 
 Samples Report::measure(std::string name, Fields params, const Work& work, const Subject& ours,
                         double share) {
-  auto samples = interleave({ours}, options_.row_seconds() * share);
+  auto samples = sample({ours}, share);
   add(std::move(name), std::move(params), work, samples[0], nullptr);
   return std::move(samples[0]);
 }

@@ -67,6 +67,11 @@ struct Row {
 // How the program was asked to measure.
 struct Options {
   bool quick = false;
+  // Without an arena malloc maps every large result anew. Operators that allocate their results, as
+  // eager ATen's do, are then measured by their page faults: eager's LayerNorm and modulation at
+  // 4608 x 3072 in float32 took 14 times as long as ours, and 2.7 times with kept memory. So the
+  // references normally get what the transformer's passes have; this shows the other.
+  bool fresh_memory = false;
   // Time for the samples of one row; one with slow subjects takes longer, kMinimumSamples are
   // always taken.
   double row_seconds() const { return quick ? 1.5 : 6.0; }
@@ -84,6 +89,11 @@ class Report {
   // The section that the following rows belong to.
   void begin_section(std::string name);
 
+  // Times the subjects in turn, so that what else happens on the machine hits all of them alike:
+  // each has the same number of samples, and sample i of all was taken in round i. Takes `share` of
+  // a row's time. Each subject is called once or twice beforehand.
+  std::vector<Samples> sample(const std::vector<Subject>& subjects, double share = 1.0) const;
+
   // Measures `ours` against `reference` and adds the row. `difference`, if any, is called when both
   // have run, for Row::difference.
   void compare(std::string name, Fields params, const Work& work, const Subject& ours,
@@ -93,7 +103,7 @@ class Report {
   Samples measure(std::string name, Fields params, const Work& work, const Subject& ours,
                   double share = 1.0);
 
-  // Adds a row of samples that interleave() took.
+  // Adds a row of samples that sample() took.
   void add(std::string name, Fields params, const Work& work, const Samples& ours,
            const Samples* reference, std::optional<double> difference = std::nullopt);
 
@@ -109,11 +119,6 @@ class Report {
   std::vector<Row> rows_;
   std::vector<std::pair<std::string, Fields>> summaries_;
 };
-
-// Times the subjects in turn, so that what else happens on the machine hits all of them alike: each
-// has the same number of samples, and sample i of all was taken in round i. Each is called once or
-// twice beforehand.
-std::vector<Samples> interleave(const std::vector<Subject>& subjects, double budget_seconds);
 
 // Value below which a share p of the samples lies, interpolated.
 double quantile(std::vector<double> samples, double p);

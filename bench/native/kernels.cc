@@ -1,13 +1,16 @@
 // Each CPU kernel alone against the ATen operators that eager PyTorch (diffusers, the released JiT
 // code) runs for the same result. Ours write into buffers that exist, as the engine has them in its
-// workspace; the references allocate their results, as eager programs do. Bytes are those that must
-// move whoever does it, so the reference's GB/s is what it makes of them, not what it moves.
+// workspace; the references allocate their results (see Options::fresh_memory). Bytes are those
+// that must move whoever does it, so the reference's GB/s is what it makes of them, not what it
+// moves.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/conv2d.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/reflection_pad2d.h>
 #include <ATen/ops/rms_norm.h>
 #include <ATen/ops/silu.h>
@@ -98,6 +101,26 @@ void compare_gated_residual(Report& report, const RowCase& c) {
                  {kEager, [&] { result = c.x + eager_gate * c.y; }}, [&] { return difference; });
 }
 
+void compare_gated_residual_layer_norm_modulate(Report& report, const RowCase& c) {
+  const at::Tensor gate = c.first.mul(0x1p-8);
+  const at::Tensor eager_gate = gate.to(c.dtype);
+  const at::Tensor shift = c.first.to(c.dtype);
+  const at::Tensor scale = c.second.to(c.dtype);
+  const at::Tensor x = c.x.clone();
+  at::Tensor sum, result;
+  const auto eager = [&] {
+    sum = c.x + eager_gate * c.y;
+    result = at::layer_norm(sum, {c.shape.width()}, {}, {}, kNormEps) * (1 + scale) + shift;
+  };
+  gated_residual_layer_norm_modulate(x, c.y, gate, c.first, c.second, c.out);
+  eager();
+  const double difference = relative_difference(c.out, result);
+  report.compare(
+      "gated_residual_layer_norm_modulate", c.params(), c.moving(4),
+      {kOurs, [&] { gated_residual_layer_norm_modulate(x, c.y, gate, c.first, c.second, c.out); }},
+      {kEager, eager}, [&] { return difference; });
+}
+
 // diffusers' apply_rotary_emb. x: [rows, heads, head_dim]; cos, sin: [rows, 1, head_dim].
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
   const auto parts = x.unflatten(-1, {-1, 2}).unbind(-1);
@@ -153,6 +176,22 @@ void compare_gelu_tanh(Report& report, const RowCase& c) {
   report.compare("gelu_tanh", c.params(), c.moving(2), {kOurs, [&] { gelu_tanh(c.x, c.out); }},
                  {kEager, [&] { result = at::gelu(c.x, "tanh"); }},
                  [&] { return relative_difference(c.out, result); });
+}
+
+void compare_quantize_rows(Report& report, const RowCase& c) {
+  const at::Tensor bytes = at::empty_like(c.x, at::kByte);
+  const at::Tensor row_scale = at::empty({c.shape.rows}, at::kFloat);
+  at::Tensor eager_bytes, eager_scale;
+  const double out_bytes = static_cast<double>(c.x.numel() + row_scale.numel() * sizeof(float));
+  report.compare("quantize_rows", c.params(), {.bytes = c.moving(1).bytes + out_bytes},
+                 {kOurs, [&] { quantize_rows(c.x, bytes, row_scale); }},
+                 {kEager,
+                  [&] {
+                    eager_scale = c.x.abs().amax(1, true).to(at::kFloat).div_(127);
+                    eager_bytes = c.x.div(eager_scale).round_().add_(128).to(at::kByte);
+                  }},
+                 // In steps of the quantisation: 1 at most, where both round the other way.
+                 [&] { return 255 * relative_difference(bytes, eager_bytes); });
 }
 
 void compare_scale_shift_silu(Report& report, const RowCase& c) {
@@ -230,6 +269,33 @@ void compare_sparse_step(Report& report, int64_t anchor_count) {
       [&] { return relative_difference(full, eager_full); });
 }
 
+// The anchors' tokens embedded.
+void compare_gather_embed(Report& report, at::ScalarType dtype) {
+  constexpr int64_t kWidth = 3072;
+  const jit::TokenLists anchors = choose_tokens(kGrid, 1310, 0).anchors;
+  const at::Tensor latents = random_tensor({kGrid.tokens(), kChannels}, at::kFloat, 1);
+  const at::Tensor eager_weight = random_tensor({kWidth, kChannels}, dtype, 2);
+  const at::Tensor eager_bias = random_tensor({kWidth}, dtype, 3);
+  const at::Tensor weight = eager_weight.to(at::kFloat).t().contiguous();
+  const at::Tensor bias = eager_bias.to(at::kFloat);
+  const at::Tensor out = at::empty({anchors.count, kWidth}, dtype);
+  const at::Tensor anchor_index = index_tensor(anchors.tokens);
+  at::Tensor result;
+  report.compare("gather_embed",
+                 {{"anchors", anchors.count},
+                  {"channels", kChannels},
+                  {"width", kWidth},
+                  {"dtype", dtype_name(dtype)}},
+                 {.flops = 2.0 * static_cast<double>(anchors.count * kChannels * kWidth)},
+                 {kOurs, [&] { gather_embed(latents, anchors.tokens, weight, bias, out); }},
+                 {kEager,
+                  [&] {
+                    result = at::linear(latents.index_select(0, anchor_index).to(dtype),
+                                        eager_weight, eager_bias);
+                  }},
+                 [&] { return relative_difference(out, result); });
+}
+
 void compare_importance(Report& report) {
   const at::Tensor velocity = random_tensor({1, kGrid.tokens(), kChannels}, at::kFloat, 1);
   at::Tensor ours, eager;
@@ -257,12 +323,15 @@ void run_kernels(Report& report) {
       const RowCase c(shape, dtype);
       compare_layer_norm_modulate(report, c);
       compare_gated_residual(report, c);
+      compare_gated_residual_layer_norm_modulate(report, c);
       compare_qk_norm_rope(report, c);
       compare_gelu_tanh(report, c);
+      compare_quantize_rows(report, c);
       compare_scale_shift_silu(report, c);
     }
   }
   for (const int64_t anchors : {1310, 2457}) compare_sparse_step(report, anchors);
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) compare_gather_embed(report, dtype);
   compare_importance(report);
 }
 

@@ -3,7 +3,6 @@
 // RUNPATH.
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
-#include <malloc.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -14,6 +13,7 @@
 
 #include "harness.h"
 #include "kernels/kernels.h"
+#include "runtime/memory_arena.h"
 #include "sections.h"
 
 namespace {
@@ -35,7 +35,7 @@ constexpr Section kSections[] = {
 constexpr const char* kUsage =
     "usage: jit_flux_bench <section> [--quick] [--threads N] [--fresh-memory]\n"
     "sections: ceilings, kernels, attention, jit-operators, all\n"
-    "--fresh-memory leaves malloc as it is by default: large results come in fresh pages.\n"
+    "--fresh-memory: large results come in fresh pages, not from an arena that keeps them.\n"
     "JIT_FLUX_ISA chooses the kernels' instruction set, as in the library.\n";
 
 // The product's loader makes OpenMP's threads wait passively (native/loader/loader.c), and libgomp
@@ -45,15 +45,6 @@ void wait_passively(char** argv) {
   setenv("OMP_WAIT_POLICY", "passive", 1);
   execv("/proc/self/exe", argv);
   std::perror("jit_flux_bench: cannot start over with OMP_WAIT_POLICY=passive");
-}
-
-// By default malloc maps every large block anew and unmaps it when it is freed. Operators that
-// allocate their results, as eager ATen's do, would then be measured by their page faults (eager's
-// LayerNorm and modulation at 4608 x 3072 in float32 took 14 times as long as ours, and 2.7 times
-// with kept memory). Kept memory compares kernels; --fresh-memory shows the other.
-void keep_freed_memory() {
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);
 }
 
 struct Arguments {
@@ -94,14 +85,14 @@ int main(int argc, char** argv) {
     std::fputs(kUsage, stderr);
     return 2;
   }
-  if (!arguments.fresh_memory) keep_freed_memory();
   try {
+    jitflux::MemoryArena::install();
     const c10::InferenceMode inference;
     if (arguments.threads > 0) at::set_num_threads(arguments.threads);
     const char* isa = jitflux::kernels::table().isa;
     std::fprintf(stderr, "instruction set %s, %d threads\n", isa, at::get_num_threads());
 
-    Report report({arguments.quick});
+    Report report({arguments.quick, arguments.fresh_memory});
     for (const Section& section : kSections) {
       if (arguments.section != "all" && arguments.section != section.name) continue;
       report.begin_section(section.name);
@@ -111,7 +102,7 @@ int main(int argc, char** argv) {
         report.json(arguments.section, {{"isa", isa},
                                         {"threads", int64_t{at::get_num_threads()}},
                                         {"mode", arguments.quick ? "quick" : "full"},
-                                        {"memory", arguments.fresh_memory ? "fresh" : "kept"}});
+                                        {"memory", arguments.fresh_memory ? "fresh" : "arena"}});
     return std::fputs(document.c_str(), stdout) < 0 || std::fflush(stdout) != 0 ? 1 : 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "jit_flux_bench: %s\n", error.what());
