@@ -361,7 +361,8 @@ export interface LoadOptions {
   /**
    * Reorder the transformer blocks' weights, when they are first used, into the layout in which they are multiplied
    * fastest: memory of this process. false: they stay in the file's mapping, which processes share and the system may
-   * drop. Default true; has no meaning with `quantize`.
+   * drop; the pictures are the same. Default: true, or in a pipeline whatever fits into memory. Has no meaning with
+   * `quantize`.
    */
   packWeights?: boolean;
   /** Threads of the native engine. Default: physical cores. */

@@ -26,8 +26,7 @@ Napi::Value engine_info(const Napi::CallbackInfo& info) {
   Napi::Object calls = Napi::Object::New(info.Env());
   for (size_t i = 0; i < jitflux::counters.size(); ++i) {
     const uint64_t count = jitflux::counters[i].load(std::memory_order_relaxed);
-    calls.Set(jitflux::kCounterNames[i],
-              Napi::Number::New(info.Env(), static_cast<double>(count)));
+    calls.Set(jitflux::kCounterNames[i], Napi::Number::New(info.Env(), static_cast<double>(count)));
   }
   result.Set("kernelCalls", calls);
   result.Set("cpuCapability", at::get_cpu_capability());

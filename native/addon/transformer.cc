@@ -143,9 +143,8 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
           info.Env(), info[9],
           [entry, conditioning, tokens, gather, grid, anchors = std::move(anchors),
            steps = std::move(steps)](const Job& job) {
-            at::Tensor velocity =
-                entry->model->forward(tokens, gather && !anchors.empty(), anchors, grid, *conditioning, steps,
-                                      job);
+            at::Tensor velocity = entry->model->forward(tokens, gather && !anchors.empty(), anchors,
+                                                        grid, *conditioning, steps, job);
             return Environment::Settle(
                 [velocity = std::move(velocity)](Napi::Env env) -> napi_value {
                   return tensor_handle(env, velocity);

@@ -111,9 +111,9 @@ LayerOutput PackedLinear::operator()(const LayerInput& x, PostOp post) {
   if (!linear_.weight.defined()) prepare();
   if (form_ == WeightForm::kInt8) {
     count(Counter::kLinearInt8);
-    return {linear_int8(x.values, linear_.weight, weight_scale_, weight_zero_point_,
-                        reader_->dtype()),
-            x.row_scale, linear_.bias};
+    return {
+        linear_int8(x.values, linear_.weight, weight_scale_, weight_zero_point_, reader_->dtype()),
+        x.row_scale, linear_.bias};
   }
   count(form_ == WeightForm::kPacked ? Counter::kLinearPacked : Counter::kLinearPlain);
   return {linear_(x.values, post), {}, {}};

@@ -52,8 +52,8 @@ class PackedLinear {
                WeightForm form)
       : reader_(std::move(reader)), modules_(std::move(modules)), form_(form) {}
 
-  // y = x W^T + b, then the post-op; kInt8 layers take none. Prepares the weights if it is the first
-  // call: on the inference thread only.
+  // y = x W^T + b, then the post-op; kInt8 layers take none. Prepares the weights if it is the
+  // first call: on the inference thread only.
   LayerOutput operator()(const LayerInput& x, PostOp post = PostOp::kNone);
 
  private:
@@ -62,7 +62,7 @@ class PackedLinear {
   std::shared_ptr<const FluxWeightReader> reader_;
   std::vector<std::string> modules_;
   WeightForm form_ = WeightForm::kMapped;
-  Linear linear_;  // undefined until prepared
+  Linear linear_;                 // undefined until prepared
   at::Tensor weight_scale_;       // [out] float32, for kInt8
   at::Tensor weight_zero_point_;  // [out] int32, zeros
 };

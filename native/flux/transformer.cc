@@ -171,18 +171,17 @@ void gelu(const LayerOutput& src, int64_t src_column, const at::Tensor& prefix,
   const int64_t begin = to.width - width;
   const auto* from = const_data<T>(src.values) + src_column;
   const auto* copied = prefix.defined() ? const_data<T>(prefix) : nullptr;
-  parallel_strips<T>(
-      src.values.size(0), 4 * width, to.scratch_width(),
-      [&](int64_t row, int64_t rows, KernelType<T>* scratch) {
-        auto* strip = to.target(row, scratch);
-        for (int64_t r = 0; copied != nullptr && r < rows; ++r) {
-          std::copy_n(copied + (row + r) * begin, begin, strip + r * to.width);
-        }
-        row_kernels<T>().gelu_tanh(from + row * src_stride, src_stride,
-                                   src.rescale(row, src_column), strip + begin, to.width, rows,
-                                   width);
-        to.finish(row, rows, scratch);
-      });
+  parallel_strips<T>(src.values.size(0), 4 * width, to.scratch_width(),
+                     [&](int64_t row, int64_t rows, KernelType<T>* scratch) {
+                       auto* strip = to.target(row, scratch);
+                       for (int64_t r = 0; copied != nullptr && r < rows; ++r) {
+                         std::copy_n(copied + (row + r) * begin, begin, strip + r * to.width);
+                       }
+                       row_kernels<T>().gelu_tanh(from + row * src_stride, src_stride,
+                                                  src.rescale(row, src_column), strip + begin,
+                                                  to.width, rows, width);
+                       to.finish(row, rows, scratch);
+                     });
 }
 
 // Rows as bytes.
@@ -401,11 +400,11 @@ at::Tensor FluxTransformer::forward(const at::Tensor& latents, bool gather,
                                     const std::vector<int64_t>& steps, const Job& job) {
   const int64_t images = latents.size(0);
   const int64_t image_tokens = gather ? anchors.count : latents.size(1);
-  const Pass pass{images, conditioning.text_tokens, image_tokens,  &anchors, gather, &rope_for(grid),
-                  &conditioning, &steps, options_.dtype};
+  const Pass pass{images,        conditioning.text_tokens, image_tokens,  &anchors,
+                  gather,        &rope_for(grid),          &conditioning, &steps,
+                  options_.dtype};
   // The result leaves the engine; everything else goes back into the arena.
-  at::Tensor velocity =
-      at::empty({images, image_tokens, config_.out_channels}, latents.options());
+  at::Tensor velocity = at::empty({images, image_tokens, config_.out_channels}, latents.options());
   const MemoryArena::Scope scope(&arena_);
   if (options_.dtype == at::kBFloat16) {
     run<at::BFloat16>(latents, velocity, pass, job);

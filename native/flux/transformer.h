@@ -74,10 +74,11 @@ class FluxTransformer {
                                                 const std::vector<double>& guidance,
                                                 const std::vector<double>& sigmas, const Job& job);
 
-  // Velocity [B, M, out_channels] float32 of M tokens at the anchors (one list for all images or one
-  // per image; empty: all tokens of the grid in order). `latents`: these tokens [B, M, in_channels]
-  // float32 or, with `gather`, all tokens of the grid, of which the anchors are taken. `steps` holds
-  // each image's index into the sigmas of the conditioning. Runs on the inference thread only.
+  // Velocity [B, M, out_channels] float32 of M tokens at the anchors (one list for all images or
+  // one per image; empty: all tokens of the grid in order). `latents`: these tokens [B, M,
+  // in_channels] float32 or, with `gather`, all tokens of the grid, of which the anchors are taken.
+  // `steps` holds each image's index into the sigmas of the conditioning. Runs on the inference
+  // thread only.
   at::Tensor forward(const at::Tensor& latents, bool gather, const jit::TokenLists& anchors,
                      const jit::Grid& grid, const Conditioning& conditioning,
                      const std::vector<int64_t>& steps, const Job& job);
@@ -89,12 +90,12 @@ class FluxTransformer {
   // One stream (text or image) of a double block.
   struct Stream {
     ModulationLinear
-        modulation;     // [6d, d]: shift, scale, gate (attention), shift, scale, gate (MLP)
+        modulation;        // [6d, d]: shift, scale, gate (attention), shift, scale, gate (MLP)
     PackedLinear qkv;      // [3d, d]
     PackedLinear out;      // [d, d]
     PackedLinear mlp_in;   // [mlp, d]
     PackedLinear mlp_out;  // [d, mlp]
-    at::Tensor q_norm;  // [head_dim] float32
+    at::Tensor q_norm;     // [head_dim] float32
     at::Tensor k_norm;
   };
   struct DoubleBlock {

@@ -84,7 +84,8 @@ std::shared_ptr<FluxTransformer> FluxTransformer::load(
     const Job& job) {
   const FluxConfig config = parameters->config();
   check_kernel_limits(config, options);
-  const auto reader = std::make_shared<const FluxWeightReader>(std::move(parameters), options.dtype);
+  const auto reader =
+      std::make_shared<const FluxWeightReader>(std::move(parameters), options.dtype);
   const std::shared_ptr<FluxTransformer> model(new FluxTransformer(reader));
   model->config_ = config;
   model->options_ = options;

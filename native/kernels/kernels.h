@@ -16,8 +16,8 @@ namespace jitflux::kernels {
 
 using BFloat16Bits = uint16_t;
 
-// What is still to be done to a layer's integer products: value = y * row_scale[row] + bias[column].
-// Null row_scale: y is the value already.
+// What is still to be done to a layer's integer products: value = y * row_scale[row] +
+// bias[column]. Null row_scale: y is the value already.
 struct Rescale {
   const float* row_scale = nullptr;
   const float* bias = nullptr;
@@ -60,8 +60,8 @@ struct RowKernels {
                         int64_t d, int32_t offset);
 
   // out[r] = latents[positions[first_row + r]] weight + bias, latents rounded to T first; null
-  // positions: row first_row + r. latents: [N, channels], channels at most kEmbedMaxChannels; weight:
-  // [channels, d padded to a multiple of kEmbedMultiple]; out: [rows, d].
+  // positions: row first_row + r. latents: [N, channels], channels at most kEmbedMaxChannels;
+  // weight: [channels, d padded to a multiple of kEmbedMultiple]; out: [rows, d].
   void (*gather_embed)(const float* latents, const int32_t* positions, int64_t first_row,
                        const float* weight, const float* bias, T* out, int64_t rows,
                        int64_t channels, int64_t d);

@@ -28,18 +28,10 @@ enum class Counter : size_t {
 
 // Names for JavaScript, in the order of Counter.
 inline constexpr std::array<const char*, static_cast<size_t>(Counter::kCount)> kCounterNames = {
-    "layerNormModulate",
-    "gatedResidual",
-    "gatedResidualLayerNormModulate",
-    "qkNormRope",
-    "gelu",
-    "gatherEmbed",
-    "quantizeRows",
-    "liftStep",
-    "attention",
-    "attentionFallback",
-    "linearPlain",
-    "linearPacked",
+    "layerNormModulate", "gatedResidual", "gatedResidualLayerNormModulate",
+    "qkNormRope",        "gelu",          "gatherEmbed",
+    "quantizeRows",      "liftStep",      "attention",
+    "attentionFallback", "linearPlain",   "linearPacked",
     "linearInt8",
 };
 

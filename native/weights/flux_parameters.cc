@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <map>
 #include <set>
 #include <span>
@@ -17,7 +16,6 @@ namespace {
 
 constexpr int64_t kTimestepWidth = 256;
 constexpr int64_t kMaxWidth = int64_t{1} << 24;  // products of widths below stay far from overflow
-constexpr int64_t kMaxBlocks = 512;              // FLUX.1 has 19 and 38
 constexpr int64_t kUnknown = -1;                 // a size that no tensor of the file tells
 
 enum class Layout { kDiffusers, kOriginal };
@@ -185,27 +183,11 @@ class Resolver {
 
   // One more than the highest block index below the limit; gaps show up as missing parameters. At
   // least one, so that a file that lacks all blocks of a kind is told which ones.
-  int64_t count_blocks(std::string_view root) const {
-    int64_t count = 1;
-    for (auto it = inside_.lower_bound(root); it != inside_.end(); ++it) {
-      std::string_view name = it->first;
-      if (!name.starts_with(root)) break;
-      name.remove_prefix(root.size());
-      const std::string_view digits = name.substr(0, name.find('.'));
-      int64_t index = 0;
-      const auto [end, error] =
-          std::from_chars(digits.data(), digits.data() + digits.size(), index);
-      const bool canonical = error == std::errc() && end == digits.data() + digits.size() &&
-                             (digits.size() == 1 || digits[0] != '0');
-      if (canonical && index >= 0 && index < kMaxBlocks) count = std::max(count, index + 1);
-    }
-    return count;
-  }
-
   void measure() {
-    sizes_.double_blocks = count_blocks(original() ? "double_blocks." : "transformer_blocks.");
+    sizes_.double_blocks =
+        count_indices(inside_, original() ? "double_blocks." : "transformer_blocks.");
     sizes_.single_blocks =
-        count_blocks(original() ? "single_blocks." : "single_transformer_blocks.");
+        count_indices(inside_, original() ? "single_blocks." : "single_transformer_blocks.");
     Majority hidden, mlp, head_dim;
     const auto length = [this](const std::string& name) { return size_of(name, 1, 0); };
     if (original()) {

@@ -1,7 +1,6 @@
 #include "weights/parameter_set.h"
 
 #include <algorithm>
-#include <charconv>
 #include <utility>
 
 #include "weights/reader_util.h"
@@ -11,7 +10,6 @@ namespace jitflux {
 namespace {
 
 constexpr size_t kMaxNamesShown = 20;
-constexpr int64_t kMaxBlocks = 512;
 constexpr int64_t kMaxSize = int64_t{1} << 24;  // products of two stay far from overflow
 
 bool matches(const std::vector<int64_t>& shape, const std::vector<int64_t>& expected) {
@@ -123,21 +121,7 @@ int64_t ParameterSet::size(std::string_view name, size_t rank, size_t dimension)
   return size > 0 && size <= kMaxSize ? size : kUnknown;
 }
 
-int64_t ParameterSet::count(std::string_view root) const {
-  int64_t count = 1;
-  for (auto it = inside_.lower_bound(root); it != inside_.end(); ++it) {
-    std::string_view name = it->first;
-    if (!name.starts_with(root)) break;
-    name.remove_prefix(root.size());
-    const std::string_view digits = name.substr(0, name.find('.'));
-    int64_t index = 0;
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
-    const bool canonical = error == std::errc() && end == digits.data() + digits.size() &&
-                           (digits.size() == 1 || digits[0] != '0');
-    if (canonical && index >= 0 && index < kMaxBlocks) count = std::max(count, index + 1);
-  }
-  return count;
-}
+int64_t ParameterSet::count(std::string_view root) const { return count_indices(inside_, root); }
 
 void ParameterSet::require(const std::string& name, const std::vector<int64_t>& shape) {
   if (!required_.insert(name).second) return;

@@ -8,7 +8,15 @@ import { resolveModel } from '../pipeline/model-source.js';
 import { MAX_IMAGES, resolveRequest } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
 import { formatDuration } from './format.js';
-import { given, MODEL_FLAGS, parseDevice, parseSeed, SAMPLING_FLAGS, samplingOptions } from './options.js';
+import {
+  given,
+  MODEL_FLAGS,
+  parseDevice,
+  parseSeed,
+  SAMPLING_FLAGS,
+  samplingOptions,
+  WEIGHT_FLAGS,
+} from './options.js';
 import { generationProgress } from './progress.js';
 
 export const generateCommand = defineCommand({
@@ -44,11 +52,7 @@ export const generateCommand = defineCommand({
         describe: `1 to ${MAX_IMAGES}; picture n has seed + n - 1 and goes to <out>-<n>.png`,
       })
       .option('device', { type: 'string', requiresArg: true, describe: 'cpu, cuda or cuda:<index>' })
-      .option('dtype', {
-        choices: ['float32', 'bfloat16', 'float16'] as const,
-        requiresArg: true,
-        describe: 'type of weights and activations (default: float32)',
-      })
+      .options(WEIGHT_FLAGS)
       .option('threads', { type: 'number', requiresArg: true, describe: 'default: physical cores' })
       .option('allow-torchscript-code', {
         type: 'boolean',
@@ -98,7 +102,7 @@ export const generateCommand = defineCommand({
       const { FluxPipeline } = await import('../pipeline/index.js');
       progress.loading(source.info.name);
       await using pipeline = await FluxPipeline.load(model, {
-        ...given({ device, dtype: args.dtype, threads: args.threads, textEncoders }),
+        ...given({ device, dtype: args.dtype, quantize: args.quantize, threads: args.threads, textEncoders }),
         keepTextEncoders: !args['release-encoders'],
         memoryCheck: args['memory-check'] && {
           width: resolved.width,

@@ -24,6 +24,23 @@ export const SAMPLING_FLAGS = {
   },
 } as const;
 
+/** What `generate`, `encode` and `plan` offer on the CPU. */
+export const DTYPES = ['float32', 'bfloat16'] as const;
+
+/** How the transformer's weights are held: `generate` and `plan`. */
+export const WEIGHT_FLAGS = {
+  dtype: {
+    choices: DTYPES,
+    requiresArg: true,
+    describe: 'type of weights and activations (default: float32)',
+  },
+  quantize: {
+    choices: ['int8'] as const,
+    requiresArg: true,
+    describe: 'multiply 8-bit integers in the transformer: faster, slightly less exact',
+  },
+} as const;
+
 /** Options of the commands that load a model. */
 export const MODEL_FLAGS = {
   'text-encoders': {

@@ -8,7 +8,7 @@ import type { FluxConfig, JitPlan, PresetName } from '../types.js';
 import { checkSide } from '../pipeline/size.js';
 import { defineCommand } from './command.js';
 import { table } from './format.js';
-import { given, MODEL_FLAGS, SAMPLING_FLAGS, samplingOptions } from './options.js';
+import { given, MODEL_FLAGS, SAMPLING_FLAGS, samplingOptions, WEIGHT_FLAGS } from './options.js';
 
 interface PlannedModel {
   preset?: PresetName;
@@ -42,11 +42,7 @@ export const planCommand = defineCommand({
         describe: "text tokens per picture (default: the model's)",
       })
       .option('text-encoders', MODEL_FLAGS['text-encoders'])
-      .option('dtype', {
-        choices: ['float32', 'bfloat16'] as const,
-        requiresArg: true,
-        describe: 'type for which memory is planned (default: float32)',
-      })
+      .options(WEIGHT_FLAGS)
       .example('$0 plan --preset jit-7x --width 1024 --height 1024', 'FLUX.1-dev at 1024x1024'),
   async run(args, context) {
     const known = Object.hasOwn(MODELS, args.model) ? MODELS[args.model] : undefined;
@@ -69,7 +65,13 @@ export const planCommand = defineCommand({
       source &&
       planModelMemory(
         source,
-        { ...given({ dtype: args.dtype }), width, height, textTokens, steps: plan.steps },
+        {
+          ...given({ dtype: args.dtype, quantize: args.quantize }),
+          width,
+          height,
+          textTokens,
+          steps: plan.steps,
+        },
         await availableMemory(),
       );
     context.printJson({ model: args.model, width, height, textTokens, ...plan, ...(memory && { memory }) });
@@ -129,7 +131,7 @@ function describeMemory(memory: MemoryPlan): string[] {
   const { available } = memory;
   return [
     '',
-    `memory in GB, ${memory.dtype} on the ${memory.components[0]?.device}`,
+    `memory in GB, ${memory.dtype}${memory.blockWeights === 'int8' ? ' with int8 blocks' : ''} on the ${memory.components[0]?.device}`,
     ...table([['part', 'M parameters', 'file', 'weights', 'while it works'], ...parts], [1, 2, 3, 4]),
     `${memory.phases.map(({ phase, bytes }) => `${phase} ${gb(bytes)}`).join(', ')}; ` +
       `available ${available ? gb(available.bytes) : 'unknown'}: ${memory.fits ? 'fits' : 'does not fit'}`,

@@ -225,6 +225,20 @@ export function fusedParameters(c: FluxConfig): number {
   return c.doubleBlocks * 2 * linear(d, 3 * d) + c.singleBlocks * linear(d, 3 * d + mlp);
 }
 
+/** Parameters of a FLUX transformer's block layers, whose weights can be packed or quantised. */
+export function blockParameters(c: FluxConfig): number {
+  const d = c.hiddenSize;
+  const mlp = Math.round(c.mlpRatio * d);
+  const stream = linear(d, 3 * d) + linear(d, d) + linear(d, mlp) + linear(mlp, d);
+  return c.doubleBlocks * 2 * stream + c.singleBlocks * (linear(d, 3 * d + mlp) + linear(d + mlp, d));
+}
+
+/** Parameters of a FLUX transformer's adaptive norms. */
+export function modulationParameters(c: FluxConfig): number {
+  const d = c.hiddenSize;
+  return c.doubleBlocks * 2 * linear(d, 6 * d) + c.singleBlocks * linear(d, 3 * d) + linear(d, 2 * d);
+}
+
 /** Parameters of a CLIP text encoder: 123,060,480 for CLIP-L. */
 export function clipParameters(c: ClipShape): number {
   const layer = 4 * linear(c.width, c.width) + linear(c.width, c.mlp) + linear(c.mlp, c.width) + 4 * c.width;

@@ -70,16 +70,23 @@ export class FluxPipeline {
   static async load(model: string, o: LoadOptions = {}): Promise<FluxPipeline> {
     const { signal, device = 'cpu' } = o;
     const source = await resolveModel(model, { textEncoders: o.textEncoders, signal });
+    let { packWeights } = o;
     if (o.memoryCheck !== false) {
       const request = typeof o.memoryCheck === 'object' ? o.memoryCheck : {};
-      checkMemory(planModelMemory(source, { ...o, ...request }, await availableMemory()));
+      const plan = planModelMemory(source, { ...o, ...request }, await availableMemory());
+      checkMemory(plan);
+      packWeights ??= plan.blockWeights !== 'mapped';
     }
     const parts: Partial<Parts> = {};
     try {
       // Small files first: a bad tokenizer or encoder is found before the transformer is read.
       if (source.text) parts.text = await loadTextConditioner(source, o);
       const { ropeAxes, weights } = source.transformer;
-      parts.transformer = await FluxTransformer.load(weights.path, { ...o, ...(ropeAxes && { ropeAxes }) });
+      parts.transformer = await FluxTransformer.load(weights.path, {
+        ...o,
+        ...(packWeights !== undefined && { packWeights }),
+        ...(ropeAxes && { ropeAxes }),
+      });
       const { config } = parts.transformer;
       checkSourceWidths(source, config);
       checkChannels(config, source.info.decoder.channels, weights.path, source.decoder.weights.path);

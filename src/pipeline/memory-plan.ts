@@ -7,9 +7,11 @@ import { DEFAULT_PRESET, getPreset } from '../sampler/presets.js';
 import type { Device, FluxConfig, LoadOptions } from '../types.js';
 import { type AvailableMemory, availableMemory } from './available-memory.js';
 import {
+  blockParameters,
   type ClipShape,
   clipParameters,
   fusedParameters,
+  modulationParameters,
   type T5Shape,
   t5Parameters,
   transformerParameters,
@@ -47,6 +49,8 @@ export interface ComponentMemory {
   transientBytes: number;
 }
 
+export type BlockWeights = 'packed' | 'mapped' | 'int8';
+
 /** What is in memory during one part of a generation. */
 export interface PhaseMemory {
   phase: 'encode' | 'sample' | 'decode';
@@ -59,6 +63,8 @@ export interface MemoryPlan {
   path: string;
   kind: ModelKind;
   dtype: 'float32' | 'bfloat16';
+  /** Form of the transformer blocks' weights: reordered copies, as the file holds them, or quantised copies. */
+  blockWeights: BlockWeights;
   width: number;
   height: number;
   /** Pictures of a batch. */
@@ -89,7 +95,17 @@ export interface MemoryPlanRequest {
 /** Options of {@link planMemory}. */
 export interface MemoryPlanOptions
   extends
-    Pick<LoadOptions, 'dtype' | 'device' | 'textEncoders' | 'keepTextEncoders' | 'signal'>,
+    Pick<
+      LoadOptions,
+      | 'dtype'
+      | 'device'
+      | 'quantize'
+      | 'packWeights'
+      | 'keepModulation'
+      | 'textEncoders'
+      | 'keepTextEncoders'
+      | 'signal'
+    >,
     MemoryPlanRequest {}
 
 /** Node, LibTorch and its threads: 255 MB were measured after a picture of flux-tiny on two cores. The rest is margin. */
@@ -110,10 +126,27 @@ export async function planMemory(path: string, o: MemoryPlanOptions = {}): Promi
   return planModelMemory(source, o, await availableMemory());
 }
 
-/** {@link planMemory} for a model that has been found. Pure. */
+/**
+ * {@link planMemory} for a model that has been found. Pure. Where `packWeights` is not given, the weights are packed
+ * unless they fit only as the file holds them; both give the same pictures.
+ */
 export function planModelMemory(
   source: ModelSource,
   o: MemoryPlanOptions,
+  available: AvailableMemory | undefined,
+): MemoryPlan {
+  if (o.quantize === 'int8') return planForm(source, o, 'int8', available);
+  if (o.packWeights === false) return planForm(source, o, 'mapped', available);
+  const packed = planForm(source, o, 'packed', available);
+  if (packed.fits || o.packWeights === true) return packed;
+  const mapped = planForm(source, o, 'mapped', available);
+  return mapped.fits ? mapped : packed;
+}
+
+function planForm(
+  source: ModelSource,
+  o: MemoryPlanOptions,
+  blockWeights: BlockWeights,
   available: AvailableMemory | undefined,
 ): MemoryPlan {
   const { info } = source;
@@ -135,14 +168,18 @@ export function planModelMemory(
     known: {
       parameters: number | undefined;
       transientBytes: number;
-      /** Parameters copied if the file holds the compute type; absent: all of them. */
-      copied?: number | undefined;
+      /** Bytes copied if the file holds the compute type; absent: all of them. */
+      copiedBytes?: number | undefined;
+      /** Bytes that the chosen form saves. */
+      savedBytes?: number | undefined;
     },
   ): ComponentMemory => {
     const stored = storedDType(weights);
     const parameters = weights.tensors ? countParameters(weights.tensors.values()) : known.parameters;
-    const residentBytes = parameters === undefined ? weights.fileBytes : parameters * size;
-    const mapped = known.copied !== undefined && stored === dtype;
+    const allBytes = parameters === undefined ? weights.fileBytes : parameters * size;
+    const saved = known.savedBytes ?? 0;
+    const residentBytes = allBytes - saved;
+    const mapped = known.copiedBytes !== undefined && stored === dtype;
     return {
       component: name,
       path: weights.path,
@@ -152,7 +189,7 @@ export function planModelMemory(
       ...(stored !== undefined && { storedDType: stored }),
       device,
       residentBytes,
-      copiedBytes: mapped ? (known.copied ?? 0) * size : residentBytes,
+      copiedBytes: mapped ? (known.copiedBytes ?? 0) : residentBytes,
       mapped,
       transientBytes: known.transientBytes,
     };
@@ -174,12 +211,12 @@ export function planModelMemory(
     components.push(
       component('text_encoder', clip.weights, {
         parameters: clip.shape && clipParameters(clip.shape),
-        copied: 0,
+        copiedBytes: 0,
         transientBytes: clip.shape ? clipTransientBytes(clip.shape, images, size) : 0,
       }),
       component('text_encoder_2', t5.weights, {
         parameters: t5.shape && t5Parameters(t5.shape),
-        copied: 0,
+        copiedBytes: 0,
         transientBytes: t5.shape ? t5TransientBytes(t5.shape, textTokens, images, size) : 0,
       }),
     );
@@ -192,7 +229,8 @@ export function planModelMemory(
   components.push(
     component('transformer', source.transformer.weights, {
       parameters: config && transformerParameters(config),
-      copied: config && fusedParameters(config),
+      copiedBytes: config && copiedBytes(config, size, blockWeights),
+      savedBytes: config && savedBytes(config, size, blockWeights, o.keepModulation ?? true),
       transientBytes: config
         ? transformerTransientBytes(config, { imageTokens: rows * cols, textTokens, images, steps, size })
         : 0,
@@ -213,6 +251,7 @@ export function planModelMemory(
     path: source.path,
     kind: source.kind,
     dtype,
+    blockWeights,
     width,
     height,
     images,
@@ -238,6 +277,7 @@ export function checkMemory(plan: MemoryPlan): void {
   const worst = plan.phases.find(({ bytes }) => bytes === plan.peakBytes);
   const advice = [
     ...(plan.dtype === 'float32' ? ["dtype 'bfloat16'"] : []),
+    ...(plan.blockWeights === 'int8' ? [] : ["quantize 'int8'"]),
     ...(weights.some(({ component }) => component.startsWith('text_encoder'))
       ? ['keepTextEncoders: false, or prompts encoded in advance (encodePrompt)']
       : []),
@@ -295,7 +335,7 @@ export function t5TransientBytes(c: T5Shape, tokens: number, prompts: number, si
 
 /**
  * What sampling takes: the workspace (residual, norm, the fused projections of a single block, its input to the last
- * one, q, k, v, attention and projection), modulation of all steps, text tokens, and the sampler's latents.
+ * one, q, k, v, k and v packed, attention and projection), the preparation of weights, modulation of all steps, text tokens, and the sampler's latents.
  */
 export function transformerTransientBytes(
   c: FluxConfig,
@@ -304,12 +344,14 @@ export function transformerTransientBytes(
   const d = c.hiddenSize;
   const mlp = c.mlpRatio * d;
   const rows = o.images * (o.imageTokens + o.textTokens);
-  const workspace = rows * (11 * d + 2 * mlp) * o.size;
+  const workspace = rows * (13 * d + 2 * mlp) * o.size;
+  // The largest layer while it is packed: fused, and its packed copy.
+  const preparing = 2 * d * (3 * d + mlp) * o.size;
   const modulation = o.steps * o.images * d * (12 * c.doubleBlocks + 3 * c.singleBlocks + 2) * 4;
   const text = o.images * o.textTokens * (d * o.size + c.textDim * 4);
   const latents = 8 * o.images * o.imageTokens * c.inChannels * 4;
   const rope = o.imageTokens * c.headDim * 4;
-  return workspace + modulation + text + latents + rope;
+  return workspace + preparing + modulation + text + latents + rope;
 }
 
 /**
@@ -342,6 +384,18 @@ export function decodeBytes(c: VaeShape, h: number, w: number, size: number): nu
   }
   const row = w * 2 ** (c.channels.length - 1) * (c.channels[0] ?? 0) * 2 * size;
   return values * size + 6 * Math.max(STRIP_BYTES, MIN_STRIP_ROWS * row);
+}
+
+/** Of a transformer whose file holds the compute type. */
+function copiedBytes(c: FluxConfig, size: number, form: BlockWeights): number {
+  if (form === 'mapped') return fusedParameters(c) * size;
+  return blockParameters(c) * (form === 'int8' ? 1 : size);
+}
+
+/** Memory that quantised block weights, and modulation weights that do not stay, spare. */
+function savedBytes(c: FluxConfig, size: number, form: BlockWeights, keepModulation: boolean): number {
+  const quantised = form === 'int8' ? blockParameters(c) * (size - 1) : 0;
+  return quantised + (keepModulation ? 0 : modulationParameters(c) * size);
 }
 
 function defaultSteps({ info }: ModelSource): number {

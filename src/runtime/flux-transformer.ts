@@ -178,10 +178,7 @@ export const DEFAULT_GUIDANCE = 3.5;
 
 /** Form of the blocks' weights that the options ask for. */
 function weightForm(o: LoadOptions): 'mapped' | 'packed' | 'int8' {
-  if (o.quantize !== undefined) {
-    if (o.quantize !== 'int8') throw invalidArgument('quantize', "'int8' or nothing", o.quantize);
-    return 'int8';
-  }
+  if (o.quantize !== undefined) return o.quantize;
   return (o.packWeights ?? true) ? 'packed' : 'mapped';
 }
 

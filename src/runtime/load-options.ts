@@ -18,6 +18,12 @@ export function nativeLoadOptions(o: LoadOptions): {
   if (dtype !== 'float32' && dtype !== 'bfloat16') {
     throw invalidArgument('dtype', "'float32' or 'bfloat16' on the CPU", o.dtype);
   }
+  if (o.quantize !== undefined && (o.quantize as string) !== 'int8') {
+    throw invalidArgument('quantize', "'int8' or nothing", o.quantize);
+  }
+  if (o.packWeights !== undefined && typeof o.packWeights !== 'boolean') {
+    throw invalidArgument('packWeights', 'true or false', o.packWeights);
+  }
   if (o.threads !== undefined && (!Number.isInteger(o.threads) || o.threads < 1 || o.threads > 1024)) {
     throw invalidArgument('threads', 'an integer from 1 to 1024', o.threads);
   }

@@ -255,9 +255,9 @@ static void scale_shift_silu(const T* x, const float* scale, const float* shift,
 
 template <typename T>
 RowKernels<T> row_kernels() {
-  return {layer_norm_modulate<T>, gated_residual<T>, qk_norm_rope<T>,
-          gelu_tanh<T>,           quantize_rows<T>,  gather_embed<T>,
-          rms_norm<T>,            column_moments<T>, scale_shift_silu<T>};
+  return {layer_norm_modulate<T>, gated_residual<T>, qk_norm_rope<T>, gelu_tanh<T>,
+          quantize_rows<T>,       gather_embed<T>,   rms_norm<T>,     column_moments<T>,
+          scale_shift_silu<T>};
 }
 
 template RowKernels<float> row_kernels<float>();

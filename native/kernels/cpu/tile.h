@@ -140,8 +140,8 @@ using BFloat16Compute = Float32Operand;
 
 template <typename Operand, int64_t Rows>
 static inline void row_of_tiles(const typename Operand::Element* a, int64_t lda,
-                         const typename Operand::Element* b, int64_t ldb, float* c, int64_t ldc,
-                         int64_t columns, int64_t depth, bool accumulate) {
+                                const typename Operand::Element* b, int64_t ldb, float* c,
+                                int64_t ldc, int64_t columns, int64_t depth, bool accumulate) {
   int64_t n = 0;
   for (; n + kTileVectors * kWidth <= columns; n += kTileVectors * kWidth) {
     Operand::template tile<Rows, kTileVectors>(a, lda, b + n * Operand::kColumn, ldb, c + n, ldc,
@@ -155,8 +155,8 @@ static inline void row_of_tiles(const typename Operand::Element* a, int64_t lda,
 
 template <typename Operand>
 static inline void multiply(const typename Operand::Element* a, int64_t lda,
-                     const typename Operand::Element* b, int64_t ldb, float* c, int64_t ldc,
-                     int64_t rows, int64_t columns, int64_t depth, bool accumulate) {
+                            const typename Operand::Element* b, int64_t ldb, float* c, int64_t ldc,
+                            int64_t rows, int64_t columns, int64_t depth, bool accumulate) {
   int64_t r = 0;
   for (; r + kTileRows <= rows; r += kTileRows) {
     row_of_tiles<Operand, kTileRows>(a + r * lda, lda, b, ldb, c + r * ldc, ldc, columns, depth,

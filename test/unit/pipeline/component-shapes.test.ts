@@ -1,10 +1,12 @@
 import { describe, expect, it } from 'vitest';
 
 import {
+  blockParameters,
   CLIP_L,
   clipParameters,
   fusedParameters,
   FLUX_VAE,
+  modulationParameters,
   T5_XXL,
   t5Parameters,
   transformerParameters,
@@ -20,6 +22,8 @@ describe('parameter counts', () => {
     expect(transformerParameters(FLUX_1_DEV)).toBe(11_901_408_320);
     expect(transformerParameters({ ...FLUX_1_DEV, guidance: false })).toBe(11_891_178_560);
     expect(fusedParameters(FLUX_1_DEV)).toBe(380 * 3072 * 3072 + 380 * 3072);
+    expect(blockParameters(FLUX_1_DEV)).toBe(912 * 3072 * 3072 + 646 * 3072);
+    expect(modulationParameters(FLUX_1_DEV)).toBe(344 * 3072 * 3073);
     expect(transformerParameters(FLUX_TINY)).toBe(2_366_272);
     expect(clipParameters(CLIP_L)).toBe(123_060_480);
     expect(t5Parameters(T5_XXL)).toBe(4_762_310_656);
