@@ -1,10 +1,11 @@
 #!/usr/bin/env node
 // Builds the native libraries. Also the command behind binding.gyp.
 //   node scripts/build-native.mjs [--config Release|RelWithDebInfo|Debug] [--out DIR] [--libtorch DIR]
-//                                 [--arch x64] [--jobs N] [--define NAME=VALUE]...
+//                                 [--arch x64] [--jobs N] [--define NAME=VALUE]... [--bench]
+// --bench also builds the benchmark jit_flux_bench (bench/native), beside the libraries; it is not shipped.
 // JIT_FLUX_VERBOSE=1 shows the commands.
 import { buildNative } from './lib/native.mjs';
-import { UserError, main, takeOption } from './lib/tools.mjs';
+import { UserError, main, takeFlag, takeOption } from './lib/tools.mjs';
 
 await main(async () => {
   const args = process.argv.slice(2);
@@ -19,6 +20,7 @@ await main(async () => {
     if (!Number.isInteger(options.jobs) || options.jobs < 1)
       throw new UserError(`Expected a positive integer for --jobs but received ${jobs}`);
   }
+  options.bench = takeFlag(args, 'bench');
   options.define = [];
   for (let setting; (setting = takeOption(args, 'define')) !== undefined;) options.define.push(setting);
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);

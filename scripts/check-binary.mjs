@@ -105,7 +105,7 @@ function checkLibrary(path, allowed, expectedExports, ceilings, problems) {
  */
 function checkInstructionSets(problems) {
   const objects = join(ROOT, '.cmake-build', 'Release', 'CMakeFiles');
-  for (const isa of ['avx2', 'avx512']) {
+  for (const isa of ['avx2', 'avx512', 'avx512bf16']) {
     const directory = join(objects, `jit_flux_kernels_${isa}.dir`);
     if (!existsSync(directory)) continue;
     const files = readdirSync(directory, { recursive: true })

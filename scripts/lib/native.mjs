@@ -17,6 +17,7 @@ import { ROOT, UserError, cleanEnvironment, log, run, toolPath } from './tools.m
 
 const CONFIGURATIONS = ['Release', 'RelWithDebInfo', 'Debug'];
 const LIBRARIES = ['jit_flux.node', 'libjit_flux_core.so'];
+const BENCHMARK = 'jit_flux_bench';
 /** LibTorch's headers take about this much memory per compiler. */
 const BYTES_PER_JOB = 1.5 * 2 ** 30;
 
@@ -27,6 +28,7 @@ const BYTES_PER_JOB = 1.5 * 2 ** 30;
  * @param {string} [options.libtorch] LibTorch directory instead of the one found
  * @param {string} [options.arch] only x64
  * @param {number} [options.jobs] parallel compilers
+ * @param {boolean} [options.bench] the benchmark executable as well
  * @param {string[]} [options.define] further -D settings, as NAME=VALUE
  */
 export async function buildNative(options = {}) {
@@ -48,7 +50,9 @@ export async function buildNative(options = {}) {
 }
 
 function build(buildDirectory, config, libtorch, options) {
-  const define = [`JIT_FLUX_LIBTORCH=${libtorch.path}`, ...(options.define ?? [])];
+  // Stated either way: CMake's cache would remember the last one.
+  const bench = `JIT_FLUX_BENCH=${options.bench ? 'ON' : 'OFF'}`;
+  const define = [`JIT_FLUX_LIBTORCH=${libtorch.path}`, bench, ...(options.define ?? [])];
   configure(buildDirectory, config, define);
   const jobs =
     options.jobs ?? Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / BYTES_PER_JOB)));
@@ -56,7 +60,8 @@ function build(buildDirectory, config, libtorch, options) {
 
   const out = resolve(ROOT, options.out ?? join('build', 'Release'));
   mkdirSync(out, { recursive: true });
-  for (const name of LIBRARIES) install(join(buildDirectory, 'out', name), join(out, name));
+  const names = options.bench ? [...LIBRARIES, BENCHMARK] : LIBRARIES;
+  for (const name of names) install(join(buildDirectory, 'out', name), join(out, name));
   // What the libraries were built against; src/native/load.ts reads it before it opens them.
   const record = { libtorch: libtorch.version, config };
   writeFileSync(join(out, 'jit_flux.build.json'), `${JSON.stringify(record, undefined, 2)}\n`);

@@ -1,0 +1,338 @@
+// Each CPU kernel alone against the ATen operators that eager PyTorch (diffusers, the released JiT
+// code) runs for the same result. Ours write into buffers that exist, as the engine has them in its
+// workspace; the references allocate their results (see Options::fresh_memory). Bytes are those
+// that must move whoever does it, so the reference's GB/s is what it makes of them, not what it
+// moves.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/avg_pool2d.h>
+#include <ATen/ops/conv2d.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/reflection_pad2d.h>
+#include <ATen/ops/rms_norm.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <vector>
+
+#include "flux/rope.h"
+#include "jit/operators.h"
+#include "row_kernels.h"
+#include "sections.h"
+#include "token_choice.h"
+
+namespace jitflux::bench {
+
+namespace {
+
+constexpr const char* kOurs = "jit-flux";
+constexpr const char* kEager = "ATen";
+
+// Activations of a block.
+struct RowShape {
+  int64_t rows;
+  int64_t heads;
+  int64_t head_dim;
+  std::array<int64_t, 3> rope_axes;
+
+  int64_t width() const { return heads * head_dim; }
+};
+
+// One shape and type with the tensors that its rows share.
+struct RowCase {
+  RowShape shape;
+  at::ScalarType dtype;
+  at::Tensor x;       // [rows, width]
+  at::Tensor y;       // [rows, width]
+  at::Tensor out;     // [rows, width]
+  at::Tensor first;   // [width] float32: shift, gate
+  at::Tensor second;  // [width] float32: scale
+
+  RowCase(const RowShape& of, at::ScalarType type)
+      : shape(of),
+        dtype(type),
+        x(random_tensor({of.rows, of.width()}, type, 1)),
+        y(random_tensor({of.rows, of.width()}, type, 2)),
+        out(at::empty_like(x)),
+        // Values that bfloat16 holds: the references have their vectors in the activations' type.
+        first(random_tensor({of.width()}, at::kBFloat16, 3).to(at::kFloat)),
+        second(random_tensor({of.width()}, at::kBFloat16, 4).to(at::kFloat)) {}
+
+  Fields params() const {
+    return {{"rows", shape.rows}, {"width", shape.width()}, {"dtype", dtype_name(dtype)}};
+  }
+  // Of `passes` reads or writes of one activation.
+  Work moving(double passes) const {
+    return {.bytes = passes * static_cast<double>(x.numel() * x.element_size())};
+  }
+};
+
+void compare_layer_norm_modulate(Report& report, const RowCase& c) {
+  const at::Tensor shift = c.first.to(c.dtype);
+  const at::Tensor scale = c.second.to(c.dtype);
+  at::Tensor result;
+  report.compare(
+      "layer_norm_modulate", c.params(), c.moving(2),
+      {kOurs, [&] { layer_norm_modulate(c.x, c.first, c.second, c.out); }},
+      {kEager,
+       [&] {
+         result = at::layer_norm(c.x, {c.shape.width()}, {}, {}, kNormEps) * (1 + scale) + shift;
+       }},
+      [&] { return relative_difference(c.out, result); });
+}
+
+void compare_gated_residual(Report& report, const RowCase& c) {
+  // In place, over and over: a small gate keeps the sum in range.
+  const at::Tensor gate = c.first.mul(0x1p-8);
+  const at::Tensor eager_gate = gate.to(c.dtype);
+  at::Tensor x = c.x.clone();
+  gated_residual(x, c.y, gate);
+  const double difference = relative_difference(x, c.x + eager_gate * c.y);
+  at::Tensor result;
+  report.compare("gated_residual", c.params(), c.moving(3),
+                 {kOurs, [&] { gated_residual(x, c.y, gate); }},
+                 {kEager, [&] { result = c.x + eager_gate * c.y; }}, [&] { return difference; });
+}
+
+void compare_gated_residual_layer_norm_modulate(Report& report, const RowCase& c) {
+  const at::Tensor gate = c.first.mul(0x1p-8);
+  const at::Tensor eager_gate = gate.to(c.dtype);
+  const at::Tensor shift = c.first.to(c.dtype);
+  const at::Tensor scale = c.second.to(c.dtype);
+  const at::Tensor x = c.x.clone();
+  at::Tensor sum, result;
+  const auto eager = [&] {
+    sum = c.x + eager_gate * c.y;
+    result = at::layer_norm(sum, {c.shape.width()}, {}, {}, kNormEps) * (1 + scale) + shift;
+  };
+  gated_residual_layer_norm_modulate(x, c.y, gate, c.first, c.second, c.out);
+  eager();
+  const double difference = relative_difference(c.out, result);
+  report.compare(
+      "gated_residual_layer_norm_modulate", c.params(), c.moving(4),
+      {kOurs, [&] { gated_residual_layer_norm_modulate(x, c.y, gate, c.first, c.second, c.out); }},
+      {kEager, eager}, [&] { return difference; });
+}
+
+// diffusers' apply_rotary_emb. x: [rows, heads, head_dim]; cos, sin: [rows, 1, head_dim].
+at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  const auto parts = x.unflatten(-1, {-1, 2}).unbind(-1);
+  const at::Tensor rotated = at::stack({-parts[1], parts[0]}, -1).flatten(2);
+  return (x.to(at::kFloat) * cos + rotated.to(at::kFloat) * sin).to(x.scalar_type());
+}
+
+void compare_qk_norm_rope(Report& report, const RowCase& c) {
+  const RowShape& shape = c.shape;
+  const at::Tensor qkv = random_tensor({shape.rows, 3 * shape.width()}, c.dtype, 5);
+  const at::Tensor q_weight = c.first.narrow(0, 0, shape.head_dim).contiguous();
+  const at::Tensor k_weight = c.second.narrow(0, 0, shape.head_dim).contiguous();
+  const at::Tensor eager_q_weight = q_weight.to(c.dtype);
+  const at::Tensor eager_k_weight = k_weight.to(c.dtype);
+  const RopeTable table = make_rope_table({64, (shape.rows + 63) / 64}, shape.rope_axes);
+  const auto expand = [&](const at::Tensor& t) {
+    return t.narrow(0, 0, shape.rows).repeat_interleave(2, 1).unsqueeze(1);
+  };
+  const at::Tensor cos = expand(table.cos);
+  const at::Tensor sin = expand(table.sin);
+  // Eager's projections are three matrices, ours is one.
+  const auto part = [&](int64_t index) {
+    return qkv.narrow(1, index * shape.width(), shape.width())
+        .contiguous()
+        .view({shape.rows, shape.heads, shape.head_dim});
+  };
+  const at::Tensor q = part(0);
+  const at::Tensor k = part(1);
+  const at::Tensor v = part(2);
+  const at::Tensor q_out = at::empty_like(c.x);
+  const at::Tensor k_out = at::empty_like(c.x);
+  at::Tensor eager_q, eager_k, eager_v;
+  Work work = c.moving(6);
+  work.bytes += static_cast<double>(shape.rows * shape.head_dim * sizeof(float));  // the tables
+  report.compare(
+      "qk_norm_rope", c.params(), work,
+      {kOurs,
+       [&] { qk_norm_rope(qkv, q_weight, k_weight, table.cos, table.sin, q_out, k_out, c.out); }},
+      {kEager,
+       [&] {
+         eager_q = rotate(at::rms_norm(q, {shape.head_dim}, eager_q_weight, kNormEps), cos, sin);
+         eager_k = rotate(at::rms_norm(k, {shape.head_dim}, eager_k_weight, kNormEps), cos, sin);
+         eager_v = v.clone();  // its share of joining the two streams
+       }},
+      [&] {
+        return std::max(relative_difference(q_out, eager_q.flatten(1)),
+                        relative_difference(k_out, eager_k.flatten(1)));
+      });
+}
+
+void compare_gelu_tanh(Report& report, const RowCase& c) {
+  at::Tensor result;
+  report.compare("gelu_tanh", c.params(), c.moving(2), {kOurs, [&] { gelu_tanh(c.x, c.out); }},
+                 {kEager, [&] { result = at::gelu(c.x, "tanh"); }},
+                 [&] { return relative_difference(c.out, result); });
+}
+
+void compare_quantize_rows(Report& report, const RowCase& c) {
+  const at::Tensor bytes = at::empty_like(c.x, at::kByte);
+  const at::Tensor row_scale = at::empty({c.shape.rows}, at::kFloat);
+  at::Tensor eager_bytes, eager_scale;
+  const double out_bytes = static_cast<double>(c.x.numel() + row_scale.numel() * sizeof(float));
+  report.compare("quantize_rows", c.params(), {.bytes = c.moving(1).bytes + out_bytes},
+                 {kOurs, [&] { quantize_rows(c.x, bytes, row_scale); }},
+                 {kEager,
+                  [&] {
+                    eager_scale = c.x.abs().amax(1, true).to(at::kFloat).div_(127);
+                    eager_bytes = c.x.div(eager_scale).round_().add_(128).to(at::kByte);
+                  }},
+                 // In steps of the quantisation: 1 at most, where both round the other way.
+                 [&] { return 255 * relative_difference(bytes, eager_bytes); });
+}
+
+void compare_scale_shift_silu(Report& report, const RowCase& c) {
+  const at::Tensor shift = c.first.to(c.dtype);
+  const at::Tensor scale = c.second.to(c.dtype);
+  at::Tensor result;
+  report.compare("scale_shift_silu", c.params(), c.moving(2),
+                 {kOurs, [&] { scale_shift_silu(c.x, c.second, c.first, c.out); }},
+                 {kEager, [&] { result = at::silu(c.x * scale + shift); }},
+                 [&] { return relative_difference(c.out, result); });
+}
+
+// The JiT operators' case: the tokens of a 1024 x 1024 image.
+constexpr jit::Grid kGrid = {64, 64};
+constexpr int64_t kChannels = 64;
+
+// [1, N, C] as an image [1, C, rows, cols].
+at::Tensor as_image(const at::Tensor& tokens) {
+  return tokens.transpose(1, 2).reshape({1, kChannels, kGrid.rows, kGrid.cols});
+}
+
+at::Tensor index_tensor(const std::vector<int32_t>& values) {
+  return at::tensor(at::ArrayRef<int32_t>(values)).to(at::kLong);
+}
+
+// A sparse step around the transformer: the anchors' latents out, their velocity lifted to the
+// grid, the Euler step. The maps are made once per stage, on both sides.
+void compare_sparse_step(Report& report, int64_t anchor_count) {
+  const jit::TokenLists anchors = choose_tokens(kGrid, anchor_count, 0).anchors;
+  const jit::Lifter lifter(anchors.of(0), anchors.count, kGrid);
+  const at::Tensor velocity = random_tensor({1, anchors.count, kChannels}, at::kFloat, 1);
+  at::Tensor latents = random_tensor({1, kGrid.tokens(), kChannels}, at::kFloat, 2);
+  at::Tensor eager_latents = latents.clone();
+  constexpr double kStep = -1e-6;  // taken over and over
+  jit::LifterCache cache;
+
+  const at::Tensor anchor_index = index_tensor(anchors.tokens);
+  const at::Tensor nearest = index_tensor(lifter.nearest);
+  const int64_t radius = lifter.radius;
+  const int64_t taps = 2 * radius + 1;
+  // Separable, which is faster than the released code's square kernel.
+  const at::Tensor taps_of_all =
+      at::tensor(at::ArrayRef<float>(lifter.weights)).repeat({kChannels, 1});
+  const at::Tensor horizontal = taps_of_all.view({kChannels, 1, 1, taps});
+  const at::Tensor vertical = taps_of_all.view({kChannels, 1, taps, 1});
+
+  at::Tensor tokens, full, eager_tokens, eager_full;
+  const double bytes =
+      static_cast<double>(sizeof(float) * kChannels *
+                          (2 * anchors.count +    // gather: read, write
+                           anchors.count +        // velocity
+                           3 * kGrid.tokens()));  // lifted velocity; latents read and written
+  report.compare(
+      "gather_lift_euler",
+      {{"tokens", kGrid.tokens()}, {"anchors", anchors.count}, {"channels", kChannels}},
+      {.bytes = bytes},
+      {kOurs,
+       [&] {
+         tokens = jit::gather(latents, anchors);
+         full = jit::step(latents, velocity, anchors, kGrid, kStep, cache);
+       }},
+      {kEager,
+       [&] {
+         eager_tokens = eager_latents.index_select(1, anchor_index);
+         const at::Tensor filled = as_image(velocity.index_select(1, nearest));
+         const at::Tensor padded = at::reflection_pad2d(filled, {radius, radius, radius, radius});
+         const auto blur = [](const at::Tensor& x, const at::Tensor& weight) {
+           return at::conv2d(x, weight, std::nullopt, at::IntArrayRef{1, 1}, at::IntArrayRef{0, 0},
+                             at::IntArrayRef{1, 1}, kChannels);
+         };
+         eager_full = blur(blur(padded, horizontal), vertical).flatten(2).transpose(1, 2);
+         eager_full = eager_full.index_copy(1, anchor_index, velocity);
+         eager_latents.add_(eager_full, kStep);
+       }},
+      [&] { return relative_difference(full, eager_full); });
+}
+
+// The anchors' tokens embedded.
+void compare_gather_embed(Report& report, at::ScalarType dtype) {
+  constexpr int64_t kWidth = 3072;
+  const jit::TokenLists anchors = choose_tokens(kGrid, 1310, 0).anchors;
+  const at::Tensor latents = random_tensor({kGrid.tokens(), kChannels}, at::kFloat, 1);
+  const at::Tensor eager_weight = random_tensor({kWidth, kChannels}, dtype, 2);
+  const at::Tensor eager_bias = random_tensor({kWidth}, dtype, 3);
+  const at::Tensor weight = eager_weight.to(at::kFloat).t().contiguous();
+  const at::Tensor bias = eager_bias.to(at::kFloat);
+  const at::Tensor out = at::empty({anchors.count, kWidth}, dtype);
+  const at::Tensor anchor_index = index_tensor(anchors.tokens);
+  at::Tensor result;
+  report.compare("gather_embed",
+                 {{"anchors", anchors.count},
+                  {"channels", kChannels},
+                  {"width", kWidth},
+                  {"dtype", dtype_name(dtype)}},
+                 {.flops = 2.0 * static_cast<double>(anchors.count * kChannels * kWidth)},
+                 {kOurs, [&] { gather_embed(latents, anchors.tokens, weight, bias, out); }},
+                 {kEager,
+                  [&] {
+                    result = at::linear(latents.index_select(0, anchor_index).to(dtype),
+                                        eager_weight, eager_bias);
+                  }},
+                 [&] { return relative_difference(out, result); });
+}
+
+void compare_importance(Report& report) {
+  const at::Tensor velocity = random_tensor({1, kGrid.tokens(), kChannels}, at::kFloat, 1);
+  at::Tensor ours, eager;
+  report.compare("importance", {{"tokens", kGrid.tokens()}, {"channels", kChannels}},
+                 {.bytes = static_cast<double>(sizeof(float) * kGrid.tokens() * (kChannels + 1))},
+                 {kOurs, [&] { ours = jit::importance(velocity, kGrid); }},
+                 {kEager,
+                  [&] {
+                    const at::Tensor x = as_image(velocity);
+                    const at::Tensor mean = at::avg_pool2d(x, 3, 1, 1);
+                    eager = (at::avg_pool2d(x * x, 3, 1, 1) - mean * mean).mean(1).flatten(1);
+                  }},
+                 [&] { return relative_difference(ours, eager); });
+}
+
+}  // namespace
+
+void run_kernels(Report& report) {
+  // FLUX.1-dev, 1024 x 1024 pixels.
+  std::vector<RowShape> shapes = {{4608, 24, 128, {16, 56, 56}}};
+  // A small model of as many image tokens: its activations fit into the caches.
+  if (!report.options().quick) shapes.push_back({4160, 8, 64, {8, 28, 28}});
+  for (const RowShape& shape : shapes) {
+    for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+      const RowCase c(shape, dtype);
+      compare_layer_norm_modulate(report, c);
+      compare_gated_residual(report, c);
+      compare_gated_residual_layer_norm_modulate(report, c);
+      compare_qk_norm_rope(report, c);
+      compare_gelu_tanh(report, c);
+      compare_quantize_rows(report, c);
+      compare_scale_shift_silu(report, c);
+    }
+  }
+  for (const int64_t anchors : {1310, 2457}) compare_sparse_step(report, anchors);
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) compare_gather_embed(report, dtype);
+  compare_importance(report);
+}
+
+}  // namespace jitflux::bench

@@ -1,0 +1,19 @@
+// Anchor lists for the JiT operators.
+#pragma once
+
+#include <cstdint>
+
+#include "jit/anchors.h"
+
+namespace jitflux::bench {
+
+// Anchors scattered over the grid, and as many other tokens as `added`, for a stage that begins
+// with those; each list in ascending order, the same in every run.
+struct TokenChoice {
+  jit::TokenLists anchors;
+  jit::TokenLists added;
+};
+
+TokenChoice choose_tokens(const jit::Grid& grid, int64_t anchors, int64_t added);
+
+}  // namespace jitflux::bench
