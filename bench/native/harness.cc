@@ -205,7 +205,8 @@ void Report::summarise(const std::string& group, std::string name, Value value) 
 std::string Report::json(const std::string& section, const Fields& header) const {
   std::string out = "{\"section\": " + quote(section) + ", " + members(header) + ",\n\"rows\": [";
   for (size_t i = 0; i < rows_.size(); ++i) {
-    out += (i == 0 ? "\n  " : ",\n  ") + json_of(rows_[i]);
+    out += i == 0 ? "\n  " : ",\n  ";
+    out += json_of(rows_[i]);
   }
   out += "\n]";
   for (const auto& [group, fields] : summaries_)
