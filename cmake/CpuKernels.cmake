@@ -21,6 +21,8 @@ set(jit_flux_kernel_flags -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-m
 # GCC 12 takes the intentionally undefined operands inside its own AVX-512 intrinsics for mistakes (GCC bug 105593).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   list(APPEND jit_flux_kernel_flags -Wno-uninitialized -Wno-maybe-uninitialized)
+  # Vectors are passed to inlined functions only.
+  list(APPEND jit_flux_kernel_flags -Wno-psabi)
 endif()
 
 # The objects become part of whatever `engine`, an object library, is linked into: object libraries do not hold others.

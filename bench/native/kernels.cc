@@ -22,6 +22,7 @@
 #include <optional>
 #include <vector>
 
+#include "flux/latent_embedder.h"
 #include "flux/rope.h"
 #include "jit/operators.h"
 #include "row_kernels.h"
@@ -136,11 +137,12 @@ void compare_qk_norm_rope(Report& report, const RowCase& c) {
   const at::Tensor eager_q_weight = q_weight.to(c.dtype);
   const at::Tensor eager_k_weight = k_weight.to(c.dtype);
   const RopeTable table = make_rope_table({64, (shape.rows + 63) / 64}, shape.rope_axes);
+  // Ours holds the rotation's sign in the table, in the first channel of every pair.
   const auto expand = [&](const at::Tensor& t) {
-    return t.narrow(0, 0, shape.rows).repeat_interleave(2, 1).unsqueeze(1);
+    return t.narrow(0, 0, shape.rows).slice(1, 1, std::nullopt, 2).repeat_interleave(2, 1);
   };
-  const at::Tensor cos = expand(table.cos);
-  const at::Tensor sin = expand(table.sin);
+  const at::Tensor cos = expand(table.cos).unsqueeze(1);
+  const at::Tensor sin = expand(table.sin).unsqueeze(1);
   // Eager's projections are three matrices, ours is one.
   const auto part = [&](int64_t index) {
     return qkv.narrow(1, index * shape.width(), shape.width())
@@ -154,7 +156,7 @@ void compare_qk_norm_rope(Report& report, const RowCase& c) {
   const at::Tensor k_out = at::empty_like(c.x);
   at::Tensor eager_q, eager_k, eager_v;
   Work work = c.moving(6);
-  work.bytes += static_cast<double>(shape.rows * shape.head_dim * sizeof(float));  // the tables
+  work.bytes += static_cast<double>(2 * shape.rows * shape.head_dim * sizeof(float));  // the tables
   report.compare(
       "qk_norm_rope", c.params(), work,
       {kOurs,
@@ -276,8 +278,7 @@ void compare_gather_embed(Report& report, at::ScalarType dtype) {
   const at::Tensor latents = random_tensor({kGrid.tokens(), kChannels}, at::kFloat, 1);
   const at::Tensor eager_weight = random_tensor({kWidth, kChannels}, dtype, 2);
   const at::Tensor eager_bias = random_tensor({kWidth}, dtype, 3);
-  const at::Tensor weight = eager_weight.to(at::kFloat).t().contiguous();
-  const at::Tensor bias = eager_bias.to(at::kFloat);
+  const LatentEmbedder embedder = LatentEmbedder::from({eager_weight, eager_bias});
   const at::Tensor out = at::empty({anchors.count, kWidth}, dtype);
   const at::Tensor anchor_index = index_tensor(anchors.tokens);
   at::Tensor result;
@@ -287,7 +288,7 @@ void compare_gather_embed(Report& report, at::ScalarType dtype) {
                   {"width", kWidth},
                   {"dtype", dtype_name(dtype)}},
                  {.flops = 2.0 * static_cast<double>(anchors.count * kChannels * kWidth)},
-                 {kOurs, [&] { gather_embed(latents, anchors.tokens, weight, bias, out); }},
+                 {kOurs, [&] { gather_embed(latents, anchors.tokens, embedder, out); }},
                  {kEager,
                   [&] {
                     result = at::linear(latents.index_select(0, anchor_index).to(dtype),

@@ -125,7 +125,7 @@ void quantize_rows(const at::Tensor& x, const at::Tensor& bytes, const at::Tenso
 }
 
 void gather_embed(const at::Tensor& latents, const std::vector<int32_t>& positions,
-                  const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& out) {
+                  const LatentEmbedder& embedder, const at::Tensor& out) {
   with_type_of(out, [&](auto zero) {
     using T = decltype(zero);
     const int64_t channels = latents.size(1);
@@ -133,8 +133,8 @@ void gather_embed(const at::Tensor& latents, const std::vector<int32_t>& positio
     auto* to = data<T>(out);
     parallel_rows(out.size(0), channels * d / 16, [&](int64_t begin, int64_t end) {
       jitflux::row_kernels<T>().gather_embed(vector(latents), positions.data(), begin,
-                                             vector(weight), vector(bias), to + begin * d,
-                                             end - begin, channels, d);
+                                             vector(embedder.weight), vector(embedder.bias),
+                                             to + begin * d, end - begin, channels, d);
     });
   });
 }

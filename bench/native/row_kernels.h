@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "flux/latent_embedder.h"
+
 namespace jitflux::bench {
 
 // Contiguous tensors, x, y and outputs float32 or bfloat16 alike; vectors and tables float32.
@@ -36,10 +38,10 @@ void gelu_tanh(const at::Tensor& x, const at::Tensor& out);
 // x: [rows, d]; bytes: [rows, d] uint8; row_scale: [rows] float32.
 void quantize_rows(const at::Tensor& x, const at::Tensor& bytes, const at::Tensor& row_scale);
 
-// out = latents[positions] weight + bias. latents: [tokens, channels] float32; weight: [channels,
-// d]; bias: [d] float32; out: [positions, d].
+// out = the embedding of latents[positions]. latents: [tokens, channels] float32; out: [positions,
+// d].
 void gather_embed(const at::Tensor& latents, const std::vector<int32_t>& positions,
-                  const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& out);
+                  const LatentEmbedder& embedder, const at::Tensor& out);
 
 // x, out: [rows, d]; scale, shift: [d].
 void scale_shift_silu(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,

@@ -31,23 +31,30 @@ AxisTable axis_table(int64_t count, int64_t d, double theta) {
 }  // namespace
 
 RopeTable make_rope_table(const jit::Grid& grid, const std::array<int64_t, 3>& axes, double theta) {
-  const int64_t half = (axes[0] + axes[1] + axes[2]) / 2;
+  const int64_t head_dim = axes[0] + axes[1] + axes[2];
   const AxisTable fixed = axis_table(1, axes[0], theta);
   const AxisTable by_row = axis_table(grid.rows, axes[1], theta);
   const AxisTable by_col = axis_table(grid.cols, axes[2], theta);
-  RopeTable table{grid, at::empty({grid.tokens(), half}), at::empty({grid.tokens(), half})};
-  const auto fill = [&](float* out, const std::vector<float>& first, const std::vector<float>& row,
-                        const std::vector<float>& col) {
+  RopeTable table{grid, at::empty({grid.tokens(), head_dim}), at::empty({grid.tokens(), head_dim})};
+  // `sign` of the first channel of a pair.
+  const auto fill = [&](float* out, float sign, const std::vector<float>& first,
+                        const std::vector<float>& row, const std::vector<float>& col) {
+    const auto pairs = [&](const std::vector<float>& values, int64_t position, int64_t d) {
+      for (int64_t j = position * (d / 2); j < (position + 1) * (d / 2); ++j) {
+        *out++ = sign * values[j];
+        *out++ = values[j];
+      }
+    };
     for (int64_t r = 0; r < grid.rows; ++r) {
       for (int64_t c = 0; c < grid.cols; ++c) {
-        for (int64_t j = 0; j < axes[0] / 2; ++j) *out++ = first[j];
-        for (int64_t j = 0; j < axes[1] / 2; ++j) *out++ = row[r * (axes[1] / 2) + j];
-        for (int64_t j = 0; j < axes[2] / 2; ++j) *out++ = col[c * (axes[2] / 2) + j];
+        pairs(first, 0, axes[0]);
+        pairs(row, r, axes[1]);
+        pairs(col, c, axes[2]);
       }
     }
   };
-  fill(table.cos.mutable_data_ptr<float>(), fixed.cos, by_row.cos, by_col.cos);
-  fill(table.sin.mutable_data_ptr<float>(), fixed.sin, by_row.sin, by_col.sin);
+  fill(table.cos.mutable_data_ptr<float>(), 1.0f, fixed.cos, by_row.cos, by_col.cos);
+  fill(table.sin.mutable_data_ptr<float>(), -1.0f, fixed.sin, by_row.sin, by_col.sin);
   return table;
 }
 

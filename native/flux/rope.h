@@ -13,8 +13,8 @@ namespace jitflux {
 
 struct RopeTable {
   jit::Grid grid;
-  at::Tensor cos;  // [rows*cols, head_dim/2] float32, one value per channel pair
-  at::Tensor sin;
+  at::Tensor cos;  // [rows*cols, head_dim] float32, the same value for both channels of a pair
+  at::Tensor sin;  // likewise, negative for the first channel of a pair
 };
 
 // Tables of every token of the grid; token i lies at row i / cols, column i % cols.

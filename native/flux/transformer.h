@@ -15,6 +15,7 @@
 
 #include "flux/config.h"
 #include "flux/flux_weight_reader.h"
+#include "flux/latent_embedder.h"
 #include "flux/linear.h"
 #include "flux/packed_linear.h"
 #include "flux/rope.h"
@@ -112,11 +113,6 @@ class FluxTransformer {
   struct Embedder {
     Linear first;
     Linear second;
-  };
-  // Linear layer of the latents, as gather_embed takes it.
-  struct LatentEmbedder {
-    at::Tensor weight;  // [in_channels, d padded] float32
-    at::Tensor bias;    // [d] float32
   };
   // One forward call's sizes, positions and modulation lookup.
   struct Pass;

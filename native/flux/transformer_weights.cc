@@ -1,6 +1,4 @@
 // Loading: parameters of the file, by diffusers name, into packed tensors of the compute type.
-#include <ATen/ops/zeros.h>
-
 #include "flux/transformer.h"
 
 namespace jitflux {
@@ -100,13 +98,7 @@ std::shared_ptr<FluxTransformer> FluxTransformer::load(
   if (model->config_.guidance) model->guidance_ = embedder("guidance_embedder");
   model->pooled_ = embedder("text_embedder");
   model->text_in_ = from.linear("context_embedder");
-  // Through the compute type, in which the original multiplies.
-  const Linear image_in = from.linear("x_embedder");
-  const int64_t multiple = kernels::kEmbedMultiple;
-  const int64_t padded = (config.hidden() + multiple - 1) / multiple * multiple;
-  model->image_in_.weight = at::zeros({config.in_channels, padded}, at::kFloat);
-  model->image_in_.weight.narrow(1, 0, config.hidden()).copy_(image_in.weight.t());
-  model->image_in_.bias = image_in.bias.to(at::kFloat);
+  model->image_in_ = LatentEmbedder::from(from.linear("x_embedder"));
 
   for (int64_t i = 0; i < model->config_.double_blocks; ++i) {
     const std::string block = "transformer_blocks." + std::to_string(i) + ".";

@@ -24,7 +24,7 @@ struct Rescale {
 };
 
 constexpr int64_t kRescaledMaxHeadDim = 1024;  // of qk_norm_rope with a Rescale
-constexpr int64_t kEmbedMultiple = 16;
+constexpr int64_t kEmbedColumns = 64;          // of gather_embed's weight blocks
 constexpr int64_t kEmbedMaxChannels = 512;
 
 // Kernels over token rows that exist for every activation type T.
@@ -41,9 +41,10 @@ struct RowKernels {
 
   // q = rope(rms_norm(q) * q_weight), k likewise, v copied. qkv: rows of [q | k | v | ...], each
   // part heads*head_dim wide, rows qkv_stride apart. q, k, v: [rows, heads*head_dim]. cos, sin:
-  // tables of [positions, head_dim/2] indexed by positions[row] (or by the row itself if positions
-  // is null); null tables: no rotation (text tokens sit at position 0). Neighbouring channels form
-  // a pair: (a, b) -> (a cos - b sin, b cos + a sin).
+  // tables of [positions, head_dim] indexed by positions[row] (or by the row itself if positions is
+  // null); null tables: no rotation (text tokens sit at position 0). Neighbouring channels form a
+  // pair: (a, b) -> (a cos - b sin, b cos + a sin), so cos holds every value twice and sin holds
+  // (-sin, sin).
   void (*qk_norm_rope)(const T* qkv, int64_t qkv_stride, Rescale rescale, const float* q_weight,
                        const float* k_weight, const float* cos, const float* sin,
                        const int32_t* positions, int64_t first_row, T* q, T* k, T* v, int64_t rows,

@@ -350,7 +350,7 @@ export function transformerTransientBytes(
   const modulation = o.steps * o.images * d * (12 * c.doubleBlocks + 3 * c.singleBlocks + 2) * 4;
   const text = o.images * o.textTokens * (d * o.size + c.textDim * 4);
   const latents = 8 * o.images * o.imageTokens * c.inChannels * 4;
-  const rope = o.imageTokens * c.headDim * 4;
+  const rope = o.imageTokens * c.headDim * 8;
   return workspace + preparing + modulation + text + latents + rope;
 }
 

@@ -7,41 +7,43 @@
 
 namespace jitflux::kernels::JIT_FLUX_ISA_NAMESPACE {
 
-// Reductions keep this many partial sums: a fixed association, so that every vector width the
-// compiler chooses gives the same order per build, and enough of them to fill an AVX-512 register.
-static constexpr int64_t kLanes = 16;
+// Reductions keep this many vectors of partial sums: a fixed association, and enough of them to
+// hide the additions' latency.
+static constexpr int64_t kPartials = 4;
 
-template <typename T>
-static float row_sum(const T* x, int64_t d) {
-  float partial[kLanes] = {};
+// f(first column, count) of every vector of a row, summed.
+template <typename F>
+static inline float row_reduce(int64_t d, const F& f) {
+  Vector partial[kPartials] = {};
   int64_t i = 0;
-  for (; i + kLanes <= d; i += kLanes) {
-    for (int64_t j = 0; j < kLanes; ++j) partial[j] += load(x[i + j]);
+  for (; i + kPartials * kWidth <= d; i += kPartials * kWidth) {
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < kPartials; ++j) partial[j] += f(i + j * kWidth, kWidth);
   }
-  for (int64_t j = 0; i + j < d; ++j) partial[j] += load(x[i + j]);
-  float sum = 0.0f;
-  for (int64_t j = 0; j < kLanes; ++j) sum += partial[j];
-  return sum;
+  for (; i + kWidth <= d; i += kWidth) partial[0] += f(i, kWidth);
+  if (i < d) partial[0] += f(i, d - i);
+  return sum_of((partial[0] + partial[1]) + (partial[2] + partial[3]));
 }
 
-// Sum of (x - mean)^2.
 template <typename T>
-static float row_square_sum(const T* x, float mean, int64_t d) {
-  float partial[kLanes] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= d; i += kLanes) {
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const float delta = load(x[i + j]) - mean;
-      partial[j] += delta * delta;
-    }
-  }
-  for (int64_t j = 0; i + j < d; ++j) {
-    const float delta = load(x[i + j]) - mean;
-    partial[j] += delta * delta;
-  }
-  float sum = 0.0f;
-  for (int64_t j = 0; j < kLanes; ++j) sum += partial[j];
-  return sum;
+static inline float row_sum(const T* x, int64_t d) {
+  return row_reduce(d, [=](int64_t i, int64_t n) { return load_part(x + i, n); });
+}
+
+template <typename T>
+static inline float row_square_sum(const T* x, int64_t d) {
+  return row_reduce(d, [=](int64_t i, int64_t n) {
+    const Vector value = load_part(x + i, n);
+    return value * value;
+  });
+}
+
+// y * scale + bias, if there is a scale.
+template <bool Rescaled, typename T>
+static inline Vector load_rescaled(const T* y, const float* bias, float scale, int64_t count) {
+  const Vector value = load_part(y, count);
+  if constexpr (!Rescaled) return value;
+  return value * scale + load_part(bias, count);
 }
 
 template <typename T>
@@ -49,44 +51,107 @@ static void layer_norm_modulate(const T* x, const float* shift, const float* sca
                                 int64_t rows, int64_t d, float eps) {
   for (int64_t r = 0; r < rows; ++r, x += d, out += d) {
     const float mean = row_sum(x, d) / static_cast<float>(d);
-    const float variance = row_square_sum(x, mean, d) / static_cast<float>(d);
-    const float inverse = 1.0f / std::sqrt(variance + eps);
-    for (int64_t i = 0; i < d; ++i) {
-      store(out + i, (load(x[i]) - mean) * inverse * (1.0f + scale[i]) + shift[i]);
-    }
+    const float square_sum = row_reduce(d, [=](int64_t i, int64_t n) {
+      Vector delta = load_part(x + i, n) - mean;
+      for (int64_t j = n; j < kWidth; ++j) delta[j] = 0.0f;  // beyond the row
+      return delta * delta;
+    });
+    const float inverse = 1.0f / std::sqrt(square_sum / static_cast<float>(d) + eps);
+    for_columns(d, [=](int64_t i, int64_t n) {
+      const Vector normed = (load_part(x + i, n) - mean) * inverse;
+      store_part(out + i, n, normed * (1.0f + load_part(scale + i, n)) + load_part(shift + i, n));
+    });
+  }
+}
+
+template <bool Rescaled, typename T>
+static void gated_residual_rows(T* x, const T* y, Rescale rescale, const float* gate, int64_t rows,
+                                int64_t d) {
+  for (int64_t r = 0; r < rows; ++r, x += d, y += d) {
+    const float scale = Rescaled ? rescale.row_scale[r] : 1.0f;
+    for_columns(d, [=](int64_t i, int64_t n) {
+      const Vector added = load_rescaled<Rescaled>(y + i, rescale.bias + i, scale, n);
+      store_part(x + i, n, load_part(x + i, n) + load_part(gate + i, n) * added);
+    });
   }
 }
 
 template <typename T>
 static void gated_residual(T* x, const T* y, Rescale rescale, const float* gate, int64_t rows,
                            int64_t d) {
-  const float* bias = rescale.bias;
-  for (int64_t r = 0; r < rows; ++r, x += d, y += d) {
-    if (rescale.row_scale == nullptr) {
-      for (int64_t i = 0; i < d; ++i) store(x + i, load(x[i]) + gate[i] * load(y[i]));
-    } else {
-      const float scale = rescale.row_scale[r];
-      for (int64_t i = 0; i < d; ++i) {
-        store(x + i, load(x[i]) + gate[i] * (load(y[i]) * scale + bias[i]));
-      }
-    }
+  if (rescale.row_scale == nullptr) {
+    gated_residual_rows<false>(x, y, rescale, gate, rows, d);
+  } else {
+    gated_residual_rows<true>(x, y, rescale, gate, rows, d);
   }
 }
 
+// (a, b) -> (b, a) for neighbouring lanes.
+static inline Vector swap_pairs(Vector v) {
+#if defined(__AVX512F__)
+  return __builtin_shuffle(v, IntVector{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
+#elif defined(__AVX2__)
+  return __builtin_shuffle(v, IntVector{1, 0, 3, 2, 5, 4, 7, 6});
+#else
+  return __builtin_shuffle(v, IntVector{1, 0, 3, 2});
+#endif
+}
+
 template <typename S, typename T>
-static void norm_rope_head(const S* src, const float* weight, const float* cos, const float* sin,
-                           T* dst, int64_t head_dim, float eps) {
-  const float mean_square = row_square_sum(src, 0.0f, head_dim) / static_cast<float>(head_dim);
+static inline void norm_rope_head(const S* src, const float* weight, const float* cos,
+                                  const float* sin, T* dst, int64_t head_dim, float eps) {
+  const float mean_square = row_square_sum(src, head_dim) / static_cast<float>(head_dim);
   const float inverse = 1.0f / std::sqrt(mean_square + eps);
   if (cos == nullptr) {
-    for (int64_t i = 0; i < head_dim; ++i) store(dst + i, load(src[i]) * inverse * weight[i]);
+    for_columns(head_dim, [=](int64_t i, int64_t n) {
+      store_part(dst + i, n, load_part(src + i, n) * inverse * load_part(weight + i, n));
+    });
     return;
   }
-  for (int64_t p = 0; p < head_dim / 2; ++p) {
-    const float a = load(src[2 * p]) * inverse * weight[2 * p];
-    const float b = load(src[2 * p + 1]) * inverse * weight[2 * p + 1];
-    store(dst + 2 * p, a * cos[p] - b * sin[p]);
-    store(dst + 2 * p + 1, b * cos[p] + a * sin[p]);
+  for_columns(head_dim, [=](int64_t i, int64_t n) {
+    const Vector normed = load_part(src + i, n) * inverse * load_part(weight + i, n);
+    store_part(dst + i, n,
+               normed * load_part(cos + i, n) + swap_pairs(normed) * load_part(sin + i, n));
+  });
+}
+
+template <bool Rescaled, typename T>
+static void qk_norm_rope_rows(const T* qkv, int64_t qkv_stride, Rescale rescale,
+                              const float* q_weight, const float* k_weight, const float* cos,
+                              const float* sin, const int32_t* positions, int64_t first_row, T* q,
+                              T* k, T* v, int64_t rows, int64_t heads, int64_t head_dim,
+                              float eps) {
+  const int64_t width = heads * head_dim;
+  float head[kRescaledMaxHeadDim];
+  for (int64_t r = 0; r < rows; ++r, qkv += qkv_stride, q += width, k += width, v += width) {
+    const int64_t position = positions == nullptr ? first_row + r : positions[first_row + r];
+    const float* row_cos = cos == nullptr ? nullptr : cos + position * head_dim;
+    const float* row_sin = sin == nullptr ? nullptr : sin + position * head_dim;
+    const float scale = Rescaled ? rescale.row_scale[r] : 1.0f;
+    // One head of q or k, `column` columns into the row.
+    const auto normed_head = [&](int64_t column, const float* weight, T* out) {
+      if constexpr (Rescaled) {
+        for_columns(head_dim, [&](int64_t i, int64_t n) {
+          store_part(head + i, n,
+                     load_rescaled<true>(qkv + column + i, rescale.bias + column + i, scale, n));
+        });
+        norm_rope_head(head, weight, row_cos, row_sin, out, head_dim, eps);
+      } else {
+        norm_rope_head(qkv + column, weight, row_cos, row_sin, out, head_dim, eps);
+      }
+    };
+    for (int64_t at = 0; at < width; at += head_dim) {
+      normed_head(at, q_weight, q + at);
+      normed_head(width + at, k_weight, k + at);
+    }
+    if constexpr (Rescaled) {
+      for_columns(width, [=](int64_t i, int64_t n) {
+        const int64_t column = 2 * width + i;
+        store_part(v + i, n, load_rescaled<true>(qkv + column, rescale.bias + column, scale, n));
+      });
+    } else {
+      std::memcpy(v, qkv + 2 * width, static_cast<size_t>(width) * sizeof(T));
+    }
   }
 }
 
@@ -95,59 +160,40 @@ static void qk_norm_rope(const T* qkv, int64_t qkv_stride, Rescale rescale, cons
                          const float* k_weight, const float* cos, const float* sin,
                          const int32_t* positions, int64_t first_row, T* q, T* k, T* v,
                          int64_t rows, int64_t heads, int64_t head_dim, float eps) {
-  const int64_t width = heads * head_dim;
-  const int64_t half = head_dim / 2;
-  const float* bias = rescale.bias;
-  for (int64_t r = 0; r < rows; ++r, qkv += qkv_stride, q += width, k += width, v += width) {
-    const int64_t position = positions == nullptr ? first_row + r : positions[first_row + r];
-    const float* row_cos = cos == nullptr ? nullptr : cos + position * half;
-    const float* row_sin = sin == nullptr ? nullptr : sin + position * half;
-    if (rescale.row_scale == nullptr) {
-      for (int64_t h = 0; h < heads; ++h) {
-        const int64_t at = h * head_dim;
-        norm_rope_head(qkv + at, q_weight, row_cos, row_sin, q + at, head_dim, eps);
-        norm_rope_head(qkv + width + at, k_weight, row_cos, row_sin, k + at, head_dim, eps);
-      }
-      std::memcpy(v, qkv + 2 * width, static_cast<size_t>(width) * sizeof(T));
-      continue;
-    }
-    const float scale = rescale.row_scale[r];
-    float head[kRescaledMaxHeadDim];
-    for (int64_t at = 0; at < width; at += head_dim) {
-      for (int64_t i = 0; i < head_dim; ++i) head[i] = load(qkv[at + i]) * scale + bias[at + i];
-      norm_rope_head(head, q_weight, row_cos, row_sin, q + at, head_dim, eps);
-      const int64_t key = width + at;
-      for (int64_t i = 0; i < head_dim; ++i) head[i] = load(qkv[key + i]) * scale + bias[key + i];
-      norm_rope_head(head, k_weight, row_cos, row_sin, k + at, head_dim, eps);
-    }
-    for (int64_t i = 0; i < width; ++i) {
-      store(v + i, load(qkv[2 * width + i]) * scale + bias[2 * width + i]);
-    }
-  }
+  const auto run =
+      rescale.row_scale == nullptr ? qk_norm_rope_rows<false, T> : qk_norm_rope_rows<true, T>;
+  run(qkv, qkv_stride, rescale, q_weight, k_weight, cos, sin, positions, first_row, q, k, v, rows,
+      heads, head_dim, eps);
 }
 
-static inline float gelu_tanh_of(float x) {
+static inline Vector gelu_tanh_of(Vector x) {
   // 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3)
   constexpr float kMinusTwoRootTwoOverPi = -1.5957691216057308f;
-  const float inner = x + 0.044715f * x * x * x;
-  return x / (1.0f + exp_approx(kMinusTwoRootTwoOverPi * inner));
+  const Vector inner = x + 0.044715f * x * x * x;
+  return x / (1.0f + exp_vector(kMinusTwoRootTwoOverPi * inner));
+}
+
+template <bool Rescaled, typename T>
+static void gelu_tanh_rows(const T* src, int64_t src_stride, Rescale rescale, T* dst,
+                           int64_t dst_stride, int64_t rows, int64_t d) {
+  for (int64_t r = 0; r < rows; ++r, src += src_stride, dst += dst_stride) {
+    const float scale = Rescaled ? rescale.row_scale[r] : 1.0f;
+    for_columns(d, [=](int64_t i, int64_t n) {
+      const Vector x = load_rescaled<Rescaled>(src + i, rescale.bias + i, scale, n);
+      store_part(dst + i, n, gelu_tanh_of(x));
+    });
+  }
 }
 
 template <typename T>
 static void gelu_tanh(const T* src, int64_t src_stride, Rescale rescale, T* dst, int64_t dst_stride,
                       int64_t rows, int64_t d) {
-  const float* bias = rescale.bias;
-  for (int64_t r = 0; r < rows; ++r, src += src_stride, dst += dst_stride) {
-    if (rescale.row_scale == nullptr) {
-      for (int64_t i = 0; i < d; ++i) store(dst + i, gelu_tanh_of(load(src[i])));
-    } else {
-      const float scale = rescale.row_scale[r];
-      for (int64_t i = 0; i < d; ++i) {
-        store(dst + i, gelu_tanh_of(load(src[i]) * scale + bias[i]));
-      }
-    }
-  }
+  const auto run =
+      rescale.row_scale == nullptr ? gelu_tanh_rows<false, T> : gelu_tanh_rows<true, T>;
+  run(src, src_stride, rescale, dst, dst_stride, rows, d);
 }
+
+static inline Vector max_vector(Vector a, Vector b) { return a > b ? a : b; }
 
 template <typename T>
 static void quantize_rows(const T* x, int64_t x_stride, uint8_t* q, float* scale, int64_t rows,
@@ -155,28 +201,38 @@ static void quantize_rows(const T* x, int64_t x_stride, uint8_t* q, float* scale
   // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
   constexpr float kMagic = 12582912.0f;
   for (int64_t r = 0; r < rows; ++r, x += x_stride, q += d) {
-    float lanes[kLanes] = {};
-    int64_t i = 0;
-    for (; i + kLanes <= d; i += kLanes) {
-      for (int64_t j = 0; j < kLanes; ++j) {
-        const float magnitude = std::fabs(load(x[i + j]));
-        lanes[j] = magnitude > lanes[j] ? magnitude : lanes[j];
+    Vector partial[kPartials] = {};
+    int64_t at = 0;
+    const auto magnitude = [=](int64_t i, int64_t n) {
+      const Vector value = load_part(x + i, n);
+      return max_vector(value, -value);
+    };
+    for (; at + kPartials * kWidth <= d; at += kPartials * kWidth) {
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < kPartials; ++j) {
+        partial[j] = max_vector(magnitude(at + j * kWidth, kWidth), partial[j]);
       }
     }
-    float highest = 0.0f;
-    for (int64_t j = 0; i + j < d; ++j) {
-      const float magnitude = std::fabs(load(x[i + j]));
-      highest = magnitude > highest ? magnitude : highest;
+    for (; at < d; at += kWidth) {
+      partial[0] = max_vector(magnitude(at, d - at < kWidth ? d - at : kWidth), partial[0]);
     }
-    for (int64_t j = 0; j < kLanes; ++j) highest = lanes[j] > highest ? lanes[j] : highest;
+    const float highest =
+        max_of(max_vector(max_vector(partial[0], partial[1]), max_vector(partial[2], partial[3])));
     // Rows of (nearly) nothing: zero, instead of a reciprocal that overflows.
     const bool empty = !(highest > 1e-30f);
     scale[r] = empty ? 0.0f : highest / 127.0f;
     const float inverse = empty ? 0.0f : 127.0f / highest;
-    for (int64_t k = 0; k < d; ++k) {
-      const uint32_t bits = float_to_bits(load(x[k]) * inverse + kMagic);
-      q[k] = static_cast<uint8_t>(bits + static_cast<uint32_t>(offset));
-    }
+    for_columns(d, [=](int64_t i, int64_t n) {
+      const auto bits = bit_cast<UintVector>(load_part(x + i, n) * inverse + kMagic);
+      const UintVector bytes = bits + static_cast<uint32_t>(offset);
+      if (n == kWidth) {
+        store_bytes(q + i, bytes);
+      } else {
+        uint8_t part[kWidth];
+        store_bytes(part, bytes);
+        std::memcpy(q + i, part, static_cast<size_t>(n));
+      }
+    });
   }
 }
 
@@ -185,8 +241,7 @@ static void gather_embed(const float* latents, const int32_t* positions, int64_t
                          const float* weight, const float* bias, T* out, int64_t rows,
                          int64_t channels, int64_t d) {
   constexpr int64_t kRows = 8 * kTileRows;
-  constexpr int64_t kColumns = 64;
-  const int64_t padded = (d + kEmbedMultiple - 1) / kEmbedMultiple * kEmbedMultiple;
+  constexpr int64_t kColumns = kEmbedColumns;
   float tokens[kRows * kEmbedMaxChannels];
   float product[kRows * kColumns];
   for (int64_t begin = 0; begin < rows; begin += kRows) {
@@ -202,14 +257,14 @@ static void gather_embed(const float* latents, const int32_t* positions, int64_t
     }
     for (int64_t column = 0; column < d; column += kColumns) {
       const int64_t width = d - column < kColumns ? d - column : kColumns;
-      const int64_t padded_width = padded - column < kColumns ? padded - column : kColumns;
-      multiply<Float32Operand>(tokens, channels, weight + column, padded, product, kColumns, count,
-                               padded_width, channels, false);
+      multiply<Float32Operand>(tokens, channels, weight + column * channels, kColumns, product,
+                               kColumns, count, kColumns, channels, false);
       for (int64_t r = 0; r < count; ++r) {
         T* dst = out + (begin + r) * d + column;
-        for (int64_t i = 0; i < width; ++i) {
-          store(dst + i, product[r * kColumns + i] + bias[column + i]);
-        }
+        const float* sum = product + r * kColumns;
+        for_columns(width, [=](int64_t i, int64_t n) {
+          store_part(dst + i, n, load_part(sum + i, n) + load_part(bias + column + i, n));
+        });
       }
     }
   }
@@ -219,9 +274,11 @@ template <typename T>
 static void rms_norm(const float* x, const float* weight, T* out, int64_t rows, int64_t d,
                      float eps) {
   for (int64_t r = 0; r < rows; ++r, x += d, out += d) {
-    const float mean_square = row_square_sum(x, 0.0f, d) / static_cast<float>(d);
+    const float mean_square = row_square_sum(x, d) / static_cast<float>(d);
     const float inverse = 1.0f / std::sqrt(mean_square + eps);
-    for (int64_t i = 0; i < d; ++i) store(out + i, x[i] * inverse * weight[i]);
+    for_columns(d, [=](int64_t i, int64_t n) {
+      store_part(out + i, n, load_part(x + i, n) * inverse * load_part(weight + i, n));
+    });
   }
 }
 
@@ -230,15 +287,19 @@ static void column_moments(const T* x, int64_t rows, int64_t d, float* mean, flo
   std::memset(mean, 0, static_cast<size_t>(d) * sizeof(float));
   std::memset(square_sum, 0, static_cast<size_t>(d) * sizeof(float));
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < d; ++i) mean[i] += load(x[r * d + i]);
+    const T* row = x + r * d;
+    for_columns(d, [=](int64_t i, int64_t n) {
+      store_part(mean + i, n, load_part(mean + i, n) + load_part(row + i, n));
+    });
   }
   const float inverse = 1.0f / static_cast<float>(rows);
   for (int64_t i = 0; i < d; ++i) mean[i] *= inverse;
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < d; ++i) {
-      const float delta = load(x[r * d + i]) - mean[i];
-      square_sum[i] += delta * delta;
-    }
+    const T* row = x + r * d;
+    for_columns(d, [=](int64_t i, int64_t n) {
+      const Vector delta = load_part(row + i, n) - load_part(mean + i, n);
+      store_part(square_sum + i, n, load_part(square_sum + i, n) + delta * delta);
+    });
   }
 }
 
@@ -246,10 +307,10 @@ template <typename T>
 static void scale_shift_silu(const T* x, const float* scale, const float* shift, T* out,
                              int64_t rows, int64_t d) {
   for (int64_t r = 0; r < rows; ++r, x += d, out += d) {
-    for (int64_t i = 0; i < d; ++i) {
-      const float y = load(x[i]) * scale[i] + shift[i];
-      store(out + i, y / (1.0f + exp_approx(-y)));
-    }
+    for_columns(d, [=](int64_t i, int64_t n) {
+      const Vector y = load_part(x + i, n) * load_part(scale + i, n) + load_part(shift + i, n);
+      store_part(out + i, n, y / (1.0f + exp_vector(-y)));
+    });
   }
 }
 

@@ -2,31 +2,18 @@
 // Sources of native/kernels/cpu only: see vector_math.h on what may stand in such a header.
 #pragma once
 
-#include "kernels/cpu/vector_math.h"
-
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
+#include "kernels/cpu/vectors.h"
 
 namespace jitflux::kernels::JIT_FLUX_ISA_NAMESPACE {
 
-// Vector width in floats and the register tile: kTileRows x kTileVectors accumulators plus operands
-// fill the register file (32 registers with AVX-512, 16 below).
+// The register tile: kTileRows x kTileVectors accumulators plus operands fill the register file (32
+// registers with AVX-512, 16 below).
 #if defined(__AVX512F__)
-static constexpr int64_t kWidth = 16;
 static constexpr int64_t kTileVectors = 4;
-#elif defined(__AVX2__)
-static constexpr int64_t kWidth = 8;
-static constexpr int64_t kTileVectors = 2;
 #else
-static constexpr int64_t kWidth = 4;
 static constexpr int64_t kTileVectors = 2;
 #endif
 static constexpr int64_t kTileRows = 6;
-
-using Vector = float __attribute__((vector_size(kWidth * sizeof(float)), aligned(4), may_alias));
-
-static inline Vector broadcast(float value) { return value - Vector{}; }
 
 // ---- c[M x N] (+)= a[M x K] b[K x N], row-major with the given strides; N a multiple of kWidth.
 // The tile's sizes are template parameters so that the accumulators stay in registers.

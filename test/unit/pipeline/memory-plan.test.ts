@@ -171,7 +171,7 @@ describe('planModelMemory', () => {
     const preparing = 2 * 3072 * (3 * 3072 + 12288) * 4;
     const one = of({}, 'transformer') - preparing;
     expect(of({ width: 2048, height: 2048 }, 'transformer') - preparing).toBeGreaterThan(3 * one);
-    expect(of({ images: 4 }, 'transformer') - preparing).toBe(4 * one - 3 * 4096 * 128 * 4);
+    expect(of({ images: 4 }, 'transformer') - preparing).toBe(4 * one - 3 * 4096 * 128 * 8);
     expect(of({ textTokens: 256 }, 'text_encoder_2')).toBeLessThan(of({}, 'text_encoder_2'));
     // Tiles bound the decoder; the finished picture remains.
     expect(of({ width: 4096, height: 4096 }, 'vae')).toBe(2 * 1024 ** 3 + 4096 * 4096 * 15);
@@ -205,7 +205,7 @@ describe('activations', () => {
     const o = { imageTokens: 4096, textTokens: 512, images: 1, steps: 18, size: 2 };
     const workspace = 4608 * (13 * 3072 + 2 * 12288) * 2 + 2 * 3072 * (3 * 3072 + 12288) * 2;
     const modulation = 18 * 3072 * (12 * 19 + 3 * 38 + 2) * 4;
-    const rest = 512 * (3072 * 2 + 4096 * 4) + 8 * 4096 * 64 * 4 + 4096 * 128 * 4;
+    const rest = 512 * (3072 * 2 + 4096 * 4) + 8 * 4096 * 64 * 4 + 4096 * 128 * 8;
     expect(transformerTransientBytes(FLUX_1_DEV, o)).toBe(workspace + modulation + rest);
   });
 
