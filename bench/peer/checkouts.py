@@ -65,6 +65,9 @@ def run_released_jit(model, inputs: dict, plan: dict) -> tuple[Tensor, float]:
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
     from pipeline_flux_JiT import FluxPipeline_JiT
 
+    # Newer diffusers dropped the method that the pipeline calls first; nothing is decoded here.
+    if not hasattr(FluxPipeline_JiT, "enable_vae_tiling"):
+        FluxPipeline_JiT.enable_vae_tiling = lambda self: None
     # Only its number of levels matters: the pipeline derives the latent's size from it.
     vae = AutoencoderKL(
         block_out_channels=(8, 8, 8, 8),

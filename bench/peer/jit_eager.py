@@ -7,6 +7,7 @@ comparison walk the same path.
 """
 
 import math
+from functools import lru_cache
 from typing import Callable
 
 import torch
@@ -29,12 +30,18 @@ def gaussian_blur(field: Tensor, density: float) -> Tensor:
     return F.conv2d(F.pad(field, [radius] * 4, mode="reflect"), kernel, groups=channels)
 
 
+@lru_cache(maxsize=4)
+def coordinates(rows: int, columns: int) -> Tensor:
+    """(row, column) of every token, [N, 2] float32."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([row.flatten(), column.flatten()], dim=-1).float()
+
+
 def interpolate(values: Tensor, anchors: Tensor, rows: int, columns: int) -> Tensor:
     """From anchors [B, M, C] to all tokens [B, N, C]: nearest anchor, blurred everywhere but at anchors."""
     batch, _, channels = values.shape
     tokens = rows * columns
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    places = torch.stack([row.flatten(), column.flatten()], dim=-1).float()
+    places = coordinates(rows, columns)
     nearest = torch.cdist(places, places[anchors]).argmin(dim=-1)
     field = values[:, nearest].reshape(batch, rows, columns, channels).permute(0, 3, 1, 2)
     blurred = gaussian_blur(field, len(anchors) / tokens)

@@ -51,8 +51,12 @@ export function writeRandomSafetensors(path, tensors, { dtype, normals }) {
   length.writeBigUInt64LE(BigInt(padded.length));
   const file = openSync(path, 'w');
   writeSync(file, Buffer.concat([length, padded]));
+  // There are few different scales, and encoding the table takes longer than writing most tensors.
+  const encoded = new Map();
   tensors.forEach(({ shape, mean, scale }, index) => {
-    const bytes = encode(normals, mean, scale, bf16);
+    const key = `${mean} ${scale}`;
+    if (!encoded.has(key)) encoded.set(key, encode(normals, mean, scale, bf16));
+    const bytes = encoded.get(key);
     let left = size(shape) * elementBytes;
     let at = ((index * 7919) % normals.length) * elementBytes;
     while (left > 0) {

@@ -1,0 +1,38 @@
+// Tables for a terminal, and numbers in them.
+
+/**
+ * @param {string[]} header
+ * @param {(string | number | undefined)[][]} rows
+ * @returns {string} columns aligned: the first to the left, the others to the right
+ */
+export function table(header, rows) {
+  const cells = [header, ...rows].map((row) => header.map((_, i) => String(row[i] ?? '')));
+  const widths = header.map((_, i) => Math.max(...cells.map((row) => row[i].length)));
+  const line = (row) =>
+    row
+      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i])))
+      .join('  ')
+      .trimEnd();
+  const [head, ...body] = cells.map(line);
+  return [head, widths.map((width) => '-'.repeat(width)).join('  '), ...body].join('\n');
+}
+
+/**
+ * Three significant digits, without an exponent where that is readable.
+ * @param {number | null | undefined} value
+ */
+export function number(value) {
+  if (value === undefined || value === null || !Number.isFinite(value)) return '-';
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(1);
+  return size >= 100 ? value.toFixed(0) : value.toPrecision(3);
+}
+
+/** @param {number | undefined} seconds */
+export function duration(seconds) {
+  if (seconds === undefined) return '-';
+  return seconds >= 1 ? `${number(seconds)} s` : `${number(seconds * 1e3)} ms`;
+}
+
+/** @param {import('./statistics.mjs').Spread | undefined} r */
+export const ratioText = (r) => (r ? `${number(r.median)}x (${number(r.low)}..${number(r.high)})` : '-');
