@@ -12,6 +12,18 @@
 
 /** @typedef {{ value: number, detail?: string }} Figure */
 
+/**
+ * @typedef {object} Outcome
+ * @property {string} name
+ * @property {number | null} value
+ * @property {number} target
+ * @property {string} unit
+ * @property {'>=' | '<='} direction
+ * @property {boolean} met
+ * @property {string} [detail] what else belongs to the figure
+ * @property {string} [reason] why there is none
+ */
+
 const atSide = (grid, side) => grid[0] === side && grid[1] === side;
 
 /** Share of the GEMM ceiling that a dense forward pass reaches. */
@@ -196,6 +208,7 @@ export const TARGETS = [
 /**
  * One entry per target, in the order of the table. A figure that is missing is a target missed, with the reason.
  * @param {Record<string, any>} sections results by section; an `error` where one failed
+ * @returns {Outcome[]}
  */
 export function evaluateTargets(sections) {
   return TARGETS.map(({ name, target, unit, direction, section, extract }) => {
@@ -221,7 +234,8 @@ function lookUp(result, section, extract) {
   try {
     const found = extract(result);
     if (found && Number.isFinite(found.value)) return { found };
-    return { reason: `section ${section} has no such figure` };
+    const why = result.ceilingsError ? `: ${result.ceilingsError}` : '';
+    return { reason: `section ${section} has no such figure${why}` };
   } catch (error) {
     return { reason: `section ${section} has another form than expected: ${error.message}` };
   }

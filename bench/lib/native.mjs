@@ -19,7 +19,12 @@ export async function runNative(section, { quick, threads, log }) {
     if (!existsSync(EXECUTABLE)) throw new Error(`The build did not produce ${EXECUTABLE}`);
   }
   log(section);
-  const text = await output(EXECUTABLE, [section, ...(quick ? ['--quick'] : []), '--threads', String(threads)]);
+  const text = await output(EXECUTABLE, [
+    section,
+    ...(quick ? ['--quick'] : []),
+    '--threads',
+    String(threads),
+  ]);
   try {
     return JSON.parse(text);
   } catch (cause) {

@@ -44,7 +44,9 @@ async function main(name) {
   const log = (text) => console.error(`  ${name}: ${text}`);
   let message;
   try {
-    const { default: section } = await import(pathToFileURL(join(ROOT, 'bench', 'sections', `${name}.mjs`)).href);
+    const { default: section } = await import(
+      pathToFileURL(join(ROOT, 'bench', 'sections', `${name}.mjs`)).href
+    );
     message = { result: await section({ ...context, log }) };
   } catch (error) {
     console.error(error);

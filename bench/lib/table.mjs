@@ -1,20 +1,32 @@
 // Tables for a terminal, and numbers in them.
 
+const NUMERIC = /^([<>]=? )?-?\d|^-?$/;
+
 /**
  * @param {string[]} header
- * @param {(string | number | undefined)[][]} rows
- * @returns {string} columns aligned: the first to the left, the others to the right
+ * @param {(string | number | boolean | undefined | null)[][]} rows
+ * @returns {string} columns aligned: numbers to the right, except in the first column, and text to the left
  */
 export function table(header, rows) {
   const cells = [header, ...rows].map((row) => header.map((_, i) => String(row[i] ?? '')));
-  const widths = header.map((_, i) => Math.max(...cells.map((row) => row[i].length)));
+  const columns = header.map((_, i) => ({
+    width: Math.max(...cells.map((row) => row[i].length)),
+    right: i > 0 && cells.slice(1).every((row) => NUMERIC.test(row[i])),
+  }));
   const line = (row) =>
     row
-      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i])))
+      .map((cell, i) => (columns[i].right ? cell.padStart(columns[i].width) : cell.padEnd(columns[i].width)))
       .join('  ')
       .trimEnd();
   const [head, ...body] = cells.map(line);
-  return [head, widths.map((width) => '-'.repeat(width)).join('  '), ...body].join('\n');
+  return [
+    head,
+    columns
+      .map(({ width }) => '-'.repeat(width))
+      .join('  ')
+      .trimEnd(),
+    ...body,
+  ].join('\n');
 }
 
 /**

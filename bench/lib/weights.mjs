@@ -1,7 +1,11 @@
 // Weight files with random numbers, written once into the working directory.
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fluxTransformerTensors, normalTable, writeRandomSafetensors } from '../../tools/lib/random-weights.mjs';
+import {
+  fluxTransformerTensors,
+  normalTable,
+  writeRandomSafetensors,
+} from '../../tools/lib/random-weights.mjs';
 import { MODELS } from './models.mjs';
 
 /** Part of the files' names: raise it when their contents change. */

@@ -124,7 +124,13 @@ export function print({ sampler, bare, lag, grid, preset }) {
   const ms = (value) => `${number(value)} ms`;
   return [
     table(
-      [`main thread per step (flux-tiny, ${grid.join('x')}, ${preset})`, 'active', '10th..90th', 'on a core', 'wall'],
+      [
+        `main thread per step (flux-tiny, ${grid.join('x')}, ${preset})`,
+        'active',
+        '10th..90th',
+        'on a core',
+        'wall',
+      ],
       [
         ['sampler', sampler],
         ['bare calls, all tokens', bare],

@@ -80,7 +80,14 @@ export function print({ archive, time, memory }) {
   return [
     table(
       [`load ${gb(archive.bytes)}`, 'ours', 'torch.jit.load', 'ratio'],
-      [['warm page cache', duration(time.ours.median), duration(time.reference.median), ratioText(time.ratio)]],
+      [
+        [
+          'warm page cache',
+          duration(time.ours.median),
+          duration(time.reference.median),
+          ratioText(time.ratio),
+        ],
+      ],
     ),
     '',
     table(

@@ -34,10 +34,14 @@ export default async function peer(context) {
       rows.push(...result.rows);
       checks.push(...result.checks);
     }
-    const bad = checks.filter(({ type, difference }) => type === 'float32' && !(difference < FLOAT32_TOLERANCE));
+    const bad = checks.filter(
+      ({ type, difference }) => type === 'float32' && !(difference < FLOAT32_TOLERANCE),
+    );
     if (bad.length > 0) {
       const what = bad.map((c) => `${c.model} ${c.implementation} ${number(c.difference)}`).join(', ');
-      throw new Error(`Velocities in float32 differ by more than ${FLOAT32_TOLERANCE} (relative L2): ${what}`);
+      throw new Error(
+        `Velocities in float32 differ by more than ${FLOAT32_TOLERANCE} (relative L2): ${what}`,
+      );
     }
     return { python: torch.info, checkouts, checks, rows };
   } finally {
