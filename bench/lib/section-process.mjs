@@ -40,6 +40,8 @@ export function runSection(name, context, env) {
 }
 
 async function main(name) {
+  // The run was ended: nobody waits for the result any more.
+  process.once('disconnect', () => process.exit(1));
   const context = await new Promise((resolve) => process.once('message', resolve));
   const log = (text) => console.error(`  ${name}: ${text}`);
   let message;
