@@ -50,7 +50,7 @@ export default async function javascript({ quick, threads }) {
     return plan.steps;
   };
 
-  const runs = quick ? 6 : 20;
+  const runs = quick ? 4 : 20;
   const subjects = { sampler: sampled, bare };
   const taken = { sampler: [], bare: [] };
   for (let i = -WARMUPS; i < runs; i++) {

@@ -20,7 +20,7 @@ const CASES = {
       grid: [64, 64],
       ours: ['float32', 'bfloat16', 'int8'],
       rounds: 4,
-      seconds: 20,
+      seconds: 15,
       warmups: 0,
     },
     { model: 'flux-slice', grid: [64, 64], ours: ['bfloat16'], rounds: 2, seconds: 27, warmups: 0 },
