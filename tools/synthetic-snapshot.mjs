@@ -3,9 +3,17 @@
 //   node tools/synthetic-snapshot.mjs <directory> [--double 1] [--single 1] [--t5-layers 4] [--clip-layers 12]
 //                                     [--variant dev|schnell] [--dtype bfloat16|float32] [--seed 0] [--tiny]
 // --tiny: the same structure at toy widths, a few megabytes; the end-to-end tests run on it.
-import { mkdirSync, openSync, writeSync, closeSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import {
+  fluxTransformerTensors,
+  linear,
+  normalTable,
+  range,
+  size,
+  writeRandomSafetensors,
+} from './lib/random-weights.mjs';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -32,64 +40,9 @@ const count = (name) => {
 };
 const [doubles, singles] = [count('double'), count('single')];
 const [t5Layers, clipLayers] = [count('t5-layers'), count('clip-layers')];
-const bf16 = values.dtype === 'bfloat16';
-
-// ---- random numbers: one table of normal draws, read from another offset and with another scale for every tensor.
-const TABLE = values.tiny ? 1 << 16 : 1 << 20;
-const normals = (() => {
-  let state = (Number(values.seed) * 2654435761 + 88172645) >>> 0 || 1;
-  const uniform = () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return ((state >>> 0) + 0.5) / 2 ** 32;
-  };
-  return Float32Array.from({ length: TABLE }, () => {
-    return Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
-  });
-})();
-
-/** TABLE elements of mean + scale * normal, as bytes of the file's type. */
-function block(mean, scale) {
-  const floats = normals.map((x) => mean + scale * x);
-  if (!bf16) return Buffer.from(floats.buffer);
-  const bits = new Uint32Array(floats.buffer);
-  // Truncation is rounding enough for random numbers.
-  return Buffer.from(Uint16Array.from(bits, (b) => b >>> 16).buffer);
-}
-
-const elementBytes = bf16 ? 2 : 4;
-const size = (shape) => shape.reduce((a, b) => a * b, 1);
-
-/** Writes one safetensors file: header, then every tensor streamed. */
-function writeShard(path, tensors) {
-  let offset = 0;
-  const header = {};
-  for (const { name, shape } of tensors) {
-    const bytes = size(shape) * elementBytes;
-    header[name] = { dtype: bf16 ? 'BF16' : 'F32', shape, data_offsets: [offset, offset + bytes] };
-    offset += bytes;
-  }
-  const text = Buffer.from(JSON.stringify(header));
-  const padded = Buffer.concat([text, Buffer.alloc((8 - (text.length % 8)) % 8, ' ')]);
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(padded.length));
-  const file = openSync(path, 'w');
-  writeSync(file, Buffer.concat([length, padded]));
-  tensors.forEach(({ shape, mean, scale }, index) => {
-    const bytes = block(mean, scale);
-    let left = size(shape) * elementBytes;
-    let at = ((index * 7919) % TABLE) * elementBytes;
-    while (left > 0) {
-      const part = Math.min(left, bytes.length - at);
-      writeSync(file, bytes, at, part);
-      left -= part;
-      at = 0;
-    }
-  });
-  closeSync(file);
-  return offset;
-}
+const dtype = values.dtype === 'bfloat16' ? 'bfloat16' : 'float32';
+const normals = normalTable({ seed: Number(values.seed), size: values.tiny ? 1 << 16 : 1 << 20 });
+const writeShard = (path, tensors) => writeRandomSafetensors(path, tensors, { dtype, normals });
 
 /** One component: a single file, or shards and an index, as diffusers and transformers write them. */
 function writeComponent(folder, stem, tensors, shards) {
@@ -127,65 +80,31 @@ const json = (folder, name, value) => {
   writeFileSync(join(root, folder, name), JSON.stringify(value, null, 2));
 };
 
-/** Tensors of a linear layer whose outputs have about the variance of its inputs, times gain^2. */
-const linear = (name, out, input, { bias = true, gain = 1 } = {}) => [
-  { name: `${name}.weight`, shape: [out, input], mean: 0, scale: gain / Math.sqrt(input) },
-  ...(bias ? [{ name: `${name}.bias`, shape: [out], mean: 0, scale: 0.02 }] : []),
-];
 const norm = (name, width, bias = true) => [
   { name: `${name}.weight`, shape: [width], mean: 1, scale: 0.05 },
   ...(bias ? [{ name: `${name}.bias`, shape: [width], mean: 0, scale: 0.02 }] : []),
 ];
-const range = (n) => Array.from({ length: n }, (_, i) => i);
 
 // ---- transformer
-const d = values.tiny ? 64 : 3072;
-const mlp = 4 * d;
 const headDim = values.tiny ? 32 : 128;
-const ropeAxes = values.tiny ? [8, 12, 12] : [16, 56, 56];
+const d = values.tiny ? 64 : 3072;
 // Widths of CLIP and T5.
 const [clip, t5] = values.tiny ? [32, 48] : [768, 4096];
-const embedder = (name, input) => [
-  ...linear(`time_text_embed.${name}.linear_1`, d, input),
-  ...linear(`time_text_embed.${name}.linear_2`, d, d),
-];
-const qk = (attn, names) =>
-  names.map((n) => ({ name: `${attn}.${n}.weight`, shape: [headDim], mean: 1, scale: 0.05 }));
-const transformer = [
-  ...embedder('timestep_embedder', 256),
-  ...(values.variant === 'schnell' ? [] : embedder('guidance_embedder', 256)),
-  ...embedder('text_embedder', clip),
-  ...linear('context_embedder', d, t5),
-  ...linear('x_embedder', d, 64),
-  ...range(doubles).flatMap((i) => {
-    const block = `transformer_blocks.${i}`;
-    return [
-      ...linear(`${block}.norm1.linear`, 6 * d, d, { gain: 0.3 }),
-      ...linear(`${block}.norm1_context.linear`, 6 * d, d, { gain: 0.3 }),
-      ...['to_q', 'to_k', 'to_v', 'add_q_proj', 'add_k_proj', 'add_v_proj', 'to_out.0', 'to_add_out'].flatMap(
-        (n) => linear(`${block}.attn.${n}`, d, d),
-      ),
-      ...qk(`${block}.attn`, ['norm_q', 'norm_k', 'norm_added_q', 'norm_added_k']),
-      ...['ff', 'ff_context'].flatMap((n) => [
-        ...linear(`${block}.${n}.net.0.proj`, mlp, d),
-        ...linear(`${block}.${n}.net.2`, d, mlp),
-      ]),
-    ];
-  }),
-  ...range(singles).flatMap((i) => {
-    const block = `single_transformer_blocks.${i}`;
-    return [
-      ...linear(`${block}.norm.linear`, 3 * d, d, { gain: 0.3 }),
-      ...['to_q', 'to_k', 'to_v'].flatMap((n) => linear(`${block}.attn.${n}`, d, d)),
-      ...qk(`${block}.attn`, ['norm_q', 'norm_k']),
-      ...linear(`${block}.proj_mlp`, mlp, d),
-      ...linear(`${block}.proj_out`, d, d + mlp),
-    ];
-  }),
-  ...linear('norm_out.linear', 2 * d, d, { gain: 0.3 }),
-  ...linear('proj_out', 64, d),
-];
-writeComponent('transformer', 'diffusion_pytorch_model', transformer, 3);
+const transformer = {
+  doubleBlocks: doubles,
+  singleBlocks: singles,
+  heads: d / headDim,
+  headDim,
+  hiddenSize: d,
+  inChannels: 64,
+  outChannels: 64,
+  textDim: t5,
+  pooledDim: clip,
+  mlpRatio: 4,
+  guidance: values.variant !== 'schnell',
+  ropeAxes: values.tiny ? [8, 12, 12] : [16, 56, 56],
+};
+writeComponent('transformer', 'diffusion_pytorch_model', fluxTransformerTensors(transformer), 3);
 json('transformer', 'config.json', {
   _class_name: 'FluxTransformer2DModel',
   patch_size: 1,
@@ -193,11 +112,11 @@ json('transformer', 'config.json', {
   num_layers: doubles,
   num_single_layers: singles,
   attention_head_dim: headDim,
-  num_attention_heads: d / headDim,
+  num_attention_heads: transformer.heads,
   joint_attention_dim: t5,
   pooled_projection_dim: clip,
-  guidance_embeds: values.variant !== 'schnell',
-  axes_dims_rope: ropeAxes,
+  guidance_embeds: transformer.guidance,
+  axes_dims_rope: transformer.ropeAxes,
 });
 
 // ---- CLIP-L text model

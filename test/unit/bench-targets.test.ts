@@ -1,0 +1,114 @@
+import { describe, expect, it } from 'vitest';
+import { gemmCeilings } from '../../bench/lib/native.mjs';
+import { number, table } from '../../bench/lib/table.mjs';
+import { evaluateTargets, TARGETS } from '../../bench/targets.mjs';
+
+const entry = (sections: Record<string, unknown>, name: string) =>
+  evaluateTargets(sections).find((target) => target.name === name);
+const spread = (median: number) => ({ median, low: median - 0.1, high: median + 0.1, samples: 5 });
+
+describe('evaluateTargets', () => {
+  it('gives one entry per target even when nothing ran', () => {
+    const targets = evaluateTargets({});
+    expect(targets.map(({ name }) => name)).toEqual(TARGETS.map(({ name }) => name));
+    expect(new Set(targets.map(({ name }) => name)).size).toBe(targets.length);
+    for (const { value, met, reason } of targets) {
+      expect({ value, met }).toEqual({ value: null, met: false });
+      expect(reason).toMatch(/did not run/);
+    }
+  });
+
+  it('passes the reason of a failed section on', () => {
+    const name = 'forward against eager PyTorch, bench 64x64, float32';
+    expect(entry({ peer: { error: 'no Python' } }, name)).toMatchObject({
+      met: false,
+      reason: 'section peer failed: no Python',
+    });
+    expect(entry({ peer: {} }, name)?.reason).toMatch(/another form/);
+    expect(entry({ peer: { rows: [] } }, name)?.reason).toMatch(/no such figure/);
+  });
+
+  it('compares in the direction of the target', () => {
+    const row = { model: 'bench', grid: [64, 64], implementation: 'eager' };
+    const rows = [
+      { ...row, type: 'bfloat16', ratio: spread(1.6) },
+      { ...row, type: 'float32', ratio: spread(1.19) },
+      { ...row, type: 'best', ratio: spread(2.5), oursType: 'int8', referenceType: 'bfloat16' },
+    ];
+    const sections = { peer: { rows } };
+    expect(entry(sections, 'forward against eager PyTorch, bench 64x64, bfloat16')).toMatchObject({
+      value: 1.6,
+      target: 1.6,
+      unit: 'x',
+      met: true,
+      detail: '1.50..1.70',
+    });
+    expect(entry(sections, 'forward against eager PyTorch, bench 64x64, float32')?.met).toBe(false);
+    const best = entry(sections, 'forward, best type against best type of eager PyTorch, bench 64x64');
+    expect(best).toMatchObject({ met: true, detail: 'ours int8, theirs bfloat16, 2.40..2.60' });
+    const time = { ours: spread(0.2), ratio: spread(8) };
+    const load = entry({ load: { time } }, 'load of a 2 GB archive, time over torch.jit.load');
+    expect(load).toMatchObject({ value: 0.125, met: false });
+  });
+
+  it('reads the documents of the native executable', () => {
+    const params = { heads: 8, sequence: 4160, head_dim: 64, dtype: 'bfloat16' };
+    const documents = {
+      attention: { rows: [{ name: 'joint_attention', params, ratio: spread(2.4) }] },
+      'jit-operators': { rows: [], slope: { step: 0.98, lifter: 1.02 } },
+    };
+    const sections = { native: { documents } };
+    expect(entry(sections, 'own attention against SDPA, 8x4160x64, bfloat16')).toMatchObject({
+      value: 2.4,
+      met: true,
+    });
+    expect(entry(sections, 'JiT operators, scaling exponent up to 65536 tokens')).toMatchObject({
+      value: 1.02,
+      met: true,
+      detail: 'largest, of lifter',
+    });
+  });
+});
+
+it('gemmCeilings takes the fastest product of each type', () => {
+  const rows = [
+    { name: 'gemm', params: { dtype: 'float32' }, ours: { gflops: 180 } },
+    { name: 'gemm', params: { dtype: 'float32' }, ours: { gflops: 380 } },
+    { name: 'copy', params: {}, ours: { gbytes_per_s: 30 } },
+  ];
+  expect(gemmCeilings({ rows })).toEqual({ float32: 380 });
+  expect(gemmCeilings({ rows, ceilings: { gemm_float32_gflops: 390, gemm_float32_way: 'plain' } })).toEqual({
+    float32: 390,
+  });
+  expect(gemmCeilings(undefined)).toEqual({});
+});
+
+describe('table', () => {
+  it('aligns numbers to the right and text to the left', () => {
+    const text = table(
+      ['name', 'seconds', 'remark'],
+      [
+        ['a', '1.25 s', 'fast'],
+        ['longer', '10 s', undefined],
+      ],
+    );
+    expect(text.split('\n')).toEqual([
+      'name    seconds  remark',
+      '------  -------  ------',
+      'a        1.25 s  fast',
+      'longer     10 s',
+    ]);
+  });
+
+  it('writes numbers with three digits', () => {
+    expect([0, 1.23456, 1234.5, 0.0000123, Number.NaN, undefined, null].map(number)).toEqual([
+      '0.00',
+      '1.23',
+      '1235',
+      '1.2e-5',
+      '-',
+      '-',
+      '-',
+    ]);
+  });
+});

@@ -1,0 +1,158 @@
+// Random weights in safetensors files: the numbers, the file format, and the tensors of a FLUX transformer. Shared by
+// tools/synthetic-snapshot.mjs and the benchmarks.
+import { closeSync, openSync, writeSync } from 'node:fs';
+
+/**
+ * A tensor to be written.
+ * @typedef {{ name: string, shape: number[], mean: number, scale: number }} RandomTensor
+ */
+
+/**
+ * Normal draws. Tensors read one table from different offsets and with different scales: drawing every element anew
+ * would take minutes for the larger files.
+ * @param {{ seed?: number, size?: number }} [o] size of the table
+ */
+export function normalTable({ seed = 0, size = 1 << 20 } = {}) {
+  let state = (seed * 2654435761 + 88172645) >>> 0 || 1;
+  const uniform = () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return ((state >>> 0) + 0.5) / 2 ** 32;
+  };
+  return Float32Array.from({ length: size }, () => {
+    return Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
+  });
+}
+
+/** Number of elements of a shape. */
+export const size = (shape) => shape.reduce((a, b) => a * b, 1);
+
+/**
+ * Writes one safetensors file: header, then every tensor streamed.
+ * @param {string} path
+ * @param {RandomTensor[]} tensors
+ * @param {{ dtype: 'float32' | 'bfloat16', normals: Float32Array }} o
+ * @returns {number} bytes of tensor data
+ */
+export function writeRandomSafetensors(path, tensors, { dtype, normals }) {
+  const bf16 = dtype === 'bfloat16';
+  const elementBytes = bf16 ? 2 : 4;
+  let offset = 0;
+  const header = {};
+  for (const { name, shape } of tensors) {
+    const bytes = size(shape) * elementBytes;
+    header[name] = { dtype: bf16 ? 'BF16' : 'F32', shape, data_offsets: [offset, offset + bytes] };
+    offset += bytes;
+  }
+  const text = Buffer.from(JSON.stringify(header));
+  const padded = Buffer.concat([text, Buffer.alloc((8 - (text.length % 8)) % 8, ' ')]);
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(padded.length));
+  const file = openSync(path, 'w');
+  writeSync(file, Buffer.concat([length, padded]));
+  // There are few different scales, and encoding the table takes longer than writing most tensors.
+  const encoded = new Map();
+  tensors.forEach(({ shape, mean, scale }, index) => {
+    const key = `${mean} ${scale}`;
+    if (!encoded.has(key)) encoded.set(key, encode(normals, mean, scale, bf16));
+    const bytes = encoded.get(key);
+    let left = size(shape) * elementBytes;
+    let at = ((index * 7919) % normals.length) * elementBytes;
+    while (left > 0) {
+      const part = Math.min(left, bytes.length - at);
+      writeSync(file, bytes, at, part);
+      left -= part;
+      at = 0;
+    }
+  });
+  closeSync(file);
+  return offset;
+}
+
+/** The table as mean + scale * normal, in the file's type. */
+function encode(normals, mean, scale, bf16) {
+  const floats = normals.map((x) => mean + scale * x);
+  if (!bf16) return Buffer.from(floats.buffer);
+  const bits = new Uint32Array(floats.buffer);
+  // Truncation is rounding enough for random numbers.
+  return Buffer.from(Uint16Array.from(bits, (b) => b >>> 16).buffer);
+}
+
+/**
+ * Tensors of a linear layer whose outputs have about the variance of its inputs, times gain^2.
+ * @param {string} name
+ * @param {number} out
+ * @param {number} input
+ * @param {{ bias?: boolean, gain?: number }} [o]
+ * @returns {RandomTensor[]}
+ */
+export const linear = (name, out, input, { bias = true, gain = 1 } = {}) => [
+  { name: `${name}.weight`, shape: [out, input], mean: 0, scale: gain / Math.sqrt(input) },
+  ...(bias ? [{ name: `${name}.bias`, shape: [out], mean: 0, scale: 0.02 }] : []),
+];
+
+export const range = (n) => Array.from({ length: n }, (_, i) => i);
+
+/**
+ * Tensors of a FLUX transformer under diffusers' names, scaled so that activations stay finite.
+ * @param {import('jit-flux').FluxConfig} config
+ * @returns {RandomTensor[]}
+ */
+export function fluxTransformerTensors(config) {
+  const d = config.hiddenSize;
+  const mlp = config.mlpRatio * d;
+  const modulation = { gain: 0.3 };
+  const embedder = (name, input) => [
+    ...linear(`time_text_embed.${name}.linear_1`, d, input),
+    ...linear(`time_text_embed.${name}.linear_2`, d, d),
+  ];
+  const headNorms = (attention, names) =>
+    names.map((name) => ({
+      name: `${attention}.${name}.weight`,
+      shape: [config.headDim],
+      mean: 1,
+      scale: 0.05,
+    }));
+  return [
+    ...embedder('timestep_embedder', 256),
+    ...(config.guidance ? embedder('guidance_embedder', 256) : []),
+    ...embedder('text_embedder', config.pooledDim),
+    ...linear('context_embedder', d, config.textDim),
+    ...linear('x_embedder', d, config.inChannels),
+    ...range(config.doubleBlocks).flatMap((i) => {
+      const block = `transformer_blocks.${i}`;
+      return [
+        ...linear(`${block}.norm1.linear`, 6 * d, d, modulation),
+        ...linear(`${block}.norm1_context.linear`, 6 * d, d, modulation),
+        ...[
+          'to_q',
+          'to_k',
+          'to_v',
+          'add_q_proj',
+          'add_k_proj',
+          'add_v_proj',
+          'to_out.0',
+          'to_add_out',
+        ].flatMap((name) => linear(`${block}.attn.${name}`, d, d)),
+        ...headNorms(`${block}.attn`, ['norm_q', 'norm_k', 'norm_added_q', 'norm_added_k']),
+        ...['ff', 'ff_context'].flatMap((name) => [
+          ...linear(`${block}.${name}.net.0.proj`, mlp, d),
+          ...linear(`${block}.${name}.net.2`, d, mlp),
+        ]),
+      ];
+    }),
+    ...range(config.singleBlocks).flatMap((i) => {
+      const block = `single_transformer_blocks.${i}`;
+      return [
+        ...linear(`${block}.norm.linear`, 3 * d, d, modulation),
+        ...['to_q', 'to_k', 'to_v'].flatMap((name) => linear(`${block}.attn.${name}`, d, d)),
+        ...headNorms(`${block}.attn`, ['norm_q', 'norm_k']),
+        ...linear(`${block}.proj_mlp`, mlp, d),
+        ...linear(`${block}.proj_out`, d, d + mlp),
+      ];
+    }),
+    ...linear('norm_out.linear', 2 * d, d, modulation),
+    ...linear('proj_out', config.outChannels, d),
+  ];
+}
