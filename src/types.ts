@@ -56,19 +56,21 @@ export interface VelocityModel<T extends TensorLike = TensorLike> {
   }): Promise<T>;
 
   /**
-   * Optional: the same from the latents of the whole grid, for models that pick the anchor tokens out themselves. The
-   * sampler calls it instead of `velocity` whenever a step is sparse.
-   * @param i.latents [B, N, C] float32
+   * Optional: a whole Euler step in one call, for models that gather the anchor tokens, lift their velocity and update
+   * the latents by themselves: `latents += dSigma * lift(velocity)`, in place. Where a model has it, the sampler calls
+   * it instead of `velocity` and the operators' `gather` and `step`; the result must be the same.
+   * @param i.latents of the whole grid, [B, N, C] float32
    * @param i.anchors as in `velocity`; `perImage`: one list of equal length per image, [B*M]
-   * @returns velocity at the anchors, [B, M, C] float32
+   * @returns the velocity of all tokens, [B, N, C] float32; the sampler disposes it
    */
-  velocityAtAnchors?(i: {
+  advance?(i: {
     latents: T;
-    anchors: Int32Array;
+    anchors?: Int32Array;
     perImage: boolean;
     grid: [rows: number, cols: number];
     step: number;
     sigma: number;
+    dSigma: number;
     signal?: AbortSignal;
   }): Promise<T>;
 }

@@ -8,6 +8,7 @@
 #include "addon/errors.h"
 #include "addon/flux_config.h"
 #include "addon/registration.h"
+#include "jit/operators.h"
 #include "weights/flux_parameters.h"
 
 namespace jitflux::addon {
@@ -100,57 +101,96 @@ Napi::Value condition(const Napi::CallbackInfo& info) {
           entry->threads);
 }
 
-// (transformer, conditioning, latents, gather, anchors | undefined, anchors per image, rows, cols,
-// steps: Int32Array, job). gather: latents of the whole grid, of which the anchors are taken; else
-// the anchors' own.
-Napi::Value forward(const Napi::CallbackInfo& info) {
-  const auto entry = get_handle<TransformerEntry>(info[0]);
-  const auto conditioning = get_handle<const Conditioning>(info[1]);
-  if (conditioning->owner != entry->model.get()) {
+// What forward and advance have in common: which model, at which tokens, at which noise level.
+struct ForwardArguments {
+  std::shared_ptr<TransformerEntry> entry;
+  std::shared_ptr<const Conditioning> conditioning;
+  at::Tensor latents;
+  bool gather;  // the latents are the whole grid's, of which the anchors are taken
+  jit::TokenLists anchors;
+  jit::Grid grid;
+  std::vector<int64_t> steps;
+
+  at::Tensor forward(const Job& job) const {
+    return entry->model->forward(latents, gather && !anchors.empty(), anchors, grid, *conditioning,
+                                 steps, job);
+  }
+};
+
+// The first nine arguments: transformer, conditioning, latents, gather, anchors | undefined,
+// anchors per image, rows, cols, steps: Int32Array.
+ForwardArguments parse_forward(const Napi::CallbackInfo& info) {
+  ForwardArguments a;
+  a.entry = get_handle<TransformerEntry>(info[0]);
+  a.conditioning = get_handle<const Conditioning>(info[1]);
+  if (a.conditioning->owner != a.entry->model.get()) {
     throw Error(error_code::kInvalidArgument,
                 "The conditioning was made by another transformer than the one it is used with");
   }
-  const bool gather = info[3].ToBoolean();
-  const char* name = gather ? "latents" : "tokens";
-  const at::Tensor tokens = parse_tokens(info[2], name);
-  const jit::Grid grid = parse_grid(info[6], info[7]);
-  expect_tokens(tokens, name, conditioning->images,
-                gather || info[4].IsUndefined() ? grid.tokens() : tokens.size(1),
-                entry->model->config().in_channels);
-  jit::TokenLists anchors;
+  a.gather = info[3].ToBoolean();
+  const char* name = a.gather ? "latents" : "tokens";
+  a.latents = parse_tokens(info[2], name);
+  a.grid = parse_grid(info[6], info[7]);
+  const int64_t images = a.latents.size(0);
+  expect_tokens(a.latents, name, a.conditioning->images,
+                a.gather || info[4].IsUndefined() ? a.grid.tokens() : a.latents.size(1),
+                a.entry->model->config().in_channels);
   if (!info[4].IsUndefined()) {
-    anchors = gather ? parse_flagged_lists(info[4], "anchors", tokens, info[5].ToBoolean())
-                     : parse_token_lists(info[4], "anchors", tokens.size(0), tokens.size(1),
-                                         grid.tokens());
+    a.anchors = a.gather ? parse_flagged_lists(info[4], "anchors", a.latents, info[5].ToBoolean())
+                         : parse_token_lists(info[4], "anchors", images, a.latents.size(1),
+                                             a.grid.tokens());
   }
   if (!info[8].IsTypedArray() ||
       info[8].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
     throw Error(error_code::kInvalidArgument, "Expected an integer or one per image for \"step\"");
   }
   const auto list = info[8].As<Napi::Int32Array>();
-  std::vector<int64_t> steps(list.Data(), list.Data() + list.ElementLength());
-  if (steps.size() == 1) steps.resize(static_cast<size_t>(tokens.size(0)), steps[0]);
-  for (const int64_t step : steps) {
-    if (step < 0 || step >= conditioning->steps ||
-        steps.size() != static_cast<size_t>(tokens.size(0))) {
+  a.steps.assign(list.Data(), list.Data() + list.ElementLength());
+  if (a.steps.size() == 1) a.steps.resize(static_cast<size_t>(images), a.steps[0]);
+  for (const int64_t step : a.steps) {
+    if (step < 0 || step >= a.conditioning->steps ||
+        a.steps.size() != static_cast<size_t>(images)) {
       throw Error(error_code::kInvalidArgument,
-                  "Expected one step from 0 to " + std::to_string(conditioning->steps - 1) +
+                  "Expected one step from 0 to " + std::to_string(a.conditioning->steps - 1) +
                       " (or one per image) for \"step\" but received " + std::to_string(step));
     }
   }
+  return a;
+}
+
+Environment::Settle settle(at::Tensor tensor) {
+  return [tensor = std::move(tensor)](Napi::Env env) -> napi_value {
+    return tensor_handle(env, tensor);
+  };
+}
+
+// (parse_forward's, job)
+Napi::Value forward(const Napi::CallbackInfo& info) {
+  const ForwardArguments a = parse_forward(info);
   return Environment::of(info.Env())
       .run(
-          info.Env(), info[9],
-          [entry, conditioning, tokens, gather, grid, anchors = std::move(anchors),
-           steps = std::move(steps)](const Job& job) {
-            at::Tensor velocity = entry->model->forward(tokens, gather && !anchors.empty(), anchors,
-                                                        grid, *conditioning, steps, job);
-            return Environment::Settle(
-                [velocity = std::move(velocity)](Napi::Env env) -> napi_value {
-                  return tensor_handle(env, velocity);
-                });
-          },
-          entry->threads);
+          info.Env(), info[9], [a](const Job& job) { return settle(a.forward(job)); },
+          a.entry->threads);
+}
+
+// (parse_forward's with latents of the whole grid, dSigma, job). Forward, lift and Euler update.
+Napi::Value advance(const Napi::CallbackInfo& info) {
+  const ForwardArguments a = parse_forward(info);
+  const double d_sigma = parse_number(info[9], "dSigma");
+  const FluxConfig& config = a.entry->model->config();
+  if (!a.gather || config.out_channels != config.in_channels) {
+    throw Error(error_code::kInvalidArgument,
+                "Only latents of a whole grid, with as many channels as the velocity, can advance");
+  }
+  Environment& environment = Environment::of(info.Env());
+  return environment.run(
+      info.Env(), info[10],
+      [a, d_sigma, &environment](const Job& job) {
+        at::Tensor latents = a.latents;
+        return settle(
+            jit::step(latents, a.forward(job), a.anchors, a.grid, d_sigma, environment.lifters()));
+      },
+      a.entry->threads);
 }
 
 }  // namespace
@@ -183,6 +223,7 @@ void register_transformer(Napi::Env env, Napi::Object exports) {
   exports.Set("loadTransformer", Napi::Function::New<guarded<load>>(env));
   exports.Set("condition", Napi::Function::New<guarded<condition>>(env));
   exports.Set("forward", Napi::Function::New<guarded<forward>>(env));
+  exports.Set("advance", Napi::Function::New<guarded<advance>>(env));
 }
 
 }  // namespace jitflux::addon

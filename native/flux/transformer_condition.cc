@@ -80,7 +80,9 @@ std::shared_ptr<const Conditioning> FluxTransformer::condition(const at::Tensor&
                              .to(at::kFloat)
                              .view({steps, images, parts, config_.hidden()})
                              .contiguous();
-    if (!source.resident) weights_->release(source.module);
+    // Once per request: until the next one they need not count as this process's memory. Resident
+    // ones come back from the page cache.
+    weights_->release(source.module);
     return vectors;
   };
   for (const DoubleBlock& block : double_blocks_) {

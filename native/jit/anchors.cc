@@ -13,9 +13,11 @@ constexpr int64_t kMaxSide = 4096;
 
 // An anchor of one column, seen from one row.
 struct ColumnHit {
-  int64_t distance;  // rows to the nearest anchor of the column, or -1 if the column has none
+  int32_t distance;  // rows to the nearest anchor of the column, or -1 if the column has none
   int32_t position;  // earliest list position among the (at most two) anchors at that distance
 };
+
+int64_t squared(const ColumnHit& hit) { return int64_t{hit.distance} * hit.distance; }
 
 // ColumnHit of every token, by one sweep down and one up each column.
 std::vector<ColumnHit> column_hits(const int32_t* anchors, int64_t count, const Grid& grid) {
@@ -117,11 +119,11 @@ std::vector<int32_t> nearest_anchor_map(const int32_t* anchors, int64_t count, c
     int64_t size = 0;
     for (int64_t c = 0; c < grid.cols; ++c) {
       if (row[c].distance < 0) continue;
-      const int64_t height = row[c].distance * row[c].distance;
+      const int64_t height = squared(row[c]);
       Crossing at{0, 1};
       while (size > 0) {
         const int64_t top = column[size - 1];
-        at = crossing(top, row[top].distance * row[top].distance, c, height);
+        at = crossing(top, squared(row[top]), c, height);
         if (size > 1 && less(at, start[size - 1])) {
           --size;
         } else {

@@ -96,10 +96,13 @@ at::Tensor gather(const at::Tensor& latents, const TokenLists& anchors) {
   float* dst = out.mutable_data_ptr<float>();
   for (int64_t b = 0; b < images; ++b) {
     const int32_t* list = anchors.of(b);
-    for (int64_t i = 0; i < anchors.count; ++i) {
-      std::memcpy(dst + (b * anchors.count + i) * channels, src + (b * tokens + list[i]) * channels,
-                  static_cast<size_t>(channels) * sizeof(float));
-    }
+    parallel_rows(anchors.count, channels, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        std::memcpy(dst + (b * anchors.count + i) * channels,
+                    src + (b * tokens + list[i]) * channels,
+                    static_cast<size_t>(channels) * sizeof(float));
+      }
+    });
   }
   return out;
 }
@@ -147,7 +150,9 @@ at::Tensor micro_flow_target(const at::Tensor& clean, const at::Tensor& noise,
   float* y = target.mutable_data_ptr<float>();
   const float* e = eps.const_data_ptr<float>();
   const auto s = static_cast<float>(sigma);
-  for (int64_t i = 0; i < target.numel(); ++i) y[i] = (1.0f - s) * y[i] + s * e[i];
+  parallel_rows(target.numel(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) y[i] = (1.0f - s) * y[i] + s * e[i];
+  });
   return target;
 }
 
@@ -161,15 +166,17 @@ void blend(at::Tensor& latents, const at::Tensor& target, const TokenLists& new_
   const float* to = target.const_data_ptr<float>();
   for (int64_t b = 0; b < images; ++b) {
     const int32_t* list = new_tokens.of(b);
-    for (int64_t i = 0; i < new_tokens.count; ++i) {
-      float* token = y + (b * tokens + list[i]) * channels;
-      const float* goal = to + (b * new_tokens.count + i) * channels;
-      if (weight >= 1.0) {  // exactly the target, not y + (target - y)
-        std::memcpy(token, goal, static_cast<size_t>(channels) * sizeof(float));
-        continue;
+    parallel_rows(new_tokens.count, 2 * channels, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        float* token = y + (b * tokens + list[i]) * channels;
+        const float* goal = to + (b * new_tokens.count + i) * channels;
+        if (weight >= 1.0) {  // exactly the target, not y + (target - y)
+          std::memcpy(token, goal, static_cast<size_t>(channels) * sizeof(float));
+          continue;
+        }
+        for (int64_t c = 0; c < channels; ++c) token[c] = (1.0f - w) * token[c] + w * goal[c];
       }
-      for (int64_t c = 0; c < channels; ++c) token[c] = (1.0f - w) * token[c] + w * goal[c];
-    }
+    });
   }
 }
 

@@ -231,6 +231,20 @@ export interface NativeBinding {
     steps: Int32Array,
     job?: NativeJob,
   ): Promise<TensorHandle>;
+  /** `forward`, lift and Euler update of the latents in one call; resolves to the full velocity. */
+  advance(
+    transformer: TransformerHandle,
+    conditioning: ConditioningHandle,
+    latents: TensorHandle,
+    gather: true,
+    anchors: Int32Array | undefined,
+    perImage: boolean,
+    rows: number,
+    cols: number,
+    steps: Int32Array,
+    dSigma: number,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
 
   loadClipTextEncoder(
     path: string,

@@ -155,21 +155,67 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
     );
   }
 
+  /** @internal See {@link VelocityModel.advance}. */
+  async advance(i: AdvanceRequest, conditioning: Conditioning): Promise<Tensor> {
+    const [model, own, latents] = [this.handle, conditioning.handle, i.latents.handle];
+    const steps = Int32Array.of(i.step);
+    return new Tensor(
+      await runNative(
+        (binding, job) =>
+          binding.advance(
+            model,
+            own,
+            latents,
+            true,
+            i.anchors,
+            i.perImage,
+            i.grid[0],
+            i.grid[1],
+            steps,
+            i.dSigma,
+            job,
+          ),
+        { signal: i.signal },
+      ),
+    );
+  }
+
   /** This model at a fixed conditioning, as the sampler wants it; step i of the run uses the i-th sigma. */
   bind(conditioning: Conditioning): VelocityModel<Tensor> {
-    return {
-      velocity: ({ tokens, anchors, grid, step, signal }) =>
-        this.forward({
-          tokens,
-          grid,
-          conditioning,
-          step,
-          ...(anchors && { anchors }),
-          ...(signal && { signal }),
-        }),
-      velocityAtAnchors: ({ latents, anchors, perImage, grid, step, signal }) =>
-        this.forward({ latents, anchors, perImage, grid, conditioning, step, ...(signal && { signal }) }),
-    };
+    return new BoundTransformer(this, conditioning);
+  }
+}
+
+type VelocityRequest = Parameters<VelocityModel<Tensor>['velocity']>[0];
+type AdvanceRequest = Parameters<NonNullable<VelocityModel<Tensor>['advance']>>[0];
+
+/**
+ * A class, so that `{ ...model.bind(c), velocity: mine }` does not inherit `advance`, which would pass by the velocity
+ * of one's own.
+ */
+class BoundTransformer implements VelocityModel<Tensor> {
+  readonly #model: FluxTransformer;
+  readonly #conditioning: Conditioning;
+
+  constructor(model: FluxTransformer, conditioning: Conditioning) {
+    this.#model = model;
+    this.#conditioning = conditioning;
+  }
+
+  velocity({ tokens, anchors, grid, step, signal }: VelocityRequest): Promise<Tensor> {
+    const conditioning = this.#conditioning;
+    return this.#model.forward({
+      tokens,
+      grid,
+      conditioning,
+      step,
+      ...(anchors && { anchors }),
+      ...(signal && { signal }),
+    });
+  }
+
+  advance(i: AdvanceRequest): Promise<Tensor> {
+    return this.#model.advance(i, this.#conditioning);
   }
 }
 

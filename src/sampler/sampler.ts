@@ -206,7 +206,6 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     { list, perImage }: TokenLists,
     keep: boolean,
   ): Promise<void> {
-    const { operators } = this.#backend;
     const sigma = this.plan.sigmas[step]!;
     const dSigma = this.plan.sigmasWithTerminal[step + 1]! - sigma;
     const dense = stage.activeTokens === this.plan.totalTokens;
@@ -215,40 +214,48 @@ export class SamplerCore<T extends TensorLike = TensorLike>
       grid: [this.#grid[0], this.#grid[1]] as [number, number],
       step,
       sigma,
+      ...(!dense && { anchors: list }),
       ...(this.#signal !== undefined && { signal: this.#signal }),
     };
     this.#checkActive();
-    let tokens = this.#latents;
-    let velocity: T;
-    if (!dense && this.#model.velocityAtAnchors !== undefined) {
-      velocity = await this.#model.velocityAtAnchors({
-        latents: tokens,
-        anchors: list,
-        perImage,
-        ...request,
-      });
-    } else {
-      if (!dense) tokens = this.#hold(await operators.gather(tokens, list, { perImage }));
-      this.#checkActive();
-      velocity = await this.#model.velocity({ tokens, ...(!dense && { anchors: list }), ...request });
-    }
+    const full =
+      this.#model.advance === undefined
+        ? await this.#evaluate(request, stage.activeTokens, perImage, dSigma)
+        : this.#hold(await this.#model.advance({ latents: this.#latents, perImage, dSigma, ...request }));
+    if (keep) this.#velocity = full;
+    else this.#release(full);
+  }
+
+  /** Gathers, evaluates, lifts and updates; returns the full velocity, which is held. */
+  async #evaluate(
+    request: Omit<Parameters<VelocityModel<T>['velocity']>[0], 'tokens'>,
+    active: number,
+    perImage: boolean,
+    dSigma: number,
+  ): Promise<T> {
+    const { operators } = this.#backend;
+    const { anchors } = request;
+    const tokens = anchors
+      ? this.#hold(await operators.gather(this.#latents, anchors, { perImage }))
+      : this.#latents;
+    this.#checkActive();
+    let velocity = await this.#model.velocity({ tokens, ...request });
     // A model may hand its input back; the velocity must be a tensor of its own, because it is disposed.
     if (velocity === tokens) velocity = velocity.clone();
     if (isTensor(velocity)) this.#hold(velocity);
-    checkTensor('velocity', velocity, [this.#batch, stage.activeTokens, this.#channels]);
+    checkTensor('velocity', velocity, [this.#batch, active, this.#channels]);
     if (tokens !== this.#latents) this.#release(tokens);
 
     this.#checkActive();
     const full = this.#hold(
       await operators.step(this.#latents, velocity, {
-        ...(!dense && { anchors: list }),
+        ...(anchors && { anchors }),
         grid: this.#grid,
         dSigma,
       }),
     );
     if (full !== velocity) this.#release(velocity);
-    if (keep) this.#velocity = full;
-    else this.#release(full);
+    return full;
   }
 
   /** Extends the active sets for the stage that begins and brings the newcomers to its noise level. */

@@ -3,7 +3,8 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { type Conditioning, FluxTransformer, jit, JitSampler, Tensor } from '../../src/runtime/index.js';
-import type { LoadOptions } from '../../src/types.js';
+import { createPlan } from '../../src/sampler/index.js';
+import type { LoadOptions, VelocityModel } from '../../src/types.js';
 import { native } from '../../src/native/call.js';
 import { expectError } from '../support/errors.js';
 import { maxAbs, relativeRms } from '../support/parity.js';
@@ -411,3 +412,57 @@ function fileRunner(leave = false): string {
     else process.stdout.write(JSON.stringify({ isa: native().info().isa, values: [...values] }));
   })();`;
 }
+
+describe('a whole step in one call', () => {
+  const grid = [8, 8] as [number, number];
+  const sample = async (m: VelocityModel<Tensor>): Promise<Float32Array> => {
+    using latents = Tensor.randn([2, 64, 64], { seed: 8 });
+    const sampler = new JitSampler(m, { preset: 'jit-7x', grid, latents, seed: [1, 2] });
+    for await (const event of sampler) void event;
+    const result = await sampler.latents.toFloat32Array();
+    sampler.dispose();
+    return result;
+  };
+  const pair = async (): Promise<Conditioning> => {
+    using prompt = Tensor.randn([2, 12, 96], { seed: 1 });
+    using pooled = Tensor.randn([2, 48], { seed: 2 });
+    return model.condition({ prompt, pooled, sigmas: createPlan({ preset: 'jit-7x', grid }).sigmas });
+  };
+
+  it('gives the bytes of gather, forward and step', async () => {
+    using own = await pair();
+    const bound = model.bind(own);
+    const before = native().info().kernelCalls;
+    const expected = await sample({ velocity: (i) => bound.velocity(i) });
+    const between = native().info().kernelCalls;
+    expect(await sample(bound)).toEqual(expected);
+    const after = native().info().kernelCalls;
+    // Sparse steps lift in either case.
+    expect(after.liftStep - between.liftStep).toBe(between.liftStep - before.liftStep);
+    expect(after.liftStep).toBeGreaterThan(between.liftStep);
+  });
+
+  it("does not pass by a researcher's own velocity", async () => {
+    using own = await pair();
+    let calls = 0;
+    const bound = model.bind(own);
+    await sample({
+      ...bound,
+      velocity: (i) => {
+        calls++;
+        return bound.velocity(i);
+      },
+    });
+    expect(calls).toBe(11);
+  });
+
+  it('is refused for tokens that are not the whole grid', async () => {
+    using own = await pair();
+    using latents = Tensor.randn([2, 60, 64], { seed: 8 });
+    await expectError(
+      () => model.bind(own).advance!({ latents, perImage: false, grid, step: 0, sigma: 1, dSigma: -0.1 }),
+      'ERR_JITFLUX_INVALID_TENSOR',
+      /latents/,
+    );
+  });
+});
