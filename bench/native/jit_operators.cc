@@ -15,8 +15,11 @@ namespace {
 constexpr int64_t kChannels = 64;
 constexpr double kAnchorRatio = 0.35;
 constexpr double kAddedRatio = 0.30;
-// Smaller grids measure the cost of a call rather than of tokens.
-constexpr int64_t kSmallestInFit = 1024;
+// Smaller grids measure the cost of a call, and of waking a thread, rather than of tokens.
+constexpr int64_t kSmallestInFit = 4096;
+// Tokens of all anchor lists that the lifter is built for in turn: on one small list over and over,
+// the CPU learns every branch by heart, which no run would see.
+constexpr int64_t kLifterTokens = 65536;
 
 struct Point {
   int64_t tokens;
@@ -73,7 +76,14 @@ void run_jit_operators(Report& report) {
     // The Euler steps add up over the calls: small ones keep the latents in a sane range.
     measure("step", [&] { jit::step(latents, velocity, anchors, grid, -1e-6, cache); });
     measure("importance", [&] { jit::importance(noise, grid); });
-    measure("lifter", [&] { jit::Lifter(anchors.of(0), anchors.count, grid); });
+    std::vector<TokenChoice> choices;
+    for (int64_t i = 0; i < kLifterTokens / tokens; ++i) {
+      choices.push_back(choose_tokens(grid, anchors.count, 0, static_cast<uint32_t>(i + 1)));
+    }
+    size_t turn = 0;
+    measure("lifter", [&] {
+      jit::Lifter(choices[turn++ % choices.size()].anchors.of(0), anchors.count, grid);
+    });
     measure("micro_flow_target",
             [&] { jit::micro_flow_target(noise, latents, anchors, added, 0.5, grid, cache); });
     measure("blend", [&] { jit::blend(latents, target, added, 0.5); });

@@ -91,11 +91,27 @@ export function print({ archive, time, memory }) {
     ),
     '',
     table(
-      ['memory, less the engine’s', 'file', 'after load', 'peak', 'after forward', 'peak / file'],
+      [
+        'memory, less the engine’s',
+        'file',
+        'after load',
+        'peak',
+        'after forward',
+        'peak / file',
+        'weights prepared in',
+      ],
       memory.map((r) =>
         r.unavailable
           ? [r.kind, 'unavailable']
-          : [r.kind, gb(r.fileBytes), gb(r.afterLoad), gb(r.peak), gb(r.resident), number(r.ofFile)],
+          : [
+              r.kind,
+              gb(r.fileBytes),
+              gb(r.afterLoad),
+              gb(r.peak),
+              gb(r.resident),
+              number(r.ofFile),
+              duration(r.prepareSeconds),
+            ],
       ),
     ),
   ].join('\n');

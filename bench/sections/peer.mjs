@@ -19,11 +19,11 @@ const CASES = {
       model: 'bench',
       grid: [64, 64],
       ours: ['float32', 'bfloat16', 'int8'],
-      rounds: 4,
+      rounds: 2,
       seconds: 15,
-      warmups: 0,
+      warmups: 1,
     },
-    { model: 'flux-slice', grid: [64, 64], ours: ['bfloat16'], rounds: 2, seconds: 27, warmups: 0 },
+    { model: 'flux-slice', grid: [64, 64], ours: ['bfloat16'], rounds: 1, warmups: 1 },
   ],
 };
 

@@ -417,7 +417,7 @@ describe('a whole step in one call', () => {
   const grid = [8, 8] as [number, number];
   const sample = async (m: VelocityModel<Tensor>): Promise<Float32Array> => {
     using latents = Tensor.randn([2, 64, 64], { seed: 8 });
-    const sampler = new JitSampler(m, { preset: 'jit-7x', grid, latents, seed: [1, 2] });
+    const sampler = new JitSampler(m, { preset: 'jit-7x', grid, latents, seed: 1 });
     for await (const event of sampler) void event;
     const result = await sampler.latents.toFloat32Array();
     sampler.dispose();
