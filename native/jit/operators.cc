@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/reflect.h"
 #include "runtime/counters.h"
 #include "runtime/parallel.h"
 
@@ -16,19 +18,32 @@ namespace {
 
 // Lifts one image's v [M, C] into full [N, C]; also latents += d_sigma * full unless latents is
 // null.
-void lift_image(const Lifter& lifter, const float* v, float* scratch, float* full, float* latents,
-                float d_sigma, int64_t channels) {
+void lift_image(const Lifter& lifter, const float* v, float* full, float* latents, float d_sigma,
+                int64_t channels) {
   const auto& kernels = kernels::table().jit;
   const Grid& grid = lifter.grid;
   const int64_t taps = 2 * lifter.radius + 1;
-  parallel_rows(grid.rows, grid.cols * channels * taps, [&](int64_t begin, int64_t end) {
-    kernels.blur_columns(v, lifter.nearest.data(), lifter.weights.data(), lifter.radius, scratch,
-                         begin, end, grid.cols, channels);
-  });
-  parallel_rows(grid.rows, grid.cols * channels * taps, [&](int64_t begin, int64_t end) {
-    kernels.blur_rows_scatter_euler(scratch, v, lifter.positions.data(), lifter.weights.data(),
-                                    lifter.radius, full, latents, d_sigma, begin, end, grid.rows,
-                                    grid.cols, channels);
+  const int64_t width = grid.cols * channels;
+  parallel_rows(grid.rows, 2 * width * taps, [&](int64_t begin, int64_t end) {
+    // Row y blurred along its columns lies in slot y % taps: the result's next row needs the latest
+    // `taps` of them, which stay in the cache.
+    std::vector<float> blurred(static_cast<size_t>(taps * width));
+    std::vector<const float*> rows(static_cast<size_t>(taps));
+    const auto slot = [&](int64_t y) { return blurred.data() + y % taps * width; };
+    int64_t next = std::max<int64_t>(0, begin - lifter.radius);
+    for (int64_t r = begin; r < end; ++r) {
+      for (; next <= std::min(grid.rows - 1, r + lifter.radius); ++next) {
+        kernels.blur_row(v, lifter.nearest.data() + next * grid.cols, lifter.weights.data(),
+                         lifter.radius, slot(next), grid.cols, channels);
+      }
+      for (int64_t j = 0; j < taps; ++j) {
+        rows[j] = slot(kernels::reflect(r + j - lifter.radius, grid.rows));
+      }
+      const int64_t at = r * grid.cols;
+      kernels.lift_row(rows.data(), v, lifter.positions.data() + at, lifter.weights.data(), taps,
+                       full + at * channels, latents == nullptr ? nullptr : latents + at * channels,
+                       d_sigma, grid.cols, channels);
+    }
   });
 }
 
@@ -39,12 +54,11 @@ at::Tensor lift_and_step(const at::Tensor& v, const TokenLists& anchors, const G
   const int64_t count = v.size(1);
   const int64_t channels = v.size(2);
   at::Tensor full = at::empty({images, grid.tokens(), channels}, v.options());
-  const at::Tensor scratch = at::empty({grid.tokens(), channels}, v.options());
   const int64_t stride = grid.tokens() * channels;
   for (int64_t b = 0; b < images; ++b) {
     const auto lifter = cache.get(anchors.of(b), count, grid);
     lift_image(*lifter, v.const_data_ptr<float>() + b * count * channels,
-               scratch.mutable_data_ptr<float>(), full.mutable_data_ptr<float>() + b * stride,
+               full.mutable_data_ptr<float>() + b * stride,
                latents == nullptr ? nullptr : latents + b * stride, static_cast<float>(d_sigma),
                channels);
   }

@@ -104,19 +104,17 @@ struct AttentionKernels {
 
 // The JiT operators work on float32 latents and velocities, [N, C] of one image.
 struct JitKernels {
-  // out[r, c] = sum_j weight[j] * v[nearest[r, reflect(c + j - radius)]] for rows [row_begin,
-  // row_end) of a grid rows x cols. v: [M, C]; nearest: [rows*cols] positions in the anchor list;
-  // out: [N, C].
-  void (*blur_columns)(const float* v, const int32_t* nearest, const float* weight, int64_t radius,
-                       float* out, int64_t row_begin, int64_t row_end, int64_t cols,
-                       int64_t channels);
+  // One row of the blur along the columns: out[c] = sum_j weight[j] * v[nearest[reflect(c + j -
+  // radius)]]. v: [M, C]; nearest: [cols] positions in the anchor list; out: [cols, C].
+  void (*blur_row)(const float* v, const int32_t* nearest, const float* weight, int64_t radius,
+                   float* out, int64_t cols, int64_t channels);
 
-  // full[i] = v[anchor] at anchors (is_anchor[i] >= 0 is its position), else the blur over rows of
-  // `horizontal`; then latents += d_sigma * full unless latents is null.
-  void (*blur_rows_scatter_euler)(const float* horizontal, const float* v, const int32_t* is_anchor,
-                                  const float* weight, int64_t radius, float* full, float* latents,
-                                  float d_sigma, int64_t row_begin, int64_t row_end, int64_t rows,
-                                  int64_t cols, int64_t channels);
+  // One row of the result: full[c] = v[positions[c]] at anchors (positions[c] >= 0), else the blur
+  // along the rows, sum_j weight[j] * rows[j][c], of `taps` blurred rows [cols, C]; then latents +=
+  // d_sigma * full unless latents is null.
+  void (*lift_row)(const float* const* rows, const float* v, const int32_t* positions,
+                   const float* weight, int64_t taps, float* full, float* latents, float d_sigma,
+                   int64_t cols, int64_t channels);
 
   // Channel mean of the 3x3 local variance of v (zero padding, division by 9, two passes).
   void (*local_variance)(const float* v, float* out, int64_t row_begin, int64_t row_end,

@@ -1,59 +1,42 @@
 // JiT operators on one image's grid: separable blur of the nearest-anchor field, scatter, Euler,
 // and the local variance that ranks tokens.
 #include "kernels/cpu/tables.h"
+#include "kernels/reflect.h"
 
 namespace jitflux::kernels::JIT_FLUX_ISA_NAMESPACE {
 
-// Mirror without repeating the border (torch's 'reflect'), folded again where the kernel is wider
-// than the grid; a side of one token maps to itself.
-static int64_t reflect(int64_t i, int64_t n) {
-  if (n == 1) return 0;
-  const int64_t period = 2 * (n - 1);
-  i = i % period;
-  if (i < 0) i += period;
-  return i < n ? i : period - i;
-}
-
-static void blur_columns(const float* v, const int32_t* nearest, const float* weight,
-                         int64_t radius, float* out, int64_t row_begin, int64_t row_end,
-                         int64_t cols, int64_t channels) {
-  for (int64_t r = row_begin; r < row_end; ++r) {
-    const int32_t* row_nearest = nearest + r * cols;
-    for (int64_t c = 0; c < cols; ++c) {
-      float* dst = out + (r * cols + c) * channels;
-      for (int64_t i = 0; i < channels; ++i) dst[i] = 0.0f;
-      for (int64_t j = -radius; j <= radius; ++j) {
-        const float* src = v + static_cast<int64_t>(row_nearest[reflect(c + j, cols)]) * channels;
-        const float w = weight[j + radius];
-        for (int64_t i = 0; i < channels; ++i) dst[i] += w * src[i];
-      }
+static void blur_row(const float* v, const int32_t* nearest, const float* weight, int64_t radius,
+                     float* out, int64_t cols, int64_t channels) {
+  for (int64_t c = 0; c < cols; ++c) {
+    float* dst = out + c * channels;
+    for (int64_t i = 0; i < channels; ++i) dst[i] = 0.0f;
+    for (int64_t j = -radius; j <= radius; ++j) {
+      const float* src = v + static_cast<int64_t>(nearest[reflect(c + j, cols)]) * channels;
+      const float w = weight[j + radius];
+      for (int64_t i = 0; i < channels; ++i) dst[i] += w * src[i];
     }
   }
 }
 
-static void blur_rows_scatter_euler(const float* horizontal, const float* v,
-                                    const int32_t* is_anchor, const float* weight, int64_t radius,
-                                    float* full, float* latents, float d_sigma, int64_t row_begin,
-                                    int64_t row_end, int64_t rows, int64_t cols, int64_t channels) {
-  for (int64_t r = row_begin; r < row_end; ++r) {
-    for (int64_t c = 0; c < cols; ++c) {
-      const int64_t token = r * cols + c;
-      float* dst = full + token * channels;
-      if (is_anchor[token] >= 0) {
-        const float* src = v + static_cast<int64_t>(is_anchor[token]) * channels;
-        for (int64_t i = 0; i < channels; ++i) dst[i] = src[i];
-      } else {
-        for (int64_t i = 0; i < channels; ++i) dst[i] = 0.0f;
-        for (int64_t j = -radius; j <= radius; ++j) {
-          const float* src = horizontal + (reflect(r + j, rows) * cols + c) * channels;
-          const float w = weight[j + radius];
-          for (int64_t i = 0; i < channels; ++i) dst[i] += w * src[i];
-        }
+static void lift_row(const float* const* rows, const float* v, const int32_t* positions,
+                     const float* weight, int64_t taps, float* full, float* latents, float d_sigma,
+                     int64_t cols, int64_t channels) {
+  for (int64_t c = 0; c < cols; ++c) {
+    float* dst = full + c * channels;
+    if (positions[c] >= 0) {
+      const float* src = v + static_cast<int64_t>(positions[c]) * channels;
+      for (int64_t i = 0; i < channels; ++i) dst[i] = src[i];
+    } else {
+      for (int64_t i = 0; i < channels; ++i) dst[i] = 0.0f;
+      for (int64_t j = 0; j < taps; ++j) {
+        const float* src = rows[j] + c * channels;
+        const float w = weight[j];
+        for (int64_t i = 0; i < channels; ++i) dst[i] += w * src[i];
       }
-      if (latents != nullptr) {
-        float* y = latents + token * channels;
-        for (int64_t i = 0; i < channels; ++i) y[i] += d_sigma * dst[i];
-      }
+    }
+    if (latents != nullptr) {
+      float* y = latents + c * channels;
+      for (int64_t i = 0; i < channels; ++i) y[i] += d_sigma * dst[i];
     }
   }
 }
@@ -102,6 +85,6 @@ static void axpy(float a, const float* x, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
 }
 
-JitKernels jit_kernels() { return {blur_columns, blur_rows_scatter_euler, local_variance, axpy}; }
+JitKernels jit_kernels() { return {blur_row, lift_row, local_variance, axpy}; }
 
 }  // namespace jitflux::kernels::JIT_FLUX_ISA_NAMESPACE
