@@ -23,6 +23,7 @@ void with_type_of(const at::Tensor& x, const F& f) {
 constexpr int64_t kStrip = 4;
 
 constexpr int32_t kByteOffset = 128;
+constexpr float kByteLevels = 127.0f;
 
 const float* vector(const at::Tensor& t) { return t.const_data_ptr<float>(); }
 
@@ -119,7 +120,7 @@ void quantize_rows(const at::Tensor& x, const at::Tensor& bytes, const at::Tenso
     auto* scales = row_scale.mutable_data_ptr<float>();
     parallel_rows(x.size(0), 2 * d, [&](int64_t begin, int64_t end) {
       jitflux::row_kernels<T>().quantize_rows(from + begin * d, d, to + begin * d, scales + begin,
-                                              end - begin, d, kByteOffset);
+                                              end - begin, d, kByteOffset, kByteLevels);
     });
   });
 }

@@ -212,7 +212,7 @@ jit::TokenLists parse_token_lists(const Napi::Value& value, const char* name, in
 jit::TokenLists parse_flagged_lists(const Napi::Value& value, const char* name,
                                     const at::Tensor& latents, bool per_image) {
   int64_t count = -1;
-  if (per_image && value.IsTypedArray()) {
+  if (per_image && latents.size(0) > 0 && value.IsTypedArray()) {
     count = static_cast<int64_t>(value.As<Napi::TypedArray>().ElementLength()) / latents.size(0);
   }
   return parse_token_lists(value, name, latents.size(0), count, latents.size(1));

@@ -17,8 +17,8 @@ struct Linear {
   //
   // Through oneDNN, not at::linear: on CPUs that are not Intel's, at::linear's MKL runs float32
   // with AVX2 kernels (measured on an AMD EPYC with AVX-512, 4608 x 3072 x 3072 on two threads: 186
-  // against 381 GFLOP/s; bfloat16 767 against 782). The weights stay in their plain layout:
-  // reordering them per call costs 1 to 4 % and leaves mapped weights mapped.
+  // against 381 GFLOP/s; bfloat16 767 against 782). Plain weights are reordered in every call,
+  // which costs a few percent; PackedLinear (packed_linear.h) passes reordered ones.
   at::Tensor operator()(const at::Tensor& x, PostOp post = PostOp::kNone) const;
 };
 

@@ -44,6 +44,14 @@ at::Tensor prepack_int8(const at::Tensor& weight) {
   return op.call(weight, c10::List<int64_t>({kExpectedRows, weight.size(1)}));
 }
 
+// Largest weight. Without VNNI oneDNN adds pairs of products in 16 bits with saturation: two times
+// 255 * 63 fit, two times 255 * 127 would not.
+float weight_levels() {
+  const bool exact =
+      __builtin_cpu_supports("avx512vnni") != 0 || __builtin_cpu_supports("avxvnni") != 0;
+  return exact ? 127.0f : 63.0f;
+}
+
 // (x - 128) W^T * weight_scale, of type `out`: the products are exact, the result is rounded once.
 at::Tensor linear_int8(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& scale,
                        const at::Tensor& zero_point, at::ScalarType out) {
@@ -64,7 +72,7 @@ std::pair<at::Tensor, at::Tensor> quantized_rows(const at::Tensor& weight) {
   auto* scales = scale.mutable_data_ptr<float>();
   parallel_rows(weight.size(0), width, [&](int64_t begin, int64_t end) {
     row_kernels<T>().quantize_rows(src + begin * width, width, dst + begin * width, scales + begin,
-                                   end - begin, width, 0);
+                                   end - begin, width, 0, weight_levels());
   });
   return {std::move(bytes), std::move(scale)};
 }

@@ -21,7 +21,8 @@ enum class WeightForm {
   kInt8     // quantised per output channel; 8-bit products
 };
 
-constexpr int32_t kByteOffset = 128;  // of the bytes
+constexpr int32_t kByteOffset = 128;   // of the bytes
+constexpr float kByteLevels = 127.0f;  // largest |q|
 
 // Token rows as a layer takes them: of the model's type or, for kInt8, bytes 128 + q that stand for
 // q * row_scale.

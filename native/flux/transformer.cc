@@ -65,7 +65,7 @@ struct InputRows {
   void finish(int64_t row, int64_t count, const KernelType<T>* scratch) const {
     if (values != nullptr) return;
     row_kernels<T>().quantize_rows(scratch, width, bytes + row * width, row_scale + row, count,
-                                   width, kByteOffset);
+                                   width, kByteOffset, kByteLevels);
   }
   int64_t scratch_width() const { return values != nullptr ? 0 : width; }
 };

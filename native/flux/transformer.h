@@ -61,7 +61,8 @@ struct Conditioning {
 
 class FluxTransformer {
  public:
-  // Checks everything and reads little: the blocks' weights are prepared when they are first used.
+  // Checks everything and reads little: the blocks' weights are prepared when they are first used;
+  // only embedders, norms and (with keep_modulation) modulation of another type are converted here.
   // Polls the job and reports bytes through its progress.
   static std::shared_ptr<FluxTransformer> load(std::shared_ptr<const FluxParameters> parameters,
                                                const TransformerOptions& options, const Job& job);

@@ -1,4 +1,5 @@
-// Loading: parameters of the file, by diffusers name, into packed tensors of the compute type.
+// Loading: which parameters of the file, by diffusers name, make up which layer. Blocks read theirs
+// when they are first used (packed_linear.h).
 #include "flux/transformer.h"
 
 namespace jitflux {

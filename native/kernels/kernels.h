@@ -7,7 +7,6 @@
 // elements.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -55,10 +54,11 @@ struct RowKernels {
   void (*gelu_tanh)(const T* src, int64_t src_stride, Rescale rescale, T* dst, int64_t dst_stride,
                     int64_t rows, int64_t d);
 
-  // q = round(x / scale) + offset, scale = max|x| / 127 of each row. x: [rows, d], rows x_stride
-  // apart; q: [rows, d] bytes: unsigned with offset 128, two's complement with offset 0.
+  // q = round(x / scale) + offset, scale = max|x| / levels of each row; NaN if the row has one. x:
+  // [rows, d], rows x_stride apart; q: [rows, d] bytes: unsigned with offset 128, two's complement
+  // with offset 0. levels: at most 127.
   void (*quantize_rows)(const T* x, int64_t x_stride, uint8_t* q, float* scale, int64_t rows,
-                        int64_t d, int32_t offset);
+                        int64_t d, int32_t offset, float levels);
 
   // out[r] = latents[positions[first_row + r]] weight + bias, latents rounded to T first; null
   // positions: row first_row + r. latents: [N, channels], channels at most kEmbedMaxChannels;

@@ -27,6 +27,7 @@ struct MemoryArena::State {
   std::mutex mutex;
   std::multimap<size_t, Header*> free;  // by size
   Stats stats;
+  bool closed = false;  // the arena is gone: what comes back is freed
 
   ~State();
 };
@@ -44,16 +45,15 @@ static_assert(sizeof(Header) == 64);
 // Innermost scope of this thread.
 thread_local const std::shared_ptr<MemoryArena::State>* current = nullptr;
 
-size_t round_up(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 Header* new_block(size_t bytes) {
   if (bytes < kHugePage) {
     return new (c10::alloc_cpu(bytes)) Header{nullptr, bytes};
   }
-  bytes = round_up(bytes, kHugePage);
-  void* memory = std::aligned_alloc(kHugePage, bytes);
-  if (memory == nullptr) throw std::bad_alloc();
-  ::madvise(memory, bytes, MADV_HUGEPAGE);  // advice: a failure changes nothing
+  void* memory = nullptr;
+  if (::posix_memalign(&memory, kHugePage, bytes) != 0) throw std::bad_alloc();
+  // Whole huge pages only: weights are often multiples of them, and the header must not cost one.
+  // Advice: a failure changes nothing.
+  ::madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
   return new (memory) Header{nullptr, bytes};
 }
 
@@ -109,7 +109,16 @@ void give_back(void* data) {
     return;
   }
   const std::lock_guard lock(arena->mutex);
-  arena->free.emplace(block->bytes, block);
+  if (arena->closed) {
+    delete_block(block);
+    return;
+  }
+  try {
+    arena->free.emplace(block->bytes, block);
+  } catch (const std::bad_alloc&) {  // no memory to remember it: do without
+    arena->stats.bytes -= block->bytes;
+    delete_block(block);
+  }
 }
 
 class ArenaAllocator final : public c10::Allocator {
@@ -142,7 +151,11 @@ void MemoryArena::install() {
 
 MemoryArena::MemoryArena() : state_(std::make_shared<State>()) {}
 
-MemoryArena::~MemoryArena() { trim(); }
+MemoryArena::~MemoryArena() {
+  trim();
+  const std::lock_guard lock(state_->mutex);
+  state_->closed = true;
+}
 
 MemoryArena::Stats MemoryArena::stats() const {
   const std::lock_guard lock(state_->mutex);

@@ -22,7 +22,7 @@ class MemoryArena {
   };
 
   // Puts the arena's allocator in front of LibTorch's CPU allocator, for the whole process; once.
-  // Threads without a Scope get what they got before.
+  // Threads without a Scope get fresh memory as before (large buffers with huge pages).
   static void install();
 
   MemoryArena();

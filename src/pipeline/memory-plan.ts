@@ -139,8 +139,7 @@ export function planModelMemory(
   if (o.packWeights === false) return planForm(source, o, 'mapped', available);
   const packed = planForm(source, o, 'packed', available);
   if (packed.fits || o.packWeights === true) return packed;
-  const mapped = planForm(source, o, 'mapped', available);
-  return mapped.fits ? mapped : packed;
+  return planForm(source, o, 'mapped', available);
 }
 
 function planForm(
@@ -277,6 +276,7 @@ export function checkMemory(plan: MemoryPlan): void {
   const worst = plan.phases.find(({ bytes }) => bytes === plan.peakBytes);
   const advice = [
     ...(plan.dtype === 'float32' ? ["dtype 'bfloat16'"] : []),
+    ...(plan.blockWeights === 'packed' ? ['packWeights: false'] : []),
     ...(plan.blockWeights === 'int8' ? [] : ["quantize 'int8'"]),
     ...(weights.some(({ component }) => component.startsWith('text_encoder'))
       ? ['keepTextEncoders: false, or prompts encoded in advance (encodePrompt)']
@@ -344,7 +344,9 @@ export function transformerTransientBytes(
   const d = c.hiddenSize;
   const mlp = c.mlpRatio * d;
   const rows = o.images * (o.imageTokens + o.textTokens);
-  const workspace = rows * (13 * d + 2 * mlp) * o.size;
+  // Without bfloat16 dot products attention packs k and v in float32.
+  const packed = 2 * d * 4;
+  const workspace = rows * ((11 * d + 2 * mlp) * o.size + packed);
   // The largest layer while it is packed: fused, and its packed copy.
   const preparing = 2 * d * (3 * d + mlp) * o.size;
   const modulation = o.steps * o.images * d * (12 * c.doubleBlocks + 3 * c.singleBlocks + 2) * 4;

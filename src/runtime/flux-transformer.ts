@@ -120,8 +120,8 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
       onProgress?: (p: { block: number; blocks: number }) => void;
     },
   ): Promise<Tensor> {
-    const gather = 'latents' in i;
-    const input = gather ? i.latents : i.tokens;
+    const gather = 'latents' in i && i.latents !== undefined;
+    const input = gather ? i.latents : (i as { tokens: Tensor }).tokens;
     const perImage = gather && (i.perImage ?? false);
     const [model, conditioning, tokens] = [this.handle, i.conditioning.handle, input.handle];
     const [rows, cols] = i.grid;
@@ -180,7 +180,10 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
     );
   }
 
-  /** This model at a fixed conditioning, as the sampler wants it; step i of the run uses the i-th sigma. */
+  /**
+   * This model at a fixed conditioning, as the sampler wants it; step i of the run uses the i-th sigma. The sampler
+   * prefers its `advance` to its `velocity`: wrap it as `{ ...model.bind(c), velocity }` to put a velocity of your own in.
+   */
   bind(conditioning: Conditioning): VelocityModel<Tensor> {
     return new BoundTransformer(this, conditioning);
   }
@@ -190,28 +193,27 @@ type VelocityRequest = Parameters<VelocityModel<Tensor>['velocity']>[0];
 type AdvanceRequest = Parameters<NonNullable<VelocityModel<Tensor>['advance']>>[0];
 
 /**
- * A class, so that `{ ...model.bind(c), velocity: mine }` does not inherit `advance`, which would pass by the velocity
- * of one's own.
+ * `velocity` is a property and `advance` is not, so that `{ ...model.bind(c), velocity: mine }` has no `advance`, which
+ * would pass by the velocity of one's own. Frozen: an assigned one would be passed by, too.
  */
 class BoundTransformer implements VelocityModel<Tensor> {
+  readonly velocity: (i: VelocityRequest) => Promise<Tensor>;
   readonly #model: FluxTransformer;
   readonly #conditioning: Conditioning;
 
   constructor(model: FluxTransformer, conditioning: Conditioning) {
     this.#model = model;
     this.#conditioning = conditioning;
-  }
-
-  velocity({ tokens, anchors, grid, step, signal }: VelocityRequest): Promise<Tensor> {
-    const conditioning = this.#conditioning;
-    return this.#model.forward({
-      tokens,
-      grid,
-      conditioning,
-      step,
-      ...(anchors && { anchors }),
-      ...(signal && { signal }),
-    });
+    this.velocity = ({ tokens, anchors, grid, step, signal }) =>
+      model.forward({
+        tokens,
+        grid,
+        conditioning,
+        step,
+        ...(anchors && { anchors }),
+        ...(signal && { signal }),
+      });
+    Object.freeze(this);
   }
 
   advance(i: AdvanceRequest): Promise<Tensor> {

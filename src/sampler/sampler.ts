@@ -218,10 +218,22 @@ export class SamplerCore<T extends TensorLike = TensorLike>
       ...(this.#signal !== undefined && { signal: this.#signal }),
     };
     this.#checkActive();
-    const full =
-      this.#model.advance === undefined
-        ? await this.#evaluate(request, stage.activeTokens, perImage, dSigma)
-        : this.#hold(await this.#model.advance({ latents: this.#latents, perImage, dSigma, ...request }));
+    let full: T;
+    if (typeof this.#model.advance === 'function') {
+      full = await this.#model.advance({ latents: this.#latents, perImage, dSigma, ...request });
+      if (full === this.#latents) {
+        throw invalidArgument(
+          'velocity',
+          "advance's result to be a tensor of its own",
+          'the latents',
+          ERROR_CODES.INVALID_TENSOR,
+        );
+      }
+      if (isTensor(full)) this.#hold(full);
+      checkTensor('velocity', full, [this.#batch, this.plan.totalTokens, this.#channels]);
+    } else {
+      full = await this.#evaluate(request, stage.activeTokens, perImage, dSigma);
+    }
     if (keep) this.#velocity = full;
     else this.#release(full);
   }

@@ -456,6 +456,27 @@ describe('a whole step in one call', () => {
     expect(calls).toBe(11);
   });
 
+  it("refuses an advance that hands the sampler's latents back", async () => {
+    using own = await pair();
+    using latents = Tensor.randn([2, 64, 64], { seed: 8 });
+    const sampler = new JitSampler(
+      { velocity: (i) => model.bind(own).velocity(i), advance: (i) => Promise.resolve(i.latents) },
+      { preset: 'jit-7x', grid, latents },
+    );
+    await expectError(() => sampler[Symbol.asyncIterator]().next(), 'ERR_JITFLUX_INVALID_TENSOR', /advance/);
+    expect(sampler.latents.disposed).toBe(false);
+    sampler.dispose();
+  });
+
+  it('cannot be passed by unnoticed', async () => {
+    using own = await pair();
+    const bound = model.bind(own) as { velocity: unknown };
+    expect(() => (bound.velocity = () => undefined)).toThrow(TypeError);
+    const { velocity } = model.bind(own);
+    using tokens = Tensor.randn([2, 64, 64], { seed: 8 });
+    (await velocity({ tokens, grid, step: 0, sigma: 1 })).dispose();
+  });
+
   it('is refused for tokens that are not the whole grid', async () => {
     using own = await pair();
     using latents = Tensor.randn([2, 60, 64], { seed: 8 });

@@ -199,7 +199,8 @@ static void attend(const T* q, int64_t q_stride, const void* packed, int64_t key
       query[r * head_dim + d] = convert<Operand>(q[r * q_stride + d]);
       result[r * head_dim + d] = 0.0f;
     }
-    // Finite, so that the first block's rescale factor e^(maximum - top) is 0 and not NaN.
+    // Finite, so that the first block's rescale factor e^(maximum - top) is not NaN; what it scales
+    // is 0.
     maximum[r] = -1e30f;
     sum[r] = 0.0f;
   }

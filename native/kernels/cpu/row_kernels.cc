@@ -1,4 +1,5 @@
-// FLUX's memory-bound glue on the CPU: adaLN, gated residual, q/k RMSNorm + RoPE, GELU.
+// FLUX's memory-bound glue on the CPU: adaLN, gated residual, q/k RMSNorm + RoPE, GELU,
+// quantisation, the latents' embedding; T5's RMSNorm and the autoencoder's group norm.
 #include <cmath>
 
 #include "kernels/cpu/tables.h"
@@ -38,12 +39,13 @@ static inline float row_square_sum(const T* x, int64_t d) {
   });
 }
 
-// y * scale + bias, if there is a scale.
+// Columns from `i` on of y * scale + bias or, without a scale, of y.
 template <bool Rescaled, typename T>
-static inline Vector load_rescaled(const T* y, const float* bias, float scale, int64_t count) {
-  const Vector value = load_part(y, count);
+static inline Vector load_rescaled(const T* y, const float* bias, float scale, int64_t i,
+                                   int64_t count) {
+  const Vector value = load_part(y + i, count);
   if constexpr (!Rescaled) return value;
-  return value * scale + load_part(bias, count);
+  return value * scale + load_part(bias + i, count);
 }
 
 template <typename T>
@@ -70,7 +72,7 @@ static void gated_residual_rows(T* x, const T* y, Rescale rescale, const float* 
   for (int64_t r = 0; r < rows; ++r, x += d, y += d) {
     const float scale = Rescaled ? rescale.row_scale[r] : 1.0f;
     for_columns(d, [=](int64_t i, int64_t n) {
-      const Vector added = load_rescaled<Rescaled>(y + i, rescale.bias + i, scale, n);
+      const Vector added = load_rescaled<Rescaled>(y, rescale.bias, scale, i, n);
       store_part(x + i, n, load_part(x + i, n) + load_part(gate + i, n) * added);
     });
   }
@@ -132,8 +134,7 @@ static void qk_norm_rope_rows(const T* qkv, int64_t qkv_stride, Rescale rescale,
     const auto normed_head = [&](int64_t column, const float* weight, T* out) {
       if constexpr (Rescaled) {
         for_columns(head_dim, [&](int64_t i, int64_t n) {
-          store_part(head + i, n,
-                     load_rescaled<true>(qkv + column + i, rescale.bias + column + i, scale, n));
+          store_part(head + i, n, load_rescaled<true>(qkv, rescale.bias, scale, column + i, n));
         });
         norm_rope_head(head, weight, row_cos, row_sin, out, head_dim, eps);
       } else {
@@ -146,8 +147,7 @@ static void qk_norm_rope_rows(const T* qkv, int64_t qkv_stride, Rescale rescale,
     }
     if constexpr (Rescaled) {
       for_columns(width, [=](int64_t i, int64_t n) {
-        const int64_t column = 2 * width + i;
-        store_part(v + i, n, load_rescaled<true>(qkv + column, rescale.bias + column, scale, n));
+        store_part(v + i, n, load_rescaled<true>(qkv, rescale.bias, scale, 2 * width + i, n));
       });
     } else {
       std::memcpy(v, qkv + 2 * width, static_cast<size_t>(width) * sizeof(T));
@@ -179,7 +179,7 @@ static void gelu_tanh_rows(const T* src, int64_t src_stride, Rescale rescale, T*
   for (int64_t r = 0; r < rows; ++r, src += src_stride, dst += dst_stride) {
     const float scale = Rescaled ? rescale.row_scale[r] : 1.0f;
     for_columns(d, [=](int64_t i, int64_t n) {
-      const Vector x = load_rescaled<Rescaled>(src + i, rescale.bias + i, scale, n);
+      const Vector x = load_rescaled<Rescaled>(src, rescale.bias, scale, i, n);
       store_part(dst + i, n, gelu_tanh_of(x));
     });
   }
@@ -197,14 +197,16 @@ static inline Vector max_vector(Vector a, Vector b) { return a > b ? a : b; }
 
 template <typename T>
 static void quantize_rows(const T* x, int64_t x_stride, uint8_t* q, float* scale, int64_t rows,
-                          int64_t d, int32_t offset) {
+                          int64_t d, int32_t offset, float levels) {
   // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
   constexpr float kMagic = 12582912.0f;
   for (int64_t r = 0; r < rows; ++r, x += x_stride, q += d) {
     Vector partial[kPartials] = {};
+    Vector poison = {};  // NaN as soon as a value is NaN or infinite; a maximum would lose it
     int64_t at = 0;
-    const auto magnitude = [=](int64_t i, int64_t n) {
+    const auto magnitude = [&](int64_t i, int64_t n) {
       const Vector value = load_part(x + i, n);
+      poison += value * 0.0f;
       return max_vector(value, -value);
     };
     for (; at + kPartials * kWidth <= d; at += kPartials * kWidth) {
@@ -220,8 +222,8 @@ static void quantize_rows(const T* x, int64_t x_stride, uint8_t* q, float* scale
         max_of(max_vector(max_vector(partial[0], partial[1]), max_vector(partial[2], partial[3])));
     // Rows of (nearly) nothing: zero, instead of a reciprocal that overflows.
     const bool empty = !(highest > 1e-30f);
-    scale[r] = empty ? 0.0f : highest / 127.0f;
-    const float inverse = empty ? 0.0f : 127.0f / highest;
+    scale[r] = (empty ? 0.0f : highest / levels) + sum_of(poison);
+    const float inverse = empty ? 0.0f : levels / highest;
     for_columns(d, [=](int64_t i, int64_t n) {
       const auto bits = bit_cast<UintVector>(load_part(x + i, n) * inverse + kMagic);
       const UintVector bytes = bits + static_cast<uint32_t>(offset);
