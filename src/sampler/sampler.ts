@@ -1,6 +1,7 @@
 /**
  * The sampling loop: SAG-ODE steps on the active tokens, and at stage transitions the importance-guided activation
- * (ITA) and the deterministic micro-flow (DMF). It decides what happens when; a backend's operators do the arithmetic.
+ * (ITA) and the deterministic micro-flow (DMF). It decides what happens when; a backend's operators, or a model that can
+ * `advance`, do the arithmetic.
  */
 
 import { ERROR_CODES, JitFluxError, abortedError, invalidArgument, throwIfAborted } from '../errors.js';
