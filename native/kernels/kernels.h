@@ -62,8 +62,8 @@ struct RowKernels {
 
   // out[r] = latents[positions[first_row + r]] weight + bias, latents rounded to T first; null
   // positions: row first_row + r. latents: [N, channels], channels at most kEmbedMaxChannels;
-  // weight: blocks of columns, [d / kEmbedColumns rounded up][channels][kEmbedColumns], zero-padded;
-  // out: [rows, d].
+  // weight: blocks of columns, [d / kEmbedColumns rounded up][channels][kEmbedColumns],
+  // zero-padded; out: [rows, d].
   void (*gather_embed)(const float* latents, const int32_t* positions, int64_t first_row,
                        const float* weight, const float* bias, T* out, int64_t rows,
                        int64_t channels, int64_t d);
