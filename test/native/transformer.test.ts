@@ -472,7 +472,7 @@ describe('a whole step in one call', () => {
     using own = await pair();
     const bound = model.bind(own) as { velocity: unknown };
     expect(() => (bound.velocity = () => undefined)).toThrow(TypeError);
-    const { velocity } = model.bind(own);
+    const { velocity } = model.bind(own) as { velocity: (i: object) => Promise<Tensor> };
     using tokens = Tensor.randn([2, 64, 64], { seed: 8 });
     (await velocity({ tokens, grid, step: 0, sigma: 1 })).dispose();
   });
