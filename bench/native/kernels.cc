@@ -22,10 +22,10 @@
 #include <optional>
 #include <vector>
 
-#include "flux/latent_embedder.h"
-#include "flux/rope.h"
+#include "flux/activation.h"
+#include "flux/token_passes.h"
 #include "jit/operators.h"
-#include "row_kernels.h"
+#include "runtime/parallel.h"
 #include "sections.h"
 #include "token_choice.h"
 
@@ -69,6 +69,7 @@ struct RowCase {
   Fields params() const {
     return {{"rows", shape.rows}, {"width", shape.width()}, {"dtype", dtype_name(dtype)}};
   }
+  AdaNorm norm() const { return {first.const_data_ptr<float>(), second.const_data_ptr<float>()}; }
   // Of `passes` reads or writes of one activation.
   Work moving(double passes) const {
     return {.bytes = passes * static_cast<double>(x.numel() * x.element_size())};
@@ -81,7 +82,10 @@ void compare_layer_norm_modulate(Report& report, const RowCase& c) {
   at::Tensor result;
   report.compare(
       "layer_norm_modulate", c.params(), c.moving(2),
-      {kOurs, [&] { layer_norm_modulate(c.x, c.first, c.second, c.out); }},
+      {kOurs,
+       [&] {
+         layer_norm_modulate(c.x, c.norm(), {c.out, {}});
+       }},
       {kEager,
        [&] {
          result = at::layer_norm(c.x, {c.shape.width()}, {}, {}, kNormEps) * (1 + scale) + shift;
@@ -93,12 +97,14 @@ void compare_gated_residual(Report& report, const RowCase& c) {
   // In place, over and over: a small gate keeps the sum in range.
   const at::Tensor gate = c.first.mul(0x1p-8);
   const at::Tensor eager_gate = gate.to(c.dtype);
-  at::Tensor x = c.x.clone();
-  gated_residual(x, c.y, gate);
+  const at::Tensor x = c.x.clone();
+  const auto add_gated = [&] {
+    gated_residual(x, {c.y, {}, {}}, gate.const_data_ptr<float>(), {}, {});
+  };
+  add_gated();
   const double difference = relative_difference(x, c.x + eager_gate * c.y);
   at::Tensor result;
-  report.compare("gated_residual", c.params(), c.moving(3),
-                 {kOurs, [&] { gated_residual(x, c.y, gate); }},
+  report.compare("gated_residual", c.params(), c.moving(3), {kOurs, add_gated},
                  {kEager, [&] { result = c.x + eager_gate * c.y; }}, [&] { return difference; });
 }
 
@@ -113,13 +119,14 @@ void compare_gated_residual_layer_norm_modulate(Report& report, const RowCase& c
     sum = c.x + eager_gate * c.y;
     result = at::layer_norm(sum, {c.shape.width()}, {}, {}, kNormEps) * (1 + scale) + shift;
   };
-  gated_residual_layer_norm_modulate(x, c.y, gate, c.first, c.second, c.out);
+  const auto ours = [&] {
+    gated_residual(x, {c.y, {}, {}}, gate.const_data_ptr<float>(), c.norm(), {c.out, {}});
+  };
+  ours();
   eager();
   const double difference = relative_difference(c.out, result);
-  report.compare(
-      "gated_residual_layer_norm_modulate", c.params(), c.moving(4),
-      {kOurs, [&] { gated_residual_layer_norm_modulate(x, c.y, gate, c.first, c.second, c.out); }},
-      {kEager, eager}, [&] { return difference; });
+  report.compare("gated_residual_layer_norm_modulate", c.params(), c.moving(4), {kOurs, ours},
+                 {kEager, eager}, [&] { return difference; });
 }
 
 // diffusers' apply_rotary_emb. x: [rows, heads, head_dim]; cos, sin: [rows, 1, head_dim].
@@ -160,7 +167,9 @@ void compare_qk_norm_rope(Report& report, const RowCase& c) {
   report.compare(
       "qk_norm_rope", c.params(), work,
       {kOurs,
-       [&] { qk_norm_rope(qkv, q_weight, k_weight, table.cos, table.sin, q_out, k_out, c.out); }},
+       [&] {
+         qk_norm_rope({qkv, {}, {}}, q_weight, k_weight, {&table}, q_out, k_out, c.out);
+       }},
       {kEager,
        [&] {
          eager_q = rotate(at::rms_norm(q, {shape.head_dim}, eager_q_weight, kNormEps), cos, sin);
@@ -175,7 +184,11 @@ void compare_qk_norm_rope(Report& report, const RowCase& c) {
 
 void compare_gelu_tanh(Report& report, const RowCase& c) {
   at::Tensor result;
-  report.compare("gelu_tanh", c.params(), c.moving(2), {kOurs, [&] { gelu_tanh(c.x, c.out); }},
+  report.compare("gelu_tanh", c.params(), c.moving(2),
+                 {kOurs,
+                  [&] {
+                    gelu({c.x, {}, {}}, 0, {}, {c.out, {}});
+                  }},
                  {kEager, [&] { result = at::gelu(c.x, "tanh"); }},
                  [&] { return relative_difference(c.out, result); });
 }
@@ -186,7 +199,10 @@ void compare_quantize_rows(Report& report, const RowCase& c) {
   at::Tensor eager_bytes, eager_scale;
   const double out_bytes = static_cast<double>(c.x.numel() + row_scale.numel() * sizeof(float));
   report.compare("quantize_rows", c.params(), {.bytes = c.moving(1).bytes + out_bytes},
-                 {kOurs, [&] { quantize_rows(c.x, bytes, row_scale); }},
+                 {kOurs,
+                  [&] {
+                    quantize(c.x, {bytes, row_scale});
+                  }},
                  {kEager,
                   [&] {
                     eager_scale = c.x.abs().amax(1, true).to(at::kFloat).div_(127);
@@ -196,12 +212,31 @@ void compare_quantize_rows(Report& report, const RowCase& c) {
                  [&] { return 255 * relative_difference(bytes, eager_bytes); });
 }
 
+// As the autoencoder's group norm calls the kernel.
+template <typename T>
+void scale_shift_silu(const RowCase& c) {
+  const int64_t d = c.shape.width();
+  const auto* from = const_data<T>(c.x);
+  auto* to = data<T>(c.out);
+  parallel_rows(c.shape.rows, 4 * d, [&](int64_t begin, int64_t end) {
+    row_kernels<T>().scale_shift_silu(from + begin * d, c.norm().scale, c.norm().shift,
+                                      to + begin * d, end - begin, d);
+  });
+}
+
 void compare_scale_shift_silu(Report& report, const RowCase& c) {
   const at::Tensor shift = c.first.to(c.dtype);
   const at::Tensor scale = c.second.to(c.dtype);
   at::Tensor result;
   report.compare("scale_shift_silu", c.params(), c.moving(2),
-                 {kOurs, [&] { scale_shift_silu(c.x, c.second, c.first, c.out); }},
+                 {kOurs,
+                  [&] {
+                    if (c.dtype == at::kBFloat16) {
+                      scale_shift_silu<at::BFloat16>(c);
+                    } else {
+                      scale_shift_silu<float>(c);
+                    }
+                  }},
                  {kEager, [&] { result = at::silu(c.x * scale + shift); }},
                  [&] { return relative_difference(c.out, result); });
 }
@@ -282,19 +317,23 @@ void compare_gather_embed(Report& report, at::ScalarType dtype) {
   const at::Tensor out = at::empty({anchors.count, kWidth}, dtype);
   const at::Tensor anchor_index = index_tensor(anchors.tokens);
   at::Tensor result;
-  report.compare("gather_embed",
-                 {{"anchors", anchors.count},
-                  {"channels", kChannels},
-                  {"width", kWidth},
-                  {"dtype", dtype_name(dtype)}},
-                 {.flops = 2.0 * static_cast<double>(anchors.count * kChannels * kWidth)},
-                 {kOurs, [&] { gather_embed(latents, anchors.tokens, embedder, out); }},
-                 {kEager,
-                  [&] {
-                    result = at::linear(latents.index_select(0, anchor_index).to(dtype),
-                                        eager_weight, eager_bias);
-                  }},
-                 [&] { return relative_difference(out, result); });
+  report.compare(
+      "gather_embed",
+      {{"anchors", anchors.count},
+       {"channels", kChannels},
+       {"width", kWidth},
+       {"dtype", dtype_name(dtype)}},
+      {.flops = 2.0 * static_cast<double>(anchors.count * kChannels * kWidth)},
+      {kOurs,
+       [&] {
+         gather_embed(latents.const_data_ptr<float>(), anchors.tokens.data(), embedder, out);
+       }},
+      {kEager,
+       [&] {
+         result =
+             at::linear(latents.index_select(0, anchor_index).to(dtype), eager_weight, eager_bias);
+       }},
+      [&] { return relative_difference(out, result); });
 }
 
 void compare_importance(Report& report) {

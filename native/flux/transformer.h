@@ -85,9 +85,6 @@ class FluxTransformer {
                      const jit::Grid& grid, const Conditioning& conditioning,
                      const std::vector<int64_t>& steps, const Job& job);
 
-  // Memory of the passes' intermediate results.
-  MemoryArena::Stats memory() const { return arena_.stats(); }
-
  private:
   // One stream (text or image) of a double block.
   struct Stream {
@@ -117,8 +114,6 @@ class FluxTransformer {
   };
   // One forward call's sizes, positions and modulation lookup.
   struct Pass;
-  // Shift and scale of an adaptive layer norm, [d] float32 each; null: none follows.
-  struct AdaNorm;
 
   explicit FluxTransformer(std::shared_ptr<const FluxWeightReader> weights)
       : weights_(std::move(weights)) {}
@@ -129,11 +124,8 @@ class FluxTransformer {
   bool int8() const { return options_.weights == WeightForm::kInt8; }
   // Where the norm before a block, or before the final layer, is written.
   LayerInput norm_target(size_t block, const Pass& pass);
-  template <typename T>
   void run_double_block(size_t index, const Pass& pass);
-  template <typename T>
   void run_single_block(size_t index, const Pass& pass);
-  template <typename T>
   void run(const at::Tensor& latents, const at::Tensor& velocity, const Pass& pass, const Job& job);
 
   std::shared_ptr<const FluxWeightReader> weights_;
@@ -150,7 +142,7 @@ class FluxTransformer {
   Linear final_out_;
   RopeTable rope_;  // of the grid used last
   Workspace workspace_;
-  MemoryArena arena_;
+  MemoryArena arena_;  // of the passes' intermediate results
 };
 
 }  // namespace jitflux

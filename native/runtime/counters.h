@@ -23,6 +23,8 @@ enum class Counter : size_t {
   kLinearPlain,        // oneDNN, weights in the file's layout
   kLinearPacked,       // oneDNN, weights reordered once
   kLinearInt8,         // oneDNN, 8-bit weights and activations
+  kArenaReused,        // large tensors in memory that was kept (memory_arena.h)
+  kArenaAllocated,     // large tensors for which an arena had none
   kCount
 };
 
@@ -32,7 +34,7 @@ inline constexpr std::array<const char*, static_cast<size_t>(Counter::kCount)> k
     "qkNormRope",        "gelu",          "gatherEmbed",
     "quantizeRows",      "liftStep",      "attention",
     "attentionFallback", "linearPlain",   "linearPacked",
-    "linearInt8",
+    "linearInt8",        "arenaReused",   "arenaAllocated",
 };
 
 inline std::array<std::atomic<uint64_t>, static_cast<size_t>(Counter::kCount)> counters{};

@@ -6,10 +6,13 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <new>
 #include <utility>
+
+#include "runtime/counters.h"
 
 namespace jitflux {
 
@@ -26,10 +29,7 @@ struct alignas(64) Header;
 struct MemoryArena::State {
   std::mutex mutex;
   std::multimap<size_t, Header*> free;  // by size
-  Stats stats;
-  bool closed = false;  // the arena is gone: what comes back is freed
-
-  ~State();
+  bool closed = false;                  // the arena is gone: what comes back is freed
 };
 
 namespace {
@@ -68,33 +68,23 @@ void delete_block(Header* block) {
 }
 
 Header* take(const std::shared_ptr<MemoryArena::State>& arena, size_t bytes) {
-  MemoryArena::State& state = *arena;
   Header* block = nullptr;
   {
-    const std::lock_guard lock(state.mutex);
-    ++state.stats.requests;
-    auto found = state.free.lower_bound(bytes);
-    if (found == state.free.end() && !state.free.empty()) {
+    const std::lock_guard lock(arena->mutex);
+    auto& free = arena->free;
+    if (const auto found = free.lower_bound(bytes); found != free.end()) {
+      block = found->second;
+      free.erase(found);
+    } else if (!free.empty()) {
       // Requests grow from stage to stage: the new block replaces the largest one that was too
       // small, so that an arena holds about what its largest pass needs.
-      --found;
-      state.stats.bytes -= found->second->bytes;
-      delete_block(found->second);
-      state.free.erase(found);
-      found = state.free.end();
-    }
-    if (found != state.free.end()) {
-      block = found->second;
-      state.free.erase(found);
-    } else {
-      ++state.stats.allocations;
+      const auto largest = std::prev(free.end());
+      delete_block(largest->second);
+      free.erase(largest);
     }
   }
-  if (block == nullptr) {
-    block = new_block(bytes);
-    const std::lock_guard lock(state.mutex);
-    state.stats.bytes += block->bytes;
-  }
+  count(block != nullptr ? Counter::kArenaReused : Counter::kArenaAllocated);
+  if (block == nullptr) block = new_block(bytes);
   block->arena = arena;
   return block;
 }
@@ -116,7 +106,6 @@ void give_back(void* data) {
   try {
     arena->free.emplace(block->bytes, block);
   } catch (const std::bad_alloc&) {  // no memory to remember it: do without
-    arena->stats.bytes -= block->bytes;
     delete_block(block);
   }
 }
@@ -139,10 +128,6 @@ class ArenaAllocator final : public c10::Allocator {
 
 }  // namespace
 
-MemoryArena::State::~State() {
-  for (const auto& [bytes, block] : free) delete_block(block);
-}
-
 void MemoryArena::install() {
   static ArenaAllocator allocator;
   static std::once_flag once;
@@ -152,22 +137,9 @@ void MemoryArena::install() {
 MemoryArena::MemoryArena() : state_(std::make_shared<State>()) {}
 
 MemoryArena::~MemoryArena() {
-  trim();
   const std::lock_guard lock(state_->mutex);
   state_->closed = true;
-}
-
-MemoryArena::Stats MemoryArena::stats() const {
-  const std::lock_guard lock(state_->mutex);
-  return state_->stats;
-}
-
-void MemoryArena::trim() {
-  const std::lock_guard lock(state_->mutex);
-  for (const auto& [bytes, block] : state_->free) {
-    state_->stats.bytes -= bytes;
-    delete_block(block);
-  }
+  for (const auto& [bytes, block] : state_->free) delete_block(block);
   state_->free.clear();
 }
 

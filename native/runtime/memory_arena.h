@@ -4,23 +4,15 @@
 // every time; a transformer pass asks for the same buffers again in every block. While a
 // MemoryArena::Scope is alive on a thread, large CPU tensors created there come from the arena, and
 // their memory goes back to it when they are freed, on whichever thread. Large buffers are advised
-// to use huge pages.
+// to use huge pages. Counted: Counter::kArenaReused and kArenaAllocated.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
 #include <memory>
 
 namespace jitflux {
 
 class MemoryArena {
  public:
-  struct Stats {
-    uint64_t requests = 0;     // tensors that came from the arena
-    uint64_t allocations = 0;  // of these, how many needed new memory
-    uint64_t bytes = 0;        // memory held, in use or not
-  };
-
   // Puts the arena's allocator in front of LibTorch's CPU allocator, for the whole process; once.
   // Threads without a Scope get fresh memory as before (large buffers with huge pages).
   static void install();
@@ -29,11 +21,6 @@ class MemoryArena {
   ~MemoryArena();  // tensors that are still alive keep their memory
   MemoryArena(const MemoryArena&) = delete;
   MemoryArena& operator=(const MemoryArena&) = delete;
-
-  Stats stats() const;
-
-  // Frees what no tensor uses.
-  void trim();
 
   class Scope {
    public:

@@ -102,7 +102,9 @@ export type KernelName =
   | 'attentionFallback'
   | 'linearPlain'
   | 'linearPacked'
-  | 'linearInt8';
+  | 'linearInt8'
+  | 'arenaReused'
+  | 'arenaAllocated';
 
 /** Facts about the loaded engine. */
 export interface EngineInfo {
@@ -115,7 +117,8 @@ export interface EngineInfo {
   /**
    * Calls of every fused kernel and kind of linear layer in this process: proof that the fast paths run.
    * `attentionFallback` counts attention by LibTorch, for head sizes that our kernel does not take; `linearPlain`
-   * linear layers whose weights are multiplied as the file holds them.
+   * linear layers whose weights are multiplied as the file holds them. `arenaReused` and `arenaAllocated` count large
+   * intermediate tensors that found memory of an earlier pass, and that did not.
    */
   kernelCalls: Record<KernelName, number>;
   /** LibTorch's own choice, for example `AVX512`. */
