@@ -17,6 +17,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   convertModel,
   encodeOnly,
+  engineInfo,
   FluxPipeline,
   loadEncodedPrompts,
   planMemory,
@@ -72,6 +73,31 @@ describe('a snapshot of FLUX.1-dev', () => {
     const expected = await picture(dev);
     expect(await picture(dev, { keepTextEncoders: false })).toEqual(expected);
     expect(await picture(dev, { keepModulation: false })).toEqual(expected);
+  });
+
+  it('hands the form of its weights to the transformer, and maps what would not fit packed', async () => {
+    const form = async (o: Parameters<typeof FluxPipeline.load>[1]): Promise<string> => {
+      const before = engineInfo().kernelCalls;
+      await picture(dev, o);
+      const after = engineInfo().kernelCalls;
+      if (after.linearInt8 > before.linearInt8) return 'int8';
+      return after.linearPacked > before.linearPacked ? 'packed' : 'mapped';
+    };
+    expect(await form({})).toBe('packed');
+    expect(await form({ quantize: 'int8' })).toBe('int8');
+    expect(await form({ packWeights: false })).toBe('mapped');
+
+    // A size at which decoding takes most: only then do mapped weights, which may go meanwhile, make a difference.
+    const size = { width: 256, height: 256, textTokens: 4, steps: 1 };
+    const plan = (packWeights: boolean) => planMemory(dev, { packWeights, ...size });
+    const [packed, mapped] = [await plan(true), await plan(false)];
+    expect(mapped.peakBytes).toBeLessThan(packed.peakBytes);
+    process.env.JIT_FLUX_MEMORY_LIMIT = `${packed.peakBytes - 1}B`;
+    try {
+      expect(await form({ memoryCheck: size })).toBe('mapped');
+    } finally {
+      delete process.env.JIT_FLUX_MEMORY_LIMIT;
+    }
   });
 
   it('runs in bfloat16', async () => {
