@@ -2,6 +2,7 @@
  * The type of libjit_flux_core.so's exports: written by hand, one entry per function registered in native/addon.
  * Everything above this file speaks of tensors and models; handles appear nowhere else.
  */
+import type { BlockWeights } from '../runtime/block-weights.js';
 import type { AutoencoderConfig, ClipConfig, DType, FluxConfig, T5Config } from '../types.js';
 
 declare const handle: unique symbol;
@@ -203,8 +204,7 @@ export interface NativeBinding {
   loadTransformer(
     path: string,
     options: NativeLoadOptions & {
-      /** Form of the blocks' weights. */
-      weights: 'mapped' | 'packed' | 'int8';
+      weights: BlockWeights;
       roundTime: boolean;
       keepModulation: boolean;
       ropeAxes?: number[] | undefined;

@@ -3,6 +3,7 @@
  * Estimates, on the safe side by some percent; docs/models.md compares them with measurements.
  */
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
+import { type BlockWeights, requestedBlockWeights } from '../runtime/block-weights.js';
 import { DEFAULT_PRESET, getPreset } from '../sampler/presets.js';
 import type { Device, FluxConfig, LoadOptions } from '../types.js';
 import { type AvailableMemory, availableMemory } from './available-memory.js';
@@ -49,8 +50,6 @@ export interface ComponentMemory {
   transientBytes: number;
 }
 
-export type BlockWeights = 'packed' | 'mapped' | 'int8';
-
 /** What is in memory during one part of a generation. */
 export interface PhaseMemory {
   phase: 'encode' | 'sample' | 'decode';
@@ -63,7 +62,6 @@ export interface MemoryPlan {
   path: string;
   kind: ModelKind;
   dtype: 'float32' | 'bfloat16';
-  /** Form of the transformer blocks' weights: reordered copies, as the file holds them, or quantised copies. */
   blockWeights: BlockWeights;
   width: number;
   height: number;
@@ -135,10 +133,8 @@ export function planModelMemory(
   o: MemoryPlanOptions,
   available: AvailableMemory | undefined,
 ): MemoryPlan {
-  if (o.quantize === 'int8') return planForm(source, o, 'int8', available);
-  if (o.packWeights === false) return planForm(source, o, 'mapped', available);
-  const packed = planForm(source, o, 'packed', available);
-  if (packed.fits || o.packWeights === true) return packed;
+  const plan = planForm(source, o, requestedBlockWeights(o), available);
+  if (plan.fits || plan.blockWeights !== 'packed' || o.packWeights === true) return plan;
   return planForm(source, o, 'mapped', available);
 }
 

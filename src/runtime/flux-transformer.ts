@@ -3,6 +3,7 @@ import { invalidArgument } from '../errors.js';
 import type { ConditioningHandle, TransformerHandle } from '../native/binding.js';
 import { runNative } from '../native/call.js';
 import type { FluxConfig, LoadOptions, VelocityModel } from '../types.js';
+import { requestedBlockWeights } from './block-weights.js';
 import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
 import { Tensor } from './tensor.js';
 import { NativeObject } from './native-object.js';
@@ -52,7 +53,7 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
     const common = nativeLoadOptions(o);
     const options = {
       ...common,
-      weights: weightForm(o),
+      weights: requestedBlockWeights(o),
       roundTime: (o.timeEmbedding ?? 'reference') === 'reference',
       keepModulation: o.keepModulation ?? true,
       ropeAxes: o.ropeAxes ?? ropeAxesBeside(path),
@@ -223,12 +224,6 @@ class BoundTransformer implements VelocityModel<Tensor> {
 
 /** FLUX.1-dev's usual guidance. */
 export const DEFAULT_GUIDANCE = 3.5;
-
-/** Form of the blocks' weights that the options ask for. */
-function weightForm(o: LoadOptions): 'mapped' | 'packed' | 'int8' {
-  if (o.quantize !== undefined) return o.quantize;
-  return (o.packWeights ?? true) ? 'packed' : 'mapped';
-}
 
 const axesConfig = z.object({
   axes_dims_rope: z.tuple([z.int().positive(), z.int().positive(), z.int().positive()]).optional(),
