@@ -1,0 +1,144 @@
+// Accelerators, as the engine sees them. The core knows no CUDA: a device library
+// (native/cuda, libjit_flux_cuda.so) implements these interfaces and is opened at run time.
+//
+// Threads. Everything of one device runs on that device's inference thread, on one stream: a
+// DeviceSession belongs to the thread that entered it. count(), info() and kernels() may be called
+// from any thread.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "kernels/device_kernels.h"
+
+namespace jitflux {
+
+struct DeviceInfo {
+  std::string name;
+  int major = 0;  // compute capability
+  int minor = 0;
+  int multiprocessors = 0;
+  uint64_t total_bytes = 0;
+  uint64_t free_bytes = 0;       // of the device, as the driver sees it
+  uint64_t allocated_bytes = 0;  // by tensors of this process
+  uint64_t reserved_bytes = 0;   // held by LibTorch's allocator, tensors included
+  uint64_t peak_bytes = 0;       // most that was allocated since reset_peak
+};
+
+// What a CopyStream did, by the device's clock.
+struct TransferStatistics {
+  uint64_t bytes = 0;
+  double copy_milliseconds = 0;   // the copies took
+  double stall_milliseconds = 0;  // the engine's stream waited for them
+};
+
+// Uploads beside the computation. Used on the thread of the session it was made in.
+class CopyStream {
+ public:
+  // A point in the sequence of uploads.
+  class Mark {
+   public:
+    virtual ~Mark() = default;
+  };
+
+  virtual ~CopyStream() = default;
+  // Queues a copy from pinned host memory, which must stay as it is until a later mark is reached.
+  virtual void upload(void* device, const void* pinned, size_t bytes) = 0;
+  virtual std::shared_ptr<Mark> mark() = 0;
+  // Blocks this thread until the mark is reached.
+  virtual void wait(const Mark& mark) = 0;
+  // Work queued on the engine's stream from now on waits for the mark.
+  virtual void engine_waits(const Mark& mark) = 0;
+  // Uploads queued from now on wait for what has been queued on the engine's stream.
+  virtual void wait_for_engine() = 0;
+  // Sums since the last call. The session must have been synchronised.
+  virtual TransferStatistics take_statistics() = 0;
+};
+
+// Recorded work, launched as one.
+class DeviceGraph {
+ public:
+  virtual ~DeviceGraph() = default;
+  virtual void launch() = 0;
+};
+
+// A device and its engine's stream, current on this thread while the session lives: LibTorch's
+// operators and our kernels queue there.
+class DeviceSession {
+ public:
+  virtual ~DeviceSession() = default;
+  virtual kernels::DeviceStream stream() const = 0;
+  // Waits, without spinning, until everything queued has run; throws what went wrong meanwhile.
+  virtual void synchronize() = 0;
+  // Records what `work` queues instead of running it. `work` must neither synchronise nor read
+  // results, and its tensors must live as long as the graph. Memory it allocates belongs to the
+  // graphs of this session's device, which share it: their results are overwritten by the next
+  // launch of any of them.
+  virtual std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) = 0;
+  virtual std::unique_ptr<CopyStream> copy_stream() = 0;
+};
+
+class DeviceBackend {
+ public:
+  virtual ~DeviceBackend() = default;
+  // Number of devices; 0 where there is no driver. Does not throw.
+  virtual int count() noexcept = 0;
+  // Why count() is 0, for messages; empty if it is not.
+  virtual std::string unavailable_reason() = 0;
+  virtual DeviceInfo info(int index) = 0;
+  virtual at::Device device(int index) const = 0;
+  virtual const kernels::DeviceKernels& kernels() const = 0;
+  // Page-locked host memory: [bytes] uint8.
+  virtual at::Tensor pinned(int64_t bytes) = 0;
+  // One session per thread and at most one thread per device at a time.
+  virtual std::unique_ptr<DeviceSession> enter(int index) = 0;
+  // Gives what LibTorch's allocator holds unused back to the driver.
+  virtual void release_cached_memory(int index) = 0;
+  virtual void reset_peak(int index) = 0;
+};
+
+// What a device library exports, as the C function of this name and type. Both sides must have been
+// built from the same sources against the same LibTorch: the strings are compared.
+struct DeviceLibrary {
+  const char* version;          // of jit-flux
+  const char* libtorch;         // that it was built against
+  DeviceBackend* (*backend)();  // a singleton, never destroyed
+};
+using DeviceLibraryFunction = const DeviceLibrary* (*)();
+inline constexpr const char* kDeviceLibraryFunction = "jit_flux_cuda_backend";
+
+// ---- the core's side: native/runtime/device.cc ----
+
+// Opens a device library; once per process, later calls with the same path do nothing. Throws
+// kNative (kDeviceUnavailable if it was built for another version). `version`, `libtorch`: ours.
+void open_device_library(const std::string& path, const char* version, const char* libtorch);
+
+// The opened library's backend, or null.
+DeviceBackend* device_backend();
+
+// Index of the accelerator that `device` is on, or -1 for the CPU.
+int device_index(const at::Device& device);
+inline int device_index(const at::Tensor& tensor) { return device_index(tensor.device()); }
+
+// Makes the session of device `index` current on this thread; -1: the CPU, nothing to do. The
+// session is made when a thread first enters and kept for the thread's life.
+class DeviceScope {
+ public:
+  explicit DeviceScope(int index);
+  ~DeviceScope();
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+ private:
+  DeviceSession* outer_;
+};
+
+// Of the innermost scope on this thread; null on the CPU.
+DeviceSession* current_session();
+
+}  // namespace jitflux
