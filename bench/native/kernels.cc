@@ -266,12 +266,11 @@ void compare_sparse_step(Report& report, int64_t anchor_count) {
   jit::LifterCache cache;
 
   const at::Tensor anchor_index = index_tensor(anchors.tokens);
-  const at::Tensor nearest = index_tensor(lifter.nearest);
+  const at::Tensor nearest = lifter.nearest.to(at::kLong);
   const int64_t radius = lifter.radius;
   const int64_t taps = 2 * radius + 1;
   // Separable, which is faster than the released code's square kernel.
-  const at::Tensor taps_of_all =
-      at::tensor(at::ArrayRef<float>(lifter.weights)).repeat({kChannels, 1});
+  const at::Tensor taps_of_all = lifter.weights.repeat({kChannels, 1});
   const at::Tensor horizontal = taps_of_all.view({kChannels, 1, 1, taps});
   const at::Tensor vertical = taps_of_all.view({kChannels, 1, taps, 1});
 

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "runtime/device.h"
+
 namespace jitflux::addon {
 
 namespace {
@@ -41,12 +43,47 @@ at::ScalarType parse_dtype(const Napi::Value& value) {
   invalid("dtype", "one of float32, bfloat16, float16, float64, int32, int64", name);
 }
 
-at::ScalarType parse_compute_dtype(const Napi::Value& value) {
+at::ScalarType parse_compute_dtype(const Napi::Value& value, int device) {
   const at::ScalarType dtype = parse_dtype(value);
-  if (dtype != at::kFloat && dtype != at::kBFloat16) {
-    invalid("dtype", "float32 or bfloat16 on the CPU", show(value));
-  }
+  if (dtype == at::kFloat || dtype == at::kBFloat16) return dtype;
+  if (device < 0) invalid("dtype", "float32 or bfloat16 on the CPU", show(value));
+  if (dtype != at::kHalf) invalid("dtype", "float32, bfloat16 or float16", show(value));
   return dtype;
+}
+
+int parse_device(const Napi::Value& value) {
+  DeviceBackend* backend = device_backend();
+  const int count = backend == nullptr ? 0 : backend->count();
+  const auto index = static_cast<int>(parse_integer(value, "device", -1, 1024));
+  if (index < count) return index;
+  throw Error(error_code::kDeviceUnavailable, "There is no device cuda:" + std::to_string(index) +
+                                                  "; devices: " + std::to_string(count));
+}
+
+Placement parse_placement(const Napi::Object& options) {
+  return {parse_device(options.Get("device")),
+          static_cast<int>(parse_integer(options.Get("threads"), "threads", 0, 1024))};
+}
+
+void expect_device(const at::Tensor& tensor, const char* name, int device) {
+  const int actual = device_index(tensor);
+  // Without an accelerator of its own, an emulated one computes in the CPU's memory.
+  if (actual == device || (device < 0 && tensor.device().is_cpu())) return;
+  throw Error(error_code::kInvalidTensor,
+              "Expected a tensor on " +
+                  (device < 0 ? std::string("the CPU") : device_backend()->device(device).str()) +
+                  " for \"" + name + "\" but received one on " + tensor.device().str());
+}
+
+int common_device(std::initializer_list<at::Tensor> tensors) {
+  const at::Device device = tensors.begin()->device();
+  for (const at::Tensor& tensor : tensors) {
+    if (tensor.device() != device) {
+      throw Error(error_code::kInvalidTensor, "Expected tensors on one device but received " +
+                                                  device.str() + " and " + tensor.device().str());
+    }
+  }
+  return device_index(device);
 }
 
 const char* dtype_name(at::ScalarType dtype) {

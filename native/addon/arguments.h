@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,8 +19,20 @@ namespace jitflux::addon {
 at::ScalarType parse_dtype(const Napi::Value& value);
 const char* dtype_name(at::ScalarType dtype);
 
-// The type that a model computes in: float32 or bfloat16.
-at::ScalarType parse_compute_dtype(const Napi::Value& value);
+// The type that a model computes in: float32 or bfloat16, on accelerators also float16.
+at::ScalarType parse_compute_dtype(const Napi::Value& value, int device);
+
+// Index of an accelerator, or -1 for the CPU. Throws kDeviceUnavailable.
+int parse_device(const Napi::Value& value);
+
+// Where a model is loaded: `device` and `threads` of its options.
+Placement parse_placement(const Napi::Object& options);
+
+// Throws kInvalidTensor unless the tensor is on this device.
+void expect_device(const at::Tensor& tensor, const char* name, int device);
+
+// The device that all of these are on. Throws kInvalidTensor.
+int common_device(std::initializer_list<at::Tensor> tensors);
 
 // A shape of 1 to 8 dimensions of at least 1, whose product is at most 2^40.
 std::vector<int64_t> parse_shape(const Napi::Value& value);

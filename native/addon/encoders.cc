@@ -58,20 +58,20 @@ Napi::Object config_to_js(Napi::Env env, const AutoencoderConfig& config) {
   return result;
 }
 
-// What all models take: (path, { dtype, threads, verify, ... }, job) -> { handle, config }.
+// What all models take: (path, { device, dtype, threads, verify, ... }, job) -> { handle, config }.
 template <typename Model, typename Options>
 Napi::Value load_model(const Napi::CallbackInfo& info, Options options) {
   const std::string path = parse_string(info[0], "path");
   const auto object = info[1].As<Napi::Object>();
-  options.dtype = parse_compute_dtype(object.Get("dtype"));
-  const int threads = static_cast<int>(parse_integer(object.Get("threads"), "threads", 0, 1024));
+  const Placement where = parse_placement(object);
+  options.dtype = parse_compute_dtype(object.Get("dtype"), where.device);
   const OpenOptions open{object.Get("verify").ToBoolean()};
   return Environment::of(info.Env())
       .run(
           info.Env(), info[2],
-          [path, open, options, threads](const Job& job) {
-            auto entry = std::make_shared<ModelEntry<Model>>(ModelEntry<Model>{
-                Model::load(WeightFile::open(path, open), options, job), threads});
+          [path, open, options, where](const Job& job) {
+            auto entry = std::make_shared<ModelEntry<Model>>(
+                ModelEntry<Model>{Model::load(WeightFile::open(path, open), options, job), where});
             return Environment::Settle([entry](Napi::Env env) -> napi_value {
               Napi::Object result = Napi::Object::New(env);
               result.Set("handle", make_handle(env, entry));
@@ -79,7 +79,7 @@ Napi::Value load_model(const Napi::CallbackInfo& info, Options options) {
               return result;
             });
           },
-          threads);
+          where);
 }
 
 // options: heads (0: of 64), eps, eosTokenId.
@@ -109,7 +109,7 @@ Napi::Value encode_clip(const Napi::CallbackInfo& info) {
               return result;
             });
           },
-          entry->threads);
+          entry->where);
 }
 
 // options: maxDistance, eps.
@@ -130,7 +130,7 @@ Napi::Value encode_t5(const Napi::CallbackInfo& info) {
       .run(
           info.Env(), info[2],
           [entry, ids](const Job& job) { return settle_tensor(entry->model->encode(ids, job)); },
-          entry->threads);
+          entry->where);
 }
 
 // options: normGroups, eps.
@@ -189,7 +189,7 @@ Napi::Value decode(const Napi::CallbackInfo& info) {
           [entry, latents, tiling](const Job& job) {
             return settle_tensor(entry->model->decode(latents, tiling, job));
           },
-          entry->threads);
+          entry->where);
 }
 
 // (autoencoder, pictures, job) -> { mean, logvar }
@@ -219,7 +219,7 @@ Napi::Value encode_pictures(const Napi::CallbackInfo& info) {
               return result;
             });
           },
-          entry->threads);
+          entry->where);
 }
 
 // (autoencoder, h, w) -> bytes

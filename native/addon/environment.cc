@@ -10,6 +10,7 @@
 
 #include "addon/errors.h"
 #include "addon/handles.h"
+#include "runtime/device.h"
 
 namespace jitflux::addon {
 
@@ -25,7 +26,7 @@ struct Environment::Task {
   napi_ref progress = nullptr;  // the callback, if any
   napi_ref thrown = nullptr;    // what the callback threw, if it did
   Work work;
-  int threads = 0;
+  Placement where;
   Job job;
   // Results, written by the inference thread before the final message.
   Settle settle;
@@ -47,10 +48,7 @@ Environment& Environment::of(Napi::Env env) { return *env.GetInstanceData<Enviro
 
 void Environment::create(Napi::Env env) { env.SetInstanceData(new Environment(env)); }
 
-Environment::Environment(Napi::Env env)
-    : env_(env),
-      default_threads_(at::get_num_threads()),
-      thread_(std::make_unique<InferenceThread>()) {
+Environment::Environment(Napi::Env env) : env_(env), default_threads_(at::get_num_threads()) {
   const Napi::String name = Napi::String::New(env, "jit-flux");
   if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this,
                                       on_message, &messages_) != napi_ok ||
@@ -67,14 +65,21 @@ Environment::~Environment() = default;
 void Environment::on_cleanup(void* self) {
   auto* environment = static_cast<Environment*>(self);
   environment->shutdown_->store(true);
-  environment->thread_.reset();
+  environment->workers_.clear();
   napi_release_threadsafe_function(environment->messages_, napi_tsfn_abort);
 }
 
-Napi::Promise Environment::run(Napi::Env env, const Napi::Value& options, Work work, int threads) {
+Environment::Worker& Environment::worker(int device) {
+  auto& slot = workers_[device];
+  if (slot == nullptr) slot = std::make_unique<Worker>();
+  return *slot;
+}
+
+Napi::Promise Environment::run(Napi::Env env, const Napi::Value& options, Work work,
+                               Placement where) {
   auto task = std::make_unique<Task>();
   task->work = std::move(work);
-  task->threads = threads;
+  task->where = where;
   task->job.shutdown = shutdown_;
   if (options.IsObject()) {
     const auto object = options.As<Napi::Object>();
@@ -101,26 +106,59 @@ Napi::Promise Environment::run(Napi::Env env, const Napi::Value& options, Work w
   // Node stays alive while work is in flight, and only then.
   if (pending_++ == 0) napi_ref_threadsafe_function(env, messages_);
   Task* raw = task.release();
-  thread_->post([this, raw] {
+  worker(where.device).thread.post([this, raw] {
     execute(*raw);
     post(raw, std::make_unique<Message>(Message{raw, std::nullopt}));
   });
   return Napi::Promise(env, promise);
 }
 
-void Environment::return_memory() {
-  thread_->post([] { malloc_trim(0); });
+void Environment::run_later(int device, std::function<void()> work) {
+  worker(device).thread.post([device, work = std::move(work)]() mutable {
+    try {
+      const c10::InferenceMode inference;
+      const DeviceScope scope(device);
+      work();
+      work = nullptr;  // what it holds is released here
+      if (DeviceSession* session = current_session()) session->synchronize();
+    } catch (...) {
+      // A failed device fails the next job as well, and that one is waited for.
+    }
+  });
+}
+
+void Environment::return_memory(int device) {
+  if (device < 0) {
+    worker(device).thread.post([] { malloc_trim(0); });
+  } else {
+    run_later(device, [device] { device_backend()->release_cached_memory(device); });
+  }
 }
 
 void Environment::execute(Task& task) {
+  const int device = task.where.device;
   try {
     const c10::InferenceMode inference;
-    const int threads = task.threads > 0 ? task.threads : default_threads_;
+    const int threads = task.where.threads > 0 ? task.where.threads : default_threads_;
     if (at::get_num_threads() != threads) at::set_num_threads(threads);
     task.job.checkpoint();
-    task.settle = task.work(task.job);
+    const DeviceScope scope(device);
+    try {
+      task.settle = task.work(task.job);
+      // Only now: errors of the device belong to the job that caused them, times are true, and
+      // tensors of finished jobs may be used on any thread.
+      if (DeviceSession* session = current_session()) session->synchronize();
+    } catch (...) {
+      task.error = current_exception();
+      if (device >= 0 && task.error->code() == error_code::kOutOfMemory) {
+        task.error = with_device_memory(*task.error, device);
+        device_backend()->release_cached_memory(device);
+      }
+      // What was queued before the failure may still use the tensors that are released below.
+      if (DeviceSession* session = current_session()) session->synchronize();
+    }
   } catch (...) {
-    task.error = current_exception();
+    if (!task.error) task.error = current_exception();
   }
   task.work = nullptr;  // releases the tensors it captured
 }

@@ -1,8 +1,10 @@
 // State of one Node environment (the main thread or a worker), and the way from JavaScript to the
-// inference thread and back. All methods run on the environment's JavaScript thread.
+// inference threads and back: one for the CPU and one per accelerator in use. All methods run on
+// the environment's JavaScript thread.
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -12,6 +14,12 @@
 #include "runtime/job.h"
 
 namespace jitflux::addon {
+
+// Where a job runs.
+struct Placement {
+  int device = -1;  // of an accelerator, or -1: the CPU
+  int threads = 0;  // OpenMP threads, 0 for the default
+};
 
 class Environment {
  public:
@@ -24,21 +32,28 @@ class Environment {
   // Runs on the inference thread; may throw. Returns how to settle.
   using Work = std::function<Settle(const Job&)>;
 
-  // Queues `work` and returns its promise. `options` is the JavaScript `{ abort?, progress? }`
-  // object or undefined. `threads`: OpenMP threads, 0 for the default.
-  Napi::Promise run(Napi::Env env, const Napi::Value& options, Work work, int threads = 0);
+  // Queues `work` and returns its promise, which settles when everything that the work has queued
+  // on its device has run. `options` is the JavaScript `{ abort?, progress? }` object or undefined.
+  Napi::Promise run(Napi::Env env, const Napi::Value& options, Work work, Placement where = {});
+
+  // Queues work that nobody waits for; what it throws is lost.
+  void run_later(int device, std::function<void()> work);
 
   // Once the work queued so far is done, gives freed memory back to the system: after a model has
   // been released, so that a service sees its memory again.
-  void return_memory();
+  void return_memory(int device);
 
-  // Used on the inference thread only.
-  jit::LifterCache& lifters() { return lifters_; }
+  // Used on the device's inference thread only.
+  jit::LifterCache& lifters(int device) { return worker(device).lifters; }
   int default_threads() const { return default_threads_; }
 
  private:
   struct Task;
   struct Message;
+  struct Worker {
+    jit::LifterCache lifters;
+    InferenceThread thread;  // last: its work uses the members above
+  };
 
   explicit Environment(Napi::Env env);
   static void on_message(napi_env env, napi_value, void* context, void* data);
@@ -46,14 +61,14 @@ class Environment {
   void execute(Task& task);
   void post(Task* task, std::unique_ptr<Message> message);
   void finish(Napi::Env env, Task* task);
+  Worker& worker(int device);
 
   napi_env env_;
   napi_threadsafe_function messages_ = nullptr;
   AbortFlag shutdown_ = std::make_shared<std::atomic<bool>>(false);
   int64_t pending_ = 0;
   int default_threads_;
-  jit::LifterCache lifters_;
-  std::unique_ptr<InferenceThread> thread_;  // last: its work uses the members above
+  std::map<int, std::unique_ptr<Worker>> workers_;  // last: their work uses the members above
 };
 
 }  // namespace jitflux::addon

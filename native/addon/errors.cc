@@ -2,8 +2,11 @@
 
 #include <c10/util/Exception.h>
 
+#include <cstdio>
 #include <new>
 #include <string>
+
+#include "runtime/device.h"
 
 namespace jitflux::addon {
 
@@ -46,6 +49,60 @@ Error current_exception() {
   } catch (...) {
     return Error(error_code::kNative, "Unknown native failure");
   }
+}
+
+namespace {
+
+// Of "... Tried to allocate 2.00 GiB. ..." in the allocator's message; negative if it is not there.
+double requested_bytes(const std::string& message) {
+  static constexpr const char* kPhrase = "Tried to allocate ";
+  const size_t at = message.find(kPhrase);
+  double amount = -1;
+  char unit[8] = {};
+  if (at == std::string::npos || std::sscanf(message.c_str() + at + std::string(kPhrase).size(),
+                                             "%lf %7[A-Za-z]", &amount, unit) != 2) {
+    return -1;
+  }
+  switch (unit[0]) {
+    case 'K':
+      return amount * 1024;
+    case 'M':
+      return amount * 1024 * 1024;
+    case 'G':
+      return amount * 1024 * 1024 * 1024;
+    default:
+      return amount;
+  }
+}
+
+std::string gibibytes(double bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2f GiB", bytes / (1024.0 * 1024.0 * 1024.0));
+  return text;
+}
+
+}  // namespace
+
+Error with_device_memory(const Error& error, int device) {
+  const DeviceInfo info = device_backend()->info(device);
+  const auto number = [](uint64_t bytes) { return DetailValue(static_cast<double>(bytes)); };
+  const double requested = requested_bytes(error.what());
+  const std::string name = "cuda:" + std::to_string(device);
+  Details details = error.details();
+  details.emplace_back("device", name);
+  if (requested >= 0) details.emplace_back("requestedBytes", requested);
+  details.emplace_back("freeBytes", number(info.free_bytes));
+  details.emplace_back("totalBytes", number(info.total_bytes));
+  details.emplace_back("allocatedBytes", number(info.allocated_bytes));
+  details.emplace_back("reservedBytes", number(info.reserved_bytes));
+  const std::string wanted = requested >= 0 ? " for " + gibibytes(requested) : "";
+  return Error(error.code(),
+               "Out of memory on " + name + " (" + info.name + ")" + wanted + ": " +
+                   gibibytes(static_cast<double>(info.free_bytes)) + " of " +
+                   gibibytes(static_cast<double>(info.total_bytes)) +
+                   " are free, tensors of this process take " +
+                   gibibytes(static_cast<double>(info.allocated_bytes)),
+               std::move(details));
 }
 
 Napi::Error to_js(Napi::Env env, const Error& error) {

@@ -9,6 +9,10 @@ namespace jitflux::addon {
 // The exception being handled, as our own type: LibTorch's errors get their first line and a code.
 Error current_exception();
 
+// An out-of-memory error of a device, with what was asked for and what the device has: details
+// device, requestedBytes (if LibTorch told), freeBytes, totalBytes, allocatedBytes, reservedBytes.
+Error with_device_memory(const Error& error, int device);
+
 // An Error object with `code` and `details`.
 Napi::Error to_js(Napi::Env env, const Error& error);
 

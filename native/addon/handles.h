@@ -6,6 +6,7 @@
 #include <atomic>
 #include <functional>
 
+#include "addon/environment.h"
 #include "addon/handle.h"
 #include "flux/autoencoder.h"
 #include "flux/clip_text_encoder.h"
@@ -15,18 +16,13 @@
 
 namespace jitflux::addon {
 
-// A transformer and the threads its work runs on (0: default).
-struct TransformerEntry {
-  std::shared_ptr<FluxTransformer> model;
-  int threads = 0;
-};
-
-// Likewise for the other models.
+// A model and where its work runs.
 template <typename Model>
 struct ModelEntry {
   std::shared_ptr<Model> model;
-  int threads = 0;
+  Placement where;
 };
+using TransformerEntry = ModelEntry<FluxTransformer>;
 
 template <>
 struct HandleType<at::Tensor> {

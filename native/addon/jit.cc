@@ -20,9 +20,11 @@ Napi::Value gather(const Napi::CallbackInfo& info) {
   const at::Tensor latents = parse_tokens(info[0], "latents");
   auto anchors = parse_flagged_lists(info[1], "anchors", latents, per_image(info[2]));
   return Environment::of(info.Env())
-      .run(info.Env(), info[3], [latents, anchors = std::move(anchors)](const Job&) {
-        return settle_tensor(jit::gather(latents, anchors));
-      });
+      .run(info.Env(), info[3],
+           [latents, anchors = std::move(anchors)](const Job&) {
+             return settle_tensor(jit::gather(latents, anchors));
+           },
+           {common_device({latents})});
 }
 
 // (velocity, anchors, rows, cols, job)
@@ -31,10 +33,13 @@ Napi::Value lift(const Napi::CallbackInfo& info) {
   const jit::Grid grid = parse_grid(info[2], info[3]);
   auto anchors = parse_token_lists(info[1], "anchors", v.size(0), v.size(1), grid.tokens());
   Environment& environment = Environment::of(info.Env());
+  const int device = common_device({v});
+  jit::LifterCache& lifters = environment.lifters(device);
   return environment.run(info.Env(), info[4],
-                         [v, grid, anchors = std::move(anchors), &environment](const Job&) {
-                           return settle_tensor(jit::lift(v, anchors, grid, environment.lifters()));
-                         });
+                         [v, grid, anchors = std::move(anchors), &lifters](const Job&) {
+                           return settle_tensor(jit::lift(v, anchors, grid, lifters));
+                         },
+                         {device});
 }
 
 // (velocity, rows, cols, job)
@@ -42,14 +47,18 @@ Napi::Value importance(const Napi::CallbackInfo& info) {
   const at::Tensor v = parse_tokens(info[0], "velocity");
   const jit::Grid grid = parse_grid(info[1], info[2]);
   expect_tokens(v, "velocity", v.size(0), grid.tokens(), v.size(2));
-  return Environment::of(info.Env()).run(info.Env(), info[3], [v, grid](const Job&) {
-    const at::Tensor map = jit::importance(v, grid);
-    return Environment::Settle([map](Napi::Env env) -> napi_value {
-      Napi::Float32Array array = Napi::Float32Array::New(env, static_cast<size_t>(map.numel()));
-      std::memcpy(array.Data(), map.const_data_ptr<float>(), map.nbytes());
-      return array;
-    });
-  });
+  return Environment::of(info.Env())
+      .run(info.Env(), info[3],
+           [v, grid](const Job&) {
+             const at::Tensor map = jit::importance(v, grid).cpu();
+             return Environment::Settle([map](Napi::Env env) -> napi_value {
+               Napi::Float32Array array =
+                   Napi::Float32Array::New(env, static_cast<size_t>(map.numel()));
+               std::memcpy(array.Data(), map.const_data_ptr<float>(), map.nbytes());
+               return array;
+             });
+           },
+           {common_device({v})});
 }
 
 // (latents, velocity, sigma, job)
@@ -59,9 +68,11 @@ Napi::Value predict_clean(const Napi::CallbackInfo& info) {
   expect_tokens(velocity, "velocity", latents.size(0), latents.size(1), latents.size(2));
   const double sigma = parse_number(info[2], "sigma");
   return Environment::of(info.Env())
-      .run(info.Env(), info[3], [latents, velocity, sigma](const Job&) {
-        return settle_tensor(latents.sub(velocity, sigma));
-      });
+      .run(info.Env(), info[3],
+           [latents, velocity, sigma](const Job&) {
+             return settle_tensor(latents.sub(velocity, sigma));
+           },
+           {common_device({latents, velocity})});
 }
 
 // (latents, newTokens, target, weights: Float64Array, job)
@@ -78,7 +89,8 @@ Napi::Value micro_flow(const Napi::CallbackInfo& info) {
           [latents, target, weights, tokens = std::move(tokens)](const Job&) mutable {
             for (const double weight : weights) jit::blend(latents, target, tokens, weight);
             return Environment::Settle([](Napi::Env env) -> napi_value { return env.Undefined(); });
-          });
+          },
+          {common_device({latents, target})});
 }
 
 // (clean, noise, anchors, newTokens, sigma, rows, cols, perImage, job)
@@ -93,12 +105,15 @@ Napi::Value micro_flow_target(const Napi::CallbackInfo& info) {
   auto tokens = parse_flagged_lists(info[3], "newTokens", clean, split);
   const double sigma = parse_number(info[4], "sigma");
   Environment& environment = Environment::of(info.Env());
+  const int device = common_device({clean, noise});
+  jit::LifterCache& lifters = environment.lifters(device);
   return environment.run(info.Env(), info[8],
                          [clean, noise, grid, sigma, anchors = std::move(anchors),
-                          tokens = std::move(tokens), &environment](const Job&) {
+                          tokens = std::move(tokens), &lifters](const Job&) {
                            return settle_tensor(jit::micro_flow_target(
-                               clean, noise, anchors, tokens, sigma, grid, environment.lifters()));
-                         });
+                               clean, noise, anchors, tokens, sigma, grid, lifters));
+                         },
+                         {device});
 }
 
 // (latents, velocity, anchors | undefined, rows, cols, dSigma, job)
@@ -116,11 +131,14 @@ Napi::Value step(const Napi::CallbackInfo& info) {
   }
   const double d_sigma = parse_number(info[5], "dSigma");
   Environment& environment = Environment::of(info.Env());
+  const int device = common_device({latents, v});
+  jit::LifterCache& lifters = environment.lifters(device);
   return environment.run(
       info.Env(), info[6],
-      [latents, v, grid, d_sigma, anchors = std::move(anchors), &environment](const Job&) mutable {
-        return settle_tensor(jit::step(latents, v, anchors, grid, d_sigma, environment.lifters()));
-      });
+      [latents, v, grid, d_sigma, anchors = std::move(anchors), &lifters](const Job&) mutable {
+        return settle_tensor(jit::step(latents, v, anchors, grid, d_sigma, lifters));
+      },
+      {device});
 }
 
 }  // namespace

@@ -48,6 +48,7 @@ extern "C" __attribute__((visibility("default"))) napi_value jit_flux_core_init(
     Environment::create(env);
     exports.Set("info", Napi::Function::New<guarded<engine_info>>(env));
     register_tensor(env, exports);
+    register_devices(env, exports);
     register_jit(env, exports);
     register_latents(env, exports);
     register_transformer(env, exports);

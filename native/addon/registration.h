@@ -6,6 +6,7 @@
 namespace jitflux::addon {
 
 void register_tensor(Napi::Env env, Napi::Object exports);
+void register_devices(Napi::Env env, Napi::Object exports);
 void register_jit(Napi::Env env, Napi::Object exports);
 void register_latents(Napi::Env env, Napi::Object exports);
 void register_transformer(Napi::Env env, Napi::Object exports);

@@ -39,6 +39,12 @@ Napi::Value run(const Napi::CallbackInfo& info) {
   std::vector<at::Tensor> inputs;
   for (uint32_t i = 0; i < array.Length(); ++i) {
     inputs.push_back(*get_handle<at::Tensor>(array.Get(i)));
+    if (!inputs.back().device().is_cpu()) {
+      throw Error(error_code::kInvalidTensor,
+                  "TorchScript modules run on the CPU: expected inputs "
+                  "there but received one on " +
+                      inputs.back().device().str());
+    }
   }
   return Environment::of(info.Env())
       .run(info.Env(), info[2], [module, inputs = std::move(inputs)](const Job&) {

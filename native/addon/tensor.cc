@@ -8,6 +8,7 @@
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
+#include "runtime/device.h"
 #include "runtime/random.h"
 
 namespace jitflux::addon {
@@ -24,6 +25,22 @@ std::function<napi_value(Napi::Env)> settle_tensor(at::Tensor tensor) {
 }
 
 namespace {
+
+// target = source, on the target's inference thread: whatever is asked of the target afterwards
+// happens there too, and so after it. This thread does not wait for the device.
+void fill_later(Napi::Env env, const at::Tensor& target, const at::Tensor& source) {
+  Environment::of(env).run_later(device_index(target),
+                                 [target, source]() mutable { target.copy_(source); });
+}
+
+// The tensor itself if it shall stay on the CPU, else a copy on the device.
+at::Tensor sent_to(Napi::Env env, const at::Tensor& tensor, int device) {
+  if (device < 0) return tensor;
+  const at::Tensor there =
+      at::empty(tensor.sizes(), tensor.options().device(device_backend()->device(device)));
+  fill_later(env, there, tensor);
+  return there;
+}
 
 Napi::Value tensor_from(const Napi::CallbackInfo& info) {
   const std::vector<int64_t> shape = parse_shape(info[1]);
@@ -54,11 +71,12 @@ Napi::Value tensor_from(const Napi::CallbackInfo& info) {
                                                 " elements but \"data\" has " +
                                                 std::to_string(array.ElementLength()));
   }
+  const int device = parse_device(info[3]);
   at::Tensor tensor = at::empty(shape, source);
   std::memcpy(tensor.mutable_data_ptr(),
               static_cast<const std::byte*>(array.ArrayBuffer().Data()) + array.ByteOffset(),
               array.ByteLength());
-  return tensor_handle(info.Env(), tensor.to(dtype));
+  return tensor_handle(info.Env(), sent_to(info.Env(), tensor.to(dtype), device));
 }
 
 Napi::Value tensor_randn(const Napi::CallbackInfo& info) {
@@ -83,7 +101,8 @@ Napi::Value tensor_randn(const Napi::CallbackInfo& info) {
   if (!at::isFloatingType(dtype)) {
     throw Error(error_code::kInvalidArgument, "Expected a floating point \"dtype\" for randn");
   }
-  return tensor_handle(info.Env(), randn(shape, seeds, dtype));
+  const int device = parse_device(info[3]);
+  return tensor_handle(info.Env(), sent_to(info.Env(), randn(shape, seeds, dtype), device));
 }
 
 Napi::Value tensor_info(const Napi::CallbackInfo& info) {
@@ -102,36 +121,79 @@ Napi::Value tensor_info(const Napi::CallbackInfo& info) {
 
 Napi::Value tensor_clone(const Napi::CallbackInfo& info) {
   const auto tensor = get_handle<at::Tensor>(info[0]);
-  // memcpy, not at::clone: a parallel copy would start a second OpenMP team on this thread.
   at::Tensor copy = at::empty_like(*tensor);
+  if (!tensor->device().is_cpu()) {
+    fill_later(info.Env(), copy, *tensor);
+    return tensor_handle(info.Env(), copy);
+  }
+  // memcpy, not at::clone: a parallel copy would start a second OpenMP team on this thread.
   std::memcpy(copy.mutable_data_ptr(), tensor->const_data_ptr(), tensor->nbytes());
   return tensor_handle(info.Env(), copy);
 }
 
 Napi::Value tensor_read(const Napi::CallbackInfo& info) {
   const at::Tensor tensor = *get_handle<at::Tensor>(info[0]);
-  return Environment::of(info.Env()).run(info.Env(), info[1], [tensor](const Job&) {
-    // A private copy: the tensor may be written to while the promise settles.
-    const at::Tensor copy = tensor.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-    return [copy](Napi::Env env) -> napi_value {
-      Napi::Float32Array array = Napi::Float32Array::New(env, static_cast<size_t>(copy.numel()));
-      std::memcpy(array.Data(), copy.const_data_ptr<float>(), copy.nbytes());
-      return array;
-    };
-  });
+  return Environment::of(info.Env())
+      .run(info.Env(), info[1],
+           [tensor](const Job&) {
+             // A private copy: the tensor may be written to while the promise settles.
+             const at::Tensor copy =
+                 tensor.to(at::Device(at::kCPU), at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+             return [copy](Napi::Env env) -> napi_value {
+               Napi::Float32Array array =
+                   Napi::Float32Array::New(env, static_cast<size_t>(copy.numel()));
+               std::memcpy(array.Data(), copy.const_data_ptr<float>(), copy.nbytes());
+               return array;
+             };
+           },
+           {device_index(tensor)});
+}
+
+// (tensor, device, job): a copy there
+Napi::Value tensor_to(const Napi::CallbackInfo& info) {
+  const at::Tensor tensor = *get_handle<at::Tensor>(info[0]);
+  const int device = parse_device(info[1]);
+  // On the source's thread, after what it has still to do there; if that is the CPU, on the
+  // target's: handles exist only once their values do.
+  const int where = device_index(tensor) >= 0 ? device_index(tensor) : device;
+  const at::Device target = device < 0 ? at::Device(at::kCPU) : device_backend()->device(device);
+  return Environment::of(info.Env())
+      .run(info.Env(), info[2],
+           [tensor, target](const Job&) {
+             return settle_tensor(tensor.to(target, tensor.scalar_type(), /*non_blocking=*/false,
+                                            /*copy=*/true));
+           },
+           {where});
+}
+
+// Releases a model's handle; false if it is of another type. The model goes on its own inference
+// thread: freeing gigabytes takes a while.
+template <typename Model>
+bool release_model(const Napi::CallbackInfo& info) {
+  using Entry = ModelEntry<Model>;
+  Box<Entry>* box = find_box<Entry>(info[0]);
+  if (box == nullptr) return false;
+  std::shared_ptr<Entry> entry = box->pointer;
+  release_handle<Entry>(info[0]);
+  if (entry == nullptr) return true;  // a second time
+  const int device = entry->where.device;
+  Environment& environment = Environment::of(info.Env());
+  environment.run_later(device, [entry = std::move(entry)]() mutable { entry.reset(); });
+  environment.return_memory(device);
+  return true;
 }
 
 Napi::Value release(const Napi::CallbackInfo& info) {
-  if (release_handle<at::Tensor>(info[0]) || release_handle<const Conditioning>(info[0])) {
-    return info.Env().Undefined();
+  const bool known = release_handle<at::Tensor>(info[0]) ||
+                     release_handle<const Conditioning>(info[0]) ||
+                     release_model<FluxTransformer>(info) || release_model<ClipTextEncoder>(info) ||
+                     release_model<T5Encoder>(info) || release_model<Autoencoder>(info);
+  if (!known) {
+    if (!release_handle<ScriptModule>(info[0])) {
+      throw Error(error_code::kInvalidArgument, "Expected a native handle");
+    }
+    Environment::of(info.Env()).return_memory(-1);
   }
-  const bool model = release_handle<TransformerEntry>(info[0]) ||
-                     release_handle<ScriptModule>(info[0]) ||
-                     release_handle<ModelEntry<ClipTextEncoder>>(info[0]) ||
-                     release_handle<ModelEntry<T5Encoder>>(info[0]) ||
-                     release_handle<ModelEntry<Autoencoder>>(info[0]);
-  if (!model) throw Error(error_code::kInvalidArgument, "Expected a native handle");
-  Environment::of(info.Env()).return_memory();
   return info.Env().Undefined();
 }
 
@@ -151,6 +213,7 @@ void register_tensor(Napi::Env env, Napi::Object exports) {
   exports.Set("tensorRandn", Napi::Function::New<guarded<tensor_randn>>(env));
   exports.Set("tensorInfo", Napi::Function::New<guarded<tensor_info>>(env));
   exports.Set("tensorClone", Napi::Function::New<guarded<tensor_clone>>(env));
+  exports.Set("tensorTo", Napi::Function::New<guarded<tensor_to>>(env));
   exports.Set("tensorRead", Napi::Function::New<guarded<tensor_read>>(env));
   exports.Set("release", Napi::Function::New<guarded<release>>(env));
   exports.Set("createAbortFlag", Napi::Function::New<guarded<create_abort_flag>>(env));

@@ -15,35 +15,44 @@ namespace jitflux::addon {
 
 namespace {
 
-WeightForm parse_weight_form(const Napi::Value& value) {
+WeightForm parse_weight_form(const Napi::Value& value, bool accelerator) {
   const std::string name = parse_string(value, "weights");
-  if (name == "mapped") return WeightForm::kMapped;
-  if (name == "packed") return WeightForm::kPacked;
-  if (name == "int8") return WeightForm::kInt8;
+  if (accelerator) {
+    if (name == "resident") return WeightForm::kResident;
+    if (name == "streamed") return WeightForm::kStreamed;
+  } else {
+    if (name == "mapped") return WeightForm::kMapped;
+    if (name == "packed") return WeightForm::kPacked;
+    if (name == "int8") return WeightForm::kInt8;
+  }
   throw Error(error_code::kInvalidArgument,
-              "Expected 'mapped', 'packed' or 'int8' for \"weights\" but received '" + name + "'");
+              std::string("Expected ") +
+                  (accelerator ? "'resident' or 'streamed'" : "'mapped', 'packed' or 'int8'") +
+                  " for \"weights\" but received '" + name + "'");
 }
 
-// (path, { dtype, weights, roundTime, keepModulation, threads, verify, ropeAxes? }, job)
+// (path, { device, dtype, weights, graphs, roundTime, keepModulation, threads, verify, ropeAxes? },
+// job)
 Napi::Value load(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");
   const auto options = info[1].As<Napi::Object>();
   TransformerOptions model_options;
-  model_options.dtype = parse_compute_dtype(options.Get("dtype"));
+  const Placement where = parse_placement(options);
+  model_options.dtype = parse_compute_dtype(options.Get("dtype"), where.device);
   model_options.round_time = options.Get("roundTime").ToBoolean();
   model_options.keep_modulation = options.Get("keepModulation").ToBoolean();
-  model_options.weights = parse_weight_form(options.Get("weights"));
-  const int threads = static_cast<int>(parse_integer(options.Get("threads"), "threads", 0, 1024));
+  model_options.weights = parse_weight_form(options.Get("weights"), where.device >= 0);
+  model_options.graphs = options.Get("graphs").ToBoolean();
   const OpenOptions open{options.Get("verify").ToBoolean()};
   const auto axes = parse_axes(options.Get("ropeAxes"));
   return Environment::of(info.Env())
       .run(
           info.Env(), info[2],
-          [path, open, axes, model_options, threads](const Job& job) {
+          [path, open, axes, model_options, where](const Job& job) {
             auto parameters = std::make_shared<const FluxParameters>(
                 FluxParameters::resolve(WeightFile::open(path, open), axes));
             auto entry = std::make_shared<TransformerEntry>(TransformerEntry{
-                FluxTransformer::load(std::move(parameters), model_options, job), threads});
+                FluxTransformer::load(std::move(parameters), model_options, job), where});
             return Environment::Settle([entry](Napi::Env env) -> napi_value {
               Napi::Object result = Napi::Object::New(env);
               result.Set("handle", make_handle(env, entry));
@@ -51,7 +60,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
               return result;
             });
           },
-          threads);
+          where);
 }
 
 // (transformer, prompt, pooled, guidance: Float64Array, sigmas: Float64Array, job)
@@ -98,7 +107,7 @@ Napi::Value condition(const Napi::CallbackInfo& info) {
               return make_handle(env, result);
             });
           },
-          entry->threads);
+          entry->where);
 }
 
 // What forward and advance have in common: which model, at which tokens, at which noise level.
@@ -130,6 +139,7 @@ ForwardArguments parse_forward(const Napi::CallbackInfo& info) {
   a.gather = info[3].ToBoolean();
   const char* name = a.gather ? "latents" : "tokens";
   a.latents = parse_tokens(info[2], name);
+  expect_device(a.latents, name, a.entry->where.device);
   a.grid = parse_grid(info[6], info[7]);
   const int64_t images = a.latents.size(0);
   expect_tokens(a.latents, name, a.conditioning->images,
@@ -170,7 +180,7 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
   return Environment::of(info.Env())
       .run(
           info.Env(), info[9], [a](const Job& job) { return settle(a.forward(job)); },
-          a.entry->threads);
+          a.entry->where);
 }
 
 // (parse_forward's with latents of the whole grid, dSigma, job). Forward, lift and Euler update.
@@ -183,14 +193,36 @@ Napi::Value advance(const Napi::CallbackInfo& info) {
                 "Only latents of a whole grid, with as many channels as the velocity, can advance");
   }
   Environment& environment = Environment::of(info.Env());
+  jit::LifterCache& lifters = environment.lifters(a.entry->where.device);
   return environment.run(
       info.Env(), info[10],
-      [a, d_sigma, &environment](const Job& job) {
+      [a, d_sigma, &lifters](const Job& job) {
         at::Tensor latents = a.latents;
-        return settle(
-            jit::step(latents, a.forward(job), a.anchors, a.grid, d_sigma, environment.lifters()));
+        return settle(jit::step(latents, a.forward(job), a.anchors, a.grid, d_sigma, lifters));
       },
-      a.entry->threads);
+      a.entry->where);
+}
+
+// (transformer, job) -> { bytes, copyMilliseconds, stallMilliseconds } since the last call, or
+// undefined
+Napi::Value transfer_statistics(const Napi::CallbackInfo& info) {
+  const auto entry = get_handle<TransformerEntry>(info[0]);
+  return Environment::of(info.Env())
+      .run(
+          info.Env(), info[1],
+          [entry](const Job&) {
+            const auto statistics = entry->model->take_transfer_statistics();
+            return Environment::Settle([statistics](Napi::Env env) -> napi_value {
+              if (!statistics) return env.Undefined();
+              Napi::Object result = Napi::Object::New(env);
+              result.Set("bytes", Napi::Number::New(env, static_cast<double>(statistics->bytes)));
+              result.Set("copyMilliseconds", Napi::Number::New(env, statistics->copy_milliseconds));
+              result.Set("stallMilliseconds",
+                         Napi::Number::New(env, statistics->stall_milliseconds));
+              return result;
+            });
+          },
+          entry->where);
 }
 
 }  // namespace
@@ -224,6 +256,7 @@ void register_transformer(Napi::Env env, Napi::Object exports) {
   exports.Set("condition", Napi::Function::New<guarded<condition>>(env));
   exports.Set("forward", Napi::Function::New<guarded<forward>>(env));
   exports.Set("advance", Napi::Function::New<guarded<advance>>(env));
+  exports.Set("transferStatistics", Napi::Function::New<guarded<transfer_statistics>>(env));
 }
 
 }  // namespace jitflux::addon

@@ -81,4 +81,19 @@ void joint_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
                 .reshape({shape.images * shape.sequence, shape.heads * shape.head_dim}));
 }
 
+at::Tensor device_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const AttentionShape& shape) {
+  count(Counter::kDeviceAttention);
+  // [images, heads, S, head_dim] without moving anything.
+  const auto heads = [&](const at::Tensor& t) {
+    const int64_t row = t.stride(0);
+    return t.as_strided({shape.images, shape.heads, shape.sequence, shape.head_dim},
+                        {shape.sequence * row, shape.head_dim, row, 1});
+  };
+  // The result has its tokens in rows already where the library keeps the layout of q.
+  return at::scaled_dot_product_attention(heads(q), heads(k), heads(v))
+      .transpose(1, 2)
+      .reshape({shape.images * shape.sequence, shape.heads * shape.head_dim});
+}
+
 }  // namespace jitflux

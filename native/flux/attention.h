@@ -1,4 +1,4 @@
-// Joint attention of the transformer on the CPU.
+// Joint attention of the transformer.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,5 +21,10 @@ struct AttentionShape {
 // columns of a wider buffer. Own kernel where the head size allows it, else LibTorch's; counted.
 void joint_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, at::Tensor out,
                      const AttentionShape& shape, Workspace& workspace);
+
+// The same on an accelerator, by LibTorch (cuDNN or flash attention): q, k, v may be columns of a
+// wider buffer. Returns [images * S, heads * head_dim], contiguous.
+at::Tensor device_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const AttentionShape& shape);
 
 }  // namespace jitflux

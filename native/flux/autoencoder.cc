@@ -11,14 +11,13 @@
 
 #include "flux/activation.h"
 #include "flux/tiling.h"
+#include "runtime/device.h"
 #include "runtime/parallel.h"
 
 namespace jitflux {
 
 namespace {
 
-// Input of one call of a convolution: large enough to be efficient, small against a feature map.
-constexpr int64_t kStripBytes = int64_t{32} << 20;
 constexpr int64_t kMinStripRows = 8;
 
 constexpr int64_t kTile = 64;     // of Tiling::kAlways, in latent cells
@@ -100,6 +99,25 @@ Affine group_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
   return affine;
 }
 
+// The same on an accelerator.
+Affine device_group_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                         int64_t groups, double eps) {
+  const auto& kernels = *current_kernels();
+  const int64_t rows = x.size(0);
+  const int64_t columns = x.size(1);
+  const int64_t channels = x.size(2);
+  const at::TensorOptions options = at::TensorOptions(at::kFloat).device(current_device());
+  Affine affine{at::empty({channels}, options), at::empty({channels}, options)};
+  const at::Tensor scratch = at::empty({kernels.group_norm_scratch_bytes(rows, columns, channels)},
+                                       options.dtype(at::kByte));
+  kernels.group_norm(element_of(x.scalar_type()), x.const_data_ptr(), x.stride(0), rows, columns,
+                     channels, groups, weight.const_data_ptr<float>(), bias.const_data_ptr<float>(),
+                     static_cast<float>(eps), affine.scale.mutable_data_ptr<float>(),
+                     affine.shift.mutable_data_ptr<float>(), scratch.mutable_data_ptr(),
+                     current_session()->stream());
+  return affine;
+}
+
 // dst = silu(affine(src)) for maps of equal shape.
 template <typename T>
 void normed_silu(const at::Tensor& src, const Affine& affine, const at::Tensor& dst) {
@@ -122,9 +140,13 @@ void normed_silu(const at::Tensor& src, const Affine& affine, const at::Tensor& 
 // One pass through encoder or decoder.
 class Autoencoder::Run {
  public:
-  Run(const AutoencoderConfig& config, at::ScalarType dtype, const Job& job, uint64_t done,
-      uint64_t total)
-      : config_(config), dtype_(dtype), job_(job), done_(done), total_(total) {}
+  Run(const Autoencoder& model, const Job& job, uint64_t done, uint64_t total)
+      : config_(model.config_),
+        dtype_(model.dtype_),
+        strip_bytes_(model.strip_bytes_),
+        job_(job),
+        done_(done),
+        total_(total) {}
 
   // z: [h, w, latent channels] -> out: [picture channels, h*f, w*f] float32.
   void decode(const Network& network, const at::Tensor& z, const at::Tensor& out) {
@@ -156,11 +178,14 @@ class Autoencoder::Run {
   }
 
   at::Tensor new_map(int64_t rows, int64_t columns, int64_t channels) const {
-    return at::empty({rows, columns, channels}, dtype_);
+    return at::empty({rows, columns, channels}, at::TensorOptions(dtype_).device(current_device()));
   }
 
   Affine norm(const at::Tensor& x, const Norm& norm) const {
     const auto groups = config_.norm_groups;
+    if (current_session() != nullptr) {
+      return device_group_norm(x, norm.weight, norm.bias, groups, config_.eps);
+    }
     return dtype_ == at::kBFloat16
                ? group_norm<at::BFloat16>(x, norm.weight, norm.bias, groups, config_.eps)
                : group_norm<float>(x, norm.weight, norm.bias, groups, config_.eps);
@@ -170,7 +195,13 @@ class Autoencoder::Run {
   auto normed(const at::Tensor& x, Affine affine) const {
     return
         [this, x, affine = std::move(affine)](int64_t begin, int64_t end, const at::Tensor& strip) {
-          if (dtype_ == at::kBFloat16) {
+          if (const auto* device = current_kernels()) {
+            device->scale_shift_silu(element_of(dtype_), rows_of(x, begin, end).const_data_ptr(),
+                                     x.stride(0), affine.scale.const_data_ptr<float>(),
+                                     affine.shift.const_data_ptr<float>(), strip.mutable_data_ptr(),
+                                     strip.stride(0), end - begin, x.size(1), x.size(2),
+                                     current_session()->stream());
+          } else if (dtype_ == at::kBFloat16) {
             normed_silu<at::BFloat16>(rows_of(x, begin, end), affine, strip);
           } else {
             normed_silu<float>(rows_of(x, begin, end), affine, strip);
@@ -194,7 +225,7 @@ class Autoencoder::Run {
     const int64_t out_rows = rows / stride;
     const int64_t row_bytes =
         stride * padded_columns * channels * static_cast<int64_t>(c10::elementSize(dtype_));
-    const int64_t strip = std::min(out_rows, std::max(kMinStripRows, kStripBytes / row_bytes));
+    const int64_t strip = std::min(out_rows, std::max(kMinStripRows, strip_bytes_ / row_bytes));
     const at::Tensor scratch = new_map(strip * stride + carry, padded_columns, channels);
     if (padded_columns > columns) scratch.narrow(1, columns, 1).zero_();
     for (int64_t begin = 0; begin < out_rows; begin += strip) {
@@ -345,6 +376,7 @@ class Autoencoder::Run {
 
   const AutoencoderConfig& config_;
   at::ScalarType dtype_;
+  int64_t strip_bytes_;
   const Job& job_;
   uint64_t done_;
   uint64_t total_;
@@ -379,7 +411,7 @@ int64_t Autoencoder::decode_bytes(int64_t h, int64_t w) const {
   // A strip, what the convolution makes of it, the convolution's own scratch (more in bfloat16),
   // and slack for what LibTorch touches for the first time.
   const int64_t row = (w << (config_.channels.size() - 1)) * config_.channels.front() * 2 * element;
-  return values * element + 6 * std::max(kStripBytes, kMinStripRows * row);
+  return values * element + 6 * std::max(strip_bytes_, kMinStripRows * row);
 }
 
 at::Tensor Autoencoder::decode(const at::Tensor& latents, const Tiling& tiling,
@@ -409,14 +441,14 @@ at::Tensor Autoencoder::decode(const at::Tensor& latents, const Tiling& tiling,
     columns = TileAxis::balanced(w, tile, tile / 4);
   }
 
-  at::Tensor out =
-      at::empty({images, config_.picture_channels, h * factor, w * factor}, at::kFloat);
+  const at::TensorOptions options = at::TensorOptions(at::kFloat).device(current_device());
+  at::Tensor out = at::empty({images, config_.picture_channels, h * factor, w * factor}, options);
   const uint64_t blocks = decoder_.blocks();
   const uint64_t total =
       blocks * rows.starts.size() * columns.starts.size() * static_cast<uint64_t>(images);
   uint64_t done = 0;
   for (int64_t image = 0; image < images; ++image) {
-    at::Tensor z = latents[image].permute({1, 2, 0}).to(dtype_);
+    at::Tensor z = latents[image].permute({1, 2, 0}).to(current_device(), dtype_);
     if (post_quant_) z = (*post_quant_)(z);
     TileCanvas canvas(out[image], rows, columns, factor);
     for (size_t i = 0; i < rows.starts.size(); ++i) {
@@ -424,8 +456,8 @@ at::Tensor Autoencoder::decode(const at::Tensor& latents, const Tiling& tiling,
         const at::Tensor part = z.narrow(0, rows.starts[i], rows.extent(i))
                                     .narrow(1, columns.starts[j], columns.extent(j));
         at::Tensor tile = at::empty(
-            {config_.picture_channels, part.size(0) * factor, part.size(1) * factor}, at::kFloat);
-        Run(config_, dtype_, job, done, total).decode(decoder_, part, tile);
+            {config_.picture_channels, part.size(0) * factor, part.size(1) * factor}, options);
+        Run(*this, job, done, total).decode(decoder_, part, tile);
         done += blocks;
         canvas.add(std::move(tile));
       }
@@ -438,13 +470,13 @@ Autoencoder::Moments Autoencoder::encode(const at::Tensor& pictures, const Job& 
   const int64_t images = pictures.size(0);
   const int64_t factor = config_.spatial_factor();
   const int64_t latent = config_.latent_channels;
-  at::Tensor moments = at::empty(
-      {images, 2 * latent, pictures.size(2) / factor, pictures.size(3) / factor}, at::kFloat);
+  at::Tensor moments =
+      at::empty({images, 2 * latent, pictures.size(2) / factor, pictures.size(3) / factor},
+                at::TensorOptions(at::kFloat).device(current_device()));
   const uint64_t blocks = encoder_->blocks();
   for (int64_t image = 0; image < images; ++image) {
-    const at::Tensor x = pictures[image].permute({1, 2, 0}).to(dtype_);
-    Run(config_, dtype_, job, blocks * static_cast<uint64_t>(image),
-        blocks * static_cast<uint64_t>(images))
+    const at::Tensor x = pictures[image].permute({1, 2, 0}).to(current_device(), dtype_);
+    Run(*this, job, blocks * static_cast<uint64_t>(image), blocks * static_cast<uint64_t>(images))
         .encode(*encoder_, x, moments[image]);
   }
   if (quant_) {

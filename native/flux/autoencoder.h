@@ -34,7 +34,8 @@ struct AutoencoderConfig {
 };
 
 struct AutoencoderOptions {
-  at::ScalarType dtype = at::kFloat;  // kFloat or kBFloat16: weights and feature maps
+  // Weights and feature maps: kFloat, kBFloat16 or, on accelerators, kHalf.
+  at::ScalarType dtype = at::kFloat;
   int64_t norm_groups = 32;
   double eps = 1e-6;
 };
@@ -61,8 +62,9 @@ class Autoencoder {
 
   const AutoencoderConfig& config() const { return config_; }
 
-  // latents: [B, latent channels, h, w], any float type, un-scaled. Returns [B, 3, h*f, w*f]
-  // float32. Polls the job between strips; progress counts blocks over all tiles and pictures.
+  // latents: [B, latent channels, h, w], any float type and device, un-scaled. Returns [B, 3, h*f,
+  // w*f] float32 on current_device(), where the model must have been loaded. Polls the job between
+  // strips; progress counts blocks over all tiles and pictures.
   at::Tensor decode(const at::Tensor& latents, const Tiling& tiling, const Job& job) const;
 
   struct Moments {
@@ -73,7 +75,7 @@ class Autoencoder {
   Moments encode(const at::Tensor& pictures, const Job& job) const;
 
   // Upper bound of the memory that decoding one picture (or tile) of h x w latent cells takes at
-  // its peak, besides weights and the finished picture.
+  // its peak, besides weights and the finished picture; on accelerators besides cuDNN's own.
   int64_t decode_bytes(int64_t h, int64_t w) const;
 
  private:
@@ -119,6 +121,7 @@ class Autoencoder {
 
   AutoencoderConfig config_;
   at::ScalarType dtype_ = at::kFloat;
+  int64_t strip_bytes_ = 0;  // of a convolution's input
   Network decoder_;
   std::optional<Network> encoder_;
   // 1x1 convolutions around the latents; FLUX has none, its ancestors do.

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "flux/weight_tensors.h"
+#include "runtime/device.h"
 
 namespace jitflux {
 
@@ -100,7 +101,9 @@ ClipTextEncoder::Encoded ClipTextEncoder::encode(const at::Tensor& ids, const Jo
   };
 
   // The residual stream stays in float32 whatever the weights are in.
-  at::Tensor x = at::embedding(tokens_, ids).to(at::kFloat).add(positions_.narrow(0, 0, length));
+  at::Tensor x = at::embedding(tokens_, ids.to(current_device()))
+                     .to(at::kFloat)
+                     .add(positions_.narrow(0, 0, length));
   for (size_t i = 0; i < layers_.size(); ++i) {
     job.checkpoint();
     const Layer& layer = layers_[i];
@@ -116,7 +119,7 @@ ClipTextEncoder::Encoded ClipTextEncoder::encode(const at::Tensor& ids, const Jo
   }
   Encoded result;
   result.hidden = normed(x, final_norm_);
-  result.pooled = at::empty({images, d}, at::kFloat);
+  result.pooled = at::empty({images, d}, result.hidden.options());
   for (int64_t b = 0; b < images; ++b) {
     const int64_t position =
         pooled_position(ids.const_data_ptr<int64_t>() + b * length, length, config_.end_of_text);

@@ -1,4 +1,4 @@
-// Linear layers through oneDNN.
+// Linear layers: oneDNN on the CPU, cuBLASLt (through ATen) on CUDA devices.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,13 +13,17 @@ struct Linear {
   at::Tensor weight;  // [out, in]
   at::Tensor bias;    // [out], or undefined
 
-  // x: [..., in], float32 or bfloat16 as the weight; returns [..., out].
+  // x: [..., in], of the weight's type and on its device; returns [..., out]. On CUDA devices bias
+  // and GELU are applied to the float32 sums, in the matrix product's epilogue.
   //
-  // Through oneDNN, not at::linear: on CPUs that are not Intel's, at::linear's MKL runs float32
-  // with AVX2 kernels (measured on an AMD EPYC with AVX-512, 4608 x 3072 x 3072 on two threads: 186
-  // against 381 GFLOP/s; bfloat16 767 against 782). Plain weights are reordered in every call,
-  // which costs a few percent; PackedLinear (packed_linear.h) passes reordered ones.
+  // CPU: through oneDNN, not at::linear: on CPUs that are not Intel's, at::linear's MKL runs
+  // float32 with AVX2 kernels (measured on an AMD EPYC with AVX-512, 4608 x 3072 x 3072 on two
+  // threads: 186 against 381 GFLOP/s; bfloat16 767 against 782). Plain weights are reordered in
+  // every call, which costs a few percent; PackedLinear (packed_linear.h) passes reordered ones.
   at::Tensor operator()(const at::Tensor& x, PostOp post = PostOp::kNone) const;
+
+  // The same into `out`, contiguous [rows, out], of x: [rows, in].
+  void into(const at::Tensor& out, const at::Tensor& x, PostOp post = PostOp::kNone) const;
 };
 
 }  // namespace jitflux

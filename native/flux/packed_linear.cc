@@ -109,7 +109,7 @@ void PackedLinear::prepare() {
     linear.weight = prepack_int8(bytes);
     linear.bias = linear.bias.to(at::kFloat);
   }
-  if (form_ != WeightForm::kMapped) {
+  if (form_ == WeightForm::kPacked || form_ == WeightForm::kInt8) {
     for (const std::string& module : modules_) reader_->release(module);
   }
   linear_ = std::move(linear);
@@ -123,8 +123,30 @@ LayerOutput PackedLinear::operator()(const LayerInput& x, PostOp post) {
         linear_int8(x.values, linear_.weight, weight_scale_, weight_zero_point_, reader_->dtype()),
         x.row_scale, linear_.bias};
   }
-  count(form_ == WeightForm::kPacked ? Counter::kLinearPacked : Counter::kLinearPlain);
-  return {linear_(x.values, post), {}, {}};
+  return {used()(x.values, post), {}, {}};
+}
+
+LayerOutput PackedLinear::into(const at::Tensor& y, const LayerInput& x, PostOp post) {
+  if (!linear_.weight.defined()) prepare();
+  used().into(y, x.values, post);
+  return {y, {}, {}};
+}
+
+const Linear& PackedLinear::used() {
+  switch (form_) {
+    case WeightForm::kPacked:
+      count(Counter::kLinearPacked);
+      break;
+    case WeightForm::kResident:
+      count(Counter::kLinearDevice);
+      break;
+    case WeightForm::kStreamed:
+      count(Counter::kLinearStreamed);
+      break;
+    default:
+      count(Counter::kLinearPlain);
+  }
+  return linear_;
 }
 
 }  // namespace jitflux

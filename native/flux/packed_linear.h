@@ -1,5 +1,6 @@
-// Linear layers of the transformer's blocks: weights in the form in which oneDNN multiplies them
-// fastest, prepared when a layer is first used, so that loading a model reads no weights.
+// Linear layers of the transformer's blocks. On the CPU: weights in the form in which oneDNN
+// multiplies them fastest, prepared when a layer is first used, so that loading a model reads no
+// weights. On an accelerator: in its memory, or on their way there.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,7 +19,10 @@ namespace jitflux {
 enum class WeightForm {
   kMapped,  // as the file holds them: shared between processes, dropped under memory pressure
   kPacked,  // reordered into oneDNN's blocks: memory of this process
-  kInt8     // quantised per output channel; 8-bit products
+  kInt8,    // quantised per output channel; 8-bit products
+  // On an accelerator:
+  kResident,  // in device memory
+  kStreamed   // in host memory, copied to the device block by block (block_streamer.h)
 };
 
 constexpr int32_t kByteOffset = 128;   // of the bytes
@@ -57,9 +61,18 @@ class PackedLinear {
   // first call: on the inference thread only.
   LayerOutput operator()(const LayerInput& x, PostOp post = PostOp::kNone);
 
- private:
+  // As above into y, [rows, out] contiguous (accelerators only).
+  LayerOutput into(const at::Tensor& y, const LayerInput& x, PostOp post = PostOp::kNone);
+
+  // Reads the weights now. For kResident, while the model is loaded.
   void prepare();
 
+  // For kStreamed: what the weights are read from, and where they are until further notice.
+  const std::vector<std::string>& modules() const { return modules_; }
+  void bind(Linear linear) { linear_ = std::move(linear); }
+
+ private:
+  const Linear& used();
   std::shared_ptr<const FluxWeightReader> reader_;
   std::vector<std::string> modules_;
   WeightForm form_ = WeightForm::kMapped;

@@ -10,6 +10,7 @@
 
 #include "flux/activation.h"
 #include "flux/weight_tensors.h"
+#include "runtime/device.h"
 #include "runtime/parallel.h"
 
 namespace jitflux {
@@ -109,7 +110,8 @@ const at::Tensor& T5Encoder::position_bias(int64_t length) {
     bucket[i] = t5_bucket(i - (length - 1), config_.buckets, config_.max_distance);
   }
   position_bias_ = at::empty({1, config_.heads, length, length}, at::kFloat);
-  const float* table = bias_table_.const_data_ptr<float>();
+  const at::Tensor host_table = bias_table_.cpu();
+  const float* table = host_table.const_data_ptr<float>();
   float* out = position_bias_.mutable_data_ptr<float>();
   parallel_rows(config_.heads * length, length, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -120,6 +122,8 @@ const at::Tensor& T5Encoder::position_bias(int64_t length) {
       }
     }
   });
+  // An accelerator's attention wants it in the type of its inputs.
+  if (current_session() != nullptr) position_bias_ = position_bias_.to(current_device(), dtype_);
   return position_bias_;
 }
 
@@ -134,12 +138,18 @@ at::Tensor T5Encoder::run(const at::Tensor& ids, const Job& job) {
     return t.view({images, length, config_.heads, config_.head_dim}).transpose(1, 2);
   };
   // The residual stream stays in float32: it outgrows what 16-bit sums keep.
-  at::Tensor x = at::embedding(tokens_, ids.view({rows})).to(at::kFloat);
+  at::Tensor x = at::embedding(tokens_, ids.view({rows}).to(current_device())).to(at::kFloat);
   const auto normed = [&](const at::Tensor& weight, auto tag) {
     using Out = decltype(tag);
-    at::Tensor out = at::empty({rows, d}, c10::CppTypeToScalarType<Out>::value);
+    constexpr at::ScalarType kType = c10::CppTypeToScalarType<Out>::value;
+    at::Tensor out = at::empty({rows, d}, at::TensorOptions(kType).device(current_device()));
     const float* from = x.const_data_ptr<float>();
     const float* scale = weight.const_data_ptr<float>();
+    if (const auto* device = current_kernels()) {
+      device->rms_norm(element_of(kType), from, scale, out.mutable_data_ptr(), rows, d,
+                       static_cast<float>(config_.eps), current_session()->stream());
+      return out;
+    }
     auto* to = data<Out>(out);
     parallel_rows(rows, 3 * d, [&](int64_t begin, int64_t end) {
       row_kernels<Out>().rms_norm(from + begin * d, scale, to + begin * d, end - begin, d,

@@ -36,7 +36,7 @@ void blend(const at::Tensor& before, const at::Tensor& tile, int64_t dim, int64_
   std::vector<int64_t> shape(static_cast<size_t>(tile.dim()), 1);
   shape[dim] = extent;
   const at::Tensor weight =
-      at::arange(extent, at::kFloat).div(static_cast<double>(extent)).view(shape);
+      at::arange(extent, tile.options()).div(static_cast<double>(extent)).view(shape);
   at::Tensor head = tile.narrow(dim, 0, extent);
   const at::Tensor tail = before.narrow(dim, before.size(dim) - extent, extent);
   head.copy_(tail * (1.0 - weight) + head * weight);

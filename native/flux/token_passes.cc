@@ -5,11 +5,14 @@
 
 #include "flux/activation.h"
 #include "runtime/counters.h"
+#include "runtime/device.h"
 #include "runtime/parallel.h"
 
 namespace jitflux {
 
 namespace {
+
+kernels::DeviceStream stream() { return current_session()->stream(); }
 
 // Rows that go through several kernels in turn while they are in the first-level cache.
 constexpr int64_t kStrip = 4;
@@ -69,6 +72,12 @@ struct InputRows {
 
 void layer_norm_modulate(const at::Tensor& x, AdaNorm norm, const LayerInput& out) {
   count(Counter::kLayerNormModulate);
+  if (const auto* device = current_kernels()) {
+    device->layer_norm_modulate(element_of(x.scalar_type()), x.const_data_ptr(), norm.shift,
+                                norm.scale, out.values.mutable_data_ptr(), x.size(0), x.size(1),
+                                kNormEps, stream());
+    return;
+  }
   with_type_of(x, [&](auto zero) {
     using T = decltype(zero);
     const int64_t d = x.size(1);
@@ -88,6 +97,13 @@ void gated_residual(const at::Tensor& x, const LayerOutput& y, const float* gate
                     const LayerInput& out) {
   const bool normed = norm.shift != nullptr;
   count(normed ? Counter::kGatedResidualLayerNormModulate : Counter::kGatedResidual);
+  if (const auto* device = current_kernels()) {
+    device->gated_residual(element_of(x.scalar_type()), x.mutable_data_ptr(),
+                           y.values.const_data_ptr(), gate, norm.shift, norm.scale,
+                           normed ? out.values.mutable_data_ptr() : nullptr, x.size(0), x.size(1),
+                           kNormEps, stream());
+    return;
+  }
   with_type_of(x, [&](auto zero) {
     using T = decltype(zero);
     const auto& kernels = row_kernels<T>();
@@ -117,6 +133,15 @@ void gated_residual(const at::Tensor& x, const LayerOutput& y, const float* gate
 void gelu(const LayerOutput& src, int64_t src_column, const at::Tensor& prefix,
           const LayerInput& out) {
   count(Counter::kGelu);
+  if (const auto* device = current_kernels()) {
+    const at::Tensor from = src.values.narrow(1, src_column, src.values.size(1) - src_column);
+    device->gelu_tanh(element_of(from.scalar_type()), from.const_data_ptr(), from.stride(0),
+                      prefix.defined() ? prefix.const_data_ptr() : nullptr,
+                      prefix.defined() ? prefix.stride(0) : 0, out.values.size(1) - from.size(1),
+                      out.values.mutable_data_ptr(), out.values.stride(0), from.size(0),
+                      from.size(1), stream());
+    return;
+  }
   with_type_of(src.values, [&](auto zero) {
     using T = decltype(zero);
     const int64_t src_stride = src.values.size(1);
@@ -155,6 +180,20 @@ void qk_norm_rope(const LayerOutput& qkv, const at::Tensor& q_weight, const at::
                   Rotation rotation, const at::Tensor& q, const at::Tensor& k,
                   const at::Tensor& v) {
   count(Counter::kQkNormRope);
+  if (const auto* device = current_kernels()) {
+    const int64_t head_dim = q_weight.size(0);
+    const RopeTable* table = rotation.table;
+    // Where q, k and v are the columns of qkv itself, v stays where it is.
+    const bool in_place = q.const_data_ptr() == qkv.values.const_data_ptr();
+    device->qk_norm_rope(
+        element_of(q.scalar_type()), qkv.values.const_data_ptr(), qkv.values.stride(0),
+        q_weight.const_data_ptr<float>(), k_weight.const_data_ptr<float>(),
+        table == nullptr ? nullptr : table->cos.const_data_ptr<float>(),
+        table == nullptr ? nullptr : table->sin.const_data_ptr<float>(), rotation.positions,
+        q.mutable_data_ptr(), k.mutable_data_ptr(), in_place ? nullptr : v.mutable_data_ptr(),
+        q.stride(0), q.size(0), q.size(1) / head_dim, head_dim, kNormEps, stream());
+    return;
+  }
   with_type_of(qkv.values, [&](auto zero) {
     using T = decltype(zero);
     const int64_t stride = qkv.values.size(1);
@@ -181,6 +220,13 @@ void qk_norm_rope(const LayerOutput& qkv, const at::Tensor& q_weight, const at::
 void gather_embed(const float* latents, const int32_t* positions, const LatentEmbedder& embedder,
                   const at::Tensor& out) {
   count(Counter::kGatherEmbed);
+  if (const auto* device = current_kernels()) {
+    device->gather_embed(element_of(out.scalar_type()), latents, positions,
+                         embedder.weight.const_data_ptr<float>(),
+                         embedder.bias.const_data_ptr<float>(), out.mutable_data_ptr(), out.size(0),
+                         embedder.weight.size(1), out.size(1), stream());
+    return;
+  }
   with_type_of(out, [&](auto zero) {
     using T = decltype(zero);
     const int64_t channels = embedder.weight.size(1);

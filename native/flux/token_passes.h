@@ -1,7 +1,8 @@
 // What happens to token rows between a transformer's layers: the kernels of kernels/kernels.h over
-// whole tensors, on all threads, counted (runtime/counters.h). Rows are contiguous and of the
-// model's type (float32 or bfloat16), vectors and tables float32. A LayerInput as output: rows of
-// that type, or bytes and their scales.
+// whole tensors, on all threads, or those of kernels/device_kernels.h on this thread's accelerator;
+// counted (runtime/counters.h). Rows are contiguous and of the model's type (float32, bfloat16, on
+// accelerators also float16), vectors and tables float32; everything lies on current_device(). A
+// LayerInput as output: rows of that type, or (CPU only) bytes and their scales.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -45,7 +46,8 @@ void gelu(const LayerOutput& src, int64_t src_column, const at::Tensor& prefix,
 void quantize(const at::Tensor& x, const LayerInput& out);
 
 // q = rotated(rms_norm(q)), k likewise, v copied. qkv: [rows, 3 heads head_dim or more]; q_weight,
-// k_weight: [head_dim]; q, k, v: [rows, heads * head_dim].
+// k_weight: [head_dim]; q, k, v: [rows, heads * head_dim]. On accelerators they may be qkv's own
+// columns: then q and k are changed in place.
 void qk_norm_rope(const LayerOutput& qkv, const at::Tensor& q_weight, const at::Tensor& k_weight,
                   Rotation rotation, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 

@@ -3,10 +3,16 @@
 #include "flux/transformer.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/from_blob.h>
+
+#include <algorithm>
 
 #include "flux/attention.h"
 #include "flux/token_passes.h"
+#include "jit/operators.h"
 #include "runtime/counters.h"
+#include "runtime/device.h"
 
 namespace jitflux {
 
@@ -27,6 +33,7 @@ struct FluxTransformer::Pass {
   int64_t text_tokens;   // T
   int64_t image_tokens;  // M
   const jit::TokenLists* anchors;
+  const int32_t* positions;  // the anchors' lists, where kernels read them; null: all tokens
   bool gather;
   const RopeTable* rope;
   const Conditioning* conditioning;
@@ -44,14 +51,16 @@ struct FluxTransformer::Pass {
   // Text tokens are not rotated.
   Rotation rotation(int64_t image, bool text) const {
     if (text) return {};
-    return {rope, anchors->empty() ? nullptr : anchors->of(image)};
+    return {rope, positions_of(image)};
+  }
+  const int32_t* positions_of(int64_t image) const {
+    return positions == nullptr || anchors->shared() ? positions : positions + image * image_tokens;
   }
 
   // Vector `part` of a modulation [S, B, parts, d] for one image.
   const float* modulation(const at::Tensor& of, int64_t image, int64_t part) const {
-    const int64_t d = of.size(3);
-    return of.const_data_ptr<float>() +
-           (((*steps)[image] * of.size(1) + image) * of.size(2) + part) * d;
+    return of.const_data_ptr<float>() + (*steps)[image] * of.stride(0) + image * of.stride(1) +
+           part * of.stride(2);
   }
 
   // The norm at the start of block `index` of double blocks, then single blocks, then the final
@@ -72,6 +81,8 @@ struct FluxTransformer::Pass {
 const RopeTable& FluxTransformer::rope_for(const jit::Grid& grid) {
   if (rope_.grid.rows != grid.rows || rope_.grid.cols != grid.cols) {
     rope_ = make_rope_table(grid, config_.rope_axes);
+    rope_.cos = rope_.cos.to(current_device());
+    rope_.sin = rope_.sin.to(current_device());
   }
   return rope_;
 }
@@ -86,6 +97,18 @@ LayerInput FluxTransformer::norm_target(size_t block, const Pass& pass) {
           workspace_.view(Workspace::kRowScale, {rows}, at::kFloat)};
 }
 
+FluxTransformer::Projections FluxTransformer::projections(const at::Tensor& projected,
+                                                          const Pass& pass) {
+  const int64_t d = config_.hidden();
+  if (current_session() != nullptr) {
+    return {projected.narrow(1, 0, d), projected.narrow(1, d, d), projected.narrow(1, 2 * d, d)};
+  }
+  const auto buffer = [&](Workspace::Slot slot) {
+    return workspace_.view(slot, {pass.rows(), d}, pass.dtype);
+  };
+  return {buffer(Workspace::kQuery), buffer(Workspace::kKey), buffer(Workspace::kValue)};
+}
+
 // In: the normed rows of both streams in norm_target(index). Out: those of the next block.
 void FluxTransformer::run_double_block(size_t index, const Pass& pass) {
   DoubleBlock& block = double_blocks_[index];
@@ -93,11 +116,13 @@ void FluxTransformer::run_double_block(size_t index, const Pass& pass) {
   const auto buffer = [&](Workspace::Slot slot) {
     return workspace_.view(slot, {pass.rows(), d}, pass.dtype);
   };
+  const bool device = current_session() != nullptr;
   const at::Tensor x = buffer(Workspace::kResidual);
-  const at::Tensor q = buffer(Workspace::kQuery);
-  const at::Tensor k = buffer(Workspace::kKey);
-  const at::Tensor v = buffer(Workspace::kValue);
-  const at::Tensor attended = buffer(Workspace::kAttended);
+  // On an accelerator both streams' layers write into one buffer of the joint sequence.
+  const at::Tensor joint =
+      device ? workspace_.view(Workspace::kProjected, {pass.rows(), 3 * d}, pass.dtype)
+             : at::Tensor();
+  const auto [q, k, v] = projections(joint, pass);
   const LayerInput h = norm_target(index, pass);
   const LayerInput next = norm_target(index + 1, pass);
 
@@ -110,10 +135,18 @@ void FluxTransformer::run_double_block(size_t index, const Pass& pass) {
   };
 
   each_stream([&](Stream& stream, const at::Tensor&, int64_t b, Rows rows, bool text) {
-    qk_norm_rope(stream.qkv(h.rows(rows.begin, rows.count)), stream.q_norm, stream.k_norm,
-                 pass.rotation(b, text), rows_of(q, rows), rows_of(k, rows), rows_of(v, rows));
+    const LayerInput normed = h.rows(rows.begin, rows.count);
+    qk_norm_rope(device ? stream.qkv.into(rows_of(joint, rows), normed) : stream.qkv(normed),
+                 stream.q_norm, stream.k_norm, pass.rotation(b, text), rows_of(q, rows),
+                 rows_of(k, rows), rows_of(v, rows));
   });
-  joint_attention(q, k, v, attended, pass.attention(config_), workspace_);
+  at::Tensor attended;
+  if (device) {
+    attended = device_attention(q, k, v, pass.attention(config_));
+  } else {
+    attended = buffer(Workspace::kAttended);
+    joint_attention(q, k, v, attended, pass.attention(config_), workspace_);
+  }
   LayerInput attention_out{attended, {}};
   if (int8()) {
     attention_out = h;  // whose rows have been used
@@ -152,12 +185,10 @@ void FluxTransformer::run_single_block(size_t index, const Pass& pass) {
     return workspace_.view(slot, {total, width}, pass.dtype);
   };
   const at::Tensor x = buffer(Workspace::kResidual, d);
-  const at::Tensor q = buffer(Workspace::kQuery, d);
-  const at::Tensor k = buffer(Workspace::kKey, d);
-  const at::Tensor v = buffer(Workspace::kValue, d);
   const LayerInput next = norm_target(index + 1, pass);
 
   const LayerOutput projected = block.in(norm_target(index, pass));  // [q | k | v | mlp]
+  const auto [q, k, v] = projections(projected.values, pass);
   for (int64_t b = 0; b < pass.images; ++b) {
     for (const bool text : {true, false}) {
       const Rows rows = text ? pass.text_rows(b) : pass.image_rows(b);
@@ -173,6 +204,9 @@ void FluxTransformer::run_single_block(size_t index, const Pass& pass) {
     concat = {workspace_.view(Workspace::kQuantizedWide, {total, wide}, at::kByte),
               workspace_.view(Workspace::kRowScaleWide, {total}, at::kFloat)};
     gelu(projected, 3 * d, attended, concat);
+  } else if (current_session() != nullptr) {
+    concat.values = buffer(Workspace::kConcat, wide);
+    gelu(projected, 3 * d, device_attention(q, k, v, pass.attention(config_)), concat);
   } else {
     concat.values = buffer(Workspace::kConcat, wide);
     joint_attention(q, k, v, concat.values.narrow(1, 0, d), pass.attention(config_), workspace_);
@@ -189,22 +223,28 @@ void FluxTransformer::run_single_block(size_t index, const Pass& pass) {
   }
 }
 
-void FluxTransformer::run(const at::Tensor& latents, const at::Tensor& velocity, const Pass& pass,
-                          const Job& job) {
-  const int64_t d = config_.hidden();
+void FluxTransformer::embed(const at::Tensor& latents, const Pass& pass) {
   const int64_t channels = config_.in_channels;
-  const at::Tensor x = workspace_.view(Workspace::kResidual, {pass.rows(), d}, pass.dtype);
+  const at::Tensor x =
+      workspace_.view(Workspace::kResidual, {pass.rows(), config_.hidden()}, pass.dtype);
+  for (int64_t b = 0; b < pass.images; ++b) {
+    rows_of(x, pass.text_rows(b)).copy_(pass.conditioning->text[b]);
+    gather_embed(latents.const_data_ptr<float>() + b * latents.size(1) * channels,
+                 pass.gather ? pass.positions_of(b) : nullptr, image_in_,
+                 rows_of(x, pass.image_rows(b)));
+  }
+}
+
+void FluxTransformer::run(const at::Tensor& velocity, const Pass& pass, const Job& job) {
+  const at::Tensor x =
+      workspace_.view(Workspace::kResidual, {pass.rows(), config_.hidden()}, pass.dtype);
   const LayerInput h = norm_target(0, pass);
   for (int64_t b = 0; b < pass.images; ++b) {
-    const Rows text = pass.text_rows(b);
-    const Rows image = pass.image_rows(b);
-    rows_of(x, text).copy_(pass.conditioning->text[b]);
-    gather_embed(latents.const_data_ptr<float>() + b * latents.size(1) * channels,
-                 pass.gather ? pass.anchors->of(b) : nullptr, image_in_, rows_of(x, image));
-    layer_norm_modulate(rows_of(x, text), pass.norm_before(0, b, true),
-                        h.rows(text.begin, text.count));
-    layer_norm_modulate(rows_of(x, image), pass.norm_before(0, b, false),
-                        h.rows(image.begin, image.count));
+    for (const bool text : {true, false}) {
+      const Rows rows = text ? pass.text_rows(b) : pass.image_rows(b);
+      layer_norm_modulate(rows_of(x, rows), pass.norm_before(0, b, text),
+                          h.rows(rows.begin, rows.count));
+    }
   }
   const auto progress = [&](size_t done, const char* kind) {
     job.checkpoint();
@@ -213,6 +253,7 @@ void FluxTransformer::run(const at::Tensor& latents, const at::Tensor& velocity,
   for (size_t i = 0; i < blocks(); ++i) {
     const bool is_double = i < double_blocks_.size();
     progress(i, is_double ? "double block" : "single block");
+    if (streamer_ != nullptr) streamer_->begin(i);
     if (is_double) {
       run_double_block(i, pass);
     } else {
@@ -223,9 +264,100 @@ void FluxTransformer::run(const at::Tensor& latents, const at::Tensor& velocity,
   const LayerInput normed = norm_target(blocks(), pass);
   for (int64_t b = 0; b < pass.images; ++b) {
     const Rows rows = pass.image_rows(b);
-    count(Counter::kLinearPlain);
+    count(current_session() == nullptr ? Counter::kLinearPlain : Counter::kLinearDevice);
     velocity[b].copy_(final_out_(rows_of(normed.values, rows)));  // widens to float32
   }
+}
+
+// A recorded pass reads and writes fixed addresses: the workspace, this modulation of one step,
+// these positions, this velocity.
+struct FluxTransformer::PassGraph {
+  // What a record depends on.
+  int64_t images, text_tokens, image_tokens;
+  size_t listed;  // positions given
+  const void* rope;
+  uint64_t workspace;  // generation
+
+  Conditioning conditioning;  // of one step
+  std::vector<int64_t> steps;
+  jit::TokenLists anchors;  // of any pass that fits
+  at::Tensor positions;
+  at::Tensor velocity;
+  std::unique_ptr<DeviceGraph> graph;
+
+  bool fits(const PassGraph& other) const {
+    return images == other.images && text_tokens == other.text_tokens &&
+           image_tokens == other.image_tokens && listed == other.listed && rope == other.rope;
+  }
+};
+
+FluxTransformer::FluxTransformer(std::shared_ptr<const FluxWeightReader> weights)
+    : weights_(std::move(weights)) {}
+
+FluxTransformer::~FluxTransformer() = default;
+
+bool FluxTransformer::run_graph(const at::Tensor& velocity, const Pass& pass, const Job& job) {
+  constexpr size_t kGraphs = 8;  // a run has one per stage
+  const std::vector<int64_t>& steps = *pass.steps;
+  if (!options_.graphs || streamer_ != nullptr || current_session() == nullptr ||
+      std::any_of(steps.begin(), steps.end(), [&](int64_t step) { return step != steps[0]; })) {
+    return false;
+  }
+  auto wanted = std::make_unique<PassGraph>();
+  wanted->images = pass.images;
+  wanted->text_tokens = pass.text_tokens;
+  wanted->image_tokens = pass.image_tokens;
+  wanted->listed = pass.anchors->tokens.size();
+  wanted->rope = pass.rope->cos.const_data_ptr();
+  // What larger passes have moved the buffers of cannot be launched any more.
+  std::erase_if(graphs_, [&](const auto& known) {
+    return known->workspace != workspace_.generation() || known->rope != wanted->rope;
+  });
+  const auto found = std::find_if(graphs_.begin(), graphs_.end(),
+                                  [&](const auto& known) { return known->fits(*wanted); });
+  if (found == graphs_.end()) {
+    // The first time: run it as it is, which also prepares libraries and buffers, and remember.
+    run(velocity, pass, job);
+    wanted->workspace = workspace_.generation();
+    if (graphs_.size() == kGraphs) graphs_.erase(graphs_.begin());
+    graphs_.push_back(std::move(wanted));
+    return true;
+  }
+  std::rotate(found, found + 1, graphs_.end());
+  PassGraph& known = *graphs_.back();
+  const bool record = known.graph == nullptr;
+  if (record) {
+    known.conditioning = Conditioning(config_, pass.images, 1);
+    known.steps.assign(steps.size(), 0);
+    known.anchors = *pass.anchors;
+    known.velocity = at::empty_like(velocity);
+    if (known.listed > 0) {
+      known.positions = at::empty({static_cast<int64_t>(known.listed)},
+                                  at::TensorOptions(at::kInt).device(current_device()));
+    }
+  }
+  known.conditioning.modulation[0].copy_(pass.conditioning->modulation[steps[0]]);
+  if (known.listed > 0) {
+    known.positions.copy_(at::from_blob(const_cast<int32_t*>(pass.positions),
+                                        {static_cast<int64_t>(known.listed)},
+                                        known.positions.options()));
+  }
+  if (record) {
+    Pass fixed = pass;
+    fixed.conditioning = &known.conditioning;
+    fixed.steps = &known.steps;
+    fixed.anchors = &known.anchors;
+    fixed.positions = known.listed > 0 ? known.positions.const_data_ptr<int32_t>() : nullptr;
+    known.graph =
+        current_session()->record([this, fixed, &known] { run(known.velocity, fixed, Job()); });
+  }
+  count(Counter::kGraphLaunch);
+  known.graph->launch();
+  at::Tensor result = velocity;
+  result.copy_(known.velocity);
+  job.checkpoint();
+  if (job.progress) job.progress(blocks(), blocks(), "final layer");
+  return true;
 }
 
 at::Tensor FluxTransformer::forward(const at::Tensor& latents, bool gather,
@@ -234,14 +366,28 @@ at::Tensor FluxTransformer::forward(const at::Tensor& latents, bool gather,
                                     const std::vector<int64_t>& steps, const Job& job) {
   const int64_t images = latents.size(0);
   const int64_t image_tokens = gather ? anchors.count : latents.size(1);
-  const Pass pass{images,        conditioning.text_tokens, image_tokens,  &anchors,
-                  gather,        &rope_for(grid),          &conditioning, &steps,
+  const at::Tensor positions = jit::on_current_device(anchors.tokens);
+  const Pass pass{images,
+                  conditioning.text_tokens,
+                  image_tokens,
+                  &anchors,
+                  anchors.empty() ? nullptr : positions.const_data_ptr<int32_t>(),
+                  gather,
+                  &rope_for(grid),
+                  &conditioning,
+                  &steps,
                   options_.dtype};
   // The result leaves the engine; everything else goes back into the arena.
   at::Tensor velocity = at::empty({images, image_tokens, config_.out_channels}, latents.options());
   const MemoryArena::Scope scope(&arena_);
-  run(latents, velocity, pass, job);
+  embed(latents, pass);
+  if (!run_graph(velocity, pass, job)) run(velocity, pass, job);
   return velocity;
+}
+
+std::optional<TransferStatistics> FluxTransformer::take_transfer_statistics() {
+  if (streamer_ == nullptr) return std::nullopt;
+  return streamer_->take_statistics();
 }
 
 }  // namespace jitflux

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "flux/block_streamer.h"
 #include "flux/config.h"
 #include "flux/flux_weight_reader.h"
 #include "flux/latent_embedder.h"
@@ -28,7 +29,8 @@
 namespace jitflux {
 
 struct TransformerOptions {
-  at::ScalarType dtype = at::kFloat;  // kFloat or kBFloat16: weights, activations
+  // Weights and activations: kFloat, kBFloat16 or, on accelerators, kHalf.
+  at::ScalarType dtype = at::kFloat;
   // Round timestep*1000 and guidance*1000 to dtype, as diffusers and BFL do.
   bool round_time = true;
   // Keep the adaLN modulation weights (27 % of FLUX.1-dev's parameters) between calls of
@@ -37,6 +39,9 @@ struct TransformerOptions {
   bool keep_modulation = true;
   // Of the blocks' linear layers; embedders, modulation and the final layer stay as they are.
   WeightForm weights = WeightForm::kPacked;
+  // On accelerators, unless weights are streamed: record a pass of every shape when it comes up for
+  // the second time, and launch the record from then on. Bits are the same.
+  bool graphs = false;
 };
 
 // A block's modulation projection: read by condition() only.
@@ -46,21 +51,29 @@ struct ModulationLinear {
 };
 
 // What condition() prepared for one batch of prompts. Shapes: B images, S steps, T text tokens,
-// d hidden width. Modulation is kept in float32.
+// d hidden width. Modulation is kept in float32, of all blocks side by side, so that a step's can
+// be copied as one; the tensors by block are views of it.
 struct Conditioning {
   int64_t images = 0;
   int64_t steps = 0;
   int64_t text_tokens = 0;
   at::Tensor text;                        // [B, T, d] in the model's dtype
+  at::Tensor modulation;                  // [S, B * (12 or 3 per block + 2) * d]
   std::vector<at::Tensor> image_stream;   // per double block [S, B, 6, d]
   std::vector<at::Tensor> text_stream;    // per double block [S, B, 6, d]
   std::vector<at::Tensor> single_stream;  // per single block [S, B, 3, d]
   at::Tensor final_layer;                 // [S, B, 2, d]: scale, shift
   const void* owner = nullptr;            // the transformer that made it
+
+  Conditioning() = default;
+  // Allocates the modulation, on current_device().
+  Conditioning(const FluxConfig& config, int64_t batch, int64_t sigmas);
 };
 
 class FluxTransformer {
  public:
+  ~FluxTransformer();
+
   // Checks everything and reads little: the blocks' weights are prepared when they are first used;
   // only embedders, norms and (with keep_modulation) modulation of another type are converted here.
   // Polls the job and reports bytes through its progress.
@@ -70,17 +83,20 @@ class FluxTransformer {
   const FluxConfig& config() const { return config_; }
   const TransformerOptions& options() const { return options_; }
 
+  // Of streamed weights: since the last call. The session must have been synchronised.
+  std::optional<TransferStatistics> take_transfer_statistics();
+
   // prompt: [B, T, text_dim], pooled: [B, pooled_dim], any float dtype; guidance: B values, ignored
   // by models without a guidance embedder; sigmas: S values in [0, 1].
   std::shared_ptr<const Conditioning> condition(const at::Tensor& prompt, const at::Tensor& pooled,
                                                 const std::vector<double>& guidance,
                                                 const std::vector<double>& sigmas, const Job& job);
 
-  // Velocity [B, M, out_channels] float32 of M tokens at the anchors (one list for all images or
-  // one per image; empty: all tokens of the grid in order). `latents`: these tokens [B, M,
-  // in_channels] float32 or, with `gather`, all tokens of the grid, of which the anchors are taken.
-  // `steps` holds each image's index into the sigmas of the conditioning. Runs on the inference
-  // thread only.
+  // Velocity [B, M, out_channels] float32, on the device of the latents, of M tokens at the anchors
+  // (one list for all images or one per image; empty: all tokens of the grid in order). `latents`:
+  // these tokens [B, M, in_channels] float32 or, with `gather`, all tokens of the grid, of which
+  // the anchors are taken. `steps` holds each image's index into the sigmas of the conditioning.
+  // Runs on the inference thread only.
   at::Tensor forward(const at::Tensor& latents, bool gather, const jit::TokenLists& anchors,
                      const jit::Grid& grid, const Conditioning& conditioning,
                      const std::vector<int64_t>& steps, const Job& job);
@@ -114,9 +130,9 @@ class FluxTransformer {
   };
   // One forward call's sizes, positions and modulation lookup.
   struct Pass;
+  struct PassGraph;
 
-  explicit FluxTransformer(std::shared_ptr<const FluxWeightReader> weights)
-      : weights_(std::move(weights)) {}
+  explicit FluxTransformer(std::shared_ptr<const FluxWeightReader> weights);
   at::Tensor embed_conditioning(const at::Tensor& pooled, const std::vector<double>& guidance,
                                 const std::vector<double>& sigmas) const;
   const RopeTable& rope_for(const jit::Grid& grid);
@@ -124,9 +140,20 @@ class FluxTransformer {
   bool int8() const { return options_.weights == WeightForm::kInt8; }
   // Where the norm before a block, or before the final layer, is written.
   LayerInput norm_target(size_t block, const Pass& pass);
+  // Where q, k and v go, [rows, d] each: on accelerators into the columns of `projected`, the layer
+  // output that they come from, of all rows; else into buffers of their own.
+  struct Projections {
+    at::Tensor q, k, v;
+  };
+  Projections projections(const at::Tensor& projected, const Pass& pass);
   void run_double_block(size_t index, const Pass& pass);
   void run_single_block(size_t index, const Pass& pass);
-  void run(const at::Tensor& latents, const at::Tensor& velocity, const Pass& pass, const Job& job);
+  // Text and image tokens into the residual buffer.
+  void embed(const at::Tensor& latents, const Pass& pass);
+  // Everything from there to the velocity.
+  void run(const at::Tensor& velocity, const Pass& pass, const Job& job);
+  // The same, recorded or about to be; false if this pass cannot be.
+  bool run_graph(const at::Tensor& velocity, const Pass& pass, const Job& job);
 
   std::shared_ptr<const FluxWeightReader> weights_;
   FluxConfig config_;
@@ -142,7 +169,9 @@ class FluxTransformer {
   Linear final_out_;
   RopeTable rope_;  // of the grid used last
   Workspace workspace_;
-  MemoryArena arena_;  // of the passes' intermediate results
+  MemoryArena arena_;                               // of the passes' intermediate results
+  std::unique_ptr<BlockStreamer> streamer_;         // of kStreamed weights
+  std::vector<std::unique_ptr<PassGraph>> graphs_;  // most recently used last
 };
 
 }  // namespace jitflux

@@ -38,7 +38,7 @@ at::Tensor sinusoid(const std::vector<double>& values, at::ScalarType dtype, boo
       row[half + j] = std::sin(angle);
     }
   }
-  return out.to(dtype);
+  return out.to(current_device(), dtype);
 }
 
 }  // namespace
@@ -55,7 +55,7 @@ at::Tensor FluxTransformer::embed_conditioning(const at::Tensor& pooled,
   if (config_.guidance) {
     sum = sum + embed(guidance_, sinusoid(guidance, dtype, options_.round_time)).unsqueeze(0);
   }
-  return sum + embed(pooled_, pooled.to(dtype)).unsqueeze(0);
+  return sum + embed(pooled_, pooled.to(current_device(), dtype)).unsqueeze(0);
 }
 
 std::shared_ptr<const Conditioning> FluxTransformer::condition(const at::Tensor& prompt,
@@ -63,37 +63,52 @@ std::shared_ptr<const Conditioning> FluxTransformer::condition(const at::Tensor&
                                                                const std::vector<double>& guidance,
                                                                const std::vector<double>& sigmas,
                                                                const Job& job) {
-  auto result = std::make_shared<Conditioning>();
   const auto steps = static_cast<int64_t>(sigmas.size());
   const int64_t images = prompt.size(0);
-  result->images = images;
-  result->steps = steps;
+  auto result = std::make_shared<Conditioning>(config_, images, steps);
   result->text_tokens = prompt.size(1);
   result->owner = this;
-  result->text = text_in_(prompt.to(options_.dtype)).contiguous();
+  const at::Device device = current_device();
+  result->text = text_in_(prompt.to(device, options_.dtype)).contiguous();
 
   const at::Tensor activated = at::silu(embed_conditioning(pooled, guidance, sigmas));
-  const auto modulation = [&](const ModulationLinear& source, int64_t parts) {
+  const auto modulate = [&](const ModulationLinear& source, const at::Tensor& vectors) {
     job.checkpoint();
     const Linear linear = source.resident ? *source.resident : weights_->linear(source.module);
-    at::Tensor vectors = linear(activated)
-                             .to(at::kFloat)
-                             .view({steps, images, parts, config_.hidden()})
-                             .contiguous();
+    vectors.copy_(linear(activated).view(vectors.sizes()));  // widens to float32
     // Once per request: until the next one they need not count as this process's memory. Resident
     // ones come back from the page cache.
     weights_->release(source.module);
-    return vectors;
   };
-  for (const DoubleBlock& block : double_blocks_) {
-    result->image_stream.push_back(modulation(block.image.modulation, 6));
-    result->text_stream.push_back(modulation(block.text.modulation, 6));
+  for (size_t i = 0; i < double_blocks_.size(); ++i) {
+    modulate(double_blocks_[i].image.modulation, result->image_stream[i]);
+    modulate(double_blocks_[i].text.modulation, result->text_stream[i]);
   }
-  for (const SingleBlock& block : single_blocks_) {
-    result->single_stream.push_back(modulation(block.modulation, 3));
+  for (size_t i = 0; i < single_blocks_.size(); ++i) {
+    modulate(single_blocks_[i].modulation, result->single_stream[i]);
   }
-  result->final_layer = modulation(final_modulation_, 2);
+  modulate(final_modulation_, result->final_layer);
   return result;
+}
+
+Conditioning::Conditioning(const FluxConfig& config, int64_t batch, int64_t sigmas)
+    : images(batch), steps(sigmas) {
+  const int64_t d = config.hidden();
+  const int64_t parts = 12 * config.double_blocks + 3 * config.single_blocks + 2;
+  modulation = at::empty({sigmas, batch * parts * d},
+                         at::TensorOptions(at::kFloat).device(current_device()));
+  int64_t column = 0;
+  const auto view = [&](int64_t count) {
+    const at::Tensor columns = modulation.narrow(1, column, batch * count * d);
+    column += batch * count * d;
+    return columns.view({sigmas, batch, count, d});
+  };
+  for (int64_t i = 0; i < config.double_blocks; ++i) {
+    image_stream.push_back(view(6));
+    text_stream.push_back(view(6));
+  }
+  for (int64_t i = 0; i < config.single_blocks; ++i) single_stream.push_back(view(3));
+  final_layer = view(2);
 }
 
 }  // namespace jitflux

@@ -21,8 +21,10 @@ class Loader {
   }
 
   PackedLinear packed(const std::vector<std::string>& modules) {
+    PackedLinear result{reader_, modules, form_};
+    if (form_ == WeightForm::kResident) result.prepare();
     for (const std::string& module : modules) advance_module(module);
-    return {reader_, modules, form_};
+    return result;
   }
   PackedLinear packed(const std::string& module) {
     return packed(std::vector<std::string>{module});
@@ -62,8 +64,17 @@ class Loader {
   uint64_t total_ = 0;
 };
 
-// What the kernels' buffers on the stack take. No published model comes near.
+// What the kernels take. No published model comes near.
 void check_kernel_limits(const FluxConfig& config, const TransformerOptions& options) {
+  if (current_session() != nullptr &&
+      (config.hidden() > kernels::kDeviceNormMaxWidth ||
+       config.head_dim > kernels::kDeviceMaxHeadDim || config.head_dim % 2 != 0)) {
+    throw Error(error_code::kWeightsMismatch,
+                "Expected a width of at most " + std::to_string(kernels::kDeviceNormMaxWidth) +
+                    " and heads of an even size of at most " +
+                    std::to_string(kernels::kDeviceMaxHeadDim) + " on a GPU but received " +
+                    std::to_string(config.hidden()) + " and " + std::to_string(config.head_dim));
+  }
   if (config.in_channels > kernels::kEmbedMaxChannels) {
     throw Error(error_code::kWeightsMismatch,
                 "Expected at most " + std::to_string(kernels::kEmbedMaxChannels) +
@@ -130,6 +141,20 @@ std::shared_ptr<FluxTransformer> FluxTransformer::load(
   }
   model->final_modulation_ = from.modulation("norm_out.linear", keep);
   model->final_out_ = from.linear("proj_out");
+  if (options.weights == WeightForm::kStreamed) {
+    std::vector<std::vector<PackedLinear*>> blocks;
+    for (DoubleBlock& block : model->double_blocks_) {
+      auto& layers = blocks.emplace_back();
+      for (Stream* stream : {&block.text, &block.image}) {
+        for (PackedLinear* layer :
+             {&stream->qkv, &stream->out, &stream->mlp_in, &stream->mlp_out}) {
+          layers.push_back(layer);
+        }
+      }
+    }
+    for (SingleBlock& block : model->single_blocks_) blocks.push_back({&block.in, &block.out});
+    model->streamer_ = std::make_unique<BlockStreamer>(*reader, std::move(blocks), job);
+  }
   return model;
 }
 

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "flux/device_uploader.h"
 #include "flux/linear.h"
 #include "runtime/job.h"
 #include "weights/parameter_set.h"
@@ -28,8 +29,8 @@ at::Tensor mapped_weight(const std::shared_ptr<const WeightFile>& file, const We
 // Gives the pages of a tensor that has been copied back to the page cache.
 void release_pages(const WeightFile& file, const WeightTensor& tensor);
 
-// Reads the parameters of a checked ParameterSet. Polls the job and reports bytes through its
-// progress.
+// Reads the parameters of a checked ParameterSet to current_device(). Polls the job and reports
+// bytes through its progress.
 class WeightLoader {
  public:
   WeightLoader(const ParameterSet& parameters, at::ScalarType dtype, const Job& job)
@@ -42,7 +43,7 @@ class WeightLoader {
   // A contiguous copy in the given type, in memory of its own.
   at::Tensor copy(const std::string& name, at::ScalarType dtype);
 
-  // In the compute type, mapped where possible.
+  // In the compute type, on the CPU mapped where possible.
   at::Tensor matrix(const std::string& name);
 
   // <module>.weight, and <module>.bias if there is one.
@@ -57,6 +58,7 @@ class WeightLoader {
   uint64_t total_;
   uint64_t loaded_ = 0;
   std::shared_ptr<const WeightFile> file_;
+  std::unique_ptr<DeviceUploader> uploader_;  // once something goes to a device
 };
 
 }  // namespace jitflux

@@ -3,13 +3,17 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/accumulate.h>
 
+#include "runtime/device.h"
+
 namespace jitflux {
 
 at::Tensor Workspace::view(Slot slot, at::IntArrayRef shape, at::ScalarType dtype) {
   at::Tensor& buffer = buffers_[slot];
   const int64_t numel = c10::multiply_integers(shape);
   if (!buffer.defined() || buffer.scalar_type() != dtype || buffer.numel() < numel) {
-    buffer = at::empty({numel}, dtype);
+    buffer.reset();  // before its successor: the two need not fit together
+    buffer = at::empty({numel}, at::TensorOptions(dtype).device(current_device()));
+    ++generation_;
   }
   return buffer.narrow(0, 0, numel).view(shape);
 }

@@ -14,6 +14,7 @@ class Workspace {
     kResidual,
     kNormed,
     kConcat,
+    kProjected,
     kQuery,
     kKey,
     kValue,
@@ -26,11 +27,15 @@ class Workspace {
     kSlots
   };
 
-  // A view of the slot's buffer in the given shape; the buffer grows when needed. Contents are
-  // whatever the last user left.
+  // A view of the slot's buffer in the given shape, on current_device(); the buffer grows when
+  // needed. Contents are whatever the last user left.
   at::Tensor view(Slot slot, at::IntArrayRef shape, at::ScalarType dtype);
 
+  // Changes whenever a buffer is replaced: addresses seen before are then no longer valid.
+  uint64_t generation() const { return generation_; }
+
  private:
+  uint64_t generation_ = 0;
   std::array<at::Tensor, kSlots> buffers_;
 };
 

@@ -1,6 +1,6 @@
 // The JiT operators on tensors (paper arXiv 2603.10744; JitOperators of src/types.ts). B images,
-// N = rows*cols tokens, M anchors, C channels; float32, contiguous, CPU. Token lists have passed
-// check_token_lists.
+// N = rows*cols tokens, M anchors, C channels; float32, contiguous, on current_device(). Token
+// lists have passed check_token_lists.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,20 +13,25 @@
 
 namespace jitflux::jit {
 
-// The augmented lifter of one anchor list: nearest-anchor map and blur kernel. Built once per
-// stage.
+// A token list where kernels read it: on an accelerator a copy, else the list itself, which must
+// outlive the tensor. Undefined if it is empty.
+at::Tensor on_current_device(const std::vector<int32_t>& list);
+
+// The augmented lifter of one anchor list: nearest-anchor map and blur kernel, on current_device().
+// Built once per stage.
 struct Lifter {
   Grid grid;
   std::vector<int32_t> anchors;
-  std::vector<int32_t> nearest;    // [N] position in anchors
-  std::vector<int32_t> positions;  // [N] position in anchors, or -1
-  std::vector<float> weights;      // [2 radius + 1], sums to 1
+  at::Tensor nearest;    // [N] int32, position in anchors
+  at::Tensor positions;  // [N] int32, position in anchors, or -1
+  at::Tensor weights;    // [2 radius + 1] float32, sums to 1
   int64_t radius = 0;
 
   Lifter(const int32_t* list, int64_t count, const Grid& on);
 };
 
-// Recently used lifters; a run touches one list per image and stage. Used on one thread only.
+// Recently used lifters of one device; a run touches one list per image and stage. Used on one
+// thread only.
 class LifterCache {
  public:
   std::shared_ptr<const Lifter> get(const int32_t* anchors, int64_t count, const Grid& grid);

@@ -20,9 +20,13 @@ enum class Counter : size_t {
   kLiftStep,
   kAttention,
   kAttentionFallback,  // LibTorch's attention, for head sizes that ours does not take
+  kDeviceAttention,    // LibTorch's on an accelerator
   kLinearPlain,        // oneDNN, weights in the file's layout
   kLinearPacked,       // oneDNN, weights reordered once
   kLinearInt8,         // oneDNN, 8-bit weights and activations
+  kLinearDevice,       // cuBLASLt, weights in device memory
+  kLinearStreamed,     // cuBLASLt, weights copied to the device for this pass
+  kGraphLaunch,        // passes that ran as a recorded graph
   kArenaReused,        // large tensors in memory that was kept (memory_arena.h)
   kArenaAllocated,     // large tensors for which an arena had none
   kCount
@@ -30,11 +34,25 @@ enum class Counter : size_t {
 
 // Names for JavaScript, in the order of Counter.
 inline constexpr std::array<const char*, static_cast<size_t>(Counter::kCount)> kCounterNames = {
-    "layerNormModulate", "gatedResidual", "gatedResidualLayerNormModulate",
-    "qkNormRope",        "gelu",          "gatherEmbed",
-    "quantizeRows",      "liftStep",      "attention",
-    "attentionFallback", "linearPlain",   "linearPacked",
-    "linearInt8",        "arenaReused",   "arenaAllocated",
+    "layerNormModulate",
+    "gatedResidual",
+    "gatedResidualLayerNormModulate",
+    "qkNormRope",
+    "gelu",
+    "gatherEmbed",
+    "quantizeRows",
+    "liftStep",
+    "attention",
+    "attentionFallback",
+    "deviceAttention",
+    "linearPlain",
+    "linearPacked",
+    "linearInt8",
+    "linearDevice",
+    "linearStreamed",
+    "graphLaunch",
+    "arenaReused",
+    "arenaAllocated",
 };
 
 inline std::array<std::atomic<uint64_t>, static_cast<size_t>(Counter::kCount)> counters{};

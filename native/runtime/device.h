@@ -56,7 +56,7 @@ class CopyStream {
   virtual void engine_waits(const Mark& mark) = 0;
   // Uploads queued from now on wait for what has been queued on the engine's stream.
   virtual void wait_for_engine() = 0;
-  // Sums since the last call. The session must have been synchronised.
+  // Sums since the last call, zero unless timed. The session must have been synchronised.
   virtual TransferStatistics take_statistics() = 0;
 };
 
@@ -80,7 +80,8 @@ class DeviceSession {
   // graphs of this session's device, which share it: their results are overwritten by the next
   // launch of any of them.
   virtual std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) = 0;
-  virtual std::unique_ptr<CopyStream> copy_stream() = 0;
+  // timed: keeps statistics.
+  virtual std::unique_ptr<CopyStream> copy_stream(bool timed) = 0;
 };
 
 class DeviceBackend {
@@ -135,10 +136,16 @@ class DeviceScope {
   DeviceScope& operator=(const DeviceScope&) = delete;
 
  private:
-  DeviceSession* outer_;
+  int outer_;
 };
 
-// Of the innermost scope on this thread; null on the CPU.
+// Of the innermost scope on this thread: the session (null on the CPU), its kernels (likewise) and
+// the device on which LibTorch's tensors belong.
 DeviceSession* current_session();
+const kernels::DeviceKernels* current_kernels();
+at::Device current_device();
+
+// How kernels call an activation type.
+kernels::Element element_of(at::ScalarType dtype);
 
 }  // namespace jitflux

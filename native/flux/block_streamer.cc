@@ -1,0 +1,87 @@
+#include "flux/block_streamer.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace jitflux {
+
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+BlockStreamer::BlockStreamer(const FluxWeightReader& reader,
+                             std::vector<std::vector<PackedLinear*>> blocks, const Job& job)
+    : dtype_(reader.dtype()), copies_(current_session()->copy_stream(/*timed=*/true)) {
+  const auto element = static_cast<int64_t>(c10::elementSize(dtype_));
+  int64_t largest = 0;
+  for (const std::vector<PackedLinear*>& layers : blocks) {
+    job.checkpoint();
+    Block block;
+    int64_t bytes = 0;
+    for (PackedLinear* layer : layers) {
+      const std::vector<int64_t> shape = reader.linear_shape(layer->modules());
+      const int64_t weight_offset = bytes;
+      const int64_t bias_offset = weight_offset + aligned(shape[0] * shape[1] * element);
+      bytes = bias_offset + aligned(shape[0] * element);
+      block.layers.push_back({layer, weight_offset, bias_offset, shape[0], shape[1]});
+    }
+    block.host = device_backend()->pinned(bytes);
+    const auto part = [&](int64_t offset, int64_t count) {
+      return block.host.narrow(0, offset, count * element).view(dtype_);
+    };
+    for (const Layer& layer : block.layers) {
+      const int64_t size = layer.outputs * layer.inputs;
+      reader.read_linear(layer.layer->modules(),
+                         part(layer.weight_offset, size).view({layer.outputs, layer.inputs}),
+                         part(layer.bias_offset, layer.outputs));
+    }
+    largest = std::max(largest, bytes);
+    blocks_.push_back(std::move(block));
+  }
+  for (Slot& slot : slots_) {
+    slot.memory = at::empty({largest}, at::TensorOptions(at::kByte).device(current_device()));
+  }
+}
+
+uint64_t BlockStreamer::host_bytes() const {
+  uint64_t sum = 0;
+  for (const Block& block : blocks_) sum += block.host.nbytes();
+  return sum;
+}
+
+void BlockStreamer::prefetch(uint64_t position) {
+  const Block& block = blocks_[position % blocks_.size()];
+  Slot& slot = slots_[position % kSlots];
+  copies_->upload(slot.memory.mutable_data_ptr(), block.host.const_data_ptr(), block.host.nbytes());
+  slot.filled = copies_->mark();
+}
+
+void BlockStreamer::begin(size_t block) {
+  // A pass was left early: skip to the next first block. What was copied ahead is of no use.
+  while (next_ % blocks_.size() != block) ++next_;
+  copied_ = std::max(copied_, next_);
+  // The slot that is filled next was used by the block before this one, whose work is queued.
+  copies_->wait_for_engine();
+  for (; copied_ < next_ + kSlots; ++copied_) prefetch(copied_);
+
+  const Slot& slot = slots_[next_ % kSlots];
+  copies_->engine_waits(*slot.filled);
+  const auto element = static_cast<int64_t>(c10::elementSize(dtype_));
+  const auto part = [&](int64_t offset, int64_t count) {
+    return slot.memory.narrow(0, offset, count * element).view(dtype_);
+  };
+  for (const Layer& layer : blocks_[block].layers) {
+    layer.layer->bind({part(layer.weight_offset, layer.outputs * layer.inputs)
+                           .view({layer.outputs, layer.inputs}),
+                       part(layer.bias_offset, layer.outputs)});
+  }
+  ++next_;
+}
+
+}  // namespace jitflux
