@@ -186,14 +186,14 @@ describe('locateNativeLibraries', () => {
   it('follows JIT_FLUX_BUILD_DIR and reads what the libraries were built for', () => {
     const directory = temporaryDirectory();
     const env = { JIT_FLUX_BUILD_DIR: directory };
-    const error = errorOf(() => locateNativeLibraries(env));
+    const error = errorOf(() => locateNativeLibraries({ env }));
     expect(error.code).toBe('ERR_JITFLUX_NATIVE_LOAD');
     expect(error.message).toContain(directory);
     expect(error.message).toContain('npm run build:native');
     writeFile(join(directory, 'jit_flux.node'), '');
     writeFile(join(directory, 'libjit_flux_core.so'), '');
-    expect(locateNativeLibraries(env)).toMatchObject({ builtFor: readManifest().version });
+    expect(locateNativeLibraries({ env })).toMatchObject({ builtFor: readManifest().version });
     writeFile(join(directory, 'jit_flux.build.json'), '{ "libtorch": "2.12.0+cpu" }');
-    expect(locateNativeLibraries(env)).toMatchObject({ builtFor: '2.12.0+cpu' });
+    expect(locateNativeLibraries({ env })).toMatchObject({ builtFor: '2.12.0+cpu' });
   });
 });

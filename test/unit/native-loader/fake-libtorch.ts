@@ -103,6 +103,7 @@ export function makeManifest(
       cpu: {
         version: '2.13.0',
         available: true,
+        unpackedSize: 0,
         archives: [
           {
             file: 'torch-2.13.0.whl',
@@ -113,7 +114,13 @@ export function makeManifest(
           },
         ],
       },
-      cu130: { version: '2.14.1', available: false, unavailableReason: 'not pinned yet', archives: [] },
+      cu130: {
+        version: '2.14.1',
+        available: false,
+        unavailableReason: 'not pinned yet',
+        unpackedSize: 0,
+        archives: [],
+      },
     },
   };
 }
