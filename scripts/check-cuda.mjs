@@ -55,7 +55,9 @@ await main(async () => {
     }
     if (problems.length > 0) throw new UserError(problems.join('\n\n'));
     const seconds = ((performance.now() - started) / 1000).toFixed(0);
-    console.log(`check:cuda: ${files.length} files for sm_${ARCHITECTURES.join(', sm_')} in ${seconds} s, all well`);
+    console.log(
+      `check:cuda: ${files.length} files for sm_${ARCHITECTURES.join(', sm_')} in ${seconds} s, all well`,
+    );
   } finally {
     rmSync(output, { recursive: true, force: true });
   }
@@ -63,7 +65,8 @@ await main(async () => {
 
 function compile(nvcc, { name, architecture }, output) {
   const code = [`arch=compute_${architecture},code=sm_${architecture}`];
-  if (architecture === ARCHITECTURES.at(-1)) code.push(`arch=compute_${architecture},code=compute_${architecture}`);
+  if (architecture === ARCHITECTURES.at(-1))
+    code.push(`arch=compute_${architecture},code=compute_${architecture}`);
   const object = join(output, `${name}.${architecture}.o`);
   const args = [...FLAGS, ...code.map((value) => `-gencode=${value}`), '-I', INCLUDES];
   return new Promise((resolvePromise, reject) => {
@@ -83,7 +86,8 @@ function usageOf(log) {
   for (const line of log.split('\n')) {
     kernel = /Compiling entry function '([^']+)'/.exec(line)?.[1] ?? kernel;
     const [, stores, loads] = /(\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line) ?? [];
-    if (stores !== undefined) spills = Number(stores) + Number(loads) > 0 ? `, SPILLS ${stores}/${loads} bytes` : '';
+    if (stores !== undefined)
+      spills = Number(stores) + Number(loads) > 0 ? `, SPILLS ${stores}/${loads} bytes` : '';
     const registers = /Used (\d+) registers/.exec(line)?.[1];
     if (registers === undefined) continue;
     const shared = /(\d+) bytes smem/.exec(line)?.[1] ?? 0;
@@ -95,7 +99,10 @@ function usageOf(log) {
 function demangle(symbol) {
   const name = capture('c++filt', [symbol])?.trim() ?? symbol;
   // Without return type, anonymous namespaces and the arguments: the template arguments tell instances apart.
-  return name.replace(/^void /, '').replaceAll('(anonymous namespace)::', '').replace(/\(.*\)$/, '');
+  return name
+    .replace(/^void /, '')
+    .replaceAll('(anonymous namespace)::', '')
+    .replace(/\(.*\)$/, '');
 }
 
 /** What a file includes of LibTorch, directly or through our own headers. */
@@ -104,7 +111,8 @@ function libTorchIncludes(file, seen = new Set()) {
   seen.add(file);
   const problems = [];
   for (const [, header] of readFileSync(file, 'utf8').matchAll(/^\s*#\s*include\s*[<"]([^>"]+)[>"]/gm)) {
-    if (LIBTORCH_HEADERS.test(header)) problems.push(`${relative(ROOT, file)} includes ${header} of LibTorch`);
+    if (LIBTORCH_HEADERS.test(header))
+      problems.push(`${relative(ROOT, file)} includes ${header} of LibTorch`);
     const own = [join(INCLUDES, header), resolve(dirname(file), header)].find(existsSync);
     if (own !== undefined) problems.push(...libTorchIncludes(own, seen));
   }

@@ -92,9 +92,8 @@ export async function nativeModule(name) {
 
 /** nvcc as cmake/Cuda.cmake finds it, or undefined. */
 export function findNvcc() {
-  return [process.env.CUDACXX, '/usr/local/cuda/bin/nvcc', 'nvcc'].find(
-    (command) => command && capture(command, ['--version']) !== undefined,
-  );
+  const candidates = process.env.CUDACXX ? [process.env.CUDACXX] : ['/usr/local/cuda/bin/nvcc', 'nvcc'];
+  return candidates.find((command) => capture(command, ['--version']) !== undefined);
 }
 
 /** Stops early, before gigabytes are fetched, where the CUDA library cannot be compiled. */

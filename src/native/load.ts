@@ -163,21 +163,28 @@ export function locateNativeLibraries(options: LocateOptions = {}): NativeLibrar
     if (libraries === undefined) throw missing([place], variant);
     return libraries;
   }
-  const root = options.root ?? PACKAGE_ROOT;
-  const cudaPlaces = placesOf(root, 'Cuda', '-cuda');
-  const cpuPlaces = placesOf(root, 'Release', '');
-  const cuda = variant === 'cpu' ? undefined : librariesIn(cudaPlaces, true);
+  const cuda = variant === 'cpu' ? undefined : findCudaLibraries(options);
   if (variant === 'cuda') {
-    if (cuda === undefined) throw missing(cudaPlaces, variant);
+    if (cuda === undefined) throw missing(cudaPlaces(options), variant);
     return cuda;
   }
   if (cuda !== undefined && isCudaUsable(cuda, options)) return cuda;
+  const cpuPlaces = placesOf(options, 'Release', '');
   const libraries = librariesIn(cpuPlaces, false) ?? cuda;
   if (libraries === undefined) throw missing(cpuPlaces, variant);
   return libraries;
 }
 
-function placesOf(root: string, build: string, suffix: string): Place[] {
+/** The CUDA build, chosen or not, if there is one. */
+export function findCudaLibraries(options: LocateOptions = {}): NativeLibraries | undefined {
+  return librariesIn(cudaPlaces(options), true);
+}
+
+function cudaPlaces(options: LocateOptions): Place[] {
+  return placesOf(options, 'Cuda', '-cuda');
+}
+
+function placesOf({ root = PACKAGE_ROOT }: LocateOptions, build: string, suffix: string): Place[] {
   return [
     { directory: join(root, 'build', build), loader: 'jit_flux.node' },
     // prebuildify names the file after the package.
@@ -293,8 +300,15 @@ function openLibraries(libraries: NativeLibraries, libtorch: LibTorch): unknown 
   }
 }
 
-/** Opens the CUDA library where there is one; returns why it could not be. */
-function openCuda(core: NativeCore, libraries: NativeLibraries, libtorch: LibTorch): Error | undefined {
+/**
+ * Opens the CUDA library where there is one; returns why it could not be.
+ * @internal exported for tests
+ */
+export function openCuda(
+  core: NativeCore,
+  libraries: NativeLibraries,
+  libtorch: LibTorch,
+): Error | undefined {
   // TODO(merge): the core of this branch has no openDeviceLibrary yet; drop that part of the condition when it has.
   if (libraries.cuda === undefined || !libtorch.cuda || typeof core.openDeviceLibrary !== 'function')
     return undefined;
