@@ -1,8 +1,9 @@
 #!/usr/bin/env node
 // Builds the native libraries. Also the command behind binding.gyp.
 //   node scripts/build-native.mjs [--config Release|RelWithDebInfo|Debug] [--out DIR] [--libtorch DIR]
-//                                 [--arch x64] [--jobs N] [--define NAME=VALUE]... [--bench]
+//                                 [--arch x64] [--jobs N] [--define NAME=VALUE]... [--bench] [--cuda]
 // --bench also builds the benchmark jit_flux_bench (bench/native), beside the libraries; it is not shipped.
+// --cuda also builds libjit_flux_cuda.so, all of it against a LibTorch with CUDA, into build/Cuda.
 // JIT_FLUX_VERBOSE=1 shows the commands.
 import { buildNative } from './lib/native.mjs';
 import { UserError, main, takeFlag, takeOption } from './lib/tools.mjs';
@@ -21,6 +22,7 @@ await main(async () => {
       throw new UserError(`Expected a positive integer for --jobs but received ${jobs}`);
   }
   options.bench = takeFlag(args, 'bench');
+  options.cuda = takeFlag(args, 'cuda');
   options.define = [];
   for (let setting; (setting = takeOption(args, 'define')) !== undefined;) options.define.push(setting);
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);

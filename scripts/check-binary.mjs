@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Checks what the native libraries ask of a machine: dependencies, search paths, exports, instruction sets.
 //   node scripts/check-binary.mjs [DIR]... [--max-glibc 2.28] [--max-glibcxx 3.4.25]
-// Default: build/Release, and prebuilds/linux-x64 where it exists. Exit code 1 if anything is wrong.
+// Default: build/Release, build/Cuda and prebuilds/linux-x64[-cuda], those that exist. Exit code 1 if anything is wrong.
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { homedir } from 'node:os';
@@ -13,6 +13,8 @@ const CPP_LIBRARIES = ['libstdc++.so.6', 'libgcc_s.so.1'];
 // Found by SONAME among the libraries that the loader has opened before.
 const LIBTORCH_LIBRARIES = ['libtorch.so', 'libtorch_cpu.so', 'libc10.so', 'libgomp.so.1'];
 
+const CUDA_LIBRARIES = ['libc10_cuda.so', 'libtorch_cuda.so', 'libcudart.so.13', 'libcublasLt.so.13'];
+
 const LIBRARIES = [
   {
     names: ['jit_flux.node', 'jit-flux.node'],
@@ -23,6 +25,13 @@ const LIBRARIES = [
     names: ['libjit_flux_core.so'],
     needed: [...SYSTEM_LIBRARIES, ...CPP_LIBRARIES, ...LIBTORCH_LIBRARIES],
     exports: ['jit_flux_core_init'],
+  },
+  {
+    names: ['libjit_flux_cuda.so'],
+    // Only in a CUDA build.
+    isOptional: true,
+    needed: [...SYSTEM_LIBRARIES, ...CPP_LIBRARIES, ...LIBTORCH_LIBRARIES, ...CUDA_LIBRARIES],
+    exports: ['jit_flux_cuda_backend'],
   },
 ];
 
@@ -37,22 +46,29 @@ await main(() => {
       'readelf is not installed. On Debian or Ubuntu run:\n  sudo apt-get install -y binutils',
     );
 
-  const defaults = ['build/Release', 'prebuilds/linux-x64'].map((path) => join(ROOT, path));
+  const defaults = ['build/Release', 'build/Cuda', 'prebuilds/linux-x64', 'prebuilds/linux-x64-cuda'].map(
+    (path) => join(ROOT, path),
+  );
   const directories = args.length > 0 ? args.map((path) => resolve(path)) : defaults.filter(existsSync);
   if (directories.length === 0) throw new UserError('Nothing to check: run `npm run build:native` first');
 
   const problems = [];
   for (const directory of directories) {
-    for (const { names, needed, exports } of LIBRARIES) {
+    for (const { names, isOptional, needed, exports } of LIBRARIES) {
       const path = names.map((name) => join(directory, name)).find(existsSync);
-      if (path === undefined) problems.push(`${names[0]} is missing in ${directory}`);
-      else checkLibrary(path, needed, exports, ceilings, problems);
+      if (path !== undefined) checkLibrary(path, needed, exports, ceilings, problems);
+      else if (!isOptional || isCudaBuild(directory)) problems.push(`${names[0]} is missing in ${directory}`);
     }
   }
   if (args.length === 0) checkInstructionSets(problems);
   if (problems.length > 0) throw new UserError(`\n${problems.map((problem) => `  - ${problem}`).join('\n')}`);
   console.log('check-binary: all well');
 });
+
+function isCudaBuild(directory) {
+  const record = join(directory, 'jit_flux.build.json');
+  return existsSync(record) && JSON.parse(readFileSync(record, 'utf8')).cuda === true;
+}
 
 function checkLibrary(path, allowed, expectedExports, ceilings, problems) {
   const name = relative(ROOT, path);
@@ -104,9 +120,10 @@ function checkLibrary(path, allowed, expectedExports, ceilings, problems) {
  * so the objects of the higher levels may define such functions only in their own namespace.
  */
 function checkInstructionSets(problems) {
-  const objects = join(ROOT, '.cmake-build', 'Release', 'CMakeFiles');
-  for (const isa of ['avx2', 'avx512', 'avx512bf16']) {
-    const directory = join(objects, `jit_flux_kernels_${isa}.dir`);
+  const builds = ['Release', 'cuda-Release'].map((name) => join(ROOT, '.cmake-build', name, 'CMakeFiles'));
+  const isas = ['avx2', 'avx512', 'avx512bf16'];
+  for (const [build, isa] of builds.flatMap((build) => isas.map((isa) => [build, isa]))) {
+    const directory = join(build, `jit_flux_kernels_${isa}.dir`);
     if (!existsSync(directory)) continue;
     const files = readdirSync(directory, { recursive: true })
       .map((file) => join(directory, file))

@@ -1,4 +1,5 @@
-// The native build: cmake-js + Ninja in .cmake-build/<config>, results copied to build/Release.
+// The native build: cmake-js + Ninja in .cmake-build/<config>, results copied to build/Release; with CUDA in
+// .cmake-build/cuda-<config> and build/Cuda.
 import { createHash } from 'node:crypto';
 import {
   copyFileSync,
@@ -12,11 +13,12 @@ import {
 import { availableParallelism, totalmem } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ensureLibTorch } from './steps.mjs';
+import { ensureCudaCompiler, ensureLibTorch } from './steps.mjs';
 import { ROOT, UserError, cleanEnvironment, log, run, toolPath } from './tools.mjs';
 
 const CONFIGURATIONS = ['Release', 'RelWithDebInfo', 'Debug'];
 const LIBRARIES = ['jit_flux.node', 'libjit_flux_core.so'];
+const CUDA_LIBRARY = 'libjit_flux_cuda.so';
 const BENCHMARK = 'jit_flux_bench';
 /** LibTorch's headers take about this much memory per compiler. */
 const BYTES_PER_JOB = 1.5 * 2 ** 30;
@@ -24,7 +26,8 @@ const BYTES_PER_JOB = 1.5 * 2 ** 30;
 /**
  * @param {object} [options]
  * @param {string} [options.config] Release, RelWithDebInfo or Debug
- * @param {string} [options.out] where the libraries go; default build/Release, which the loader prefers
+ * @param {boolean} [options.cuda] the CUDA library as well, against a LibTorch with CUDA
+ * @param {string} [options.out] where the libraries go; default build/Release, or build/Cuda with `cuda`
  * @param {string} [options.libtorch] LibTorch directory instead of the one found
  * @param {string} [options.arch] only x64
  * @param {number} [options.jobs] parallel compilers
@@ -37,10 +40,12 @@ export async function buildNative(options = {}) {
     throw new UserError(`Expected one of ${CONFIGURATIONS.join(', ')} for --config but received ${config}`);
   if ((options.arch ?? 'x64') !== 'x64')
     throw new UserError(`jit-flux builds for x64 only, not ${options.arch}`);
-  const libtorch = await ensureLibTorch(options.libtorch);
+  const cuda = options.cuda ?? false;
+  if (cuda) ensureCudaCompiler();
+  const libtorch = await ensureLibTorch(options.libtorch, { cuda });
   log(`LibTorch ${libtorch.version} (${libtorch.path})`);
 
-  const buildDirectory = join(ROOT, '.cmake-build', config);
+  const buildDirectory = join(ROOT, '.cmake-build', cuda ? `cuda-${config}` : config);
   const release = await lock(`${buildDirectory}.lock`);
   try {
     build(buildDirectory, config, libtorch, options);
@@ -51,19 +56,26 @@ export async function buildNative(options = {}) {
 
 function build(buildDirectory, config, libtorch, options) {
   // Stated either way: CMake's cache would remember the last one.
-  const bench = `JIT_FLUX_BENCH=${options.bench ? 'ON' : 'OFF'}`;
-  const define = [`JIT_FLUX_LIBTORCH=${libtorch.path}`, bench, ...(options.define ?? [])];
+  const onOff = (value) => (value ? 'ON' : 'OFF');
+  const define = [
+    `JIT_FLUX_LIBTORCH=${libtorch.path}`,
+    `JIT_FLUX_BENCH=${onOff(options.bench)}`,
+    `JIT_FLUX_CUDA=${onOff(options.cuda)}`,
+    ...(options.define ?? []),
+  ];
   configure(buildDirectory, config, define);
   const jobs =
     options.jobs ?? Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / BYTES_PER_JOB)));
   cmakeJs(['build', '-O', buildDirectory, '-B', config, '--parallel', String(jobs)], 'the native build');
 
-  const out = resolve(ROOT, options.out ?? join('build', 'Release'));
+  const out = resolve(ROOT, options.out ?? join('build', options.cuda ? 'Cuda' : 'Release'));
   mkdirSync(out, { recursive: true });
-  const names = options.bench ? [...LIBRARIES, BENCHMARK] : LIBRARIES;
+  const names = [...LIBRARIES];
+  if (options.cuda) names.push(CUDA_LIBRARY);
+  if (options.bench) names.push(BENCHMARK);
   for (const name of names) install(join(buildDirectory, 'out', name), join(out, name));
   // What the libraries were built against; src/native/load.ts reads it before it opens them.
-  const record = { libtorch: libtorch.version, config };
+  const record = { libtorch: libtorch.version, config, ...(options.cuda && { cuda: true }) };
   writeFileSync(join(out, 'jit_flux.build.json'), `${JSON.stringify(record, undefined, 2)}\n`);
   log(`native libraries are in ${out}`);
 }
@@ -110,6 +122,7 @@ function configure(buildDirectory, config, define) {
     node: process.version,
     cc: process.env.CC,
     cxx: process.env.CXX,
+    cudacxx: process.env.CUDACXX,
   });
   const isConfigured =
     existsSync(join(buildDirectory, 'build.ninja')) &&

@@ -90,19 +90,42 @@ export async function nativeModule(name) {
   return await import(pathToFileURL(compiled).href);
 }
 
+/** nvcc as cmake/Cuda.cmake finds it, or undefined. */
+export function findNvcc() {
+  const candidates = process.env.CUDACXX ? [process.env.CUDACXX] : ['/usr/local/cuda/bin/nvcc', 'nvcc'];
+  return candidates.find((command) => capture(command, ['--version']) !== undefined);
+}
+
+/** Stops early, before gigabytes are fetched, where the CUDA library cannot be compiled. */
+export function ensureCudaCompiler() {
+  if (findNvcc() === undefined)
+    throw new UserError(
+      'nvcc is not installed. Install the CUDA toolkit 13.0 (its compiler and runtime headers are enough), ' +
+        'or name its nvcc in CUDACXX; see docs/cuda.md',
+    );
+}
+
 /** LibTorch for the build: the one found, or the pinned one after provisioning. */
-export async function ensureLibTorch(explicit) {
-  const { findLibTorch } = await nativeModule('libtorch');
+export async function ensureLibTorch(explicit, { cuda = false } = {}) {
+  const { findLibTorch, readManifest } = await nativeModule('libtorch');
   try {
-    return findLibTorch({ libtorch: explicit, purpose: 'build' });
+    return findLibTorch({ libtorch: explicit, purpose: 'build', cuda });
   } catch (error) {
     const named = explicit !== undefined || process.env.JIT_FLUX_LIBTORCH;
     if (named || error?.code !== 'ERR_JITFLUX_LIBTORCH_NOT_FOUND') throw error;
   }
-  log('no LibTorch found: fetching the pinned one (about 190 MB, 550 MB unpacked)');
+  const { defaultVariant, variants } = readManifest();
+  const variant = cuda ? Object.keys(variants).find((name) => variants[name].cuda) : defaultVariant;
+  const { archives, unpackedSize } = variants[variant];
+  const megabytes = (bytes) => `${Math.round(bytes / 1e6)} MB`;
+  const size = archives.reduce((sum, archive) => sum + archive.size, 0);
+  log(
+    `no LibTorch${cuda ? ' with CUDA' : ''} found: fetching the pinned one ` +
+      `(${megabytes(size)}, ${megabytes(unpackedSize)} unpacked)`,
+  );
   const { setupLibTorch } = await nativeModule('provision');
-  const { path } = await setupLibTorch({ onProgress: progressPrinter() });
-  return findLibTorch({ libtorch: path, purpose: 'build' });
+  const { path } = await setupLibTorch({ variant, onProgress: progressPrinter() });
+  return findLibTorch({ libtorch: path, purpose: 'build', cuda });
 }
 
 /** Prints a line per phase and per tenth of it. */

@@ -9,18 +9,8 @@ import { JitFluxError, throwIfAborted } from '../errors.js';
 import { VERSION } from '../pipeline/version.js';
 import { defineCommand, EXIT } from './command.js';
 import { formatBytes, formatDuration } from './format.js';
-import type { SelfTestReport } from './self-test.js';
-
-/** Result of one check. */
-interface Check {
-  name: string;
-  status: 'ok' | 'warning' | 'failed' | 'skipped';
-  detail: string;
-  /** What to do about it. */
-  remedy?: string;
-  /** Further facts, for `--json`. */
-  facts?: Record<string, unknown>;
-}
+import { checkCuda, cudaFacts, type Check } from './cuda-check.js';
+import type { CudaReport, SelfTestReport } from './self-test.js';
 
 const SELF_TEST_TIMEOUT = 120_000;
 const OLDEST_GLIBC = '2.28';
@@ -51,9 +41,16 @@ export const doctorCommand = defineCommand({
     show(await checkLibTorch());
     show(await checkModel());
     const broken = checks.some(({ status }) => status === 'failed');
+    let report: CudaReport | undefined;
     if (!args['self-test']) show({ name: 'self-test', status: 'skipped', detail: 'not asked for' });
     else if (broken) show({ name: 'self-test', status: 'skipped', detail: 'repair the above first' });
-    else show(await selfTest(context.signal));
+    else {
+      const tested = await selfTest(context.signal);
+      report = tested.cuda;
+      show(tested.check);
+    }
+    // After the self-test, which knows the devices.
+    show(checkCuda(await cudaFacts(report)));
 
     const ok = checks.every(({ status }) => status !== 'failed');
     context.printJson({ ok, version: VERSION, checks });
@@ -144,17 +141,17 @@ async function checkLibraries(): Promise<Check> {
 async function checkLibTorch(): Promise<Check> {
   const name = 'LibTorch';
   try {
-    const [{ findLibTorch, readManifest }, { locateNativeLibraries }] = await Promise.all([
+    const [{ findLibTorch }, { findLibTorchFor, locateNativeLibraries }] = await Promise.all([
       import('../native/libtorch.js'),
       import('../native/load.js'),
     ]);
-    let builtFor = readManifest().version;
+    let libraries;
     try {
-      builtFor = locateNativeLibraries().builtFor;
+      libraries = locateNativeLibraries();
     } catch {
       // reported by the check before this one
     }
-    const found = findLibTorch({ builtFor });
+    const found = libraries === undefined ? findLibTorch() : findLibTorchFor(libraries);
     const detail = `${found.version} in ${found.path} (from ${found.source})`;
     return { name, status: 'ok', detail, facts: { ...found } };
   } catch (error) {
@@ -174,11 +171,12 @@ async function checkModel(): Promise<Check> {
 }
 
 /** In a child process, because broken native code can take its process down. */
-async function selfTest(signal: AbortSignal): Promise<Check> {
+async function selfTest(signal: AbortSignal): Promise<{ check: Check; cuda?: CudaReport | undefined }> {
   const name = 'self-test';
   const script = fileURLToPath(new URL('./self-test.js', import.meta.url));
   if (!existsSync(script)) {
-    return { name, status: 'skipped', detail: 'this is not a build', remedy: 'Run `npm run build:ts`.' };
+    const remedy = 'Run `npm run build:ts`.';
+    return { check: { name, status: 'skipped', detail: 'this is not a build', remedy } };
   }
   const outcome = await new Promise<{ error: ExecFileException | null; stdout: string; stderr: string }>(
     (resolve) => {
@@ -199,19 +197,14 @@ async function selfTest(signal: AbortSignal): Promise<Check> {
   }
   if (report?.ok && !outcome.error) {
     const detail = `loaded in ${formatDuration(report.loadMilliseconds)}, picture in ${formatDuration(report.milliseconds)}`;
-    return { name, status: 'ok', detail, facts: { ...report } };
+    return { check: { name, status: 'ok', detail, facts: { ...report } }, cuda: report.cuda };
   }
   const remedy =
     'Please report this with the output of `npx jit-flux doctor --json`. Rebuilding (`npm run build:native`) or ' +
     'another LibTorch (`npx jit-flux setup --force`) may help.';
   if (report?.ok === false) {
-    return {
-      name,
-      status: 'failed',
-      detail: `${report.message} [${report.code}]`,
-      remedy,
-      facts: { ...report },
-    };
+    const detail = `${report.message} [${report.code}]`;
+    return { check: { name, status: 'failed', detail, remedy, facts: { ...report } } };
   }
   const { error } = outcome;
   const how = error?.killed
@@ -220,7 +213,8 @@ async function selfTest(signal: AbortSignal): Promise<Check> {
       ? `the process was ended by ${error.signal}`
       : `the process ended with code ${error?.code ?? 0}`;
   const last = outcome.stderr.trim().split('\n').slice(-5).join('\n');
-  return { name, status: 'failed', detail: last ? `${how}\n${last}` : how, remedy, facts: { stderr: last } };
+  const detail = last ? `${how}\n${last}` : how;
+  return { check: { name, status: 'failed', detail, remedy, facts: { stderr: last } } };
 }
 
 /** A failed check. The remedy is left out where the error's own text names one. */

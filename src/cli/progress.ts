@@ -76,7 +76,7 @@ export async function generationProgress(
 
 /** Shows the phases of a download. */
 export interface TransferProgress {
-  update(p: { phase: string; done: number; total: number; source?: string }): void;
+  update(p: { phase: string; done: number; total: number; archives?: number; source?: string }): void;
   close(): void;
 }
 
@@ -85,6 +85,7 @@ export async function transferProgress(context: Context, o: { enabled: boolean }
   if (!o.enabled) return { update() {}, close() {} };
   const tty = context.stderr.isTTY === true;
   let phase: string | undefined;
+  let tenth = 0;
   let bar: SingleBar | undefined;
   const bars = tty ? await barFactory(context) : undefined;
   const finish = () => {
@@ -96,12 +97,20 @@ export async function transferProgress(context: Context, o: { enabled: boolean }
       if (p.phase !== phase) {
         finish();
         phase = p.phase;
-        const from = p.source === undefined ? '' : ` ${p.source}`;
-        if (!bars || p.total === 0) context.note(`${capitalize(p.phase)}${from}`);
+        tenth = 0;
+        const many = (p.archives ?? 1) > 1 && p.total > 0;
+        const what = many ? `${p.archives} archives, ${formatBytes(p.total)}` : p.source;
+        if (!bars || p.total === 0)
+          context.note(capitalize(p.phase) + (what === undefined ? '' : ` ${what}`));
         else {
           bar = bars(`${capitalize(p.phase)} {bar} {amount} of {size} | ETA {eta_formatted}`);
           bar.start(p.total, 0, { amount: formatBytes(0), size: formatBytes(p.total) });
         }
+      }
+      const reached = p.total > 0 ? Math.floor((10 * p.done) / p.total) : 0;
+      if (!bars && (p.archives ?? 1) > 1 && reached > tenth) {
+        tenth = reached;
+        context.note(`${capitalize(p.phase)} ${10 * tenth} %`);
       }
       bar?.update(p.done, { amount: formatBytes(p.done), size: formatBytes(p.total) });
     },

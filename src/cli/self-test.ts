@@ -1,12 +1,30 @@
 /** What `doctor` runs in a child process: loads everything, makes a tiny picture, prints one JSON document. */
 import { JitFluxError } from '../errors.js';
 
+/** A device as the native core reports it. */
+export interface CudaDevice {
+  index: number;
+  name: string;
+  totalBytes: number;
+  freeBytes: number;
+  computeCapability: string;
+}
+
+/** What came of the CUDA library. */
+export interface CudaReport {
+  /** Why it could not be opened, or the devices not be listed. */
+  error?: string;
+  devices?: CudaDevice[];
+}
+
 /** What the child process prints. */
 export type SelfTestReport =
   | {
       ok: true;
       loadMilliseconds: number;
       milliseconds: number;
+      /** Only where the CUDA library was to be opened. */
+      cuda?: CudaReport;
     }
   | { ok: false; code: string; message: string };
 
@@ -24,7 +42,22 @@ async function selfTest(): Promise<SelfTestReport> {
   });
   const pixels = images[0]?.data ?? new Uint8Array();
   if (new Set(pixels).size < 2) throw new Error('The picture of the self-test is empty');
-  return { ok: true, loadMilliseconds: loaded - started, milliseconds: performance.now() - loaded };
+  const milliseconds = performance.now() - loaded;
+  const cuda = await cudaReport();
+  return { ok: true, loadMilliseconds: loaded - started, milliseconds, ...(cuda && { cuda }) };
+}
+
+async function cudaReport(): Promise<CudaReport | undefined> {
+  const { loadNative, loadedNative } = await import('../native/load.js');
+  const native = loadedNative();
+  if (native?.libraries.cuda === undefined || !native.libtorch.cuda) return undefined;
+  if (native.cudaError) return { error: native.cudaError.message };
+  try {
+    const devices = loadNative<{ devices?: () => CudaDevice[] }>().devices?.();
+    return devices === undefined ? {} : { devices };
+  } catch (error) {
+    return { error: error instanceof Error ? error.message : String(error) };
+  }
 }
 
 let report: SelfTestReport;

@@ -11,12 +11,13 @@ export const setupCommand = defineCommand({
       .option('variant', {
         type: 'string',
         requiresArg: true,
-        describe: 'cpu, or another one that is pinned',
+        describe: 'cpu, or cu130 for NVIDIA devices (2.7 GB to download, 4.4 GB on disk)',
       })
       .option('from', {
         type: 'string',
         requiresArg: true,
-        describe: 'local copy of the pinned archive, for machines without network access',
+        describe:
+          'local copy of the pinned archive, or a directory that holds all of them: for machines without network access',
       })
       .option('cache-dir', {
         type: 'string',

@@ -15,11 +15,13 @@ export const PACKAGE_ROOT = fileURLToPath(new URL('../../', import.meta.url));
 
 export const SETUP_COMMAND = 'npx jit-flux setup';
 
+const CUDA_LIBRARIES = ['libc10_cuda.so', 'libtorch_cuda.so'];
+
 /** An archive that `setup` can fetch: a Python wheel or a LibTorch zip. */
 export interface LibTorchArchive {
   /** File name; below `JIT_FLUX_LIBTORCH_MIRROR` it is found under this name. */
   file: string;
-  /** Folder inside the archive that becomes the LibTorch directory. */
+  /** Folder inside the archive that is unpacked; see {@link LibTorchVariant.directory}. */
   root: string;
   size: number;
   /** Lower-case hex. */
@@ -40,6 +42,16 @@ export interface LibTorchVariant {
   /** False for a variant that is planned but not pinned yet. */
   available: boolean;
   unavailableReason?: string;
+  /** It has the CUDA libraries. Default false. */
+  cuda?: boolean;
+  /**
+   * The LibTorch directory inside the variant's folder of the cache. With it, every archive's `root` is kept as pip
+   * installs it (`torch/lib/...`, `nvidia/cu13/lib/...`), because libtorch_cuda.so looks for the CUDA libraries in
+   * `$ORIGIN/../../nvidia`. Without it there is one archive, and its `root` becomes the folder itself.
+   */
+  directory?: string;
+  /** Bytes on disk once unpacked. */
+  unpackedSize: number;
   archives: LibTorchArchive[];
 }
 
@@ -60,6 +72,8 @@ export interface LibTorch {
   version: string;
   /** What led to it. */
   source: 'option' | 'JIT_FLUX_LIBTORCH' | 'LIBTORCH' | 'cache' | 'python';
+  /** It has the CUDA libraries. */
+  cuda: boolean;
   /** Absolute paths of the libraries to load before the core, in order. */
   libraries: string[];
 }
@@ -76,10 +90,19 @@ export interface FindLibTorchOptions {
   purpose?: 'run' | 'build';
   /** Version the native libraries were built against. Default: the pinned one. */
   builtFor?: string | undefined;
+  /** Only one with the CUDA libraries will do. Default false: either kind. */
+  cuda?: boolean | undefined;
   /** Consider the `torch` of an installed Python. Default true. */
   python?: boolean;
   env?: NodeJS.ProcessEnv;
   manifest?: LibTorchManifest;
+}
+
+/** What is looked for, as the errors say it. */
+interface Wanted {
+  required: string;
+  cuda: boolean;
+  command: string;
 }
 
 /** A place that was looked at, and what was wrong with it. */
@@ -98,9 +121,14 @@ export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
   return join(env.XDG_CACHE_HOME || join(env.HOME || homedir(), '.cache'), 'jit-flux');
 }
 
-/** Where `setup` puts a variant. */
-export function libTorchCacheDirectory(cacheDir: string, version: string, variant: string): string {
+/** The folder that `setup` makes for a variant. */
+export function variantCacheDirectory(cacheDir: string, version: string, variant: string): string {
   return join(cacheDir, 'libtorch', `${version}-${variant}`);
+}
+
+/** The LibTorch directory inside a variant's folder; cmake/LibTorch.cmake follows the same rule. */
+export function libTorchDirectory(variantDirectory: string, pinned: LibTorchVariant): string {
+  return join(variantDirectory, pinned.directory ?? '');
 }
 
 /** `'2.13'` of `'2.13.0+cpu'`. */
@@ -128,6 +156,8 @@ export function findLibTorch(options: FindLibTorchOptions = {}): LibTorch {
       : `${manifest.supported.minimum} - ${manifest.supported.maximum}`;
   const accepts = (version: string): boolean =>
     purpose === 'run' ? minorVersion(version) === minorVersion(builtFor) : isSupported(version, manifest);
+  const cuda = options.cuda ?? false;
+  const wanted: Wanted = { required, cuda, command: setupCommand(manifest, accepts, cuda) };
   const attempts: Attempt[] = [];
 
   /** The candidate if it is usable; otherwise undefined, or an error if the user insisted on it. */
@@ -141,15 +171,22 @@ export function findLibTorch(options: FindLibTorchOptions = {}): LibTorch {
     const reason = whyUnusable(directory, purpose);
     if (reason !== undefined) {
       attempts.push({ place, reason });
-      if (binding) throw notFound(attempts, required);
+      if (binding) throw notFound(attempts, wanted);
       return undefined;
     }
     const version = versionOf(directory);
-    if (version !== undefined && accepts(version))
-      return { path: directory, version, source, libraries: librariesOf(directory) };
-    attempts.push({ place, reason: `version ${version ?? 'unknown'}, required ${required}` });
-    if (binding) throw wrongVersion(directory, version, required, source);
-    return undefined;
+    if (version === undefined || !accepts(version)) {
+      attempts.push({ place, reason: `version ${version ?? 'unknown'}, required ${required}` });
+      if (binding) throw wrongVersion(directory, version, wanted, source);
+      return undefined;
+    }
+    const hasCuda = CUDA_LIBRARIES.every((name) => existsSync(join(directory, 'lib', name)));
+    if (cuda && !hasCuda) {
+      attempts.push({ place, reason: `has no CUDA (no lib/libtorch_cuda.so)` });
+      if (binding) throw withoutCuda(directory, version, wanted, source);
+      return undefined;
+    }
+    return { path: directory, version, source, cuda: hasCuda, libraries: librariesOf(directory) };
   };
 
   if (options.libtorch !== undefined) {
@@ -170,9 +207,9 @@ export function findLibTorch(options: FindLibTorchOptions = {}): LibTorch {
   }
 
   const cacheDir = options.cacheDir === undefined ? cacheDirectory(env) : resolve(options.cacheDir);
-  for (const [variant, { version }] of cachedVariants(manifest)) {
-    if (!accepts(version)) continue;
-    const directory = libTorchCacheDirectory(cacheDir, version, variant);
+  for (const [variant, pinned] of cachedVariants(manifest)) {
+    if (!accepts(pinned.version) || (cuda && !pinned.cuda)) continue;
+    const directory = libTorchDirectory(variantCacheDirectory(cacheDir, pinned.version, variant), pinned);
     const found = consider(directory, 'cache', `cache of "${SETUP_COMMAND}": ${directory}`, false);
     if (found) return found;
   }
@@ -187,7 +224,7 @@ export function findLibTorch(options: FindLibTorchOptions = {}): LibTorch {
       if (found) return found;
     }
   }
-  throw notFound(attempts, required);
+  throw notFound(attempts, wanted);
 }
 
 /** Version of a LibTorch directory, from version.py (wheel) or build-version (official archive). */
@@ -210,6 +247,19 @@ export function librariesOf(directory: string): string[] {
     (name) => names.includes(name),
   );
   return [...openmp, ...torch].map((name) => join(lib, name));
+}
+
+/** The command that installs a LibTorch that would do, the default variant's where possible. */
+function setupCommand(
+  manifest: LibTorchManifest,
+  accepts: (version: string) => boolean,
+  cuda: boolean,
+): string {
+  const fitting = cachedVariants(manifest).find(
+    ([, pinned]) => pinned.available && accepts(pinned.version) && (!cuda || pinned.cuda),
+  );
+  if (fitting === undefined || fitting[0] === manifest.defaultVariant) return SETUP_COMMAND;
+  return `${SETUP_COMMAND} --variant ${fitting[0]}`;
 }
 
 /** The default variant first. */
@@ -263,28 +313,46 @@ function readOptional(path: string): string | undefined {
   }
 }
 
-function notFound(attempts: Attempt[], required: string): JitFluxError {
+function notFound(attempts: Attempt[], { required, cuda, command }: Wanted): JitFluxError {
   const tried = attempts.map(({ place, reason }) => `${place} (${reason})`);
   return new JitFluxError(
     ERROR_CODES.LIBTORCH_NOT_FOUND,
-    `No usable LibTorch ${required} was found. Tried:\n${tried.map((line) => `  - ${line}`).join('\n')}\n` +
-      `Run \`${SETUP_COMMAND}\` to install it, or point JIT_FLUX_LIBTORCH to a LibTorch directory.`,
-    { required, tried, command: SETUP_COMMAND },
+    `No usable LibTorch ${required}${cuda ? ' with CUDA' : ''} was found. Tried:\n` +
+      `${tried.map((line) => `  - ${line}`).join('\n')}\n` +
+      `Run \`${command}\` to install it, or point JIT_FLUX_LIBTORCH to a LibTorch directory.`,
+    { required, cuda, tried, command },
   );
 }
 
 function wrongVersion(
   path: string,
   version: string | undefined,
-  required: string,
+  { required, cuda, command }: Wanted,
   source: LibTorch['source'],
 ): JitFluxError {
-  const origin = source === 'option' ? 'the option "libtorch"' : source;
   return new JitFluxError(
     ERROR_CODES.LIBTORCH_VERSION,
-    `LibTorch ${version ?? 'of unknown version'} in ${path} (from ${origin}) cannot be used: ` +
+    `LibTorch ${version ?? 'of unknown version'} in ${path} (from ${originOf(source)}) cannot be used: ` +
       `this build of jit-flux requires ${required}. ` +
-      `Run \`${SETUP_COMMAND}\` and remove the setting, or name a LibTorch ${required}.`,
-    { found: version, required, path, source, command: SETUP_COMMAND },
+      `Run \`${command}\` and remove the setting, or name a LibTorch ${required}.`,
+    { found: version, required, cuda, path, source, command },
   );
+}
+
+function withoutCuda(
+  path: string,
+  version: string,
+  { required, command }: Wanted,
+  source: LibTorch['source'],
+): JitFluxError {
+  return new JitFluxError(
+    ERROR_CODES.LIBTORCH_VERSION,
+    `LibTorch ${version} in ${path} (from ${originOf(source)}) has no CUDA, which this build of jit-flux needs. ` +
+      `Run \`${command}\` and remove the setting, or name a LibTorch ${required} with CUDA.`,
+    { found: version, required, cuda: true, path, source, command },
+  );
+}
+
+function originOf(source: LibTorch['source']): string {
+  return source === 'option' ? 'the option "libtorch"' : source;
 }

@@ -1,11 +1,11 @@
 /**
- * Provisioning of LibTorch: fetches the pinned archive, verifies it and unpacks it into the cache. Only ever run by an
- * explicit command (`npx jit-flux setup`, or the build in a source checkout), never by the installation of the package.
+ * Provisioning of LibTorch: fetches a variant's pinned archives (one for the CPU, PyTorch's and NVIDIA's wheels for
+ * CUDA), verifies them and unpacks them into the cache. Only ever run by an explicit command (`npx jit-flux setup`, or the build in a source checkout), never by the installation of the package.
  */
 import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream, existsSync, readFileSync } from 'node:fs';
-import { copyFile, link, mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { link, mkdir, readdir, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -16,19 +16,23 @@ import {
   SETUP_COMMAND,
   cacheDirectory,
   findLibTorch,
-  libTorchCacheDirectory,
+  libTorchDirectory,
   readManifest,
+  variantCacheDirectory,
   type LibTorchArchive,
   type LibTorchManifest,
+  type LibTorchVariant,
 } from './libtorch.js';
 import { ZipFile, entryTarget, type ZipEntry } from './zip.js';
 
 export interface SetupProgress {
   /** `'wait'`: another process is at it. */
   phase: 'wait' | 'download' | 'verify' | 'unpack';
-  /** Bytes; 0 of 0 while waiting. */
+  /** Bytes, of all archives together; 0 of 0 while waiting. */
   done: number;
   total: number;
+  /** How many archives there are. */
+  archives: number;
   /** Where the bytes come from: a URL, a file, or `pip`. */
   source?: string;
 }
@@ -36,7 +40,10 @@ export interface SetupProgress {
 export interface SetupOptions {
   /** A variant of libtorch.json. Default `'cpu'`. */
   variant?: string;
-  /** A local copy of the pinned archive, for machines without network access. */
+  /**
+   * A local copy of the pinned archive, or a directory that holds all archives under their names: for machines without
+   * network access.
+   */
   from?: string;
   /** Default: `JIT_FLUX_CACHE`, else `$XDG_CACHE_HOME/jit-flux`, else `~/.cache/jit-flux`. */
   cacheDir?: string;
@@ -65,17 +72,28 @@ interface Attempt {
 
 interface Context {
   variant: string;
-  version: string;
+  pinned: LibTorchVariant;
   cacheDir: string;
   env: NodeJS.ProcessEnv;
   signal: AbortSignal | undefined;
-  report: (progress: SetupProgress) => void;
+  report: (progress: Omit<SetupProgress, 'archives'>) => void;
+  /** Bytes of the archives before the one at hand. */
+  obtained: number;
+}
+
+/** A verified archive on disk. */
+interface Obtained {
+  archive: LibTorchArchive;
+  file: string;
+  source: string;
+  /** It was fetched and is to be deleted once unpacked. */
+  fetched: boolean;
 }
 
 /**
- * Makes the pinned LibTorch available in the cache. Sources, in order: `from`; else `JIT_FLUX_LIBTORCH_MIRROR` (a URL
- * or a directory), the official URL, `python3 -m pip download`. Whatever the source, size and SHA-256 must match.
- * Several processes may call this at the same time; one works, the others wait.
+ * Makes the pinned LibTorch available in the cache. Sources, in order: `from`; else what an interrupted run has left,
+ * `JIT_FLUX_LIBTORCH_MIRROR` (a URL or a directory), the official URL, `python3 -m pip download`. Whatever the source,
+ * size and SHA-256 must match. Several processes may call this at the same time; one works, the others wait.
  *
  * @throws ERR_JITFLUX_SETUP_FAILED naming what was tried and the remedy; the cache is left as it was
  */
@@ -99,26 +117,28 @@ export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupRe
 
   const { version } = pinned;
   const cacheDir = options.cacheDir === undefined ? cacheDirectory(env) : resolve(options.cacheDir);
-  const path = libTorchCacheDirectory(cacheDir, version, variant);
+  const target = variantCacheDirectory(cacheDir, version, variant);
+  const path = libTorchDirectory(target, pinned);
   const context: Context = {
     variant,
-    version,
+    pinned,
     cacheDir,
     env,
     signal,
-    report: (progress) => options.onProgress?.(progress),
+    report: (progress) => options.onProgress?.({ ...progress, archives: pinned.archives.length }),
+    obtained: 0,
   };
   const done = (alreadyPresent: boolean): SetupResult => ({ path, version, variant, alreadyPresent });
-  const isPresent = (): boolean => isComplete(path, version, manifest);
+  const isPresent = (): boolean => isComplete(path, pinned, manifest);
   if (!options.force && isPresent()) return done(true);
 
   try {
-    await mkdir(dirname(path), { recursive: true });
-    const release = await acquireLock(`${path}.lock`, context);
+    await mkdir(dirname(target), { recursive: true });
+    const release = await acquireLock(`${target}.lock`, context);
     try {
       // Another process may have finished while this one waited.
       if (!options.force && isPresent()) return done(true);
-      await install(path, pinned.archives, options.from, context);
+      await install(target, options.from, context);
       return done(false);
     } finally {
       await release();
@@ -136,58 +156,104 @@ export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupRe
 }
 
 /** A directory appears by one rename, so its presence means that it is complete. */
-function isComplete(path: string, version: string, manifest: LibTorchManifest): boolean {
+function isComplete(path: string, pinned: LibTorchVariant, manifest: LibTorchManifest): boolean {
+  const { version, cuda } = pinned;
   try {
-    return findLibTorch({ libtorch: path, builtFor: version, manifest, env: {} }).path === path;
+    return findLibTorch({ libtorch: path, builtFor: version, cuda, manifest, env: {} }).path === path;
   } catch {
     return false;
   }
 }
 
-async function install(
-  path: string,
-  archives: LibTorchArchive[],
-  from: string | undefined,
-  context: Context,
-): Promise<void> {
-  if (from !== undefined && archives.length !== 1)
-    throw new Error(`"from" takes one archive, and this variant consists of ${archives.length}`);
-  const parent = dirname(path);
-  const prefix = `.tmp-${basename(path)}-`;
+async function install(target: string, from: string | undefined, context: Context): Promise<void> {
+  const { pinned } = context;
+  const parent = dirname(target);
+  const prefix = `.tmp-${basename(target)}-`;
   // Under the lock, whatever carries this prefix was left behind by a process that died.
   for (const name of await readdir(parent))
     if (name.startsWith(prefix)) await rm(join(parent, name), { recursive: true, force: true });
 
+  const given = from === undefined ? undefined : await givenFiles(from, context);
+  await assertSpace(parent, given === undefined, context);
   const work = join(parent, prefix + randomBytes(6).toString('hex'));
   const staged = join(work, 'libtorch');
   await mkdir(staged, { recursive: true });
   try {
-    const records = [];
-    for (const archive of archives) {
-      const { file, source } =
-        from === undefined
+    const obtained: Obtained[] = [];
+    for (const [index, archive] of pinned.archives.entries()) {
+      obtained.push(
+        given === undefined
           ? await obtain(archive, work, context)
-          : { file: await verifyGiven(from, archive, context), source: from };
-      await unpack(file, archive, staged, context);
-      if (from === undefined) await rm(file, { force: true });
-      records.push({ file: archive.file, sha256: archive.sha256, source });
+          : await verifyGiven(given[index]!, archive, context),
+      );
+      context.obtained += archive.size;
     }
-    const record = { version: context.version, variant: context.variant, archives: records };
+    await unpack(obtained, staged, context);
+    const archives = obtained.map(({ archive, source }) => ({
+      file: archive.file,
+      sha256: archive.sha256,
+      source,
+    }));
+    const record = { version: pinned.version, variant: context.variant, archives };
     await writeFile(join(staged, 'jit-flux-setup.json'), `${JSON.stringify(record, undefined, 2)}\n`);
     throwIfAborted(context.signal);
-    if (existsSync(path)) await rename(path, join(work, 'replaced'));
-    await rename(staged, path);
+    if (existsSync(target)) await rename(target, join(work, 'replaced'));
+    await rename(staged, target);
+    for (const { file, fetched } of obtained) if (fetched) await rm(file, { force: true });
   } finally {
     await rm(work, { recursive: true, force: true });
   }
 }
 
+/** Better now than after gigabytes of downloads. */
+async function assertSpace(directory: string, fetches: boolean, context: Context): Promise<void> {
+  const { archives, unpackedSize, version } = context.pinned;
+  let toFetch = 0;
+  if (fetches)
+    for (const archive of archives) toFetch += archive.size - (await sizeOf(downloadPath(archive, context)));
+  const { bavail, bsize } = await statfs(directory);
+  const free = bavail * bsize;
+  const needed = toFetch + unpackedSize;
+  if (free >= needed) return;
+  throw new JitFluxError(
+    ERROR_CODES.SETUP_FAILED,
+    `LibTorch ${version} (${context.variant}) needs ${gigabytes(needed)} in ${context.cacheDir} ` +
+      `(${gigabytes(unpackedSize)} of them for good), but only ${gigabytes(free)} are free. ` +
+      'Make room, or name another place with --cache-dir or JIT_FLUX_CACHE.',
+    { variant: context.variant, cacheDir: context.cacheDir, needed, free },
+  );
+}
+
 // ---- sources ----
 
-async function verifyGiven(from: string, archive: LibTorchArchive, context: Context): Promise<string> {
-  const file = resolve(from);
+/** The file of every archive, in their order. */
+async function givenFiles(from: string, context: Context): Promise<string[]> {
+  const { archives } = context.pinned;
+  const path = resolve(from);
+  const isDirectory = await stat(path).then(
+    (info) => info.isDirectory(),
+    () => false,
+  );
+  if (!isDirectory && archives.length === 1) return [path];
+  const files = archives.map(({ file }) => join(path, file));
+  const missing = archives.filter((_, index) => !existsSync(files[index]!));
+  if (missing.length === 0) return files;
+  const count =
+    archives.length === 1 ? 'the archive' : `${missing.length} of the ${archives.length} archives`;
+  const problem = isDirectory
+    ? `lacks ${count}`
+    : `is not a directory that holds the ${archives.length} archives`;
+  throw new JitFluxError(
+    ERROR_CODES.SETUP_FAILED,
+    `${path} ${problem} of LibTorch ${context.pinned.version} (${context.variant}). Missing:\n` +
+      missing.map(({ file, url }) => `  - ${file} from ${url}`).join('\n'),
+    { path, variant: context.variant, missing: missing.map(({ file }) => file) },
+  );
+}
+
+async function verifyGiven(file: string, archive: LibTorchArchive, context: Context): Promise<Obtained> {
   const problem = await whyNotPinned(file, archive, context);
-  if (problem === undefined) return file;
+  if (problem === undefined) return { archive, file, source: file, fetched: false };
   throw new JitFluxError(
     ERROR_CODES.SETUP_FAILED,
     `${file} is not the pinned LibTorch archive: ${problem}. ` +
@@ -197,43 +263,48 @@ async function verifyGiven(from: string, archive: LibTorchArchive, context: Cont
 }
 
 /** Fetches an archive from the first source that delivers the pinned bytes. */
-async function obtain(
-  archive: LibTorchArchive,
-  work: string,
-  context: Context,
-): Promise<{ file: string; source: string }> {
+async function obtain(archive: LibTorchArchive, work: string, context: Context): Promise<Obtained> {
+  const kept = downloadPath(archive, context);
   const attempts: Attempt[] = [];
-  const sources: { name: string; fetch: () => Promise<string> }[] = [];
+  // What a run leaves that failed or was stopped later on, at another archive.
+  if ((await sizeOf(kept)) === archive.size) {
+    if ((await whyNotPinned(kept, archive, context, 'download')) === undefined)
+      return { archive, file: kept, source: kept, fetched: true };
+    await rm(kept, { force: true });
+  }
+  await mkdir(dirname(kept), { recursive: true });
+  const sources: { name: string; fetch: () => Promise<string>; local?: boolean }[] = [];
   const mirror = context.env.JIT_FLUX_LIBTORCH_MIRROR;
   if (mirror) {
     if (/^https?:\/\//.test(mirror)) {
       const url = `${mirror.replace(/\/+$/, '')}/${encodeURIComponent(archive.file)}`;
-      sources.push({ name: url, fetch: () => fetchUrl(url, archive, context) });
+      sources.push({ name: url, fetch: () => fetchUrl(url, kept, archive, context) });
     } else {
       const directory = mirror.startsWith('file:') ? fileURLToPath(mirror) : resolve(mirror);
       const file = join(directory, archive.file);
-      // Copied, since the caller deletes what it gets.
-      sources.push({ name: file, fetch: () => fetchLocal(file, join(work, archive.file)) });
+      sources.push({ name: file, fetch: () => Promise.resolve(file), local: true });
     }
   }
-  sources.push({ name: archive.url, fetch: () => fetchUrl(archive.url, archive, context) });
+  sources.push({ name: archive.url, fetch: () => fetchUrl(archive.url, kept, archive, context) });
   if (archive.pip) {
     const { pip } = archive;
     for (const requirement of pip.requirements) {
       sources.push({
         name: `pip download ${requirement}`,
-        fetch: () => fetchWithPip(requirement, pip, archive, work, context),
+        fetch: () => fetchWithPip(requirement, pip, archive, work, kept, context),
       });
     }
   }
 
-  for (const { name, fetch } of sources) {
+  for (const { name, fetch, local = false } of sources) {
     throwIfAborted(context.signal);
     try {
       const file = await fetch();
-      const problem = await whyNotPinned(file, archive, context);
-      if (problem === undefined) return { file, source: name };
-      await rm(file, { force: true });
+      // With many archives, checking each is a part of fetching it.
+      const phase = context.pinned.archives.length > 1 ? 'download' : 'verify';
+      const problem = await whyNotPinned(file, archive, context, phase);
+      if (problem === undefined) return { archive, file, source: name, fetched: !local };
+      if (!local) await rm(file, { force: true });
       attempts.push({ source: name, reason: problem });
     } catch (error) {
       if (context.signal?.aborted) throw abortedError(context.signal);
@@ -241,47 +312,67 @@ async function obtain(
     }
   }
   const tried = attempts.map(({ source, reason }) => `${source}: ${reason}`);
+  const { version, archives } = context.pinned;
+  const several = archives.length > 1;
   throw new JitFluxError(
     ERROR_CODES.SETUP_FAILED,
-    `LibTorch ${context.version} (${context.variant}) could not be downloaded. Tried:\n` +
-      `${tried.map((line) => `  - ${line}`).join('\n')}\n` +
-      `Behind a proxy, set HTTPS_PROXY. Without network access, fetch ${archive.url} elsewhere and run ` +
-      `\`${SETUP_COMMAND} --from <file>\`, or set JIT_FLUX_LIBTORCH_MIRROR to a URL or directory that holds it.`,
-    { variant: context.variant, version: context.version, tried, url: archive.url },
+    `LibTorch ${version} (${context.variant}) could not be downloaded. ` +
+      `Tried${several ? ` for ${archive.file}` : ''}:\n${tried.map((line) => `  - ${line}`).join('\n')}\n` +
+      'Behind a proxy, set HTTPS_PROXY. Without network access, fetch ' +
+      (several
+        ? `the ${archives.length} archives that libtorch.json lists elsewhere and run ` +
+          `\`${SETUP_COMMAND} --variant ${context.variant} --from <directory>\``
+        : `${archive.url} elsewhere and run \`${SETUP_COMMAND} --from <file>\``) +
+      ', or set JIT_FLUX_LIBTORCH_MIRROR to a URL or directory with that. ' +
+      'What has been downloaded is kept for the next attempt.',
+    { variant: context.variant, version, tried, url: archive.url },
   );
 }
 
-/** Downloads into a place that survives this attempt, so that the next one resumes. */
-async function fetchUrl(url: string, archive: LibTorchArchive, context: Context): Promise<string> {
-  const directory = join(context.cacheDir, 'downloads');
-  await mkdir(directory, { recursive: true });
-  const file = join(directory, `${archive.sha256.slice(0, 16)}-${archive.file}.part`);
-  await download(url, file, {
+/** Where an archive is downloaded to: a place that survives a failed attempt, so that the next one resumes. */
+function downloadPath(archive: LibTorchArchive, context: Context): string {
+  return join(context.cacheDir, 'downloads', `${archive.sha256.slice(0, 16)}-${archive.file}.part`);
+}
+
+/** Reports bytes of the archive at hand as a part of all archives. */
+function archiveReport(
+  phase: SetupProgress['phase'],
+  source: string,
+  archive: LibTorchArchive,
+  context: Context,
+): (done: number) => void {
+  const total = context.pinned.archives.reduce((sum, { size }) => sum + size, 0);
+  const before = context.obtained;
+  return throttle(archive.size, (done) =>
+    context.report({ phase, done: before + Math.min(done, archive.size), total, source }),
+  );
+}
+
+async function fetchUrl(
+  url: string,
+  target: string,
+  archive: LibTorchArchive,
+  context: Context,
+): Promise<string> {
+  await download(url, target, {
     size: archive.size,
     signal: context.signal,
     env: context.env,
-    onProgress: throttle(archive.size, (done) =>
-      context.report({ phase: 'download', done, total: archive.size, source: url }),
-    ),
+    onProgress: archiveReport('download', url, archive, context),
   });
-  return file;
-}
-
-async function fetchLocal(file: string, target: string): Promise<string> {
-  await rm(target, { force: true });
-  await copyFile(file, target);
   return target;
 }
 
 /**
  * Lets pip find the wheel through whatever index or proxy the user has configured for it. The hash in the requirement
- * keeps pip from downloading another build of the same version (PyPI's is a CUDA one).
+ * keeps pip from downloading another build of the same version (PyPI's torch is a CUDA one).
  */
 async function fetchWithPip(
   requirement: string,
   pip: NonNullable<LibTorchArchive['pip']>,
   archive: LibTorchArchive,
   work: string,
+  kept: string,
   context: Context,
 ): Promise<string> {
   const target = join(work, 'pip');
@@ -306,13 +397,7 @@ async function fetchWithPip(
   args.push('--python-version', pip.pythonVersion, '--implementation', pip.implementation);
   args.push('--abi', pip.abi, '--platform', pip.platform);
 
-  const report = (done: number): void =>
-    context.report({
-      phase: 'download',
-      done: Math.min(done, archive.size),
-      total: archive.size,
-      source: 'pip',
-    });
+  const report = archiveReport('download', 'pip', archive, context);
   report(0);
   const timer = setInterval(() => {
     Promise.all([sizeOfTree(temporary), sizeOfTree(target)])
@@ -327,7 +412,8 @@ async function fetchWithPip(
   }
   const wheel = (await readdir(target)).find((name) => name.endsWith('.whl'));
   if (wheel === undefined) throw new Error('pip delivered no wheel');
-  return join(target, wheel);
+  await rename(join(target, wheel), kept);
+  return kept;
 }
 
 /** Runs a command; on failure throws the last error line of its output. */
@@ -370,6 +456,7 @@ async function whyNotPinned(
   file: string,
   archive: LibTorchArchive,
   context: Context,
+  phase: SetupProgress['phase'] = 'verify',
 ): Promise<string | undefined> {
   let size: number;
   try {
@@ -381,15 +468,14 @@ async function whyNotPinned(
   }
   if (size !== archive.size) return `size is ${size} bytes instead of ${archive.size}`;
   const hash = createHash('sha256');
-  const report = throttle(size, (done) =>
-    context.report({ phase: 'verify', done, total: size, source: file }),
-  );
+  const report = archiveReport(phase, file, archive, context);
   let done = 0;
   for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20 })) {
     throwIfAborted(context.signal);
     hash.update(chunk as Buffer);
     done += (chunk as Buffer).length;
-    report(done);
+    // As a part of the download it has been counted already.
+    if (phase === 'verify') report(done);
   }
   const actual = hash.digest('hex');
   return actual === archive.sha256.toLowerCase()
@@ -398,45 +484,58 @@ async function whyNotPinned(
 }
 
 /** Unpacks the libraries, headers, CMake files and licences; a wheel's Python code stays behind. */
-async function unpack(
-  file: string,
-  archive: LibTorchArchive,
-  target: string,
-  context: Context,
-): Promise<void> {
-  const zip = await ZipFile.open(file);
+async function unpack(obtained: Obtained[], target: string, context: Context): Promise<void> {
+  const opened: { zip: ZipFile; file: string; wanted: [ZipEntry, string][] }[] = [];
   try {
-    const wanted: [ZipEntry, string][] = [];
     let total = 0;
-    for (const entry of zip.entries) {
-      const name = unpackedName(entry.name, archive.root);
-      if (name === undefined) continue;
-      wanted.push([entry, entryTarget(target, name)]);
-      total += entry.size;
+    for (const { archive, file } of obtained) {
+      const zip = await ZipFile.open(file);
+      const wanted: [ZipEntry, string][] = [];
+      opened.push({ zip, file, wanted });
+      for (const entry of zip.entries) {
+        const name = unpackedName(entry.name, archive, context.pinned);
+        if (name === undefined) continue;
+        wanted.push([entry, entryTarget(target, name)]);
+        total += entry.size;
+      }
+      if (wanted.length === 0) throw new Error(`${archive.file} holds nothing of ${archive.root}/`);
     }
-    if (wanted.length === 0) throw new Error(`${archive.file} holds no ${archive.root}/lib`);
-    const report = throttle(total, (done) => context.report({ phase: 'unpack', done, total, source: file }));
     let done = 0;
-    for (const [entry, path] of wanted) {
-      throwIfAborted(context.signal);
-      await zip.extract(entry, path, context.signal);
-      done += entry.size;
-      report(done);
+    for (const { zip, file, wanted } of opened) {
+      const report = throttle(total, (bytes) =>
+        context.report({ phase: 'unpack', done: bytes, total, source: file }),
+      );
+      for (const [entry, path] of wanted) {
+        throwIfAborted(context.signal);
+        await zip.extract(entry, path, context.signal);
+        done += entry.size;
+        report(done);
+      }
     }
   } finally {
-    await zip.close();
+    for (const { zip } of opened) await zip.close();
   }
 }
 
-/** Where an entry goes inside the LibTorch directory; undefined if it is not needed. */
-function unpackedName(name: string, root: string): string | undefined {
+/** Where an entry goes inside the variant's folder; undefined if it is not needed. */
+function unpackedName(
+  name: string,
+  { root }: LibTorchArchive,
+  { directory }: LibTorchVariant,
+): string | undefined {
+  const asInstalled = directory !== undefined;
   if (name.startsWith(`${root}/`)) {
     const inside = name.slice(root.length + 1);
-    return /^(lib|include|share)\/|^(version\.py|build-version|build-hash)$/.test(inside)
-      ? inside
-      : undefined;
+    const wanted =
+      root === 'nvidia'
+        ? !inside.endsWith('.py')
+        : /^(lib|include|share)\/|^(version\.py|build-version|build-hash)$/.test(inside);
+    if (!wanted) return undefined;
+    return asInstalled ? name : inside;
   }
-  return /^[^/]+\.dist-info\/(licenses\/.+)$/.exec(name)?.[1];
+  const [, distribution, licence] = /^([^/]+)\.dist-info\/licenses\/(.+)$/.exec(name) ?? [];
+  if (licence === undefined) return undefined;
+  return asInstalled ? `licenses/${distribution}/${licence}` : `licenses/${licence}`;
 }
 
 // ---- lock ----
@@ -540,6 +639,18 @@ function throttle(total: number, report: (done: number) => void): (done: number)
     last = now;
     report(done);
   };
+}
+
+/** Size of a file, 0 if there is none. */
+async function sizeOf(file: string): Promise<number> {
+  return await stat(file).then(
+    (info) => info.size,
+    () => 0,
+  );
+}
+
+function gigabytes(bytes: number): string {
+  return `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
 async function sizeOfTree(directory: string): Promise<number> {

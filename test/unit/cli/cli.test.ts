@@ -113,6 +113,7 @@ describe('jit-flux doctor', () => {
       'LibTorch',
       'bundled model',
       'self-test',
+      'CUDA',
     ]);
     expect(report.checks.find(({ name }) => name === 'bundled model')?.status).toBe('ok');
     expect(report.ok).toBe(report.checks.every(({ status }) => status !== 'failed'));

@@ -76,6 +76,16 @@ describe('transferProgress', () => {
     progress.close();
     expect(text()).toBe('Download pip\nUnpack\n');
   });
+
+  it('counts several archives as one', async () => {
+    const { context, text } = capture(false);
+    const progress = await transferProgress(context, { enabled: true });
+    const update = (done: number) =>
+      progress.update({ phase: 'download', done, total: 1000, archives: 2, source: 'pip' });
+    for (const done of [0, 99, 100, 150, 1000]) update(done);
+    progress.close();
+    expect(text()).toBe('Download 2 archives, 1.00 kB\nDownload 10 %\nDownload 100 %\n');
+  });
 });
 
 describe('formatting', () => {

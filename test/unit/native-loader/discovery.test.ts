@@ -8,8 +8,13 @@ import {
   readManifest,
   type FindLibTorchOptions,
 } from '../../../src/native/libtorch.js';
-import { locateNativeLibraries } from '../../../src/native/load.js';
-import { makeManifest, temporaryDirectory, writeFakeLibTorch, writeFile } from './fake-libtorch.js';
+import {
+  CUDA_LIBRARY_NAMES,
+  makeManifest,
+  temporaryDirectory,
+  writeFakeLibTorch,
+  writeFile,
+} from './fake-libtorch.js';
 
 const manifest = makeManifest(Buffer.alloc(0));
 
@@ -159,6 +164,58 @@ describe('findLibTorch', () => {
   });
 });
 
+describe('findLibTorch for CUDA', () => {
+  const pinned = readManifest();
+
+  it('finds the cached wheels, whose LibTorch lies in a folder beside the CUDA libraries', () => {
+    const { find, cached } = bareMachine();
+    const directory = cached.replace('2.13.0-cpu', '2.14.1-cu130/torch');
+    writeFakeLibTorch(cached, '2.13.0+cpu');
+    writeFakeLibTorch(directory, '2.14.1+cu130', CUDA_LIBRARY_NAMES);
+    const options = { manifest: pinned, builtFor: '2.14.1' };
+    expect(find({ ...options, cuda: true })).toMatchObject({ path: directory, source: 'cache', cuda: true });
+    // It serves a CPU build of its version as well.
+    expect(find(options)).toMatchObject({ path: directory, cuda: true });
+    expect(find({ manifest: pinned, builtFor: '2.13.0' })).toMatchObject({ path: cached, cuda: false });
+    writeFile(join(directory, 'include/ATen/ATen.h'), '');
+    expect(find({ manifest: pinned, purpose: 'build', cuda: true }).path).toBe(directory);
+  });
+
+  it('takes a Python torch with CUDA, and passes over one without', () => {
+    const { root, env, find } = bareMachine();
+    const torch = join(root, 'site-packages/torch');
+    env.JIT_FLUX_PYTHON = fakePython(join(root, 'python'), writeFakeLibTorch(torch, '2.14.0'));
+    const options = { manifest: pinned, builtFor: '2.14.1', cuda: true };
+    const error = errorOf(() => find(options));
+    expect(error.code).toBe('ERR_JITFLUX_LIBTORCH_NOT_FOUND');
+    expect(error.message).toContain('No usable LibTorch 2.14.x with CUDA');
+    expect(error.message).toContain('has no CUDA');
+    expect(error.message).toContain('`npx jit-flux setup --variant cu130`');
+    writeFakeLibTorch(torch, '2.14.0+cu130', CUDA_LIBRARY_NAMES);
+    expect(find(options)).toMatchObject({ source: 'python', path: torch, cuda: true });
+  });
+
+  it.each(['option', 'JIT_FLUX_LIBTORCH'])('refuses one without CUDA that %s names', (source) => {
+    const { root, env, find } = bareMachine();
+    const libtorch = writeFakeLibTorch(join(root, 'lt'), '2.14.1+cpu');
+    if (source === 'JIT_FLUX_LIBTORCH') env.JIT_FLUX_LIBTORCH = libtorch;
+    const options = { manifest: pinned, builtFor: '2.14.1', cuda: true };
+    const error = errorOf(() => find(source === 'option' ? { ...options, libtorch } : options));
+    expect(error.code).toBe('ERR_JITFLUX_LIBTORCH_VERSION');
+    expect(error.message).toContain(`LibTorch 2.14.1+cpu in ${libtorch}`);
+    expect(error.message).toContain('has no CUDA');
+    expect(error.details).toMatchObject({ command: 'npx jit-flux setup --variant cu130', source });
+  });
+
+  it('refuses one of another version with the error for that', () => {
+    const { root, find } = bareMachine();
+    const libtorch = writeFakeLibTorch(join(root, 'lt'), '2.13.0+cu130', CUDA_LIBRARY_NAMES);
+    const error = errorOf(() => find({ manifest: pinned, builtFor: '2.14.1', cuda: true, libtorch }));
+    expect(error.code).toBe('ERR_JITFLUX_LIBTORCH_VERSION');
+    expect(error.message).toContain('requires 2.14.x');
+  });
+});
+
 describe('cacheDirectory', () => {
   it('follows JIT_FLUX_CACHE, XDG_CACHE_HOME and HOME', () => {
     expect(cacheDirectory({ HOME: '/h' })).toBe('/h/.cache/jit-flux');
@@ -177,23 +234,13 @@ describe('libtorch.json', () => {
         expect(archive.sha256).toMatch(/^[0-9a-f]{64}$/);
         expect(archive.size).toBeGreaterThan(0);
         expect(archive.url).toMatch(/^https:\/\//);
+        expect(decodeURIComponent(archive.url).endsWith(`/${archive.file}`)).toBe(true);
+        for (const requirement of archive.pip?.requirements ?? [])
+          expect(requirement).toMatch(/^[a-z0-9-]+==[0-9][0-9.a-z+]*$/);
       }
+      if (variant.available) expect(variant.unpackedSize).toBeGreaterThan(0);
+      // Without a folder of their own, the archives' roots would overwrite each other.
+      if (variant.archives.length > 1) expect(variant.directory).toBe(variant.archives[0]?.root);
     }
-  });
-});
-
-describe('locateNativeLibraries', () => {
-  it('follows JIT_FLUX_BUILD_DIR and reads what the libraries were built for', () => {
-    const directory = temporaryDirectory();
-    const env = { JIT_FLUX_BUILD_DIR: directory };
-    const error = errorOf(() => locateNativeLibraries(env));
-    expect(error.code).toBe('ERR_JITFLUX_NATIVE_LOAD');
-    expect(error.message).toContain(directory);
-    expect(error.message).toContain('npm run build:native');
-    writeFile(join(directory, 'jit_flux.node'), '');
-    writeFile(join(directory, 'libjit_flux_core.so'), '');
-    expect(locateNativeLibraries(env)).toMatchObject({ builtFor: readManifest().version });
-    writeFile(join(directory, 'jit_flux.build.json'), '{ "libtorch": "2.12.0+cpu" }');
-    expect(locateNativeLibraries(env)).toMatchObject({ builtFor: '2.12.0+cpu' });
   });
 });

@@ -15,6 +15,7 @@ export function temporaryDirectory(): string {
 }
 
 export const LIBRARY_NAMES = ['libgomp.so.1', 'libc10.so', 'libtorch_cpu.so', 'libtorch.so'];
+export const CUDA_LIBRARY_NAMES = [...LIBRARY_NAMES, 'libc10_cuda.so', 'libtorch_cuda.so'];
 
 /** Writes a directory that passes validation as LibTorch of the given version. */
 export function writeFakeLibTorch(directory: string, version: string, names = LIBRARY_NAMES): string {
@@ -71,9 +72,9 @@ export function makeZip(entries: FakeEntry[]): Buffer {
 }
 
 /** A wheel like PyTorch's: libraries, headers, version, licence, and Python code that is not wanted. */
-export function makeWheel(version: string): Buffer {
+export function makeWheel(version: string, libraries = LIBRARY_NAMES): Buffer {
   return makeZip([
-    ...LIBRARY_NAMES.map((name) => ({
+    ...libraries.map((name) => ({
       name: `torch/lib/${name}`,
       data: `library ${name}`,
       unixMode: 0o100755,
@@ -90,6 +91,37 @@ export function makeWheel(version: string): Buffer {
   ]);
 }
 
+/** A wheel like those of NVIDIA. */
+export function makeNvidiaWheel(name: string, library: string): Buffer {
+  return makeZip([
+    { name: `nvidia/cu13/lib/${library}`, data: `library ${library}` },
+    { name: `nvidia/cu13/include/${name}.h`, data: '#pragma once\n' },
+    { name: 'nvidia/cu13/__init__.py', data: '' },
+    { name: `nvidia_${name}-1.dist-info/licenses/License.txt`, data: 'NVIDIA\n' },
+    { name: `nvidia_${name}-1.dist-info/RECORD`, data: '' },
+  ]);
+}
+
+/** A manifest whose cu130 variant consists of these archives, which no source but `--from` and mirrors has. */
+export function makeCudaManifest(wheels: Record<string, Buffer>): LibTorchManifest {
+  const manifest = makeManifest(Buffer.alloc(0));
+  manifest.variants.cu130 = {
+    version: '2.14.1',
+    available: true,
+    cuda: true,
+    directory: 'torch',
+    unpackedSize: 0,
+    archives: Object.entries(wheels).map(([file, wheel]) => ({
+      file,
+      root: file.startsWith('nvidia') ? 'nvidia' : 'torch',
+      size: wheel.length,
+      sha256: createHash('sha256').update(wheel).digest('hex'),
+      url: `http://127.0.0.1:9/${file}`,
+    })),
+  };
+  return manifest;
+}
+
 /** A manifest that pins `wheel`, whose URL leads nowhere (port 9 of this machine) and which pip does not know. */
 export function makeManifest(
   wheel: Buffer,
@@ -103,6 +135,7 @@ export function makeManifest(
       cpu: {
         version: '2.13.0',
         available: true,
+        unpackedSize: 0,
         archives: [
           {
             file: 'torch-2.13.0.whl',
@@ -113,7 +146,13 @@ export function makeManifest(
           },
         ],
       },
-      cu130: { version: '2.14.1', available: false, unavailableReason: 'not pinned yet', archives: [] },
+      cu130: {
+        version: '2.14.1',
+        available: false,
+        unavailableReason: 'not pinned yet',
+        unpackedSize: 0,
+        archives: [],
+      },
     },
   };
 }

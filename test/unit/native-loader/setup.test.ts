@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { chmodSync, existsSync, readFileSync, readdirSync, statSync } from 'node:fs';
+import { chmodSync, existsSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
@@ -8,7 +8,16 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { JitFluxError } from '../../../src/errors.js';
 import { proxyFor } from '../../../src/native/download.js';
 import { setupLibTorch, type SetupOptions, type SetupProgress } from '../../../src/native/provision.js';
-import { makeManifest, makeWheel, makeZip, temporaryDirectory, writeFile } from './fake-libtorch.js';
+import {
+  CUDA_LIBRARY_NAMES,
+  makeCudaManifest,
+  makeManifest,
+  makeNvidiaWheel,
+  makeWheel,
+  makeZip,
+  temporaryDirectory,
+  writeFile,
+} from './fake-libtorch.js';
 
 const wheel = makeWheel('2.13.0+cpu');
 const manifest = makeManifest(wheel);
@@ -98,7 +107,7 @@ describe('setupLibTorch from a file', () => {
     ['an absolute path', [{ name: '/torch/lib/evil', data: 'x' }], 'unsafe path'],
     ['a symbolic link', [{ name: 'torch/lib/a', data: '/etc', unixMode: 0o120777 }], 'symbolic link'],
     ['a damaged entry', [{ name: 'torch/lib/a', data: 'abc', crc: 1 }], 'damaged'],
-    ['no LibTorch', [{ name: 'torch/nn/a.py', data: 'abc' }], 'holds no torch/lib'],
+    ['no LibTorch', [{ name: 'torch/nn/a.py', data: 'abc' }], 'holds nothing of torch/'],
   ])('refuses an archive with %s', async (_, entries, reason) => {
     const { root, setup, cacheDir } = freshCache();
     const archive = makeZip(entries);
@@ -138,6 +147,142 @@ describe('setupLibTorch from a file', () => {
     const unknown = await failureOf(setup({ variant: 'toString' }));
     expect(unknown.code).toBe('ERR_JITFLUX_INVALID_ARGUMENT');
     expect(unknown.message).toContain('cpu, cu130');
+  });
+});
+
+describe('setupLibTorch of several archives', () => {
+  const wheels = {
+    'torch-2.14.1.whl': makeWheel('2.14.1+cu130', CUDA_LIBRARY_NAMES),
+    'nvidia_cublas-13.whl': makeNvidiaWheel('cublas', 'libcublas.so.13'),
+    'nvidia_cudart-13.whl': makeNvidiaWheel('cudart', 'libcudart.so.13'),
+  };
+  const cudaManifest = makeCudaManifest(wheels);
+  const size = Object.values(wheels).reduce((sum, { length }) => sum + length, 0);
+
+  function cudaCache() {
+    const cache = freshCache();
+    const directory = join(cache.root, 'wheels');
+    for (const [name, content] of Object.entries(wheels)) writeFile(join(directory, name), content);
+    const variantDirectory = join(cache.cacheDir, 'libtorch/2.14.1-cu130');
+    const setup = (options: SetupOptions = {}) =>
+      cache.setup({ variant: 'cu130', manifest: cudaManifest, ...options });
+    return { ...cache, directory, variantDirectory, setup };
+  }
+
+  it('unpacks them as pip does, and reports progress over all', async () => {
+    const { directory, setup, cacheDir, variantDirectory } = cudaCache();
+    const phases = new Map<string, SetupProgress[]>();
+    const onProgress = (progress: SetupProgress) =>
+      phases.set(progress.phase, [...(phases.get(progress.phase) ?? []), progress]);
+    const result = await setup({ from: directory, onProgress });
+    const path = join(variantDirectory, 'torch');
+    expect(result).toEqual({ path, version: '2.14.1', variant: 'cu130', alreadyPresent: false });
+    expect(leftovers(cacheDir)).toEqual(['2.14.1-cu130']);
+    const files = readdirSync(variantDirectory, { recursive: true });
+    for (const file of [
+      'torch/lib/libtorch_cuda.so',
+      'torch/version.py',
+      'nvidia/cu13/lib/libcublas.so.13',
+      'nvidia/cu13/lib/libcudart.so.13',
+      'nvidia/cu13/include/cublas.h',
+      'licenses/torch-1/LICENSE',
+      'licenses/nvidia_cublas-1/License.txt',
+      'jit-flux-setup.json',
+    ])
+      expect(files).toContain(file);
+    expect(files.filter((file) => /functional\.py|__init__\.py|RECORD/.test(String(file)))).toEqual([]);
+    expect([...phases.keys()]).toEqual(['verify', 'unpack']);
+    for (const reports of phases.values()) {
+      const last = reports.at(-1)!;
+      expect(last.done).toBe(last.total);
+      expect(last.archives).toBe(3);
+      expect(new Set(reports.map(({ total }) => total)).size).toBe(1);
+      expect(reports.map(({ done }) => done)).toEqual(reports.map(({ done }) => done).sort((a, b) => a - b));
+    }
+    expect(phases.get('verify')?.[0]?.total).toBe(size);
+    expect(readdirSync(directory)).toHaveLength(3);
+    expect(await setup({ from: directory })).toMatchObject({ alreadyPresent: true, path });
+  });
+
+  it('names what a directory lacks, and refuses a single file', async () => {
+    const { directory, setup, cacheDir } = cudaCache();
+    const file = await failureOf(setup({ from: join(directory, 'torch-2.14.1.whl') }));
+    expect(file.code).toBe('ERR_JITFLUX_SETUP_FAILED');
+    expect(file.message).toContain('is not a directory that holds the 3 archives');
+    rmSync(join(directory, 'nvidia_cublas-13.whl'));
+    const error = await failureOf(setup({ from: directory }));
+    expect(error.message).toContain('lacks 1 of the 3 archives of LibTorch 2.14.1 (cu130)');
+    expect(error.message).toContain('nvidia_cublas-13.whl from http://127.0.0.1:9/nvidia_cublas-13.whl');
+    expect(error.details?.missing).toEqual(['nvidia_cublas-13.whl']);
+    expect(leftovers(cacheDir)).toEqual([]);
+  });
+
+  it('takes a directory for one archive as well', async () => {
+    const { root, setup } = freshCache();
+    writeFile(join(root, 'folder/torch-2.13.0.whl'), wheel);
+    expect(await setup({ from: join(root, 'folder') })).toMatchObject({ alreadyPresent: false });
+  });
+
+  it('keeps what it has downloaded for the next attempt', async () => {
+    const { setup, cacheDir } = cudaCache();
+    const asked: string[] = [];
+    let offline = true;
+    const mirror = await serve((request, response) => {
+      const name = request.url!.slice(1) as keyof typeof wheels;
+      asked.push(name);
+      if (offline && name.startsWith('nvidia_cudart')) response.writeHead(503).end();
+      else response.end(wheels[name]);
+    });
+    const env = { JIT_FLUX_LIBTORCH_MIRROR: mirror };
+    const error = await failureOf(setup({ env }));
+    expect(error.message).toContain('Tried for nvidia_cudart-13.whl');
+    expect(error.message).toContain('npx jit-flux setup --variant cu130 --from <directory>');
+    expect(readdirSync(join(cacheDir, 'downloads'))).toHaveLength(2);
+    asked.length = 0;
+    offline = false;
+    const downloads: SetupProgress[] = [];
+    await setup({ env, onProgress: (p) => void (p.phase === 'download' && downloads.push(p)) });
+    expect(asked).toEqual(['nvidia_cudart-13.whl']);
+    expect(downloads.at(-1)).toMatchObject({ done: size, total: size, archives: 3 });
+    expect(readdirSync(join(cacheDir, 'downloads'))).toEqual([]);
+  });
+
+  it('fetches again what was kept and is damaged', async () => {
+    const { setup, cacheDir } = cudaCache();
+    const [torch] = cudaManifest.variants.cu130!.archives;
+    const kept = `${torch!.sha256.slice(0, 16)}-${torch!.file}.part`;
+    writeFile(join(cacheDir, 'downloads', kept), Buffer.alloc(torch!.size));
+    const mirror = await serve((request, response) =>
+      response.end(wheels[request.url!.slice(1) as keyof typeof wheels]),
+    );
+    expect(await setup({ env: { JIT_FLUX_LIBTORCH_MIRROR: mirror } })).toMatchObject({
+      alreadyPresent: false,
+    });
+  });
+
+  it('leaves the files of a local mirror where they are', async () => {
+    const { setup, directory } = cudaCache();
+    await setup({ env: { JIT_FLUX_LIBTORCH_MIRROR: directory } });
+    expect(readdirSync(directory)).toHaveLength(3);
+  });
+
+  it('says before downloading that there is not enough space', async () => {
+    const { setup, directory, cacheDir } = cudaCache();
+    const large = structuredClone(cudaManifest);
+    large.variants.cu130!.unpackedSize = 1e18;
+    const error = await failureOf(setup({ manifest: large, from: directory }));
+    expect(error.code).toBe('ERR_JITFLUX_SETUP_FAILED');
+    expect(error.message).toContain('needs 1000000000.0 GB in');
+    expect(error.message).toContain('--cache-dir');
+    expect(leftovers(cacheDir)).toEqual([]);
+  });
+
+  it('replaces an installation without CUDA that is in the place', async () => {
+    const { setup, directory, variantDirectory } = cudaCache();
+    await setup({ from: directory });
+    rmSync(join(variantDirectory, 'torch/lib/libtorch_cuda.so'));
+    expect(await setup({ from: directory })).toMatchObject({ alreadyPresent: false });
+    expect(existsSync(join(variantDirectory, 'torch/lib/libtorch_cuda.so'))).toBe(true);
   });
 });
 
