@@ -351,8 +351,9 @@ export interface DecodeOptions {
 }
 
 export interface LoadOptions {
+  /** Where the model computes. Default `'cpu'`. */
   device?: Device;
-  /** Type of weights and activations. Default: `'float32'` on the CPU. */
+  /** Type of weights and activations. Default: `'float32'` on the CPU, `'bfloat16'` on a GPU. float16: on a GPU only. */
   dtype?: 'float32' | 'bfloat16' | 'float16';
   /**
    * `'int8'`: the transformer blocks' linear layers multiply 8-bit integers, weights quantised per output channel and
@@ -367,6 +368,23 @@ export interface LoadOptions {
    * `quantize`.
    */
   packWeights?: boolean;
+  /**
+   * GPU only. The transformer blocks' weights stay in page-locked host memory and every pass copies them to the GPU,
+   * two blocks ahead of the computation: for GPUs that cannot hold them. Default: false, or in a pipeline if they do
+   * not fit.
+   */
+  weightStreaming?: boolean;
+  /**
+   * GPU only, not with `weightStreaming`. Record the kernels of a pass (one record per number of tokens: three for a
+   * JiT run) and launch them as one CUDA graph. The pictures are the same. Default false.
+   */
+  cudaGraphs?: boolean;
+  /**
+   * Where the text encoders and the autoencoder of a pipeline compute, if not on `device`: `'cpu'` leaves the GPU to the
+   * transformer. TorchScript ones always compute on the CPU. Default: `device`.
+   */
+  textEncoderDevice?: Device;
+  decoderDevice?: Device;
   /** Threads of the native engine. Default: physical cores. */
   threads?: number;
   /** Checks the CRC-32 of every record of a TorchScript archive (reads the whole file). Default false. */
@@ -387,6 +405,8 @@ export interface LoadOptions {
    * their memory while sampling (9.5 GB for T5-XXL in bfloat16). Default true.
    */
   keepTextEncoders?: boolean;
+  /** `false`: likewise for the autoencoder, around every decode. Default true. */
+  keepDecoder?: boolean;
   /**
    * Before anything is loaded, the memory that it will take is estimated (see `planMemory`) and a model that cannot fit
    * is refused with ERR_JITFLUX_OUT_OF_MEMORY. Give the largest request to expect, or `false` to skip the check.

@@ -35,7 +35,9 @@ export interface NativeJob {
 
 /** What every model takes when it is loaded. */
 export interface NativeLoadOptions {
-  /** float32 or bfloat16. */
+  /** Index of an accelerator, or -1 for the CPU. */
+  device: number;
+  /** float32, bfloat16 or, on accelerators, float16. */
   dtype: DType;
   /** 0: default. */
   threads: number;
@@ -101,9 +103,13 @@ export type KernelName =
   | 'liftStep'
   | 'attention'
   | 'attentionFallback'
+  | 'deviceAttention'
   | 'linearPlain'
   | 'linearPacked'
   | 'linearInt8'
+  | 'linearDevice'
+  | 'linearStreamed'
+  | 'graphLaunch'
   | 'arenaReused'
   | 'arenaAllocated';
 
@@ -118,7 +124,9 @@ export interface EngineInfo {
   /**
    * Calls of every fused kernel and kind of linear layer in this process: proof that the fast paths run.
    * `attentionFallback` counts attention by LibTorch, for head sizes that our kernel does not take; `linearPlain`
-   * linear layers whose weights are multiplied as the file holds them. `arenaReused` and `arenaAllocated` count large
+   * linear layers whose weights are multiplied as the file holds them. On a GPU the same names count its kernels, and
+   * `deviceAttention`, `linearDevice` and `linearStreamed` what LibTorch does there; passes that ran as a recorded CUDA
+   * graph appear as `graphLaunch` only. `arenaReused` and `arenaAllocated` count large
    * intermediate tensors that found memory of an earlier pass, and that did not.
    */
   kernelCalls: Record<KernelName, number>;
@@ -128,12 +136,52 @@ export interface EngineInfo {
   threads: number;
 }
 
+/** A GPU. Bytes are as of the call. */
+export interface DeviceInfo {
+  /** The device is `cuda:<index>`. */
+  index: number;
+  name: string;
+  /** For example `9.0`. */
+  computeCapability: string;
+  multiprocessors: number;
+  totalBytes: number;
+  /** Left on the device, whoever uses the rest. */
+  freeBytes: number;
+  /** In tensors of this process. */
+  allocatedBytes: number;
+  /** Held by LibTorch's allocator, tensors included. */
+  reservedBytes: number;
+  /** Most that was in tensors since the start or `resetPeakMemory`. */
+  peakAllocatedBytes: number;
+}
+
+/** What streaming weights to a GPU took, by the GPU's clock. */
+export interface NativeTransferStatistics {
+  bytes: number;
+  copyMilliseconds: number;
+  stallMilliseconds: number;
+}
+
 export interface NativeBinding {
   info(): EngineInfo;
 
-  tensorFrom(data: Float32Array | Int32Array | BigInt64Array, shape: number[], dtype: DType): TensorHandle;
+  /** Opens libjit_flux_cuda.so; once per process. */
+  openDeviceLibrary(path: string): void;
+  deviceCount(): number;
+  /** Why an opened library has no devices. */
+  deviceUnavailableReason(): string | undefined;
+  deviceInfo(device: number, job?: NativeJob): Promise<DeviceInfo>;
+  resetPeakMemory(device: number): void;
+
+  tensorFrom(
+    data: Float32Array | Int32Array | BigInt64Array,
+    shape: number[],
+    dtype: DType,
+    device: number,
+  ): TensorHandle;
   /** One seed: one draw. One seed per image: each image is a draw of its own. */
-  tensorRandn(shape: number[], seeds: bigint[], dtype: DType): TensorHandle;
+  tensorRandn(shape: number[], seeds: bigint[], dtype: DType, device: number): TensorHandle;
+  tensorTo(tensor: TensorHandle, device: number, job?: NativeJob): Promise<TensorHandle>;
   tensorInfo(tensor: TensorHandle): { shape: number[]; dtype: DType; device: string };
   tensorClone(tensor: TensorHandle): TensorHandle;
   tensorRead(tensor: TensorHandle, job?: NativeJob): Promise<Float32Array>;
@@ -205,6 +253,7 @@ export interface NativeBinding {
     path: string,
     options: NativeLoadOptions & {
       weights: BlockWeights;
+      graphs: boolean;
       roundTime: boolean;
       keepModulation: boolean;
       ropeAxes?: number[] | undefined;
@@ -248,6 +297,12 @@ export interface NativeBinding {
     dSigma: number,
     job?: NativeJob,
   ): Promise<TensorHandle>;
+
+  /** Since the last call; undefined unless the weights are streamed. */
+  transferStatistics(
+    transformer: TransformerHandle,
+    job?: NativeJob,
+  ): Promise<NativeTransferStatistics | undefined>;
 
   loadClipTextEncoder(
     path: string,

@@ -54,6 +54,7 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
     const options = {
       ...common,
       weights: requestedBlockWeights(o),
+      graphs: o.cudaGraphs ?? false,
       roundTime: (o.timeEmbedding ?? 'reference') === 'reference',
       keepModulation: o.keepModulation ?? true,
       ropeAxes: o.ropeAxes ?? ropeAxesBeside(path),
@@ -181,6 +182,16 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
     );
   }
 
+  /** With `weightStreaming`: what it cost since the last call. Undefined otherwise. */
+  async transferStatistics(): Promise<TransferStatistics | undefined> {
+    const model = this.handle;
+    const found = await runNative((binding, job) => binding.transferStatistics(model, job));
+    if (found === undefined) return undefined;
+    const { copyMilliseconds, stallMilliseconds } = found;
+    const hidden = Math.max(0, copyMilliseconds - stallMilliseconds);
+    return { ...found, overlap: hidden / copyMilliseconds };
+  }
+
   /**
    * This model at a fixed conditioning, as the sampler wants it; step i of the run uses the i-th sigma. The sampler
    * prefers its `advance` to its `velocity`: wrap it as `{ ...model.bind(c), velocity }` to put a velocity of your own in.
@@ -220,6 +231,20 @@ class BoundTransformer implements VelocityModel<Tensor> {
   advance(i: AdvanceRequest): Promise<Tensor> {
     return this.#model.advance(i, this.#conditioning);
   }
+}
+
+/**
+ * What streaming the weights took since the last time it was asked for.
+ */
+export interface TransferStatistics {
+  /** Copied to the GPU. */
+  bytes: number;
+  /** Time of the copies, by the GPU's clock. */
+  copyMilliseconds: number;
+  /** Time for which the computation waited for them. */
+  stallMilliseconds: number;
+  /** Share of the copies that was hidden behind the computation, 0 to 1; NaN if nothing was copied. */
+  overlap: number;
 }
 
 /** FLUX.1-dev's usual guidance. */

@@ -1,7 +1,13 @@
 export { Tensor } from './tensor.js';
 export { jit } from './jit.js';
 export { JitSampler } from './jit-sampler.js';
-export { Conditioning, DEFAULT_GUIDANCE, FluxTransformer } from './flux-transformer.js';
+export {
+  Conditioning,
+  DEFAULT_GUIDANCE,
+  FluxTransformer,
+  type TransferStatistics,
+} from './flux-transformer.js';
+export { deviceIndex, devices, type DeviceInfo, isAccelerator, resetPeakMemory } from './device.js';
 export { ClipTextEncoder } from './clip-text-encoder.js';
 export { T5Encoder } from './t5-encoder.js';
 export { Autoencoder, DEFAULT_DECODE_BUDGET_BYTES } from './autoencoder.js';

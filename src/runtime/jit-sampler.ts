@@ -11,7 +11,7 @@ export class JitSampler extends SamplerCore<Tensor> {
   constructor(model: VelocityModel<Tensor>, options: SampleOptions<Tensor>) {
     super(model, options, {
       operators: jit,
-      randn: (shape, seeds) => Tensor.randn(shape, { seed: seeds }),
+      randn: (shape, seeds) => Tensor.randn(shape, { seed: seeds, device: options.latents.device }),
     });
   }
 }

@@ -5,21 +5,46 @@ import type { z } from 'zod';
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import type { NativeJob } from '../native/binding.js';
 import type { LoadOptions } from '../types.js';
-import { requireCpu } from './tensor.js';
+import { deviceIndex, isAccelerator } from './device.js';
+
+const CPU_DTYPES: readonly string[] = ['float32', 'bfloat16'];
+const ACCELERATOR_DTYPES: readonly string[] = ['float32', 'bfloat16', 'float16'];
+
+/** The type that a model computes in. */
+export type ComputeDType = NonNullable<LoadOptions['dtype']>;
+
+/** The default is what a device is fast in. */
+export function computeDType(o: Pick<LoadOptions, 'device' | 'dtype'>): ComputeDType {
+  return o.dtype ?? (isAccelerator(o.device) ? 'bfloat16' : 'float32');
+}
 
 /** Checks the options that every model takes, and gives the native engine's form of them. */
 export function nativeLoadOptions(o: LoadOptions): {
-  dtype: 'float32' | 'bfloat16';
+  device: number;
+  dtype: ComputeDType;
   threads: number;
   verify: boolean;
 } {
-  requireCpu(o.device);
-  const dtype = o.dtype ?? 'float32';
-  if (dtype !== 'float32' && dtype !== 'bfloat16') {
-    throw invalidArgument('dtype', "'float32' or 'bfloat16' on the CPU", o.dtype);
+  const device = deviceIndex(o.device);
+  const accelerator = device >= 0;
+  const dtype = computeDType(o);
+  if (!(accelerator ? ACCELERATOR_DTYPES : CPU_DTYPES).includes(dtype)) {
+    const expected = accelerator
+      ? "'float32', 'bfloat16' or 'float16'"
+      : "'float32' or 'bfloat16' on the CPU";
+    throw invalidArgument('dtype', expected, o.dtype);
   }
   if (o.quantize !== undefined && (o.quantize as string) !== 'int8') {
     throw invalidArgument('quantize', "'int8' or nothing", o.quantize);
+  }
+  if (o.quantize !== undefined && accelerator) {
+    throw invalidArgument('quantize', 'nothing on a GPU', o.quantize);
+  }
+  for (const option of ['weightStreaming', 'cudaGraphs'] as const) {
+    if (o[option] !== undefined && typeof o[option] !== 'boolean') {
+      throw invalidArgument(option, 'true or false', o[option]);
+    }
+    if (o[option] === true && !accelerator) throw invalidArgument(option, 'false on the CPU', true);
   }
   if (o.packWeights !== undefined && typeof o.packWeights !== 'boolean') {
     throw invalidArgument('packWeights', 'true or false', o.packWeights);
@@ -27,7 +52,7 @@ export function nativeLoadOptions(o: LoadOptions): {
   if (o.threads !== undefined && (!Number.isInteger(o.threads) || o.threads < 1 || o.threads > 1024)) {
     throw invalidArgument('threads', 'an integer from 1 to 1024', o.threads);
   }
-  return { dtype, threads: o.threads ?? 0, verify: o.verify ?? false };
+  return { device, dtype, threads: o.threads ?? 0, verify: o.verify ?? false };
 }
 
 /** The signal and the progress callback of {@link LoadOptions}, as a native job takes them. */

@@ -4,13 +4,13 @@ import { basename } from 'node:path';
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import type { ScriptModuleHandle } from '../native/binding.js';
 import { runNative } from '../native/call.js';
-import type { Device } from '../types.js';
-import { requireCpu, Tensor } from './tensor.js';
+import { Tensor } from './tensor.js';
 import { TRUSTED_ARCHIVES } from './trusted-archives.js';
 import { NativeObject } from './native-object.js';
 
 /**
- * A TorchScript module whose code runs: somebody's exported text encoder or VAE. Weights never take this path.
+ * A TorchScript module whose code runs: somebody's exported text encoder or VAE. Weights never take this path. It runs
+ * on the CPU, whatever device the rest is on: where its code makes tensors was decided when it was exported.
  */
 export class TorchScriptModule extends NativeObject<ScriptModuleHandle> {
   private constructor(handle: ScriptModuleHandle) {
@@ -24,9 +24,8 @@ export class TorchScriptModule extends NativeObject<ScriptModuleHandle> {
    */
   static async load(
     path: string,
-    o: { allowTorchScriptCode?: boolean; device?: Device; signal?: AbortSignal } = {},
+    o: { allowTorchScriptCode?: boolean; signal?: AbortSignal | undefined } = {},
   ): Promise<TorchScriptModule> {
-    requireCpu(o.device);
     throwIfAborted(o.signal);
     const bytes = await readArchive(path);
     // The bytes that were hashed are the bytes that run: the file is not opened again.

@@ -1,16 +1,16 @@
-import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import type { TensorHandle } from '../native/binding.js';
 import { callNative, runNative } from '../native/call.js';
 import { normalizeSeed } from '../sampler/random.js';
 import type { Device, DType, TensorLike } from '../types.js';
+import { deviceIndex } from './device.js';
 import { NativeObject } from './native-object.js';
 
 /**
  * A handle to a tensor in native memory. Elements stay native unless asked for. Dispose it when done; the garbage
  * collector is the safety net.
  *
- * Operations on tensors run in the order in which they were asked for. `clone` copies at once, on the calling thread:
- * do not clone a tensor while an operation that writes to it is still pending.
+ * Operations on tensors of one device run in the order in which they were asked for. `clone` of a tensor on the CPU
+ * copies at once, on the calling thread: do not clone it while an operation that writes to it is still pending.
  */
 export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
   readonly shape: readonly number[];
@@ -36,9 +36,11 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     shape: readonly number[],
     o: { device?: Device; dtype?: DType } = {},
   ): Tensor {
-    requireCpu(o.device);
+    const device = deviceIndex(o.device);
     const natural = data instanceof Float32Array ? 'float32' : data instanceof Int32Array ? 'int32' : 'int64';
-    return new Tensor(callNative((binding) => binding.tensorFrom(data, [...shape], o.dtype ?? natural)));
+    return new Tensor(
+      callNative((binding) => binding.tensorFrom(data, [...shape], o.dtype ?? natural, device)),
+    );
   }
 
   /**
@@ -55,10 +57,12 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
       dtype?: DType;
     },
   ): Tensor {
-    requireCpu(o.device);
+    const device = deviceIndex(o.device);
     const list = typeof o.seed === 'object' ? o.seed : [o.seed];
     const seeds = list.map((seed) => normalizeSeed(seed));
-    return new Tensor(callNative((binding) => binding.tensorRandn([...shape], seeds, o.dtype ?? 'float32')));
+    return new Tensor(
+      callNative((binding) => binding.tensorRandn([...shape], seeds, o.dtype ?? 'float32', device)),
+    );
   }
 
   /** The elements as float32, in row-major order. */
@@ -67,21 +71,14 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     return runNative((binding, job) => binding.tensorRead(handle, job));
   }
 
+  /** A copy on another device, or on the same. */
+  async to(device: Device): Promise<Tensor> {
+    const [handle, index] = [this.handle, deviceIndex(device)];
+    return new Tensor(await runNative((binding, job) => binding.tensorTo(handle, index, job)));
+  }
+
   clone(): this {
     const handle = this.handle;
     return new Tensor(callNative((binding) => binding.tensorClone(handle))) as this;
   }
-}
-
-/** @throws ERR_JITFLUX_DEVICE_UNAVAILABLE for anything but the CPU, which is all that this build supports */
-export function requireCpu(device: Device | undefined): void {
-  if (device === undefined || device === 'cpu') return;
-  if (typeof device !== 'string' || !/^cuda(:\d+)?$/.test(device)) {
-    throw invalidArgument('device', "'cpu', 'cuda' or 'cuda:<index>'", device);
-  }
-  throw new JitFluxError(
-    ERROR_CODES.DEVICE_UNAVAILABLE,
-    `Device "${device}" is not available: this build runs on the CPU only`,
-    { device, available: ['cpu'] },
-  );
 }
