@@ -2,8 +2,10 @@
 // Builds the native libraries. Also the command behind binding.gyp.
 //   node scripts/build-native.mjs [--config Release|RelWithDebInfo|Debug] [--out DIR] [--libtorch DIR]
 //                                 [--arch x64] [--jobs N] [--define NAME=VALUE]... [--bench] [--cuda]
+//                                 [--node-headers DIR]...
 // --bench also builds the benchmark jit_flux_bench (bench/native), beside the libraries; it is not shipped.
 // --cuda also builds libjit_flux_cuda.so, all of it against a LibTorch with CUDA, into build/Cuda.
+// --node-headers names the directories of node_api.h and napi.h; then CMake is run without cmake-js.
 // JIT_FLUX_VERBOSE=1 shows the commands.
 import { buildNative } from './lib/native.mjs';
 import { UserError, main, takeFlag, takeOption } from './lib/tools.mjs';
@@ -25,6 +27,9 @@ await main(async () => {
   options.cuda = takeFlag(args, 'cuda');
   options.define = [];
   for (let setting; (setting = takeOption(args, 'define')) !== undefined;) options.define.push(setting);
+  const headers = [];
+  for (let path; (path = takeOption(args, 'node-headers')) !== undefined;) headers.push(path);
+  if (headers.length > 0) options.nodeHeaders = headers;
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);
   await buildNative(options);
 });

@@ -40,7 +40,8 @@ class FluxShape:
 def sinusoid(value: Tensor) -> Tensor:
     """[B] -> [B, 256] float32: cosines, then sines."""
     half = SINUSOID_WIDTH // 2
-    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32) / half)
+    places = torch.arange(half, dtype=torch.float32, device=value.device)
+    frequencies = torch.exp(-math.log(10000.0) * places / half)
     angles = value.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -49,7 +50,8 @@ def rope_tables(positions: Tensor, axes: tuple[int, int, int]) -> tuple[Tensor, 
     """Cosines and sines for positions [S, 3]: two float32 tensors [S, headDim], every value twice."""
     angles = []
     for axis, width in enumerate(axes):
-        frequencies = ROPE_THETA ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
+        pairs = torch.arange(0, width, 2, dtype=torch.float64, device=positions.device)
+        frequencies = ROPE_THETA ** -(pairs / width)
         angles.append(torch.outer(positions[:, axis].double(), frequencies))
     table = torch.cat(angles, dim=-1).repeat_interleave(2, dim=-1)
     return table.cos().float(), table.sin().float()
@@ -261,11 +263,11 @@ class FluxEager(nn.Module):
         return self.proj_out(modulated(image, shift, scale))
 
 
-def load_flux_eager(path: str, shape: FluxShape, dtype: torch.dtype) -> FluxEager:
+def load_flux_eager(path: str, shape: FluxShape, dtype: torch.dtype, device: str = "cpu") -> FluxEager:
     """Reads a safetensors file with diffusers' parameter names; every name must match."""
     with torch.device("meta"):
         model = FluxEager(shape)
-    state = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    state = {name: tensor.to(dtype) for name, tensor in load_file(path, device=device).items()}
     model.load_state_dict(state, strict=True, assign=True)
     return model.eval().requires_grad_(False)
 

@@ -1,5 +1,5 @@
 // The native build: cmake-js + Ninja in .cmake-build/<config>, results copied to build/Release; with CUDA in
-// .cmake-build/cuda-<config> and build/Cuda.
+// .cmake-build/cuda-<config> and build/Cuda. Where the Node-API headers are given, CMake alone does it, without cmake-js.
 import { createHash } from 'node:crypto';
 import {
   copyFileSync,
@@ -33,6 +33,7 @@ const BYTES_PER_JOB = 1.5 * 2 ** 30;
  * @param {number} [options.jobs] parallel compilers
  * @param {boolean} [options.bench] the benchmark executable as well
  * @param {string[]} [options.define] further -D settings, as NAME=VALUE
+ * @param {string[]} [options.nodeHeaders] directories of node_api.h and napi.h, for machines without cmake-js
  */
 export async function buildNative(options = {}) {
   const config = options.config ?? 'Release';
@@ -63,10 +64,11 @@ function build(buildDirectory, config, libtorch, options) {
     `JIT_FLUX_CUDA=${onOff(options.cuda)}`,
     ...(options.define ?? []),
   ];
-  configure(buildDirectory, config, define);
+  configure(buildDirectory, config, define, options.nodeHeaders);
   const jobs =
     options.jobs ?? Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / BYTES_PER_JOB)));
-  cmakeJs(['build', '-O', buildDirectory, '-B', config, '--parallel', String(jobs)], 'the native build');
+  if (options.nodeHeaders) cmake(['--build', buildDirectory, '--parallel', String(jobs)], 'the native build');
+  else cmakeJs(['build', '-O', buildDirectory, '-B', config, '--parallel', String(jobs)], 'the native build');
 
   const out = resolve(ROOT, options.out ?? join('build', options.cuda ? 'Cuda' : 'Release'));
   mkdirSync(out, { recursive: true });
@@ -114,7 +116,7 @@ function readOptional(path) {
 }
 
 /** Configures if that has not been done with these settings; Ninja notices changes of the CMake files by itself. */
-function configure(buildDirectory, config, define) {
+function configure(buildDirectory, config, define, nodeHeaders) {
   const stamp = join(buildDirectory, 'configured.json');
   const settings = JSON.stringify({
     config,
@@ -123,6 +125,7 @@ function configure(buildDirectory, config, define) {
     cc: process.env.CC,
     cxx: process.env.CXX,
     cudacxx: process.env.CUDACXX,
+    nodeHeaders,
   });
   const isConfigured =
     existsSync(join(buildDirectory, 'build.ninja')) &&
@@ -134,9 +137,23 @@ function configure(buildDirectory, config, define) {
   const cache = join(buildDirectory, 'CMakeCache.txt');
   if (existsSync(cache) && !readFileSync(cache, 'utf8').includes(`CMAKE_HOME_DIRECTORY:INTERNAL=${ROOT}\n`))
     rmSync(buildDirectory, { recursive: true, force: true });
-  const settingsArguments = define.map((setting) => `--CD${setting}`);
-  cmakeJs(['configure', '-G', 'Ninja', '-O', buildDirectory, '-B', config, ...settingsArguments], 'cmake');
+  if (nodeHeaders) {
+    // In CMAKE_JS_INC, as cmake-js passes them: cmake/NodeApi.cmake looks there.
+    const all = [`CMAKE_BUILD_TYPE=${config}`, `CMAKE_JS_INC=${nodeHeaders.join(';')}`, ...define];
+    cmake(
+      ['-S', ROOT, '-B', buildDirectory, '-G', 'Ninja', ...all.map((setting) => `-D${setting}`)],
+      'cmake',
+    );
+  } else {
+    const settingsArguments = define.map((setting) => `--CD${setting}`);
+    cmakeJs(['configure', '-G', 'Ninja', '-O', buildDirectory, '-B', config, ...settingsArguments], 'cmake');
+  }
   writeFileSync(stamp, settings);
+}
+
+function cmake(args, name) {
+  const verbose = process.env.JIT_FLUX_VERBOSE && args[0] === '--build' ? ['--verbose'] : [];
+  run('cmake', [...args, ...verbose], { name, env: cleanEnvironment() });
 }
 
 function cmakeJs(args, name) {
