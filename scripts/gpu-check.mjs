@@ -16,6 +16,7 @@ import {
 } from 'node:fs';
 import { cpus, release, totalmem } from 'node:os';
 import { delimiter, join, relative, resolve } from 'node:path';
+import { clearTimeout } from 'node:timers';
 import { StageRecord, readDocument } from '../bench/gpu/record.mjs';
 import { lastLines, parseSanitizer, parseVitest, planStages, torchLibraryPath } from './lib/gpu-check.mjs';
 import { ROOT, UserError, capture, main, takeFlag, takeOption } from './lib/tools.mjs';

@@ -1,6 +1,7 @@
 // One part of the GPU benchmark in a process of its own: the device's memory goes back between parts, and a crash ends
 // only the part.
 import { fork } from 'node:child_process';
+import { clearTimeout } from 'node:timers';
 import { fileURLToPath } from 'node:url';
 
 const SELF = fileURLToPath(import.meta.url);

@@ -10,6 +10,7 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { clearTimeout } from 'node:timers';
 import { parseArgs } from 'node:util';
 import { anchorsFor } from '../lib/engine.mjs';
 import { ROOT } from '../lib/paths.mjs';
