@@ -15,16 +15,23 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { cpus, release, totalmem } from 'node:os';
-import { delimiter, join, relative, resolve } from 'node:path';
+import { delimiter, dirname, join, relative, resolve } from 'node:path';
 import { clearTimeout } from 'node:timers';
 import { StageRecord, readDocument } from '../bench/gpu/record.mjs';
-import { lastLines, parseSanitizer, parseVitest, planStages, torchLibraryPath } from './lib/gpu-check.mjs';
+import {
+  lastLines,
+  parseBackend,
+  parseSanitizer,
+  parseVitest,
+  planStages,
+  torchLibraryPath,
+} from './lib/gpu-check.mjs';
 import { ROOT, UserError, capture, main, takeFlag, takeOption } from './lib/tools.mjs';
 
 /** Seconds that a step needs at least; with less left it is not begun. Estimates. */
 const NEEDS = {
-  configure: 20,
   build: 60,
+  target: 20,
   kernels: 15,
   memcheck: 30,
   racecheck: 30,
@@ -40,24 +47,8 @@ const RESERVE = 10;
 const LOG_LIMIT = 8 * 2 ** 20;
 const BUILD = join(ROOT, 'build', 'Cuda');
 const EXECUTABLES = join(ROOT, '.cmake-build', 'cuda-Release', 'out');
-
-await main(async () => {
-  const args = process.argv.slice(2);
-  const commandLine = `bash scripts/gpu-check ${args.join(' ')}`.trim();
-  const options = {
-    budget: Number(takeOption(args, 'budget', '540')),
-    out: resolve(takeOption(args, 'out', process.env.OUT || join(ROOT, 'gpu-report'))),
-    libtorch: takeOption(args, 'libtorch', process.env.JIT_FLUX_LIBTORCH),
-    python: takeOption(args, 'python', process.env.JIT_FLUX_PYTHON || 'python3'),
-    only: takeOption(args, 'only'),
-    architectures: takeOption(args, 'architectures'),
-    withoutGpu: takeFlag(args, 'without-gpu'),
-    tiny: takeFlag(args, 'tiny'),
-  };
-  if (!(options.budget > 0)) throw new UserError('Expected a positive number of seconds for --budget');
-  const stages = planStages(args);
-  await new GpuCheck(options, commandLine).run(stages);
-});
+const KERNEL_TESTS = 'jit_flux_cuda_kernel_tests';
+const BACKEND_TESTS = 'jit_flux_cuda_backend_tests';
 
 class GpuCheck {
   constructor(options, commandLine) {
@@ -222,7 +213,32 @@ class GpuCheck {
       },
       { command: `node ${args.map((arg) => relativeTo(arg)).join(' ')}` },
     );
+    await this.optionalTargets(record);
     await record.step('load', () => this.engine());
+  }
+
+  /** The tests' executables, which are not part of a build, as far as the sources have them. */
+  async optionalTargets(record) {
+    const directory = dirname(EXECUTABLES);
+    const { stdout } = await this.command('targets', 'cmake', ['--build', directory, '--target', 'help'], {
+      seconds: 60,
+      allowFailure: true,
+    });
+    for (const name of [KERNEL_TESTS, BACKEND_TESTS]) {
+      if (!stdout.includes(`${name}:`)) {
+        record.skip(name, 'the sources have no such target');
+        continue;
+      }
+      if (this.left() < NEEDS.target) {
+        record.skip(name, this.tooLittle('target'));
+        continue;
+      }
+      const args = ['--build', directory, '--target', name, '--parallel', String(cpus().length)];
+      await record.step(name, async () => {
+        await this.command(name, 'cmake', args, { seconds: this.left() });
+        return { bytes: statSync(join(EXECUTABLES, name)).size };
+      });
+    }
   }
 
   /** That the libraries open, with this LibTorch and this Node. */
@@ -237,8 +253,8 @@ class GpuCheck {
 
   async test(record) {
     const out = (name) => join(this.out, name);
-    const kernels = this.executable('jit_flux_cuda_kernel_tests');
-    const backend = this.executable('jit_flux_cuda_backend_tests');
+    const kernels = this.executable(KERNEL_TESTS);
+    const backend = this.executable(BACKEND_TESTS);
     const scratch = out('.kernels.json');
 
     await this.optional(record, 'kernels', kernels, async () => {
@@ -247,8 +263,16 @@ class GpuCheck {
       return document;
     });
     await this.optional(record, 'backend', backend, async () => {
-      const { stdout } = await this.command('backend', backend, [], { seconds: Math.min(120, this.left()) });
-      return { summary: lastLines(stdout, 1), output: lastLines(stdout, 60) };
+      const seconds = Math.min(150, this.left());
+      const { code, stdout, timedOut } = await this.command('backend', backend, [], {
+        seconds,
+        allowFailure: true,
+      });
+      const found = parseBackend(jsonIn(stdout));
+      if (timedOut) throw withResult(new Error(`ended after ${Math.round(seconds)} s`), found);
+      if (code !== 0 || found.failures.length > 0)
+        throw withResult(new Error(`exit code ${code}; ${found.summary || lastLines(stdout, 5)}`), found);
+      return found;
     });
     const vitest = join(ROOT, 'node_modules', 'vitest', 'vitest.mjs');
     const hasSuites =
@@ -279,7 +303,10 @@ class GpuCheck {
     for (const tool of ['memcheck', 'racecheck']) {
       await this.optional(record, tool, sanitizer && kernels, async () => {
         const seconds = Math.min(SANITIZER_SECONDS, this.left());
-        const args = ['--tool', tool, '--error-exitcode', '9', kernels, '--quick'];
+        // Fewer shapes, if the executable offers that; else as far as it gets in the time.
+        const usage = await this.command(tool, kernels, ['--help'], { seconds: 30, allowFailure: true });
+        const fewer = usage.stdout.includes('--quick') ? ['--quick'] : [];
+        const args = ['--tool', tool, '--error-exitcode', '9', kernels, ...fewer];
         const { code, stdout, timedOut } = await this.command(tool, sanitizer, args, {
           seconds,
           allowFailure: true,
@@ -294,11 +321,11 @@ class GpuCheck {
   }
 
   async bench(record) {
-    const kernels = this.executable('jit_flux_cuda_kernel_tests');
+    const kernels = this.executable(KERNEL_TESTS);
     if (!this.options.only || this.options.only.split(',').includes('kernels')) {
       await this.optional(record, 'kernels', kernels, () => {
         const scratch = join(this.out, '.bench.json');
-        return this.kernelTests(['--bench', '--json', scratch], scratch, Math.min(90, this.left()));
+        return this.kernelTests(['--bench', scratch], scratch, Math.min(90, this.left()));
       });
     }
     const only = this.options.only?.split(',').filter((name) => name !== 'kernels');
@@ -360,7 +387,7 @@ class GpuCheck {
 
   /** Runs the kernels' executable; its document is in the file that was asked for, or in its output. */
   async kernelTests(args, file, seconds) {
-    const command = this.executable('jit_flux_cuda_kernel_tests');
+    const command = this.executable(KERNEL_TESTS);
     const { code, stdout } = await this.command('kernels', command, args, { seconds, allowFailure: true });
     const document = takeJson(file) ?? jsonIn(stdout);
     if (document === undefined)
@@ -524,3 +551,22 @@ function withResult(error, result) {
 function relativeTo(path) {
   return path.startsWith(ROOT) ? relative(ROOT, path) || '.' : path;
 }
+
+// Last: classes exist from their definition on.
+await main(async () => {
+  const args = process.argv.slice(2);
+  const commandLine = `bash scripts/gpu-check ${args.join(' ')}`.trim();
+  const options = {
+    budget: Number(takeOption(args, 'budget', '540')),
+    out: resolve(takeOption(args, 'out', process.env.OUT || join(ROOT, 'gpu-report'))),
+    libtorch: takeOption(args, 'libtorch', process.env.JIT_FLUX_LIBTORCH),
+    python: takeOption(args, 'python', process.env.JIT_FLUX_PYTHON || 'python3'),
+    only: takeOption(args, 'only'),
+    architectures: takeOption(args, 'architectures'),
+    withoutGpu: takeFlag(args, 'without-gpu'),
+    tiny: takeFlag(args, 'tiny'),
+  };
+  if (!(options.budget > 0)) throw new UserError('Expected a positive number of seconds for --budget');
+  const stages = planStages(args);
+  await new GpuCheck(options, commandLine).run(stages);
+});

@@ -39,101 +39,102 @@ export function operatorShare(resident, preset) {
 }
 
 /**
- * Time of our element-wise kernels in a dense step, from the kernels' own benchmark: the sum of times and calls where
- * that states calls per step; else every kernel's traffic in a step over the bandwidth that it reached.
+ * Time of our element-wise kernels in a dense step, from the kernels' own benchmark: time at the step's shape, or failing
+ * that the traffic over the bandwidth reached at another shape, times the calls. Image and text together count as one
+ * call, whether a block handles them as one or as two.
  * @param {any} kernelBench document of `jit_flux_cuda_kernel_tests --bench`
  * @param {import('./models.mjs').GpuModel} model
- * @returns {{ seconds: number, way: string, missing: string[] } | undefined}
+ * @param {Record<string, number>} [callsPerStep] calls as the engine counts them
+ * @returns {{ seconds: number, way: string, missing: string[],
+ *   parts: { kernel: string, shape: string, calls: number, seconds: number }[] } | undefined}
  */
-export function elementwiseSeconds(kernelBench, model) {
+export function elementwiseSeconds(kernelBench, model, callsPerStep) {
   const rows = kernelRows(kernelBench).filter(
     ({ type }) => type === undefined || /bf16|bfloat16/i.test(type),
   );
-  const counted = rows.filter(({ callsPerStep }) => callsPerStep > 0);
-  if (counted.length > 0) {
-    const seconds = counted.reduce((sum, row) => sum + row.seconds * row.callsPerStep, 0);
-    return { seconds, way: 'kernel times and calls per step', missing: [] };
-  }
-  let seconds = 0;
+  const parts = [];
   const missing = [];
-  for (const { kernel, bytes } of denseTraffic(model)) {
-    // The largest shape that was measured stands for the step.
-    const best = rows
+  let scaled = 0;
+  for (const { kernel, shape, calls, bytes } of denseWork(model, callsPerStep)) {
+    const exact = rows.find((row) => row.kernel === kernel && row.shape === shape);
+    // The largest shape that was measured stands for the step's.
+    const similar = rows
       .filter((row) => row.kernel === kernel && row.gigabytesPerSecond > 0)
       .sort((a, b) => b.seconds - a.seconds)[0];
-    if (best) seconds += bytes / (best.gigabytesPerSecond * 1e9);
-    else missing.push(kernel);
+    if (exact) parts.push({ kernel, shape, calls, seconds: calls * exact.seconds });
+    else if (similar) {
+      scaled++;
+      parts.push({ kernel, shape, calls, seconds: (calls * bytes) / (similar.gigabytesPerSecond * 1e9) });
+    } else missing.push(kernel);
   }
-  if (seconds === 0) return undefined;
-  return { seconds, way: 'traffic of a step over the measured bandwidths', missing };
+  if (parts.length === 0) return undefined;
+  const seconds = parts.reduce((sum, part) => sum + part.seconds, 0);
+  const way =
+    scaled > 0
+      ? `times of the kernels alone, ${scaled} of ${parts.length} by traffic`
+      : 'times of the kernels alone';
+  return { seconds, way, missing: [...new Set(missing)], parts };
 }
 
 /**
- * Bytes that each kernel must move in a dense step, every operand once.
+ * Element-wise kernels of a dense step: shapes as the kernels' benchmark names them, and the bytes of one call, every
+ * operand once.
  * @param {import('./models.mjs').GpuModel} model
+ * @param {Record<string, number>} [callsPerStep]
  */
-export function denseTraffic({ config, textTokens, grid }) {
-  const { doubleBlocks, singleBlocks, hiddenSize, mlpRatio } = config;
-  const tokens = textTokens + grid[0] * grid[1];
-  const pass = ELEMENT_BYTES * tokens * hiddenSize;
+export function denseWork({ config, textTokens, grid }, callsPerStep) {
+  const { doubleBlocks: doubles, singleBlocks: singles, hiddenSize: width, mlpRatio, inChannels } = config;
+  const image = grid[0] * grid[1];
+  const tokens = textTokens + image;
+  const hidden = mlpRatio * width;
+  const pass = ELEMENT_BYTES * tokens * width;
+  // In double blocks GELU may be part of the matrix product; then only the single blocks' calls are counted.
+  const hasGeluInDoubles = callsPerStep === undefined || (callsPerStep.gelu ?? 0) > singles;
   return [
-    { kernel: 'layer_norm_modulate', bytes: 2 * pass },
-    // Twice per token of a double block, once of a single block: x and y read, x and the normed written.
-    { kernel: 'gated_residual', bytes: 4 * (2 * doubleBlocks + singleBlocks) * pass },
-    { kernel: 'qk_norm_rope', bytes: 4 * (doubleBlocks + singleBlocks) * pass },
-    // In a single block the attention's result is moved beside the hidden layer as well.
+    { kernel: 'gather_embed', shape: `${image}x${inChannels}x${width}`, calls: 1, bytes: pass },
+    { kernel: 'layer_norm_modulate', shape: `${tokens}x${width}`, calls: 1, bytes: 2 * pass },
+    // After attention and after the MLP, of a single block once; the last one's norm is the output's.
+    {
+      kernel: 'gated_residual',
+      shape: `${tokens}x${width} + norm`,
+      calls: 2 * doubles + singles,
+      bytes: 4 * pass,
+    },
+    { kernel: 'qk_norm_rope', shape: `${tokens}x${3 * width} in place`, calls: doubles, bytes: 4 * pass },
+    {
+      kernel: 'qk_norm_rope',
+      shape: `${tokens}x${3 * width + hidden} in place`,
+      calls: singles,
+      bytes: 4 * pass,
+    },
+    ...(hasGeluInDoubles
+      ? [{ kernel: 'gelu_tanh', shape: `${tokens}x${hidden}`, calls: doubles, bytes: 2 * mlpRatio * pass }]
+      : []),
+    // The attention's result is moved beside the hidden layer.
     {
       kernel: 'gelu_tanh',
-      bytes: (2 * mlpRatio * doubleBlocks + (2 * mlpRatio + 2) * singleBlocks) * pass,
+      shape: `${tokens}x${hidden} + prefix`,
+      calls: singles,
+      bytes: (2 * mlpRatio + 2) * pass,
     },
   ];
 }
 
 /**
  * Rows of the kernels' benchmark, whatever it calls its columns.
- * @returns {{ kernel: string, type?: string, shape: string, seconds: number, gigabytesPerSecond?: number,
- *   callsPerStep?: number }[]}
+ * @returns {{ kernel: string, type?: string, shape: string, seconds: number, gigabytesPerSecond?: number }[]}
  */
 export function kernelRows(document) {
-  const rows = document?.bench ?? document?.rows ?? document?.benchmarks ?? document?.measurements ?? [];
+  const rows = Array.isArray(document) ? document : (document?.bench ?? document?.rows ?? []);
   if (!Array.isArray(rows)) return [];
   return rows.flatMap((row) => {
-    const seconds =
-      row.seconds ??
-      scaled(row.milliseconds ?? row.ms, 1e-3) ??
-      scaled(row.microseconds ?? row.us, 1e-6) ??
-      scaled(row.nanoseconds ?? row.ns, 1e-9);
-    const kernel = row.kernel ?? row.name;
-    if (typeof kernel !== 'string' || !Number.isFinite(seconds)) return [];
-    const bytes = row.bytes;
-    return [
-      {
-        kernel,
-        type: row.type ?? row.dtype ?? row.element,
-        shape: shapeText(row.shape ?? row.params ?? row.case ?? row.group),
-        seconds,
-        gigabytesPerSecond:
-          row.gbytes_per_s ??
-          row.gigabytesPerSecond ??
-          row.gb_per_s ??
-          row.gbps ??
-          (bytes > 0 ? bytes / seconds / 1e9 : undefined),
-        callsPerStep: row.callsPerStep ?? row.calls_per_step,
-      },
-    ];
+    const seconds = row.seconds ?? (row.microseconds === undefined ? undefined : row.microseconds / 1e6);
+    if (typeof row.kernel !== 'string' || !Number.isFinite(seconds)) return [];
+    // "bfloat16 4608x3072 + norm": the type comes first where there is one.
+    const [, type, shape] = /^(?:(float32|bfloat16|float16) )?(.*)$/.exec(String(row.shape ?? ''));
+    const gigabytesPerSecond = row.gbytes_per_s ?? (row.bytes > 0 ? row.bytes / seconds / 1e9 : undefined);
+    return [{ kernel: row.kernel, type: row.type ?? type, shape, seconds, gigabytesPerSecond }];
   });
-}
-
-const scaled = (value, factor) => (value === undefined ? undefined : value * factor);
-
-function shapeText(shape) {
-  if (Array.isArray(shape)) return shape.join(' x ');
-  if (typeof shape === 'object' && shape !== null) {
-    return Object.entries(shape)
-      .map(([name, value]) => `${name} ${value}`)
-      .join(', ');
-  }
-  return shape === undefined ? '' : String(shape);
 }
 
 /** Matrix products and attention of a dense step, measured alone by PyTorch at our shapes. */

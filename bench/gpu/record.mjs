@@ -1,11 +1,13 @@
 // Results of a stage of the GPU check: one JSON file per stage, rewritten after every step. One per step would exceed the
 // number of files that come back from a lent machine.
+import { randomUUID } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 
 /**
  * @typedef {object} Step
  * @property {'ok' | 'failed' | 'skipped'} status
+ * @property {string} run id of the call that made it
  * @property {string} at when it ended
  * @property {number} [seconds]
  * @property {string} [reason] why it failed or was skipped
@@ -16,7 +18,7 @@ import { basename, dirname, join } from 'node:path';
 /**
  * @typedef {object} StageDocument
  * @property {string} stage
- * @property {Record<string, any>} run machine, versions, commit and command line of the call
+ * @property {Record<string, any>[]} runs machine, versions, commit and command line of the calls, with an `id`
  * @property {Record<string, Step>} steps
  */
 
@@ -25,17 +27,15 @@ export class StageRecord {
   /**
    * @param {string} path
    * @param {string} stage
-   * @param {Record<string, any>} [run] default: what the file says, or $JIT_FLUX_GPU_RUN
+   * @param {Record<string, any>} [run] this call; default: $JIT_FLUX_GPU_RUN
    */
-  constructor(path, stage, run) {
+  constructor(path, stage, run = JSON.parse(process.env.JIT_FLUX_GPU_RUN ?? '{}')) {
     this.path = path;
+    this.run = { id: randomUUID(), ...run };
     const before = readDocument(path);
+    const others = (before?.runs ?? []).filter(({ id }) => id !== this.run.id);
     /** @type {StageDocument} */
-    this.document = {
-      stage,
-      run: run ?? before?.run ?? JSON.parse(process.env.JIT_FLUX_GPU_RUN ?? '{}'),
-      steps: before?.steps ?? {},
-    };
+    this.document = { stage, runs: [...others, this.run], steps: before?.steps ?? {} };
     this.failed = 0;
   }
 
@@ -83,7 +83,7 @@ export class StageRecord {
   }
 
   #put(name, step) {
-    this.document.steps[name] = { ...step, at: new Date().toISOString() };
+    this.document.steps[name] = { ...step, run: this.run.id, at: new Date().toISOString() };
     this.#write();
   }
 
@@ -100,7 +100,7 @@ export class StageRecord {
 export function readDocument(path) {
   try {
     const document = JSON.parse(readFileSync(path, 'utf8'));
-    return typeof document?.stage === 'string' && typeof document.steps === 'object' ? document : undefined;
+    return typeof document?.stage === 'string' && Array.isArray(document.runs) ? document : undefined;
   } catch {
     return undefined;
   }

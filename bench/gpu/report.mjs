@@ -30,16 +30,10 @@ const WORTH = { ok: 2, failed: 1, skipped: 0 };
  * @returns {Merged}
  */
 export function mergeDocuments(documents) {
-  const runs = [];
-  const indices = new Map();
-  const key = (run) => run?.id ?? JSON.stringify(run ?? {});
-  for (const run of documents.map(({ run }) => run).sort((a, b) => order(a?.date, b?.date))) {
-    if (indices.has(key(run))) continue;
-    indices.set(key(run), runs.length);
-    runs.push(run ?? {});
-  }
+  const byId = new Map(documents.flatMap((document) => document.runs).map((run) => [run.id, run]));
+  const runs = [...byId.values()].sort((a, b) => order(a.date, b.date));
   const stages = {};
-  for (const { stage, run, steps } of documents) {
+  for (const { stage, steps } of documents) {
     stages[stage] ??= {};
     for (const [name, step] of Object.entries(steps)) {
       const known = stages[stage][name];
@@ -47,7 +41,7 @@ export function mergeDocuments(documents) {
         known === undefined ||
         WORTH[step.status] > WORTH[known.status] ||
         (WORTH[step.status] === WORTH[known.status] && order(step.at, known.at) >= 0);
-      if (isBetter) stages[stage][name] = { ...step, call: indices.get(key(run)) };
+      if (isBetter) stages[stage][name] = { ...step, call: runs.findIndex(({ id }) => id === step.run) };
     }
   }
   const warnings = [];
@@ -64,7 +58,11 @@ export function mergeDocuments(documents) {
 
 const order = (a, b) => ((a ?? '') < (b ?? '') ? -1 : (a ?? '') > (b ?? '') ? 1 : 0);
 
-/** The report as one JSON document. */
+/**
+ * The report as one JSON document. A toy model meets no target.
+ * @param {Merged} merged
+ * @returns {Merged & { targets: (import('../targets.mjs').Outcome & { toy?: boolean })[] }}
+ */
 export function reportDocument(merged) {
   const targets = evaluateGpuTargets((stage, step) => merged.stages[stage]?.[step]);
   const isToy = merged.runs.some((run) => run.tiny);
@@ -375,7 +373,7 @@ function operatorsTable(resident) {
 function compositionTable({ resident, peer, kernels }) {
   const step = atShare(resident.steps, 1)?.seconds.median;
   const floor = floorOf(peer);
-  const small = elementwiseSeconds(kernels, GPU_MODELS.flux);
+  const small = elementwiseSeconds(kernels, GPU_MODELS.flux, resident.callsPerStep);
   const rate = ({ flops, seconds }) => `${(flops / seconds / 1e12).toFixed(0)} TFLOP/s`;
   const rows = [
     ...(floor
@@ -384,7 +382,11 @@ function compositionTable({ resident, peer, kernels }) {
           ['attention (SDPA), likewise', floor.attention.seconds, rate(floor.attention)],
         ]
       : []),
-    ...(small ? [['our other kernels', small.seconds, small.way]] : []),
+    ...(small?.parts ?? []).map(({ kernel, shape, calls, seconds }) => [
+      `${kernel}, ${shape}`,
+      seconds,
+      `${calls} calls`,
+    ]),
   ];
   const sum = rows.reduce((total, [, seconds]) => total + seconds, 0);
   if (rows.length === 0) return 'Neither the parts in PyTorch nor the kernels were measured.';

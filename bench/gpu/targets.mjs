@@ -76,8 +76,8 @@ export const GPU_TARGETS = [
     unit: 'share',
     direction: '<=',
     needs: ['bench/kernels', 'bench/resident'],
-    extract: (kernels, { steps }) => {
-      const found = elementwiseSeconds(kernels, GPU_MODELS.flux);
+    extract: (kernels, { steps, callsPerStep }) => {
+      const found = elementwiseSeconds(kernels, GPU_MODELS.flux, callsPerStep);
       const missing = found?.missing.length ? `; without ${found.missing.join(', ')}` : '';
       return (
         found && {

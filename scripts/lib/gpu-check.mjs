@@ -37,6 +37,24 @@ export function torchLibraryPath(torch, before) {
 }
 
 /**
+ * The document of the tests of the CUDA backend.
+ * @param {any} document
+ */
+export function parseBackend(document) {
+  if (document === undefined) return { tests: [], failures: [], summary: '' };
+  const tests = document.tests ?? [];
+  const failures = tests.filter(({ ok }) => !ok).map(({ name, error }) => ({ name, message: error ?? '' }));
+  const first =
+    failures.length > 0 ? `; ${failures.map(({ name, message }) => `${name}: ${message}`).join('; ')}` : '';
+  const reason = document.reason ? `; ${document.reason}` : '';
+  return {
+    tests,
+    failures,
+    summary: `${tests.length - failures.length} passed, ${failures.length} failed${first}${reason}`,
+  };
+}
+
+/**
  * What compute-sanitizer printed.
  * @param {string} text
  * @returns {{ errors: number, summary: string, first: string }}
