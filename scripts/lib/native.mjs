@@ -52,7 +52,10 @@ export async function buildNative(options = {}) {
 function build(buildDirectory, config, libtorch, options) {
   // Stated either way: CMake's cache would remember the last one.
   const bench = `JIT_FLUX_BENCH=${options.bench ? 'ON' : 'OFF'}`;
-  const define = [`JIT_FLUX_LIBTORCH=${libtorch.path}`, bench, ...(options.define ?? [])];
+  // For tests: not in what is built to be shipped (prebuildify says where it wants it), nor in a package.
+  const isDeveloper = options.out === undefined && existsSync(join(ROOT, 'test', 'cuda'));
+  const emulation = `JIT_FLUX_CUDA_EMULATION=${isDeveloper ? 'ON' : 'OFF'}`;
+  const define = [`JIT_FLUX_LIBTORCH=${libtorch.path}`, bench, emulation, ...(options.define ?? [])];
   configure(buildDirectory, config, define);
   const jobs =
     options.jobs ?? Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / BYTES_PER_JOB)));
