@@ -179,6 +179,7 @@ class CudaBackend final : public DeviceBackend {
   // thread; the tensor may be freed on any, which waits for copies that still read it.
   at::Tensor pinned(int64_t bytes) override {
     TORCH_CHECK(bytes >= 0, "Expected a number of bytes but received ", bytes);
+    TORCH_CHECK(count() > 0, Devices::get().unavailable_reason);
     if (bytes == 0) return at::empty({0}, at::kByte);
     check_not_recording("Page-locking memory");
     void* memory = nullptr;

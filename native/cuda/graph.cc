@@ -122,7 +122,7 @@ CudaGraph::PoolReference::~PoolReference() {
 CudaGraph::CudaGraph(const c10::cuda::CUDAStream& stream, std::shared_ptr<GraphPool> pool,
                      const std::function<void()>& work)
     : stream_(stream), pool_(stream, std::move(pool)) {
-  check_not_recording("A graph within a graph");
+  check_not_recording("Recording another graph");
   const RecordingScope scope;
   // Routing before the capture and until after it: nothing of the capture is allocated or freed
   // under another rule.

@@ -21,7 +21,7 @@ namespace jitflux::cuda {
 // The memory that a session's graphs allocate. LibTorch does not accept a pool whose last graph is
 // gone, so the pool lives exactly as long as graphs share it.
 struct GraphPool {
-  const c10::MempoolId_t id = at::cuda::graph_pool_handle();
+  const decltype(at::cuda::graph_pool_handle()) id = at::cuda::graph_pool_handle();
 };
 
 class CudaGraph final : public DeviceGraph {
