@@ -32,8 +32,11 @@ bool reached(const Event& event) {
 
 }  // namespace
 
-CudaCopyStream::CudaCopyStream(c10::DeviceIndex device, cudaStream_t engine)
-    : device_(device), engine_(engine), events_(std::make_shared<EventPool>(device)) {
+CudaCopyStream::CudaCopyStream(c10::DeviceIndex device, cudaStream_t engine, bool timed)
+    : device_(device),
+      engine_(engine),
+      timed_(timed),
+      events_(std::make_shared<EventPool>(device)) {
   // Not from LibTorch's pool: those 32 streams are handed out in turn, and one that the engine has
   // as well would serialise what this is there to overlap.
   C10_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
@@ -55,7 +58,7 @@ CudaCopyStream::~CudaCopyStream() {
 void CudaCopyStream::upload(void* device, const void* pinned, size_t bytes) {
   if (bytes == 0) return;
   check_not_recording("An upload");
-  if (!uploading_.start) {
+  if (timed_ && !uploading_.start) {
     Event start = events_->take();
     C10_CUDA_CHECK(cudaEventRecord(start.get(), stream_));
     uploading_.start = std::move(start);
@@ -88,6 +91,10 @@ void CudaCopyStream::engine_waits(const Mark& mark) {
   const Event& event = event_of(mark);
   // The usual case where copies keep up: nothing to wait for, and nothing to measure.
   if (reached(event)) return;
+  if (!timed_) {
+    C10_CUDA_CHECK(cudaStreamWaitEvent(engine_, event.get(), 0));
+    return;
+  }
   Span stall{events_->take(), events_->take()};
   C10_CUDA_CHECK(cudaEventRecord(stall.start.get(), engine_));
   C10_CUDA_CHECK(cudaStreamWaitEvent(engine_, event.get(), 0));

@@ -15,8 +15,8 @@ namespace jitflux::cuda {
 
 class CudaCopyStream final : public CopyStream {
  public:
-  // `engine`: the session's stream, which must be current on this thread.
-  CudaCopyStream(c10::DeviceIndex device, cudaStream_t engine);
+  // `engine`: the session's stream, which must be current on this thread. timed: keeps statistics.
+  CudaCopyStream(c10::DeviceIndex device, cudaStream_t engine, bool timed);
   // Waits for the uploads that were queued: their memory may go after this.
   ~CudaCopyStream() override;
   CudaCopyStream(const CudaCopyStream&) = delete;
@@ -43,6 +43,7 @@ class CudaCopyStream final : public CopyStream {
 
   const c10::DeviceIndex device_;
   const cudaStream_t engine_;
+  const bool timed_;
   cudaStream_t stream_ = nullptr;
   std::shared_ptr<EventPool> events_;
   Span uploading_;  // start is null: no upload since the last mark

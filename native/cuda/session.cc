@@ -32,8 +32,8 @@ std::unique_ptr<DeviceGraph> CudaSession::record(const std::function<void()>& wo
   return std::make_unique<CudaGraph>(stream_, std::move(pool), work);
 }
 
-std::unique_ptr<CopyStream> CudaSession::copy_stream() {
-  return std::make_unique<CudaCopyStream>(stream_.device_index(), stream_);
+std::unique_ptr<CopyStream> CudaSession::copy_stream(bool timed) {
+  return std::make_unique<CudaCopyStream>(stream_.device_index(), stream_, timed);
 }
 
 }  // namespace jitflux::cuda

@@ -24,7 +24,7 @@ class CudaSession final : public DeviceSession {
   kernels::DeviceStream stream() const override;
   void synchronize() override;
   std::unique_ptr<DeviceGraph> record(const std::function<void()>& work) override;
-  std::unique_ptr<CopyStream> copy_stream() override;
+  std::unique_ptr<CopyStream> copy_stream(bool timed) override;
 
  private:
   // From LibTorch's pool, because only those are known to its allocator and guards, and not the

@@ -356,7 +356,7 @@ class DeviceTests {
     const at::Tensor twos = backend_.pinned(kBytes).view(at::kFloat).fill_(2);
     const at::Tensor slot = at::zeros({kCount}, options_);
     session_->synchronize();
-    const std::unique_ptr<CopyStream> copies = session_->copy_stream();
+    const std::unique_ptr<CopyStream> copies = session_->copy_stream(/*timed=*/true);
     copies->upload(slot.mutable_data_ptr(), ones.const_data_ptr(), kBytes / 2);
     copies->upload(static_cast<char*>(slot.mutable_data_ptr()) + kBytes / 2,
                    static_cast<const char*>(ones.const_data_ptr()) + kBytes / 2, kBytes / 2);
@@ -393,7 +393,7 @@ class DeviceTests {
     const at::Tensor source = backend_.pinned(kBytes).fill_(7);
     const at::Tensor slot = at::zeros({kBytes}, options_.dtype(at::kByte));
     session_->synchronize();
-    const std::unique_ptr<CopyStream> copies = session_->copy_stream();
+    const std::unique_ptr<CopyStream> copies = session_->copy_stream(/*timed=*/true);
     work(100);
     copies->upload(slot.mutable_data_ptr(), source.const_data_ptr(), kBytes);
     const auto mark = copies->mark();
@@ -407,7 +407,7 @@ class DeviceTests {
     expect(statistics.stall_milliseconds < 0.1 * statistics.copy_milliseconds + 0.1,
            "the upload behind the computation");
     // Destroyed with an upload under way: waits for it.
-    std::unique_ptr<CopyStream> short_lived = session_->copy_stream();
+    std::unique_ptr<CopyStream> short_lived = session_->copy_stream(/*timed=*/true);
     slot.zero_();
     session_->synchronize();
     short_lived->upload(slot.mutable_data_ptr(), source.const_data_ptr(), kBytes);

@@ -38,7 +38,8 @@ class EmulatedCopyStream : public CopyStream {
   std::shared_ptr<Mark> mark() override { return std::make_shared<Point>(queued_); }
   void wait(const Mark& mark) override { run(static_cast<const Point&>(mark).position); }
   void engine_waits(const Mark& mark) override { wait(mark); }
-  void wait_for_engine() override {}  // the engine's work has run when the call that queues it returns
+  void wait_for_engine() override {
+  }  // the engine's work has run when the call that queues it returns
   TransferStatistics take_statistics() override {
     return std::exchange(statistics_, TransferStatistics{});
   }
