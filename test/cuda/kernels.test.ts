@@ -36,7 +36,9 @@ const FLOAT32_KERNELS = ['group_norm', 'lift_step', 'local_variance', 'micro_flo
 const EXACT_KERNELS = ['anchor_positions', 'nearest_anchor_map', 'gather_rows', 'top_k', 'blend_rows'];
 
 if (!existsSync(PROGRAM)) {
-  console.log(`CUDA kernel tests are skipped: ${PROGRAM} was not built (JIT_FLUX_CUDA_EMULATION=ON builds it)`);
+  console.log(
+    `CUDA kernel tests are skipped: ${PROGRAM} was not built (JIT_FLUX_CUDA_EMULATION=ON builds it)`,
+  );
 }
 
 describe.skipIf(!existsSync(PROGRAM))('CUDA kernels, emulated', () => {
