@@ -37,3 +37,20 @@ if(JIT_FLUX_CUDA_EMULATION)
     JIT_FLUX_VERSION="${JIT_FLUX_PACKAGE_VERSION}")
   target_link_libraries(jit_flux_cuda_emulation PRIVATE jit_flux_emulated_kernels jit_flux_libtorch)
 endif()
+
+# The kernels' tests with the given kernels, and with the CPU's to compare with.
+function(jit_flux_add_kernel_tests target kernels)
+  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/test/cuda/*.cc")
+  add_executable(${target} ${sources} "${CMAKE_CURRENT_SOURCE_DIR}/native/kernels/dispatch.cc")
+  target_include_directories(${target} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}/native")
+  target_link_libraries(${target} PRIVATE jit_flux_options ${kernels})
+  # References are computed as written.
+  target_compile_options(${target} PRIVATE -ffp-contract=off)
+  foreach(isa IN LISTS JIT_FLUX_ISA_LEVELS)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:jit_flux_kernels_${isa}>)
+  endforeach()
+endfunction()
+
+if(JIT_FLUX_CUDA_EMULATION)
+  jit_flux_add_kernel_tests(jit_flux_kernel_tests jit_flux_emulated_kernels)
+endif()
