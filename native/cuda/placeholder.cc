@@ -1,5 +1,6 @@
-// PLACEHOLDER, to be deleted at the merge: the real host side defines jit_flux_cuda_backend. It uses something of every
-// library that the real one needs, so that the build shows how they are linked.
+// PLACEHOLDER, to be deleted at the merge: the real host side defines jit_flux_cuda_backend. It
+// uses something of every library that the real one needs, so that the build shows how they are
+// linked.
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAStream.h>
