@@ -53,8 +53,13 @@ async function cudaReport(): Promise<CudaReport | undefined> {
   if (native?.libraries.cuda === undefined || !native.libtorch.cuda) return undefined;
   if (native.cudaError) return { error: native.cudaError.message };
   try {
-    const devices = loadNative<{ devices?: () => CudaDevice[] }>().devices?.();
-    return devices === undefined ? {} : { devices };
+    // TODO(merge): not optional any more once both are part of the engine's interface; then without the casts.
+    const runtime = (await import('../runtime/index.js')) as { devices?: () => Promise<CudaDevice[]> };
+    const binding = loadNative<{ deviceUnavailableReason?: () => string | undefined }>();
+    const devices = await runtime.devices?.();
+    if (devices === undefined) return {};
+    const reason = devices.length === 0 ? binding.deviceUnavailableReason?.() : undefined;
+    return { devices, ...(reason !== undefined && { error: reason }) };
   } catch (error) {
     return { error: error instanceof Error ? error.message : String(error) };
   }
