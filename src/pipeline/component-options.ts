@@ -31,8 +31,11 @@ export function decoderPlacement(o: Placement, decoder: ModelSource['decoder']):
 
 /** Options of a text encoder or autoencoder: what is the transformer's alone left out. */
 export function componentOptions(o: LoadOptions, placement: ComponentPlacement): LoadOptions {
-  const { quantize: _quantize, weightStreaming: _streaming, cudaGraphs: _graphs, ...rest } = o;
-  return { ...rest, ...placement };
+  const rest: LoadOptions = { ...o, ...placement };
+  delete rest.quantize;
+  delete rest.weightStreaming;
+  delete rest.cudaGraphs;
+  return rest;
 }
 
 function withoutFloat16(dtype: ComponentPlacement['dtype']): ComponentPlacement['dtype'] {

@@ -28,7 +28,8 @@ export async function loadLatentDecoder(source: ModelSource, options: LoadOption
   if (options.keepDecoder !== false) return new PackedDecoder(source.info, placement.device, await load());
   // Loaded once to see that it can be.
   (await load()).dispose();
-  const { onProgress: _progress, signal: _signal, ...later } = o;
+  const later = { ...o };
+  delete later.onProgress;
   return new PackedDecoder(source.info, placement.device, {
     decode: async (latents, signal) => {
       const model = await loadPictureModel(source, { ...later, signal });

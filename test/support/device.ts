@@ -51,7 +51,7 @@ export const Tensor = {
 function onDevice<Model extends { load(path: string, o?: LoadOptions): Promise<unknown> }>(
   model: Model,
 ): Pick<Model, 'load'> {
-  return { load: (path: string, o?: LoadOptions) => model.load(path, here(o)) } as Pick<Model, 'load'>;
+  return { load: (path: string, o?: LoadOptions) => model.load(path, here(o)) };
 }
 
 export type FluxTransformer = runtime.FluxTransformer;
