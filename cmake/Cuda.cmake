@@ -9,7 +9,7 @@
 # need no more. The host side is ordinary C++20, compiled by the C++ compiler.
 set(JIT_FLUX_CUDA_STANDARD 17)
 # As in scripts/check-cuda.mjs.
-set(jit_flux_nvcc_flags -Werror=all-warnings -Xcompiler=-Wall --expt-relaxed-constexpr)
+set(jit_flux_nvcc_flags $<$<BOOL:${JIT_FLUX_WERROR}>:-Werror=all-warnings> -Xcompiler=-Wall --expt-relaxed-constexpr)
 
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
   # A100, RTX 30, RTX 40, H100; what is newer compiles the PTX when it first loads the library.
@@ -43,13 +43,15 @@ set(jit_flux_cuda_includes ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 if(EXISTS "${jit_flux_wheels}/include")
   list(APPEND jit_flux_cuda_includes "${jit_flux_wheels}/include")
 endif()
+# Not cached, since they go with JIT_FLUX_LIBTORCH.
 function(jit_flux_find_cuda_library variable name)
   find_library(${variable} NAMES "${name}"
     PATHS "${jit_flux_wheels}/lib" ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} ${CMAKE_CUDA_HOST_IMPLICIT_LINK_DIRECTORIES}
-    NO_DEFAULT_PATH)
+    NO_DEFAULT_PATH NO_CACHE)
   if(NOT ${variable})
     message(FATAL_ERROR "${name} is neither in ${jit_flux_wheels}/lib nor in the CUDA toolkit")
   endif()
+  set(${variable} "${${variable}}" PARENT_SCOPE)
 endfunction()
 jit_flux_find_cuda_library(JIT_FLUX_CUDART libcudart.so.13)
 jit_flux_find_cuda_library(JIT_FLUX_CUBLASLT libcublasLt.so.13)

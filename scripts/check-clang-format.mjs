@@ -12,7 +12,7 @@ await main(() => {
       `${clangFormat} is not installed. On Debian or Ubuntu run:\n  sudo apt-get install -y clang-format`,
     );
   }
-  const files = ['native', join('bench', 'native')]
+  const files = ['native', join('bench', 'native'), join('test', 'cuda')]
     .flatMap((folder) => readdirSync(join(ROOT, folder), { recursive: true, withFileTypes: true }))
     .filter((entry) => entry.isFile() && /\.(h|cc|c|cu|cuh)$/.test(entry.name))
     .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)))

@@ -49,10 +49,9 @@ await main(async () => {
       .flatMap((name) => ARCHITECTURES.map((architecture) => ({ name, architecture })));
     const started = performance.now();
     const results = await inParallel(tasks, jobs, (task) => compile(nvcc, task, output));
-    for (const { name, architecture, status, log } of results) {
+    for (const { name, architecture, status, log } of results)
       if (status !== 0) problems.push(`${name} for sm_${architecture}:\n${log.trim()}`);
-      else for (const line of usageOf(log)) console.log(`${name} sm_${architecture}  ${line}`);
-    }
+    for (const name of files) printUsage(name, results);
     if (problems.length > 0) throw new UserError(problems.join('\n\n'));
     const seconds = ((performance.now() - started) / 1000).toFixed(0);
     console.log(
@@ -78,31 +77,55 @@ function compile(nvcc, { name, architecture }, output) {
   });
 }
 
-/** A line per kernel from ptxas's report. */
+/** A line per kernel of a file, with a column per architecture. */
+function printUsage(name, results) {
+  const kernels = new Map();
+  for (const { name: compiled, architecture, log } of results) {
+    if (compiled !== name) continue;
+    for (const usage of usageOf(log))
+      kernels.set(usage.kernel, [...(kernels.get(usage.kernel) ?? []), { architecture, ...usage }]);
+  }
+  if (kernels.size > 0) console.log(`\n${name}: registers for sm_${ARCHITECTURES.join('/')}, shared memory`);
+  const symbols = [...kernels.keys()];
+  const names = demangle(symbols);
+  for (const [index, symbol] of symbols.entries()) {
+    const usages = kernels.get(symbol);
+    const registers = usages.map((usage) => usage.registers).join('/');
+    const shared = Math.max(...usages.map((usage) => usage.shared));
+    const spills = usages
+      .filter((usage) => usage.stores + usage.loads > 0)
+      .map((usage) => `sm_${usage.architecture}: ${usage.stores} bytes stored, ${usage.loads} loaded`);
+    const warning = spills.length > 0 ? `  SPILLS ${spills.join('; ')}` : '';
+    console.log(`  ${registers.padEnd(15)} ${String(shared).padStart(5)}  ${names[index]}${warning}`);
+  }
+}
+
+/** What ptxas reports of each kernel. */
 function usageOf(log) {
-  const lines = [];
+  const usages = [];
   let kernel = '';
-  let spills = '';
+  let spills = { stores: 0, loads: 0 };
   for (const line of log.split('\n')) {
     kernel = /Compiling entry function '([^']+)'/.exec(line)?.[1] ?? kernel;
     const [, stores, loads] = /(\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line) ?? [];
-    if (stores !== undefined)
-      spills = Number(stores) + Number(loads) > 0 ? `, SPILLS ${stores}/${loads} bytes` : '';
+    if (stores !== undefined) spills = { stores: Number(stores), loads: Number(loads) };
     const registers = /Used (\d+) registers/.exec(line)?.[1];
     if (registers === undefined) continue;
-    const shared = /(\d+) bytes smem/.exec(line)?.[1] ?? 0;
-    lines.push(`${registers} registers, ${shared} bytes shared${spills}  ${demangle(kernel)}`);
+    const shared = Number(/(\d+) bytes smem/.exec(line)?.[1] ?? 0);
+    usages.push({ kernel, registers: Number(registers), shared, ...spills });
   }
-  return lines;
+  return usages;
 }
 
-function demangle(symbol) {
-  const name = capture('c++filt', [symbol])?.trim() ?? symbol;
+function demangle(symbols) {
+  const names = capture('c++filt', symbols)?.trim().split('\n') ?? symbols;
   // Without return type, anonymous namespaces and the arguments: the template arguments tell instances apart.
-  return name
-    .replace(/^void /, '')
-    .replaceAll('(anonymous namespace)::', '')
-    .replace(/\(.*\)$/, '');
+  return names.map((name) =>
+    name
+      .replace(/^void /, '')
+      .replaceAll('(anonymous namespace)::', '')
+      .replace(/\(.*\)$/, ''),
+  );
 }
 
 /** What a file includes of LibTorch, directly or through our own headers. */

@@ -190,6 +190,11 @@ at::Tensor parse_token_ids(const Napi::Value& value, const char* name, int64_t v
                                                 " tokens for \"" + name + "\" but received " +
                                                 std::to_string(ids.size(1)));
   }
+  if (!ids.device().is_cpu()) {
+    throw Error(error_code::kInvalidTensor, std::string("Expected token ids on the CPU for \"") +
+                                                name + "\" but received some on " +
+                                                ids.device().str());
+  }
   const int64_t* data = ids.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < ids.numel(); ++i) {
     if (data[i] < 0 || data[i] >= vocabulary) {

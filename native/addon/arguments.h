@@ -47,8 +47,8 @@ double parse_number(const Napi::Value& value, const char* name);
 std::string parse_string(const Napi::Value& value, const char* name);
 std::vector<double> parse_numbers(const Napi::Value& value, const char* name);  // Float64Array
 
-// Token ids: an int64 tensor [images, tokens] with at most `max_tokens` tokens, every id in
-// [0, vocabulary). Throws kInvalidTensor.
+// Token ids: an int64 tensor [images, tokens] on the CPU with at most `max_tokens` tokens, every id
+// in [0, vocabulary). Throws kInvalidTensor.
 at::Tensor parse_token_ids(const Napi::Value& value, const char* name, int64_t vocabulary,
                            int64_t max_tokens);
 

@@ -16,12 +16,12 @@ int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * 
 }  // namespace
 
 BlockStreamer::BlockStreamer(const FluxWeightReader& reader,
-                             std::vector<std::vector<PackedLinear*>> blocks, const Job& job)
+                             std::vector<std::vector<PackedLinear*>> blocks,
+                             const std::function<void(const std::string& module)>& read)
     : dtype_(reader.dtype()), copies_(current_session()->copy_stream(/*timed=*/true)) {
   const auto element = static_cast<int64_t>(c10::elementSize(dtype_));
   int64_t largest = 0;
   for (const std::vector<PackedLinear*>& layers : blocks) {
-    job.checkpoint();
     Block block;
     int64_t bytes = 0;
     for (PackedLinear* layer : layers) {
@@ -40,6 +40,7 @@ BlockStreamer::BlockStreamer(const FluxWeightReader& reader,
       reader.read_linear(layer.layer->modules(),
                          part(layer.weight_offset, size).view({layer.outputs, layer.inputs}),
                          part(layer.bias_offset, layer.outputs));
+      for (const std::string& module : layer.layer->modules()) read(module);
     }
     largest = std::max(largest, bytes);
     blocks_.push_back(std::move(block));

@@ -7,22 +7,24 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "flux/flux_weight_reader.h"
 #include "flux/packed_linear.h"
 #include "runtime/device.h"
-#include "runtime/job.h"
 
 namespace jitflux {
 
 // Used inside one DeviceScope's thread and device.
 class BlockStreamer {
  public:
-  // The layers of every block, in the order in which blocks run. Reads their weights.
+  // The layers of every block, in the order in which blocks run. Reads their weights, and calls
+  // `read` with every module that has been.
   BlockStreamer(const FluxWeightReader& reader, std::vector<std::vector<PackedLinear*>> blocks,
-                const Job& job);
+                const std::function<void(const std::string& module)>& read);
 
   // Called before a block's work is queued: its layers' weights are on the device for what is
   // queued now, until the next call. Passes run the blocks in order from 0; one that ends early
@@ -56,13 +58,13 @@ class BlockStreamer {
   void prefetch(uint64_t position);
 
   at::ScalarType dtype_;
-  std::unique_ptr<CopyStream> copies_;
   std::vector<Block> blocks_;
   std::array<Slot, kSlots> slots_;
   // Positions in the endless sequence of blocks 0, 1, ..., last, 0, ...: the block that runs next,
   // and the first one that has not been copied. Position p is block p % blocks in slot p % kSlots.
   uint64_t next_ = 0;
   uint64_t copied_ = 0;
+  std::unique_ptr<CopyStream> copies_;  // last: its end waits for copies between the others
 };
 
 }  // namespace jitflux

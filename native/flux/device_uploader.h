@@ -29,9 +29,9 @@ class DeviceUploader {
     std::shared_ptr<CopyStream::Mark> copied;
   };
 
-  std::unique_ptr<CopyStream> copies_;
   std::array<Stage, 2> stages_;
   size_t next_ = 0;
+  std::unique_ptr<CopyStream> copies_;  // last: its end waits for copies from the stages
 };
 
 }  // namespace jitflux

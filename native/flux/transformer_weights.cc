@@ -23,6 +23,8 @@ class Loader {
   PackedLinear packed(const std::vector<std::string>& modules) {
     PackedLinear result{reader_, modules, form_};
     if (form_ == WeightForm::kResident) result.prepare();
+    // Streamed ones are read once all layers are known.
+    if (form_ == WeightForm::kStreamed) return result;
     for (const std::string& module : modules) advance_module(module);
     return result;
   }
@@ -36,6 +38,11 @@ class Loader {
     return result;
   }
 
+  void advance_module(const std::string& module) {
+    advance(module + ".weight");
+    advance(module + ".bias");
+  }
+
   ModulationLinear modulation(const std::string& module, bool keep) {
     ModulationLinear result{module, std::nullopt};
     if (keep) {
@@ -47,10 +54,6 @@ class Loader {
   }
 
  private:
-  void advance_module(const std::string& module) {
-    advance(module + ".weight");
-    advance(module + ".bias");
-  }
   void advance(const std::string& name) {
     loaded_ += reader_->bytes(name);
     job_.checkpoint();
@@ -153,7 +156,9 @@ std::shared_ptr<FluxTransformer> FluxTransformer::load(
       }
     }
     for (SingleBlock& block : model->single_blocks_) blocks.push_back({&block.in, &block.out});
-    model->streamer_ = std::make_unique<BlockStreamer>(*reader, std::move(blocks), job);
+    model->streamer_ = std::make_unique<BlockStreamer>(
+        *reader, std::move(blocks),
+        [&](const std::string& module) { from.advance_module(module); });
   }
   return model;
 }

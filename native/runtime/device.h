@@ -1,9 +1,10 @@
 // Accelerators, as the engine sees them. The core knows no CUDA: a device library
 // (native/cuda, libjit_flux_cuda.so) implements these interfaces and is opened at run time.
 //
-// Threads. Everything of one device runs on that device's inference thread, on one stream: a
-// DeviceSession belongs to the thread that entered it. count(), info() and kernels() may be called
-// from any thread.
+// Threads. Everything that one Node environment does on a device runs on one inference thread and
+// one stream: a DeviceSession belongs to the thread that entered it. Environments (worker threads)
+// that use the same device have sessions and streams of their own. count(), info() and kernels()
+// may be called from any thread.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -24,7 +25,7 @@ struct DeviceInfo {
   int minor = 0;
   int multiprocessors = 0;
   uint64_t total_bytes = 0;
-  uint64_t free_bytes = 0;       // of the device, as the driver sees it
+  uint64_t free_bytes = 0;       // as the driver sees it; 0 until a session has started the device
   uint64_t allocated_bytes = 0;  // by tensors of this process
   uint64_t reserved_bytes = 0;   // held by LibTorch's allocator, tensors included
   uint64_t peak_bytes = 0;       // most that was allocated since reset_peak
@@ -96,9 +97,10 @@ class DeviceBackend {
   virtual const kernels::DeviceKernels& kernels() const = 0;
   // Page-locked host memory: [bytes] uint8.
   virtual at::Tensor pinned(int64_t bytes) = 0;
-  // One session per thread and at most one thread per device at a time.
+  // One session per thread and device.
   virtual std::unique_ptr<DeviceSession> enter(int index) = 0;
-  // Gives what LibTorch's allocator holds unused back to the driver.
+  // Gives what LibTorch's allocator holds unused back to the driver, on every device: it cannot do
+  // so for one.
   virtual void release_cached_memory(int index) = 0;
   virtual void reset_peak(int index) = 0;
 };

@@ -58,10 +58,13 @@ export async function buildNative(options = {}) {
 function build(buildDirectory, config, libtorch, options) {
   // Stated either way: CMake's cache would remember the last one.
   const onOff = (value) => (value ? 'ON' : 'OFF');
+  // For tests: not in what is built to be shipped (prebuildify says where it wants it), nor in a package.
+  const isDeveloper = options.out === undefined && existsSync(join(ROOT, 'test', 'cuda'));
   const define = [
     `JIT_FLUX_LIBTORCH=${libtorch.path}`,
     `JIT_FLUX_BENCH=${onOff(options.bench)}`,
     `JIT_FLUX_CUDA=${onOff(options.cuda)}`,
+    `JIT_FLUX_CUDA_EMULATION=${onOff(isDeveloper && !options.cuda)}`,
     ...(options.define ?? []),
   ];
   configure(buildDirectory, config, define, options.nodeHeaders);

@@ -72,7 +72,7 @@ export const planCommand = defineCommand({
           textTokens,
           steps: plan.steps,
         },
-        await availableMemory(),
+        { host: await availableMemory() },
       );
     context.printJson({ model: args.model, width, height, textTokens, ...plan, ...(memory && { memory }) });
     const denseStep = fluxFlops(model.config, plan.totalTokens, textTokens).total;

@@ -1,20 +1,12 @@
 /** What `doctor` runs in a child process: loads everything, makes a tiny picture, prints one JSON document. */
 import { JitFluxError } from '../errors.js';
-
-/** A device as the native core reports it. */
-export interface CudaDevice {
-  index: number;
-  name: string;
-  totalBytes: number;
-  freeBytes: number;
-  computeCapability: string;
-}
+import { type DeviceInfo, devices } from '../runtime/device.js';
 
 /** What came of the CUDA library. */
 export interface CudaReport {
   /** Why it could not be opened, or the devices not be listed. */
   error?: string;
-  devices?: CudaDevice[];
+  devices?: DeviceInfo[];
 }
 
 /** What the child process prints. */
@@ -53,8 +45,9 @@ async function cudaReport(): Promise<CudaReport | undefined> {
   if (native?.libraries.cuda === undefined || !native.libtorch.cuda) return undefined;
   if (native.cudaError) return { error: native.cudaError.message };
   try {
-    const devices = loadNative<{ devices?: () => CudaDevice[] }>().devices?.();
-    return devices === undefined ? {} : { devices };
+    const found = await devices();
+    const reason = found.length === 0 ? loadNative().deviceUnavailableReason() : undefined;
+    return { devices: found, ...(reason !== undefined && { error: reason }) };
   } catch (error) {
     return { error: error instanceof Error ? error.message : String(error) };
   }

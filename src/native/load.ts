@@ -26,7 +26,7 @@ interface NativeLoader {
 interface NativeCore {
   info?: () => { libtorch?: string; version?: string };
   /** Opens libjit_flux_cuda.so, which brings its kernels along; throws if it cannot. */
-  openDeviceLibrary?: (path: string) => void;
+  openDeviceLibrary: (path: string) => void;
 }
 
 /** The native libraries of this package, as found on disk. */
@@ -309,9 +309,7 @@ export function openCuda(
   libraries: NativeLibraries,
   libtorch: LibTorch,
 ): Error | undefined {
-  // TODO(merge): the core of this branch has no openDeviceLibrary yet; drop that part of the condition when it has.
-  if (libraries.cuda === undefined || !libtorch.cuda || typeof core.openDeviceLibrary !== 'function')
-    return undefined;
+  if (libraries.cuda === undefined || !libtorch.cuda) return undefined;
   try {
     core.openDeviceLibrary(libraries.cuda);
     return undefined;

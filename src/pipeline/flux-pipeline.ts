@@ -1,18 +1,17 @@
 /** Prompt to picture: text conditioner, transformer, sampler, decoder. */
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import type { PngMetadata } from '../image/index.js';
-import { FluxTransformer, JitSampler, latentOps, Tensor } from '../runtime/index.js';
+import { deviceIndex, FluxTransformer, JitSampler, latentOps, Tensor } from '../runtime/index.js';
 import type { Device, FluxConfig, LoadOptions, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
-import { availableMemory } from './available-memory.js';
 import { EncodedPrompts } from './encoded-prompts.js';
 import { FairLock } from './fair-lock.js';
 import { GeneratedImage } from './image.js';
 import { type LatentDecoder, loadLatentDecoder } from './latent-decoder.js';
-import { checkMemory, planModelMemory } from './memory-plan.js';
+import { checkMemory, memoryAvailableTo, planModelMemory } from './memory-plan.js';
 import { checkChannels, type ModelInfo, resolveModel } from './model-source.js';
 import { checkPrompts, plainSeed, type ResolvedRequest, resolveRequest } from './request.js';
-import { Resources } from './resources.js';
+import { onDevice, Resources } from './resources.js';
 import {
   checkConditions,
   checkSourceWidths,
@@ -69,13 +68,15 @@ export class FluxPipeline {
    */
   static async load(model: string, o: LoadOptions = {}): Promise<FluxPipeline> {
     const { signal, device = 'cpu' } = o;
+    for (const where of [device, o.textEncoderDevice, o.decoderDevice]) deviceIndex(where);
     const source = await resolveModel(model, { textEncoders: o.textEncoders, signal });
-    let { packWeights } = o;
+    let { packWeights, weightStreaming } = o;
     if (o.memoryCheck !== false) {
       const request = typeof o.memoryCheck === 'object' ? o.memoryCheck : {};
-      const plan = planModelMemory(source, { ...o, ...request }, await availableMemory());
+      const plan = planModelMemory(source, { ...o, ...request }, await memoryAvailableTo(o));
       checkMemory(plan);
       packWeights ??= plan.blockWeights !== 'mapped';
+      weightStreaming ??= plan.blockWeights === 'streamed';
     }
     const parts: Partial<Parts> = {};
     try {
@@ -85,6 +86,7 @@ export class FluxPipeline {
       parts.transformer = await FluxTransformer.load(weights.path, {
         ...o,
         ...(packWeights !== undefined && { packWeights }),
+        ...(weightStreaming !== undefined && { weightStreaming }),
         ...(ropeAxes && { ropeAxes }),
       });
       const { config } = parts.transformer;
@@ -212,7 +214,10 @@ export class FluxPipeline {
         activeTokens,
         milliseconds: 0,
       }));
-      const latents = r.latents ?? resources.add(await this.#noise(r));
+      const latents =
+        r.latents === undefined
+          ? resources.add(await this.#noise(r))
+          : await onDevice(r.latents, this.#device, resources);
       const sampler = resources.add(
         new JitSampler(this.#parts.transformer.bind(conditioning), {
           ...r.sampling,
@@ -279,7 +284,7 @@ export class FluxPipeline {
       const row = Math.floor(i / times);
       repeated.set(values.subarray(row * size, (row + 1) * size), i * size);
     }
-    return resources.add(Tensor.from(repeated, [count * times, ...rest], { device: this.#device }));
+    return resources.add(Tensor.from(repeated, [count * times, ...rest], { device: rows.device }));
   }
 
   /**

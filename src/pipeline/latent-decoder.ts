@@ -1,9 +1,10 @@
 /** Latents to pixels, whatever a model's decoder is. */
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import { Autoencoder, latentOps, type Tensor, TorchScriptModule } from '../runtime/index.js';
-import type { Grid, LoadOptions } from '../types.js';
+import type { Device, Grid, LoadOptions } from '../types.js';
+import { componentOptions, decoderPlacement } from './component-options.js';
 import type { ModelInfo, ModelSource } from './model-source.js';
-import { Resources, sameShape } from './resources.js';
+import { onDevice, Resources, sameShape } from './resources.js';
 
 /** A model's decoder. */
 export interface LatentDecoder {
@@ -20,21 +21,40 @@ export interface LatentDecoder {
  * @throws what `Autoencoder.load` and `TorchScriptModule.load` throw; ERR_JITFLUX_INVALID_MODEL if the weights are not
  *   what the model's settings say
  */
-export async function loadLatentDecoder(
-  { decoder, info }: ModelSource,
-  o: LoadOptions,
-): Promise<LatentDecoder> {
+export async function loadLatentDecoder(source: ModelSource, options: LoadOptions): Promise<LatentDecoder> {
+  const placement = decoderPlacement(options, source.decoder);
+  const o = componentOptions(options, placement);
+  const load = () => loadPictureModel(source, o);
+  if (options.keepDecoder !== false) return new PackedDecoder(source.info, placement.device, await load());
+  // Loaded once to see that it can be.
+  (await load()).dispose();
+  const later = { ...o };
+  delete later.onProgress;
+  return new PackedDecoder(source.info, placement.device, {
+    decode: async (latents, signal) => {
+      const model = await loadPictureModel(source, { ...later, signal });
+      try {
+        return await model.decode(latents, signal);
+      } finally {
+        model.dispose();
+      }
+    },
+    dispose: () => undefined,
+  });
+}
+
+async function loadPictureModel({ decoder, info }: ModelSource, o: LoadOptions): Promise<PictureModel> {
   const { path } = decoder.weights;
   if (decoder.kind === 'torchscript') {
     const module = await TorchScriptModule.load(path, o);
-    return new PackedDecoder(info, {
+    return {
       decode: async (latents, signal) => {
         const [picture, ...rest] = await module.run([latents], { signal });
         for (const other of rest) other.dispose();
         return picture;
       },
       dispose: () => module.dispose(),
-    });
+    };
   }
   const autoencoder = await Autoencoder.load(path, o);
   const { latentChannels, spatialFactor } = autoencoder.config;
@@ -48,10 +68,10 @@ export async function loadLatentDecoder(
       { path },
     );
   }
-  return new PackedDecoder(info, {
+  return {
     decode: (latents, signal) => autoencoder.decode(latents, { signal }),
     dispose: () => autoencoder.dispose(),
-  });
+  };
 }
 
 /** What differs between decoders: un-scaled latents [B, C, h, w] to pictures [B, 3, H, W] in [-1, 1]. */
@@ -62,17 +82,20 @@ interface PictureModel {
 
 class PackedDecoder implements LatentDecoder {
   readonly #info: ModelInfo;
+  readonly #device: Device;
   readonly #model: PictureModel;
 
-  constructor(info: ModelInfo, model: PictureModel) {
+  constructor(info: ModelInfo, device: Device, model: PictureModel) {
     this.#info = info;
+    this.#device = device;
     this.#model = model;
   }
 
   async decode(tokens: Tensor, { grid, signal }: { grid: Grid; signal: AbortSignal }): Promise<Uint8Array> {
     const { scalingFactor: scale, shiftFactor: shift, spatialFactor } = this.#info.decoder;
     using resources = new Resources();
-    const latents = resources.add(await latentOps.unpack(tokens, grid, { scale, shift }));
+    const here = await onDevice(tokens, this.#device, resources);
+    const latents = resources.add(await latentOps.unpack(here, grid, { scale, shift }));
     throwIfAborted(signal);
     const picture = await this.#model.decode(latents, signal);
     if (picture) resources.add(picture);

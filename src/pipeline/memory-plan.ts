@@ -5,8 +5,10 @@
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import { type BlockWeights, requestedBlockWeights } from '../runtime/block-weights.js';
 import { DEFAULT_PRESET, getPreset } from '../sampler/presets.js';
+import { devices, deviceIndex, isAccelerator } from '../runtime/device.js';
 import type { Device, FluxConfig, LoadOptions } from '../types.js';
 import { type AvailableMemory, availableMemory } from './available-memory.js';
+import { decoderPlacement, textPlacement, transformerPlacement } from './component-options.js';
 import {
   blockParameters,
   type ClipShape,
@@ -22,7 +24,8 @@ import {
 import { type ModelKind, type ModelSource, resolveModel } from './model-source.js';
 import { countParameters, storedDType, type WeightSummary } from './weight-headers.js';
 
-export type ComponentName = 'text_encoder' | 'text_encoder_2' | 'transformer' | 'vae' | 'runtime';
+export type ComponentName =
+  'text_encoder' | 'text_encoder_2' | 'transformer' | 'vae' | 'runtime' | 'device_runtime';
 
 /** Memory of one part of a model. */
 export interface ComponentMemory {
@@ -37,8 +40,10 @@ export interface ComponentMemory {
   /** Type of most weights in the file, if its header tells. */
   storedDType?: string;
   device: Device;
-  /** Weights in memory, in the type that was chosen. */
+  /** Weights in the device's memory, in the type that was chosen. */
   residentBytes: number;
+  /** Weights that wait in page-locked host memory to be streamed to the device. */
+  streamedBytes?: number;
   /**
    * The part of them that is a copy. The rest is used from the mapped file: the system may drop those pages while they
    * are not in use, and read them again.
@@ -53,7 +58,10 @@ export interface ComponentMemory {
 /** What is in memory during one part of a generation. */
 export interface PhaseMemory {
   phase: 'encode' | 'sample' | 'decode';
+  /** In the host's memory. */
   bytes: number;
+  /** In the GPU's, if the model uses one. */
+  deviceBytes?: number;
 }
 
 /** The memory that a model and a request will take. Plain data. */
@@ -61,7 +69,7 @@ export interface MemoryPlan {
   model: string;
   path: string;
   kind: ModelKind;
-  dtype: 'float32' | 'bfloat16';
+  dtype: NonNullable<LoadOptions['dtype']>;
   blockWeights: BlockWeights;
   width: number;
   height: number;
@@ -75,7 +83,9 @@ export interface MemoryPlan {
   peakBytes: number;
   /** Undefined where the system does not tell. */
   available: AvailableMemory | undefined;
-  /** Whether the peak is at most what is available; true where that is unknown. */
+  /** The same of the GPU, if the model uses one. */
+  accelerator?: { device: Device; peakBytes: number; availableBytes: number | undefined };
+  /** Whether the peaks are at most what is available; true where that is unknown. */
   fits: boolean;
 }
 
@@ -99,6 +109,10 @@ export interface MemoryPlanOptions
       | 'device'
       | 'quantize'
       | 'packWeights'
+      | 'weightStreaming'
+      | 'textEncoderDevice'
+      | 'decoderDevice'
+      | 'keepDecoder'
       | 'keepModulation'
       | 'textEncoders'
       | 'keepTextEncoders'
@@ -108,6 +122,10 @@ export interface MemoryPlanOptions
 
 /** Node, LibTorch and its threads: 255 MB were measured after a picture of flux-tiny on two cores. The rest is margin. */
 export const RUNTIME_BYTES = 350_000_000;
+/** CUDA's context and kernels, cuBLAS's and cuDNN's workspaces, and the allocator's slack. Not yet measured. */
+export const DEVICE_RUNTIME_BYTES = 1_000_000_000;
+/** Blocks in device memory while weights are streamed (native/flux/block_streamer.h). */
+const STREAMED_SLOTS = 3;
 /** Default budget of a decode; see `Autoencoder.decode`. */
 const DECODE_BUDGET_BYTES = 2 * 1024 ** 3;
 /** The autoencoder works on strips of this size (native/flux/autoencoder.cc). */
@@ -121,38 +139,61 @@ const MIN_STRIP_ROWS = 8;
  */
 export async function planMemory(path: string, o: MemoryPlanOptions = {}): Promise<MemoryPlan> {
   const source = await resolveModel(path, { textEncoders: o.textEncoders, signal: o.signal });
-  return planModelMemory(source, o, await availableMemory());
+  return planModelMemory(source, o, await memoryAvailableTo(o));
+}
+
+/** What this process may take: of the host's memory and, on a GPU, of the device's. */
+export interface Available {
+  host: AvailableMemory | undefined;
+  /** Bytes; undefined if no GPU is used. */
+  device?: number | undefined;
+}
+
+/** @throws ERR_JITFLUX_DEVICE_UNAVAILABLE if the options name a GPU that is not there */
+export async function memoryAvailableTo(o: Pick<LoadOptions, 'device'>): Promise<Available> {
+  const host = await availableMemory();
+  if (!isAccelerator(o.device)) return { host };
+  const { freeBytes, reservedBytes, allocatedBytes } = (await devices())[deviceIndex(o.device)]!;
+  return { host, device: freeBytes + reservedBytes - allocatedBytes };
 }
 
 /**
  * {@link planMemory} for a model that has been found. Pure. Where `packWeights` is not given, the weights are packed
- * unless they fit only as the file holds them; both give the same pictures.
+ * unless they fit only as the file holds them, and on a GPU streamed if they fit only so (`weightStreaming`); all give
+ * the same pictures.
  */
-export function planModelMemory(
-  source: ModelSource,
-  o: MemoryPlanOptions,
-  available: AvailableMemory | undefined,
-): MemoryPlan {
+export function planModelMemory(source: ModelSource, o: MemoryPlanOptions, available: Available): MemoryPlan {
   const plan = planForm(source, o, requestedBlockWeights(o), available);
-  if (plan.fits || plan.blockWeights !== 'packed' || o.packWeights === true) return plan;
-  return planForm(source, o, 'mapped', available);
+  if (plan.fits) return plan;
+  if (plan.blockWeights === 'packed' && o.packWeights !== true)
+    return planForm(source, o, 'mapped', available);
+  if (plan.blockWeights === 'resident' && o.weightStreaming !== false) {
+    const streamed = planForm(source, o, 'streamed', available);
+    if (streamed.fits) return streamed;
+  }
+  return plan;
 }
 
 function planForm(
   source: ModelSource,
   o: MemoryPlanOptions,
   blockWeights: BlockWeights,
-  available: AvailableMemory | undefined,
+  available: Available,
 ): MemoryPlan {
   const { info } = source;
-  const dtype = o.dtype === 'bfloat16' ? 'bfloat16' : 'float32';
-  const device = o.device ?? 'cpu';
+  const transformer = transformerPlacement(o);
+  const { dtype } = transformer;
+  const text = textPlacement(o, source.text);
+  const decoder = decoderPlacement(o, source.decoder);
   const width = positive('width', o.width ?? info.defaults.width);
   const height = positive('height', o.height ?? info.defaults.height);
   const images = positive('images', o.images ?? 1);
   const textTokens = positive('textTokens', o.textTokens ?? info.text.defaultLength ?? info.text.length);
   const steps = positive('steps', o.steps ?? defaultSteps(source));
-  const size = dtype === 'bfloat16' ? 2 : 4;
+  const sizeOf = (type: string) => (type === 'float32' ? 4 : 2);
+  const size = sizeOf(dtype);
+  const textSize = sizeOf(text.dtype);
+  const decoderSize = sizeOf(decoder.dtype);
   const { spatialFactor, channels } = info.decoder;
   const [rows, cols] = [Math.ceil(height / spatialFactor / 2), Math.ceil(width / spatialFactor / 2)];
   const pictureBytes = images * height * width * 3 * 5;
@@ -160,6 +201,7 @@ function planForm(
   const component = (
     name: ComponentName,
     weights: WeightSummary,
+    placement: { device: Device; dtype: string },
     known: {
       parameters: number | undefined;
       transientBytes: number;
@@ -167,14 +209,16 @@ function planForm(
       copiedBytes?: number | undefined;
       /** Bytes that the chosen form saves. */
       savedBytes?: number | undefined;
+      streamedBytes?: number | undefined;
     },
   ): ComponentMemory => {
     const stored = storedDType(weights);
     const parameters = weights.tensors ? countParameters(weights.tensors.values()) : known.parameters;
-    const allBytes = parameters === undefined ? weights.fileBytes : parameters * size;
+    const allBytes = parameters === undefined ? weights.fileBytes : parameters * sizeOf(placement.dtype);
     const saved = known.savedBytes ?? 0;
     const residentBytes = allBytes - saved;
-    const mapped = known.copiedBytes !== undefined && stored === dtype;
+    const mapped =
+      known.copiedBytes !== undefined && stored === placement.dtype && !isAccelerator(placement.device);
     return {
       component: name,
       path: weights.path,
@@ -182,8 +226,9 @@ function planForm(
       ...(parameters !== undefined && { parameters }),
       fileBytes: weights.fileBytes,
       ...(stored !== undefined && { storedDType: stored }),
-      device,
+      device: placement.device,
       residentBytes,
+      ...(known.streamedBytes !== undefined && { streamedBytes: known.streamedBytes }),
       copiedBytes: mapped ? (known.copiedBytes ?? 0) : residentBytes,
       mapped,
       transientBytes: known.transientBytes,
@@ -194,7 +239,7 @@ function planForm(
     {
       component: 'runtime',
       fileBytes: 0,
-      device,
+      device: 'cpu',
       residentBytes: RUNTIME_BYTES,
       copiedBytes: RUNTIME_BYTES,
       mapped: false,
@@ -204,43 +249,65 @@ function planForm(
   if (source.text?.kind === 'native') {
     const { clip, t5 } = source.text;
     components.push(
-      component('text_encoder', clip.weights, {
+      component('text_encoder', clip.weights, text, {
         parameters: clip.shape && clipParameters(clip.shape),
         copiedBytes: 0,
-        transientBytes: clip.shape ? clipTransientBytes(clip.shape, images, size) : 0,
+        transientBytes: clip.shape ? clipTransientBytes(clip.shape, images, textSize) : 0,
       }),
-      component('text_encoder_2', t5.weights, {
+      component('text_encoder_2', t5.weights, text, {
         parameters: t5.shape && t5Parameters(t5.shape),
         copiedBytes: 0,
-        transientBytes: t5.shape ? t5TransientBytes(t5.shape, textTokens, images, size) : 0,
+        transientBytes: t5.shape ? t5TransientBytes(t5.shape, textTokens, images, textSize) : 0,
       }),
     );
   } else if (source.text) {
     components.push(
-      component('text_encoder', source.text.weights, { parameters: undefined, transientBytes: 0 }),
+      component('text_encoder', source.text.weights, text, { parameters: undefined, transientBytes: 0 }),
     );
   }
   const { config } = source.transformer;
   components.push(
-    component('transformer', source.transformer.weights, {
+    component('transformer', source.transformer.weights, transformer, {
       parameters: config && transformerParameters(config),
       copiedBytes: config && copiedBytes(config, size, blockWeights),
       savedBytes: config && savedBytes(config, size, blockWeights, o.keepModulation ?? true),
+      streamedBytes: config && blockWeights === 'streamed' ? blockParameters(config) * size : undefined,
       transientBytes: config
         ? transformerTransientBytes(config, { imageTokens: rows * cols, textTokens, images, steps, size })
         : 0,
     }),
-    component('vae', source.decoder.weights, {
+    component('vae', source.decoder.weights, decoder, {
       parameters: source.decoder.kind === 'native' ? vaeParameters(source.decoder.settings) : undefined,
       transientBytes:
         (source.decoder.kind === 'native'
-          ? Math.min(decodeBytes(source.decoder.settings, 2 * rows, 2 * cols, size), DECODE_BUDGET_BYTES)
+          ? Math.min(
+              decodeBytes(source.decoder.settings, 2 * rows, 2 * cols, decoderSize),
+              DECODE_BUDGET_BYTES,
+            )
           : images * channels * 4 * rows * cols * 64) + pictureBytes,
     }),
   );
 
-  const phases = planPhases(components, o.keepTextEncoders ?? true);
+  if (components.some((c) => isAccelerator(c.device))) {
+    components.push({
+      component: 'device_runtime',
+      fileBytes: 0,
+      device: components.find((c) => isAccelerator(c.device))!.device,
+      residentBytes: DEVICE_RUNTIME_BYTES,
+      copiedBytes: DEVICE_RUNTIME_BYTES,
+      mapped: false,
+      transientBytes: 0,
+    });
+  }
+  const phases = planPhases(components, o);
   const peakBytes = Math.max(...phases.map(({ bytes }) => bytes));
+  const { host } = available;
+  const onDevice = phases.flatMap(({ deviceBytes }) => deviceBytes ?? []);
+  const accelerator =
+    onDevice.length === 0
+      ? undefined
+      : { device: transformer.device, peakBytes: Math.max(...onDevice), availableBytes: available.device };
+  const fitsDevice = (accelerator?.peakBytes ?? 0) <= (accelerator?.availableBytes ?? Infinity);
   return {
     model: info.name,
     path: source.path,
@@ -255,8 +322,9 @@ function planForm(
     components,
     phases,
     peakBytes,
-    available,
-    fits: available === undefined || peakBytes <= available.bytes,
+    available: host,
+    ...(accelerator && { accelerator }),
+    fits: (host === undefined || peakBytes <= host.bytes) && fitsDevice,
   };
 }
 
@@ -265,15 +333,27 @@ function planForm(
  * @throws ERR_JITFLUX_OUT_OF_MEMORY with all the numbers
  */
 export function checkMemory(plan: MemoryPlan): void {
-  const { available } = plan;
-  if (plan.fits || available === undefined) return;
-  const weights = plan.components.filter(({ component }) => component !== 'runtime');
+  const { available, accelerator } = plan;
+  if (plan.fits) return;
+  const weights = plan.components.filter(({ component }) => !component.endsWith('runtime'));
   const parts = weights.map(({ component, residentBytes }) => `${component} ${gigabytes(residentBytes)}`);
-  const worst = plan.phases.find(({ bytes }) => bytes === plan.peakBytes);
+  const short = (accelerator?.peakBytes ?? 0) > (accelerator?.availableBytes ?? Infinity);
+  const worst = plan.phases.find(({ bytes, deviceBytes }) =>
+    short ? deviceBytes === accelerator?.peakBytes : bytes === plan.peakBytes,
+  );
+  const needed = short ? accelerator!.peakBytes : plan.peakBytes;
+  const there = short ? accelerator!.availableBytes! : (available?.bytes ?? 0);
+  const where = short
+    ? `on ${accelerator!.device}`
+    : available?.limitedBy === 'machine'
+      ? 'MemAvailable'
+      : available?.limitedBy;
   const advice = [
     ...(plan.dtype === 'float32' ? ["dtype 'bfloat16'"] : []),
     ...(plan.blockWeights === 'packed' ? ['packWeights: false'] : []),
-    ...(plan.blockWeights === 'int8' ? [] : ["quantize 'int8'"]),
+    ...(accelerator || plan.blockWeights === 'int8' ? [] : ["quantize 'int8'"]),
+    ...(plan.blockWeights === 'resident' ? ['weightStreaming', 'keepModulation: false'] : []),
+    ...(accelerator ? ["textEncoderDevice 'cpu'", 'keepDecoder: false'] : []),
     ...(weights.some(({ component }) => component.startsWith('text_encoder'))
       ? ['keepTextEncoders: false, or prompts encoded in advance (encodePrompt)']
       : []),
@@ -281,9 +361,8 @@ export function checkMemory(plan: MemoryPlan): void {
   ];
   throw new JitFluxError(
     ERROR_CODES.OUT_OF_MEMORY,
-    `${plan.model} in ${plan.dtype} needs ${gigabytes(plan.peakBytes)} at ${plan.width}x${plan.height}` +
-      ` (${worst?.phase ?? 'sample'}), but only ${gigabytes(available.bytes)} are available` +
-      ` (${available.limitedBy === 'machine' ? 'MemAvailable' : available.limitedBy}). ` +
+    `${plan.model} in ${plan.dtype} needs ${gigabytes(needed)} at ${plan.width}x${plan.height}` +
+      ` (${worst?.phase ?? 'sample'}), but only ${gigabytes(there)} are available (${where}). ` +
       `Weights: ${parts.join(', ')}. Try ${advice.join('; ')}; memoryCheck: false skips this check`,
     { ...plan },
   );
@@ -293,26 +372,40 @@ export function checkMemory(plan: MemoryPlan): void {
  * What is in memory in each phase: copied weights always, mapped ones while they are in use. Released text encoders
  * are there only while they encode. The transformer's workspace stays from one picture to the next.
  */
-function planPhases(components: readonly ComponentMemory[], keepTextEncoders: boolean): PhaseMemory[] {
+function planPhases(
+  components: readonly ComponentMemory[],
+  { keepTextEncoders = true, keepDecoder = true }: MemoryPlanOptions,
+): PhaseMemory[] {
   const isText = (c: ComponentMemory) => c.component.startsWith('text_encoder');
+  const kept = (c: ComponentMemory) =>
+    isText(c) ? keepTextEncoders : c.component === 'vae' ? keepDecoder : true;
   const active: Record<PhaseMemory['phase'], (c: ComponentMemory) => boolean> = {
     encode: isText,
     sample: (c) => c.component === 'transformer',
     decode: (c) => c.component === 'vae',
   };
-  return (Object.keys(active) as PhaseMemory['phase'][]).map((phase) => {
+  /** Of the components in one memory: the host's or the GPU's. */
+  const sum = (phase: PhaseMemory['phase'], accelerator: boolean): number => {
     let bytes = 0;
     let transient = 0;
     for (const c of components) {
+      if (!accelerator) bytes += c.streamedBytes ?? 0;
+      if (isAccelerator(c.device) !== accelerator) continue;
       const working = active[phase](c);
       if (working) bytes += c.residentBytes;
-      else if (keepTextEncoders || !isText(c)) bytes += c.copiedBytes;
+      else if (kept(c)) bytes += c.copiedBytes;
       if (c.component === 'transformer') bytes += c.transientBytes;
       // Text encoders run one after another.
       else if (working) transient = Math.max(transient, c.transientBytes);
     }
-    return { phase, bytes: bytes + transient };
-  });
+    return bytes + transient;
+  };
+  const uses = components.some((c) => isAccelerator(c.device));
+  return (Object.keys(active) as PhaseMemory['phase'][]).map((phase) => ({
+    phase,
+    bytes: sum(phase, false),
+    ...(uses && { deviceBytes: sum(phase, true) }),
+  }));
 }
 
 /** Activations of CLIP, B prompts. */
@@ -390,10 +483,17 @@ function copiedBytes(c: FluxConfig, size: number, form: BlockWeights): number {
   return blockParameters(c) * (form === 'int8' ? 1 : size);
 }
 
-/** Memory that quantised block weights, and modulation weights that do not stay, spare. */
+/** Device memory that quantised or streamed block weights, and modulation weights that do not stay, spare. */
 function savedBytes(c: FluxConfig, size: number, form: BlockWeights, keepModulation: boolean): number {
-  const quantised = form === 'int8' ? blockParameters(c) * (size - 1) : 0;
-  return quantised + (keepModulation ? 0 : modulationParameters(c) * size);
+  const d = c.hiddenSize;
+  const largestBlock = 2 * (4 + 2 * c.mlpRatio) * d * d * size;
+  const spared =
+    form === 'int8'
+      ? blockParameters(c) * (size - 1)
+      : form === 'streamed'
+        ? Math.max(0, blockParameters(c) * size - STREAMED_SLOTS * largestBlock)
+        : 0;
+  return spared + (keepModulation ? 0 : modulationParameters(c) * size);
 }
 
 function defaultSteps({ info }: ModelSource): number {

@@ -3,6 +3,7 @@ import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../e
 import { ClipTextEncoder, T5Encoder, Tensor, TorchScriptModule } from '../runtime/index.js';
 import { type EncodedPrompt, loadClipTokenizer, loadT5Tokenizer, Tokenizer } from '../text/index.js';
 import type { LoadOptions } from '../types.js';
+import { componentOptions, textPlacement } from './component-options.js';
 import { FairLock } from './fair-lock.js';
 import { checkTextWidths, type ModelSource, type NativeText, type TorchScriptText } from './model-source.js';
 import { Resources, sameShape } from './resources.js';
@@ -42,8 +43,12 @@ export interface TextWidths {
  * Loads the text encoders of a model.
  * @param o.keepTextEncoders false: nothing but the tokenizers is loaded now; encoders come and go with every call
  */
-export async function loadTextConditioner(source: ModelSource, o: LoadOptions): Promise<TextConditioner> {
+export async function loadTextConditioner(
+  source: ModelSource,
+  options: LoadOptions,
+): Promise<TextConditioner> {
   const { text, info } = source;
+  const o = componentOptions(options, textPlacement(options, text));
   if (text === undefined) {
     throw invalidArgument('textEncoders', 'text encoders, to encode a prompt', false);
   }

@@ -65,7 +65,7 @@ export class ClipTextEncoder extends NativeObject<ClipHandle> {
   }
 
   /**
-   * @param ids token ids, [B, T] int64, T up to `config.maxTokens`; FLUX pads to 77
+   * @param ids token ids on the CPU, [B, T] int64, T up to `config.maxTokens`; FLUX pads to 77
    * @returns `pooled` [B, width]: the final state at the end of text; `hidden` [B, T, width]: the final states. float32
    * @throws ERR_JITFLUX_INVALID_TENSOR (dtype, shape, too long, an id outside the vocabulary), ERR_JITFLUX_DISPOSED,
    *   ERR_JITFLUX_ABORTED (within one layer)

@@ -1,4 +1,5 @@
 export { Tensor } from './tensor.js';
+export { computeDType } from './load-options.js';
 export { jit } from './jit.js';
 export { JitSampler } from './jit-sampler.js';
 export {

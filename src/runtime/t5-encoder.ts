@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { invalidArgument } from '../errors.js';
 import type { T5Handle } from '../native/binding.js';
 import { runNative } from '../native/call.js';
 import type { LoadOptions, T5Config } from '../types.js';
@@ -42,6 +43,9 @@ export class T5Encoder extends NativeObject<T5Handle> {
    *   ERR_JITFLUX_INVALID_MODEL (config.json), ERR_JITFLUX_DEVICE_UNAVAILABLE, ERR_JITFLUX_ABORTED
    */
   static async load(path: string, o: LoadOptions = {}): Promise<T5Encoder> {
+    if (o.dtype === 'float16') {
+      throw invalidArgument('dtype', "'float32' or 'bfloat16' (T5's states outgrow float16)", o.dtype);
+    }
     const common = nativeLoadOptions(o);
     const beside = readConfigBeside(path, {
       schema: t5Config,
@@ -60,7 +64,7 @@ export class T5Encoder extends NativeObject<T5Handle> {
   }
 
   /**
-   * @param ids token ids, [B, T] int64, T up to 512; FLUX.1-dev pads to 512, schnell to 256
+   * @param ids token ids on the CPU, [B, T] int64, T up to 512; FLUX.1-dev pads to 512, schnell to 256
    * @returns [B, T, width] float32
    * @throws ERR_JITFLUX_INVALID_TENSOR (dtype, shape, too long, an id outside the vocabulary), ERR_JITFLUX_DISPOSED,
    *   ERR_JITFLUX_ABORTED (within one block)

@@ -1,6 +1,6 @@
 /** The native JiT operators and noise against the released code's building blocks (fixtures/algorithm). */
 import { describe, expect, it } from 'vitest';
-import { jit, latentOps, Tensor } from '../../src/runtime/index.js';
+import { jit, latentOps, Tensor } from '../support/device.js';
 import { activateByImportance, Random } from '../../src/sampler/index.js';
 import type { Grid } from '../../src/types.js';
 import { readManifest } from '../support/manifest.js';

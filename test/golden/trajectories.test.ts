@@ -1,6 +1,6 @@
 /** Whole native runs, flux-mini and all, against the released JiT pipeline (fixtures/e2e). */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { FluxTransformer, JitSampler, latentOps, Tensor } from '../../src/runtime/index.js';
+import { FluxTransformer, JitSampler, latentOps, Tensor } from '../support/device.js';
 import type { JitOptions } from '../../src/types.js';
 import { readManifest } from '../support/manifest.js';
 import { expectWithin, maxAbs, printParityTable } from '../support/parity.js';

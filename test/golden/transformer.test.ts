@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { FluxTransformer, Tensor } from '../../src/runtime/index.js';
+import { FluxTransformer, Tensor } from '../support/device.js';
 import type { LoadOptions } from '../../src/types.js';
 import { expectWithin, maxAbs, printParityTable, relativeRms } from '../support/parity.js';
 import { copyWithout, fixturePath, SafeTensors } from '../support/safetensors.js';

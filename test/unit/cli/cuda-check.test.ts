@@ -15,6 +15,10 @@ const device = {
   totalBytes: 85e9,
   freeBytes: 84e9,
   computeCapability: '9.0',
+  multiprocessors: 132,
+  allocatedBytes: 0,
+  reservedBytes: 0,
+  peakAllocatedBytes: 0,
 };
 
 describe('checkCuda', () => {

@@ -65,7 +65,7 @@ function fluxDev(dtype: 'BF16' | 'F32' | 'archive' = 'BF16'): ModelSource {
 }
 
 const plan = (o: MemoryPlanOptions = {}, source = fluxDev(), bytes = 1e12) =>
-  planModelMemory(source, o, { bytes, limitedBy: 'machine' });
+  planModelMemory(source, o, { host: { bytes, limitedBy: 'machine' } });
 const resident = (p: ReturnType<typeof plan>) =>
   Object.fromEntries(p.components.map(({ component, residentBytes }) => [component, residentBytes]));
 
@@ -224,7 +224,7 @@ describe('checkMemory', () => {
     const p = plan();
     expect(() => checkMemory(p)).not.toThrow();
     expect(() => checkMemory(plan({}, fluxDev(), p.peakBytes))).not.toThrow();
-    expect(() => checkMemory(planModelMemory(fluxDev(), {}, undefined))).not.toThrow();
+    expect(() => checkMemory(planModelMemory(fluxDev(), {}, { host: undefined }))).not.toThrow();
   });
 
   it('refuses with all the numbers', () => {

@@ -1,0 +1,129 @@
+// RMSNorm and rotation of q and k, in place or into buffers of their own.
+//
+// One block per row, so that the row's cos and sin are loaded once per thread and serve every head.
+// Eight columns per lane; the power of two of lanes that covers a head (16 for 128 columns, 32 for
+// 256) forms a group, and the block's groups take the 2 * heads heads of q and k in turn. A lane
+// holds whole pairs, so the rotation needs no exchange, and a group reads its head before it writes
+// it. Bytes per element of q and k, T = bfloat16: 2 read + 2 written; as much for each of v.
+#include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/vectors.cuh"
+
+namespace jitflux::kernels::cuda {
+
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kColumns = 8;  // of one lane
+
+template <typename T, bool kWide>
+__global__ void __launch_bounds__(kThreads)
+    qk_norm_rope_kernel(const T* qkv, int64_t qkv_stride, const float* __restrict__ q_weight,
+                        const float* __restrict__ k_weight, const float* __restrict__ cos,
+                        const float* __restrict__ sin, const int32_t* __restrict__ positions, T* q,
+                        T* k, T* v, int64_t out_stride, int heads, int head_dim, float eps,
+                        int lanes) {
+  const int64_t row = blockIdx.x;
+  qkv += row * qkv_stride;
+  q += row * out_stride;
+  k += row * out_stride;
+
+  const int column = static_cast<int>(threadIdx.x) % lanes * kColumns;
+  const int count = head_dim - column;
+  const int group = static_cast<int>(threadIdx.x) / lanes;
+  const int groups = static_cast<int>(blockDim.x) / lanes;
+  float q_factor[kColumns] = {};
+  float k_factor[kColumns] = {};
+  float row_cos[kColumns] = {};
+  float row_sin[kColumns] = {};
+  const bool rotated = cos != nullptr;
+  if (count > 0) {
+    load<kWide, kColumns>(q_weight + column, count, q_factor);
+    load<kWide, kColumns>(k_weight + column, count, k_factor);
+    if (rotated) {
+      const int64_t position = positions == nullptr ? row : positions[row];
+      load<kWide, kColumns>(cos + position * head_dim + column, count, row_cos);
+      load<kWide, kColumns>(sin + position * head_dim + column, count, row_sin);
+    }
+  }
+
+  // Every thread makes every round: group_sum needs whole warps.
+  for (int base = 0; base < 2 * heads; base += groups) {
+    const int head = base + group;  // of q, then of k
+    const bool active = head < 2 * heads && count > 0;
+    float values[kColumns] = {};
+    // The parts of qkv are adjacent.
+    if (active) {
+      load<kWide, kColumns>(qkv + static_cast<int64_t>(head) * head_dim + column, count, values);
+    }
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) sum = fmaf(values[i], values[i], sum);
+    sum = group_sum(sum, lanes);
+    if (!active) continue;
+    const float inverse = 1.0f / sqrtf(sum / static_cast<float>(head_dim) + eps);
+    const bool is_q = head < heads;
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      values[i] = values[i] * inverse * (is_q ? q_factor[i] : k_factor[i]);
+    }
+    if (rotated) {
+#pragma unroll
+      for (int i = 0; i < kColumns; i += 2) {
+        const float a = values[i];
+        const float b = values[i + 1];
+        values[i] = fmaf(b, row_sin[i], a * row_cos[i]);
+        values[i + 1] = fmaf(a, row_sin[i + 1], b * row_cos[i + 1]);
+      }
+    }
+    T* to = is_q ? q + static_cast<int64_t>(head) * head_dim
+                 : k + static_cast<int64_t>(head - heads) * head_dim;
+    store<kWide, kColumns>(to + column, count, values);
+  }
+
+  if (v == nullptr) return;
+  constexpr int kCopied = kWide ? kVector<T> : 1;
+  const int64_t width = static_cast<int64_t>(heads) * head_dim;
+  qkv += 2 * width;
+  v += row * out_stride;
+  for (int64_t i = static_cast<int64_t>(threadIdx.x) * kCopied; i < width;
+       i += static_cast<int64_t>(blockDim.x) * kCopied) {
+    copy<kWide, kCopied>(qkv + i, v + i, width - i);
+  }
+}
+
+template <typename T>
+struct QkNormRope {
+  static void run(const void* qkv, int64_t qkv_stride, const float* q_weight, const float* k_weight,
+                  const float* cos, const float* sin, const int32_t* positions, void* q, void* k,
+                  void* v, int64_t out_stride, int64_t rows, int64_t heads, int64_t head_dim,
+                  float eps, DeviceStream stream) {
+    const bool wide = is_aligned({qkv, q_weight, k_weight, cos, sin, q, k, v}) &&
+                      is_divisible({qkv_stride, out_stride}, kVector<T>) &&
+                      head_dim % kColumns == 0;
+    const int64_t lanes = power_of_two(divide_up(head_dim, kColumns), kWarp);
+    const int64_t threads =
+        power_of_two(divide_up(2 * heads * lanes, kWarp), kThreads / kWarp) * kWarp;
+    const auto kernel = wide ? qk_norm_rope_kernel<T, true> : qk_norm_rope_kernel<T, false>;
+    launch("qk_norm_rope", kernel, Grid{rows, 1}, dim3(static_cast<unsigned>(threads)), stream,
+           static_cast<const T*>(qkv), qkv_stride, q_weight, k_weight, cos, sin, positions,
+           static_cast<T*>(q), static_cast<T*>(k), static_cast<T*>(v), out_stride, heads, head_dim,
+           eps, lanes);
+  }
+};
+
+}  // namespace
+
+void qk_norm_rope(Element type, const void* qkv, int64_t qkv_stride, const float* q_weight,
+                  const float* k_weight, const float* cos, const float* sin,
+                  const int32_t* positions, void* q, void* k, void* v, int64_t out_stride,
+                  int64_t rows, int64_t heads, int64_t head_dim, float eps, DeviceStream stream) {
+  if (head_dim < 2 || head_dim > kDeviceMaxHeadDim || head_dim % 2 != 0) {
+    throw std::runtime_error("qk_norm_rope: heads of " + std::to_string(head_dim) + " columns");
+  }
+  if (rows == 0 || heads == 0) return;
+  dispatch<QkNormRope>(type, qkv, qkv_stride, q_weight, k_weight, cos, sin, positions, q, k, v,
+                       out_stride, rows, heads, head_dim, eps, stream);
+}
+
+}  // namespace jitflux::kernels::cuda

@@ -1,0 +1,56 @@
+// The CUDA kernels against the CPU's and against double precision. Built twice: with the emulation
+// (jit_flux_kernel_tests), and for a GPU (jit_flux_cuda_kernel_tests).
+//   [--json FILE] [--seed N]   tests; N: another set of thread orders in the emulation
+//   --bench FILE               times instead, on a GPU
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <string>
+
+#include "tests.h"
+
+namespace {
+
+bool write_file(const char* path, const std::string& text) {
+  std::FILE* file = std::fopen(path, "w");
+  if (file == nullptr) return false;
+  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  return std::fclose(file) == 0 && written;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  namespace tests = jitflux::kernel_tests;
+  const char* json = nullptr;
+  const char* bench = nullptr;
+  for (int i = 1; i < argc; i += 2) {
+    if (i + 1 < argc && std::strcmp(argv[i], "--json") == 0) {
+      json = argv[i + 1];
+    } else if (i + 1 < argc && std::strcmp(argv[i], "--bench") == 0) {
+      bench = argv[i + 1];
+    } else if (i + 1 < argc && std::strcmp(argv[i], "--seed") == 0) {
+      tests::set_base_seed(std::strtoull(argv[i + 1], nullptr, 10));
+    } else {
+      std::fprintf(stderr, "usage: %s [--json FILE] [--seed N] | --bench FILE\n", argv[0]);
+      return 2;
+    }
+  }
+  try {
+    if (bench != nullptr) return write_file(bench, tests::run_benchmark()) ? 0 : 1;
+    tests::Report report;
+    tests::test_rows(report);
+    tests::test_autoencoder(report);
+    tests::test_jit(report);
+    report.print();
+    if (json != nullptr && !write_file(json, report.json())) {
+      std::fprintf(stderr, "%s cannot be written\n", json);
+      return 1;
+    }
+    return report.passed() ? 0 : 1;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
