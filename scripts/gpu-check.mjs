@@ -61,6 +61,7 @@ class GpuCheck {
     this.unpackSeconds = Date.now() / 1000 - started;
     this.commandLine = commandLine;
     this.failed = 0;
+    this.only = options.only?.split(',');
   }
 
   left() {
@@ -325,13 +326,11 @@ class GpuCheck {
 
   async bench(record) {
     const kernels = this.executable(KERNEL_TESTS);
-    if (!this.options.only || this.options.only.split(',').includes('kernels')) {
-      await this.optional(record, 'kernels', { file: kernels }, () => {
-        const scratch = join(this.out, '.bench.json');
-        return this.kernelTests(['--bench', scratch], scratch, Math.min(90, this.left()));
-      });
-    }
-    const only = this.options.only?.split(',').filter((name) => name !== 'kernels');
+    await this.optional(record, 'kernels', { file: kernels }, () => {
+      const scratch = join(this.out, '.bench.json');
+      return this.kernelTests(['--bench', scratch], scratch, Math.min(90, this.left()));
+    });
+    const only = this.only?.filter((name) => name !== 'kernels');
     if (only?.length === 0) return;
     const device = this.hasDevice ? 'cuda' : 'cpu';
     if (!this.hasDevice && !this.options.tiny) return record.skip('flux', 'no device');
@@ -343,7 +342,8 @@ class GpuCheck {
       ...['--json', record.path],
       ...['--python', this.options.python],
       ...['--budget', String(Math.floor(this.left()))],
-      ...(this.options.tiny ? ['--tiny'] : []),
+      // The machine goes back with everything on it; a later call may find it warm.
+      ...(this.options.tiny ? ['--tiny'] : ['--keep']),
       ...(only ? ['--only', only.join(',')] : []),
     ];
     const { code } = await this.command('bench', process.execPath, args, {
@@ -373,6 +373,7 @@ class GpuCheck {
 
   /** A step that needs a device and a file; left out with the reason where one is missing, or the time. */
   async optional(record, name, { file, needsDevice = true }, work) {
+    if (this.only && !this.only.includes(name)) return undefined;
     if (needsDevice && !this.hasDevice) return record.skip(name, 'no device');
     if (file === undefined) return record.skip(name, 'this build or this machine has none');
     if (this.left() < NEEDS[name]) return record.skip(name, this.tooLittle(name));

@@ -56,7 +56,10 @@ class Writer:
     def write(self, task: tuple[dict, int, int]) -> int:
         tensor, index, first = task
         count = min(CHUNK, tensor["count"] - first)
-        slot = self.free.pop() if self.free else self.make_slot()
+        try:
+            slot = self.free.pop()
+        except IndexError:
+            slot = self.make_slot()
         buffer, stream = slot
         try:
             with torch.inference_mode(), torch.cuda.stream(stream):

@@ -426,6 +426,7 @@ function loadTable({ resident, modulation, graphs, streaming, large, weights }) 
     ]);
   return [
     weights &&
+      !weights.isReused &&
       `Random weights: ${(weights.bytes / 1e9).toFixed(2)} GB, ${(weights.parameters / 1e9).toFixed(2)} billion parameters, ` +
         `written to ${weights.work} in ${duration(weights.seconds)} (${(weights.bytesPerSecond / 1e9).toFixed(2)} GB/s).`,
     markdownTable(

@@ -2,14 +2,14 @@
 // FLUX.1-dev with random weights on one device, against eager PyTorch on the same one.
 //   node bench/gpu/run.mjs --json FILE [--device cuda] [--model flux|tiny] [--tiny] [--only resident,peer,...]
 //                          [--work DIR] [--python python3] [--budget SECONDS] [--keep]
-// --tiny: a toy model, for trying the script out on any machine (with --device cpu). The result is written after every
+// --keep leaves the weights where they are, for the next call. --tiny: a toy model, for trying the script out on any machine (with --device cpu). The result is written after every
 // part, so that a run that is cut short leaves what it has. docs/gpu/README.md says what is measured; usually
 // scripts/gpu-check runs this.
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, statSync, statfsSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { clearTimeout } from 'node:timers';
 import { parseArgs } from 'node:util';
 import { anchorsFor } from '../lib/engine.mjs';
@@ -60,14 +60,17 @@ const weightBytes =
 const deadline = performance.now() + Number(values.budget) * 1000;
 const left = () => (deadline - performance.now()) / 1000;
 
+const weightsName = `flux-${values.tiny ? 'tiny' : 'dev'}.safetensors`;
 const work = resolve(values.work ?? placeFor(weightBytes));
 mkdirSync(work, { recursive: true });
-const weights = join(work, `flux-${values.tiny ? 'tiny' : 'dev'}.safetensors`);
+const weights = join(work, weightsName);
 const snapshot = join(work, `encoders-${values.tiny ? 'tiny' : 'full'}`);
 const record = new StageRecord(resolve(values.json), 'bench');
 
 const RUN = {
   weights: async () => {
+    // It gets its name when it is complete: an earlier call left it on a machine that is still the same.
+    if (existsSync(weights)) return { work, bytes: statSync(weights).size, isReused: true };
     const spec = join(work, 'spec.json');
     writeFileSync(
       spec,
@@ -149,7 +152,6 @@ for (const { name, least, most } of SEQUENCE) {
   await record.step(name, () =>
     name in RUN ? RUN[name](seconds) : runPart(name, context(seconds), Math.min(seconds * 2, left() + 15)),
   );
-  if (name === 'large' && !values.keep && !only) rmSync(weights, { force: true });
 }
 if (!values.keep && !values.work) rmSync(work, { recursive: true, force: true });
 record.finish();
@@ -159,18 +161,41 @@ function context(seconds) {
   return { weights, snapshot, model, device, work, seconds, tiny: values.tiny };
 }
 
-/** Where the weights fit: in memory if possible. They are read several times. */
+/**
+ * Where the weights are already, or where they fit: in memory if possible, because they are read several times. The
+ * encoders' come on top.
+ */
 function placeFor(bytes) {
-  const name = 'jit-flux-gpu-bench';
-  for (const place of ['/dev/shm', tmpdir(), ROOT]) {
+  const places = ['/dev/shm', tmpdir(), join(ROOT, 'build')].map((place) =>
+    join(place, 'jit-flux-gpu-bench'),
+  );
+  const known = places.find((place) => existsSync(join(place, weightsName)));
+  if (known) return known;
+  const wanted = bytes + (values.tiny ? 2 ** 28 : 14e9);
+  for (const place of places) {
+    if (place.startsWith('/dev/shm/')) enlargeSharedMemory(wanted);
     try {
-      const { bavail, bsize } = statfsSync(place);
-      if (bavail * bsize > 1.1 * bytes) return join(place === ROOT ? join(ROOT, 'build') : place, name);
+      const { bavail, bsize } = statfsSync(dirname(place));
+      if (bavail * bsize > wanted) return place;
     } catch {
       // Not there: the next one.
     }
   }
-  return fail(`No place for ${(bytes / 1e9).toFixed(0)} GB of weights; name one with --work`);
+  return fail(`No place for ${(wanted / 1e9).toFixed(0)} GB of weights; name one with --work`);
+}
+
+/** /dev/shm takes half of the memory that the machine had when it started, and a lent one starts with little. */
+function enlargeSharedMemory(bytes) {
+  if (process.getuid?.() !== 0 || device === 'cpu') return;
+  const available =
+    Number(/MemAvailable:\s+(\d+)/.exec(readFileSync('/proc/meminfo', 'utf8'))?.[1] ?? 0) * 1024;
+  const { blocks, bavail, bsize } = statfsSync('/dev/shm');
+  if (bavail * bsize > bytes || available < 1.5 * bytes) return;
+  const size = Math.ceil(blocks * bsize + bytes);
+  const { status } = spawnSync('mount', ['-o', `remount,size=${size}`, '/dev/shm'], { stdio: 'inherit' });
+  console.log(
+    `bench: /dev/shm enlarged to ${(size / 1e9).toFixed(0)} GB: ${status === 0 ? 'done' : 'refused'}`,
+  );
 }
 
 /** The JSON object in the last line that a Python program of ours prints. */
