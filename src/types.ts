@@ -100,6 +100,16 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
    * channels. Returns B*N values.
    */
   importance(velocity: T, grid: Grid): Promise<Float32Array>;
+  /**
+   * Optional: ITA's choice where the velocity lies. The `count` tokens of highest {@link importance} that are no anchors,
+   * highest first, equal ones by lower token: what the policy `'importance'` adds, for samplers of your own that do not
+   * need the map. [count], or [B*count].
+   * @param o.perImage `anchors` holds one list per image; default false
+   */
+  selectTokens?(
+    velocity: T,
+    o: { anchors: Int32Array; count: number; grid: Grid; perImage?: boolean },
+  ): Promise<Int32Array>;
   /** Tweedie's estimate of the clean latent: x0 = x - sigma * v. */
   predictClean(latents: T, velocity: T, sigma: number): Promise<T>;
   /**

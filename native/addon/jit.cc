@@ -1,4 +1,5 @@
 // JavaScript's way to the JiT operators (JitOperators of src/types.ts).
+#include <algorithm>
 #include <cstring>
 
 #include "addon/arguments.h"
@@ -55,6 +56,26 @@ Napi::Value importance(const Napi::CallbackInfo& info) {
                Napi::Float32Array array =
                    Napi::Float32Array::New(env, static_cast<size_t>(map.numel()));
                std::memcpy(array.Data(), map.const_data_ptr<float>(), map.nbytes());
+               return array;
+             });
+           },
+           {common_device({v})});
+}
+
+// (velocity, anchors, perImage, count, rows, cols, job) -> Int32Array of count per image
+Napi::Value select_tokens(const Napi::CallbackInfo& info) {
+  const at::Tensor v = parse_tokens(info[0], "velocity");
+  const jit::Grid grid = parse_grid(info[4], info[5]);
+  expect_tokens(v, "velocity", v.size(0), grid.tokens(), v.size(2));
+  auto anchors = parse_flagged_lists(info[1], "anchors", v, per_image(info[2]));
+  const int64_t count = parse_integer(info[3], "count", 0, grid.tokens() - anchors.count);
+  return Environment::of(info.Env())
+      .run(info.Env(), info[6],
+           [v, grid, count, anchors = std::move(anchors)](const Job&) {
+             auto chosen = jit::select_tokens(v, anchors, count, grid);
+             return Environment::Settle([chosen = std::move(chosen)](Napi::Env env) -> napi_value {
+               Napi::Int32Array array = Napi::Int32Array::New(env, chosen.size());
+               std::copy(chosen.begin(), chosen.end(), array.Data());
                return array;
              });
            },
@@ -147,6 +168,7 @@ void register_jit(Napi::Env env, Napi::Object exports) {
   exports.Set("gather", Napi::Function::New<guarded<gather>>(env));
   exports.Set("lift", Napi::Function::New<guarded<lift>>(env));
   exports.Set("importance", Napi::Function::New<guarded<importance>>(env));
+  exports.Set("selectTokens", Napi::Function::New<guarded<select_tokens>>(env));
   exports.Set("predictClean", Napi::Function::New<guarded<predict_clean>>(env));
   exports.Set("microFlow", Napi::Function::New<guarded<micro_flow>>(env));
   exports.Set("microFlowTarget", Napi::Function::New<guarded<micro_flow_target>>(env));

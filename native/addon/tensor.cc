@@ -14,8 +14,10 @@
 namespace jitflux::addon {
 
 Napi::Object tensor_handle(Napi::Env env, const at::Tensor& tensor) {
+  // The garbage collector is told of the host's memory only.
+  const bool host = tensor.device().is_cpu();
   return make_handle(env, std::make_shared<at::Tensor>(tensor),
-                     static_cast<int64_t>(tensor.nbytes()));
+                     host ? static_cast<int64_t>(tensor.nbytes()) : 0);
 }
 
 std::function<napi_value(Napi::Env)> settle_tensor(at::Tensor tensor) {

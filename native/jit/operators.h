@@ -56,6 +56,12 @@ at::Tensor step(at::Tensor& latents, const at::Tensor& v, const TokenLists& anch
 // ITA's importance map [B, N] of a velocity field [B, N, C].
 at::Tensor importance(const at::Tensor& velocity, const Grid& grid);
 
+// ITA's choice: per image the `count` tokens of highest importance that are no anchors, highest
+// first, equal ones by lower token; NaN counts as lowest. [B * count], on the host. `count` is at
+// most the number of such tokens.
+std::vector<int32_t> select_tokens(const at::Tensor& velocity, const TokenLists& anchors,
+                                   int64_t count, const Grid& grid);
+
 // (1 - sigma) * lift(clean at anchors) + sigma * noise at the new tokens: [B, K, C].
 at::Tensor micro_flow_target(const at::Tensor& clean, const at::Tensor& noise,
                              const TokenLists& anchors, const TokenLists& new_tokens, double sigma,

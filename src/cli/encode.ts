@@ -2,7 +2,7 @@
 import { BUNDLED_MODEL } from '../pipeline/model-directory.js';
 import { checkPrompts } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
-import { DTYPES, given, MODEL_FLAGS, parseDevice } from './options.js';
+import { DEVICE_FLAGS, given, MODEL_FLAGS, parseDevice } from './options.js';
 
 export const encodeCommand = defineCommand({
   command: 'encode <prompt>',
@@ -24,8 +24,7 @@ export const encodeCommand = defineCommand({
       })
       .options(MODEL_FLAGS)
       .option('text-tokens', { type: 'number', requiresArg: true, describe: "default: the model's" })
-      .option('device', { type: 'string', requiresArg: true, describe: 'cpu, cuda or cuda:<index>' })
-      .option('dtype', { choices: DTYPES, requiresArg: true })
+      .options(DEVICE_FLAGS)
       .option('threads', { type: 'number', requiresArg: true, describe: 'default: physical cores' })
       .option('allow-torchscript-code', { type: 'boolean', default: false })
       .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no warnings' })

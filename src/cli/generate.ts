@@ -9,7 +9,9 @@ import { MAX_IMAGES, resolveRequest } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
 import { formatDuration } from './format.js';
 import {
+  DEVICE_FLAGS,
   given,
+  GPU_FLAGS,
   MODEL_FLAGS,
   parseDevice,
   parseSeed,
@@ -51,8 +53,9 @@ export const generateCommand = defineCommand({
         default: 1,
         describe: `1 to ${MAX_IMAGES}; picture n has seed + n - 1 and goes to <out>-<n>.png`,
       })
-      .option('device', { type: 'string', requiresArg: true, describe: 'cpu, cuda or cuda:<index>' })
+      .options(DEVICE_FLAGS)
       .options(WEIGHT_FLAGS)
+      .options(GPU_FLAGS)
       .option('threads', { type: 'number', requiresArg: true, describe: 'default: physical cores' })
       .option('allow-torchscript-code', {
         type: 'boolean',
@@ -102,7 +105,16 @@ export const generateCommand = defineCommand({
       const { FluxPipeline } = await import('../pipeline/index.js');
       progress.loading(source.info.name);
       await using pipeline = await FluxPipeline.load(model, {
-        ...given({ device, dtype: args.dtype, quantize: args.quantize, threads: args.threads, textEncoders }),
+        ...given({
+          device,
+          dtype: args.dtype,
+          quantize: args.quantize,
+          weightStreaming: args['stream-weights'],
+          threads: args.threads,
+          textEncoders,
+        }),
+        ...(args['cuda-graphs'] && { cudaGraphs: true }),
+        ...(args['encoders-on-cpu'] && { textEncoderDevice: 'cpu', decoderDevice: 'cpu' }),
         keepTextEncoders: !args['release-encoders'],
         memoryCheck: args['memory-check'] && {
           width: resolved.width,

@@ -24,16 +24,33 @@ export const SAMPLING_FLAGS = {
   },
 } as const;
 
-/** What `generate`, `encode` and `plan` offer on the CPU. */
-export const DTYPES = ['float32', 'bfloat16'] as const;
+/** What `generate`, `encode` and `plan` take: where to compute, and in which type. */
+export const DEVICE_FLAGS = {
+  device: { type: 'string', requiresArg: true, describe: 'cpu, cuda or cuda:<index> (default: cpu)' },
+  dtype: {
+    choices: ['float32', 'bfloat16', 'float16'] as const,
+    requiresArg: true,
+    describe: 'type of weights and activations (default: float32, on a GPU bfloat16; float16: GPU only)',
+  },
+} as const;
+
+/** Options of `generate` for GPUs. */
+export const GPU_FLAGS = {
+  'stream-weights': {
+    type: 'boolean',
+    describe:
+      "keep the transformer's weights in host memory and copy them in every step (default: if they do not fit)",
+  },
+  'cuda-graphs': { type: 'boolean', default: false, describe: 'launch recorded steps as CUDA graphs' },
+  'encoders-on-cpu': {
+    type: 'boolean',
+    default: false,
+    describe: 'leave the GPU to the transformer: text encoders and decoder compute on the CPU',
+  },
+} as const;
 
 /** How the transformer's weights are held: `generate` and `plan`. */
 export const WEIGHT_FLAGS = {
-  dtype: {
-    choices: DTYPES,
-    requiresArg: true,
-    describe: 'type of weights and activations (default: float32)',
-  },
   quantize: {
     choices: ['int8'] as const,
     requiresArg: true,

@@ -1,14 +1,22 @@
 /** `jit-flux plan`: what a preset will do, without doing it. */
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import { availableMemory } from '../pipeline/available-memory.js';
-import { type MemoryPlan, planModelMemory } from '../pipeline/memory-plan.js';
+import { type MemoryPlan, type PhaseMemory, planModelMemory } from '../pipeline/memory-plan.js';
 import { type ModelSource, resolveModel } from '../pipeline/model-source.js';
 import { createPlan, FLUX_1_DEV, FLUX_TINY, fluxFlops } from '../sampler/index.js';
 import type { FluxConfig, JitPlan, PresetName } from '../types.js';
 import { checkSide } from '../pipeline/size.js';
 import { defineCommand } from './command.js';
 import { table } from './format.js';
-import { given, MODEL_FLAGS, SAMPLING_FLAGS, samplingOptions, WEIGHT_FLAGS } from './options.js';
+import {
+  DEVICE_FLAGS,
+  given,
+  MODEL_FLAGS,
+  parseDevice,
+  SAMPLING_FLAGS,
+  samplingOptions,
+  WEIGHT_FLAGS,
+} from './options.js';
 
 interface PlannedModel {
   preset?: PresetName;
@@ -42,6 +50,7 @@ export const planCommand = defineCommand({
         describe: "text tokens per picture (default: the model's)",
       })
       .option('text-encoders', MODEL_FLAGS['text-encoders'])
+      .options(DEVICE_FLAGS)
       .options(WEIGHT_FLAGS)
       .example('$0 plan --preset jit-7x --width 1024 --height 1024', 'FLUX.1-dev at 1024x1024'),
   async run(args, context) {
@@ -66,7 +75,7 @@ export const planCommand = defineCommand({
       planModelMemory(
         source,
         {
-          ...given({ dtype: args.dtype, quantize: args.quantize }),
+          ...given({ device: parseDevice(args.device), dtype: args.dtype, quantize: args.quantize }),
           width,
           height,
           textTokens,
@@ -123,18 +132,22 @@ function describeMemory(memory: MemoryPlan): string[] {
   const gb = (bytes: number) => (bytes / 1e9).toFixed(2);
   const parts = memory.components.map((part) => [
     part.component,
+    part.device,
     part.parameters === undefined ? '' : (part.parameters / 1e6).toFixed(1),
     gb(part.fileBytes),
     `${gb(part.residentBytes)}${part.mapped ? ' mapped' : ''}`,
     gb(part.transientBytes),
   ]);
-  const { available } = memory;
+  const { available, accelerator } = memory;
+  const phases = (bytesOf: (phase: PhaseMemory) => number) =>
+    memory.phases.map((phase) => `${phase.phase} ${gb(bytesOf(phase))}`).join(', ');
   return [
     '',
-    `memory in GB, ${memory.dtype}${memory.blockWeights === 'int8' ? ' with int8 blocks' : ''} on the ${memory.components[0]?.device}`,
-    ...table([['part', 'M parameters', 'file', 'weights', 'while it works'], ...parts], [1, 2, 3, 4]),
-    `${memory.phases.map(({ phase, bytes }) => `${phase} ${gb(bytes)}`).join(', ')}; ` +
+    `memory in GB, ${memory.dtype}${memory.blockWeights === 'int8' ? ' with int8 blocks' : ''}`,
+    ...table([['part', 'on', 'M parameters', 'file', 'weights', 'while it works'], ...parts], [2, 3, 4, 5]),
+    `${accelerator ? 'host: ' : ''}${phases(({ bytes }) => bytes)}; ` +
       `available ${available ? gb(available.bytes) : 'unknown'}: ${memory.fits ? 'fits' : 'does not fit'}`,
+    ...(accelerator ? [`${accelerator.device}: ${phases(({ deviceBytes }) => deviceBytes ?? 0)}`] : []),
   ];
 }
 

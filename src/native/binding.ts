@@ -203,6 +203,16 @@ export interface NativeBinding {
     job?: NativeJob,
   ): Promise<TensorHandle>;
   importance(velocity: TensorHandle, rows: number, cols: number, job?: NativeJob): Promise<Float32Array>;
+  /** The `count` most important tokens that are no anchors, per image. */
+  selectTokens(
+    velocity: TensorHandle,
+    anchors: Int32Array,
+    perImage: boolean,
+    count: number,
+    rows: number,
+    cols: number,
+    job?: NativeJob,
+  ): Promise<Int32Array>;
   predictClean(
     latents: TensorHandle,
     velocity: TensorHandle,

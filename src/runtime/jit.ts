@@ -4,7 +4,7 @@ import type { JitOperators, MicroFlowOptions } from '../types.js';
 import { Tensor } from './tensor.js';
 
 /** The JiT operators on native tensors; see {@link JitOperators} for their contracts. */
-export const jit: JitOperators<Tensor> = {
+export const jit: Required<JitOperators<Tensor>> = {
   async gather(latents, anchors, o) {
     const handle = latents.handle;
     return new Tensor(
@@ -20,6 +20,13 @@ export const jit: JitOperators<Tensor> = {
   async importance(velocity, [rows, cols]) {
     const handle = velocity.handle;
     return runNative((binding, job) => binding.importance(handle, rows, cols, job));
+  },
+
+  async selectTokens(velocity, { anchors, count, grid: [rows, cols], perImage = false }) {
+    const handle = velocity.handle;
+    return runNative((binding, job) =>
+      binding.selectTokens(handle, anchors, perImage, count, rows, cols, job),
+    );
   },
 
   async predictClean(latents, velocity, sigma) {

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { jit, latentOps, Tensor } from '../support/device.js';
 import { activateByImportance, Random } from '../../src/sampler/index.js';
 import type { Grid } from '../../src/types.js';
+import { expectError } from '../support/errors.js';
 import { readManifest } from '../support/manifest.js';
 import { expectWithin, maxAbs, printParityTable } from '../support/parity.js';
 import { SafeTensors } from '../support/safetensors.js';
@@ -90,6 +91,43 @@ describe('importance', () => {
       expect([...selected].sort((a, b) => a - b)).toEqual([...expected].sort((a, b) => a - b));
     },
   );
+});
+
+describe('selectTokens', () => {
+  const grid: Grid = [9, 7];
+  const newcomers = (anchors: Int32Array, count: number, map: Float32Array): Int32Array =>
+    activateByImportance(anchors, anchors.length + count, map).subarray(anchors.length);
+
+  it('chooses what the sampler chooses, in the same order, for every image', async () => {
+    const lists = [Int32Array.of(3, 60, 11), Int32Array.of(0, 62, 31)];
+    using velocity = Tensor.randn([2, 63, 16], { seed: 8 });
+    const map = await jit.importance(velocity, grid);
+    for (const count of [0, 1, 17, 60]) {
+      const shared = await jit.selectTokens(velocity, { anchors: lists[0]!, count, grid });
+      const own = await jit.selectTokens(velocity, {
+        anchors: Int32Array.from([...lists[0]!, ...lists[1]!]),
+        perImage: true,
+        count,
+        grid,
+      });
+      for (const b of [0, 1]) {
+        const of = map.slice(b * 63, (b + 1) * 63);
+        expect(shared.slice(b * count, (b + 1) * count)).toEqual(newcomers(lists[0]!, count, of));
+        expect(own.slice(b * count, (b + 1) * count)).toEqual(newcomers(lists[b]!, count, of));
+      }
+    }
+  });
+
+  it('breaks ties by index, and refuses more than there are', async () => {
+    using flat = Tensor.from(new Float32Array(63 * 2), [1, 63, 2]);
+    const anchors = Int32Array.of(1, 0, 5);
+    expect(await jit.selectTokens(flat, { anchors, count: 4, grid })).toEqual(Int32Array.of(2, 3, 4, 6));
+    await expectError(
+      () => jit.selectTokens(flat, { anchors, count: 61, grid }),
+      'ERR_JITFLUX_INVALID_ARGUMENT',
+      /0 to 60/,
+    );
+  });
 });
 
 describe('micro-flow', () => {
