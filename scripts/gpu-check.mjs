@@ -194,6 +194,9 @@ class GpuCheck {
       ...(headers ? readdirSync(headers).flatMap((name) => ['--node-headers', join(headers, name)]) : []),
       '--define',
       `CMAKE_CUDA_ARCHITECTURES=${this.architecture}`,
+      // Another compiler than that of our own machines finds other things to warn of.
+      '--define',
+      'JIT_FLUX_WERROR=OFF',
       // The emulation of the kernels is for machines without a GPU.
       '--define',
       'JIT_FLUX_CUDA_EMULATION=OFF',
@@ -301,6 +304,7 @@ class GpuCheck {
       const found = parseVitest(takeJson(json), ROOT);
       if (code !== 0 || found.failed > 0)
         throw withResult(new Error(`${found.failed} tests failed, exit code ${code}`), found);
+      if (this.hasDevice && found.passed === 0) throw withResult(new Error('every test was skipped'), found);
       return found;
     });
     const sanitizer = which('compute-sanitizer');
@@ -403,19 +407,20 @@ class GpuCheck {
   /** Runs a command; its output goes to the log, and is returned. */
   async command(label, command, args, { seconds, environment = {}, show, allowFailure = false }) {
     this.say(`$ ${[command, ...args].map(relativeTo).join(' ')}`);
+    const { torchPath } = this.machine;
     const env = {
       ...process.env,
-      ...(this.machine.torchPath && {
-        JIT_FLUX_LIBTORCH: this.machine.torchPath,
-        // For the tests' executables, which nobody opens LibTorch for.
-        LD_LIBRARY_PATH: torchLibraryPath(this.machine.torchPath, process.env.LD_LIBRARY_PATH),
-      }),
+      ...(torchPath && { JIT_FLUX_LIBTORCH: torchPath }),
+      // For the tests' executables, which nobody opens LibTorch for. Not for compilers, which bring libraries of their own.
+      ...(torchPath &&
+        [command, ...args].some((text) => text.startsWith(EXECUTABLES)) && {
+          LD_LIBRARY_PATH: torchLibraryPath(torchPath, process.env.LD_LIBRARY_PATH),
+        }),
       ...(existsSync(join(BUILD, 'jit_flux.node')) &&
         !process.env.JIT_FLUX_BUILD_DIR && { JIT_FLUX_VARIANT: 'cuda' }),
       JIT_FLUX_PYTHON: this.options.python,
       ...environment,
     };
-    if (command === process.execPath) delete env.LD_LIBRARY_PATH;
     const child = spawn(command, args, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
     let stdout = '';
     let pending = '';
