@@ -20,11 +20,15 @@ if(JIT_FLUX_CUDA_EMULATION)
     "${emulation_directory}")
   target_compile_definitions(jit_flux_emulated_kernels PUBLIC JIT_FLUX_CUDA_EMULATION)
   target_link_libraries(jit_flux_emulated_kernels PUBLIC jit_flux_options)
+  set(trap -fsanitize-undefined-trap-on-error)
+  if(JIT_FLUX_SANITIZE)
+    set(trap "")  # the sanitizers' own messages
+  endif()
   target_compile_options(jit_flux_emulated_kernels PRIVATE
     # As on the device: vectors over other types, fused multiply-add only where the source says so.
     -fno-strict-aliasing -ffp-contract=off -fno-math-errno -Wno-unknown-pragmas
     # A misaligned vector or an index beyond a static array stops the process, as on the device.
-    -fsanitize=alignment,bounds $<$<STREQUAL:${JIT_FLUX_SANITIZE},>:-fsanitize-undefined-trap-on-error>)
+    -fsanitize=alignment,bounds ${trap})
   if(JIT_FLUX_SANITIZE)
     target_compile_options(jit_flux_emulated_kernels PUBLIC "-fsanitize=${JIT_FLUX_SANITIZE}"
       -fno-omit-frame-pointer)
@@ -53,4 +57,15 @@ endfunction()
 
 if(JIT_FLUX_CUDA_EMULATION)
   jit_flux_add_kernel_tests(jit_flux_kernel_tests jit_flux_emulated_kernels)
+endif()
+# cmake/Cuda.cmake's objects, on a GPU; built on demand. The static CUDA runtime, so that it runs where only a driver is.
+if(TARGET jit_flux_cuda_kernels)
+  add_library(jit_flux_device_kernels INTERFACE)
+  target_sources(jit_flux_device_kernels INTERFACE $<TARGET_OBJECTS:jit_flux_cuda_kernels>)
+  target_include_directories(jit_flux_device_kernels SYSTEM INTERFACE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  find_library(JIT_FLUX_CUDART_STATIC cudart_static REQUIRED
+    PATHS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} ${CMAKE_CUDA_HOST_IMPLICIT_LINK_DIRECTORIES})
+  target_link_libraries(jit_flux_device_kernels INTERFACE "${JIT_FLUX_CUDART_STATIC}" ${CMAKE_DL_LIBS} pthread rt)
+  jit_flux_add_kernel_tests(jit_flux_cuda_kernel_tests jit_flux_device_kernels)
+  set_target_properties(jit_flux_cuda_kernel_tests PROPERTIES LINKER_LANGUAGE CXX EXCLUDE_FROM_ALL ON)
 endif()

@@ -119,6 +119,16 @@ __global__ void __launch_bounds__(kMaxThreads)
   x += blockIdx.x * d;
   y += blockIdx.x * d;
   float values[kValues] = {};
+  // All loads come before the first store, behind which the compiler could not move them.
+  uint4 held[kWide ? kValues / N : 1];
+#pragma unroll
+  for (int j = 0; j < kValues / N; ++j) {
+    const int64_t column = columns.first(j);
+    const int64_t count = columns.count(j);
+    if (count <= 0) continue;
+    load<kWide, N>(x + column, count, values + j * N);
+    if constexpr (kWide) held[j] = *reinterpret_cast<const uint4*>(y + column);
+  }
 #pragma unroll
   for (int j = 0; j < kValues / N; ++j) {
     const int64_t column = columns.first(j);
@@ -126,8 +136,11 @@ __global__ void __launch_bounds__(kMaxThreads)
     if (count <= 0) continue;
     float added[N];
     float factor[N];
-    load<kWide, N>(x + column, count, values + j * N);
-    load<kWide, N>(y + column, count, added);
+    if constexpr (kWide) {
+      unpack<T>(held[j], added);
+    } else {
+      load<kWide, N>(y + column, count, added);
+    }
     load<kWide, N>(gate + column, count, factor);
 #pragma unroll
     for (int i = 0; i < N; ++i) {

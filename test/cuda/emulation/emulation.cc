@@ -236,7 +236,7 @@ void run_block() {
   Scheduler& s = scheduler();
   std::memset(__start_cuda_shared_memory, kPoison,
               static_cast<size_t>(__stop_cuda_shared_memory - __start_cuda_shared_memory));
-  std::memset(s.dynamic_memory.data(), kPoison, s.dynamic_memory.size() * sizeof(uint64_t));
+  std::fill(s.dynamic_memory.begin(), s.dynamic_memory.end(), ~uint64_t{0});
   s.ready.clear();
   s.next_ready = 0;
   s.at_barrier = 0;
