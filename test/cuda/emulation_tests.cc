@@ -33,7 +33,7 @@ __global__ void source_outside_of_mask(int* out) {
   if (threadIdx.x % 32 < 16) out[threadIdx.x] = __shfl_sync(0xFFFFu, 1, 20);
 }
 
-__global__ void write_beyond(int* out) { out[threadIdx.x + 1] = 1; }
+[[maybe_unused]] __global__ void write_beyond(int* out) { out[threadIdx.x + 1] = 1; }
 
 // Reads what another thread of the block writes, without a barrier between.
 __global__ void race(int* out) {
