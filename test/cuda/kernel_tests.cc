@@ -46,7 +46,7 @@ int main(int argc, char** argv) {
     tests::test_rows(report);
     tests::test_autoencoder(report);
     tests::test_jit(report);
-    report.print();
+    report.end();
     if (json != nullptr && !write_file(json, report.json())) {
       std::fprintf(stderr, "%s cannot be written\n", json);
       return 1;

@@ -48,14 +48,15 @@ __device__ __forceinline__ float sum_of(const float* values) {
 }
 
 // 1 / sqrt(mean square deviation from `mean` + eps) over the row. `partial`: as in block_sum.
-template <typename T, int kValues>
+template <typename T, int kValues, bool kWide>
 __device__ __forceinline__ float inverse_deviation(const float* values, const Columns<T>& columns,
                                                    float mean, float eps, float* partial) {
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < kValues; ++i) {
     const float delta = values[i] - mean;
-    const bool inside = i % kVector<T> < columns.count(i / kVector<T>);
+    const int64_t count = columns.count(i / kVector<T>);
+    const bool inside = kWide ? count > 0 : i % kVector<T> < count;
     sum = inside ? fmaf(delta, delta, sum) : sum;
   }
   sum = block_sum(sum, partial);
@@ -72,7 +73,8 @@ __device__ __forceinline__ void normalize_row(const float* values, const Columns
   __shared__ float partial_square[kMaxWarps];
   const float mean =
       block_sum(sum_of<kValues>(values), partial_sum) / static_cast<float>(columns.d);
-  const float inverse = inverse_deviation<T, kValues>(values, columns, mean, eps, partial_square);
+  const float inverse =
+      inverse_deviation<T, kValues, kWide>(values, columns, mean, eps, partial_square);
 #pragma unroll
   for (int j = 0; j < kValues / N; ++j) {
     const int64_t column = columns.first(j);
@@ -170,7 +172,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     if (count > 0) load<kWide, N>(x + columns.first(j), count, values + j * N);
   }
   // Zeros beyond the row add nothing to a sum around zero.
-  const float inverse = inverse_deviation<T, kValues>(values, columns, 0.0f, eps, partial);
+  const float inverse = inverse_deviation<T, kValues, kWide>(values, columns, 0.0f, eps, partial);
 #pragma unroll
   for (int j = 0; j < kValues / N; ++j) {
     const int64_t column = columns.first(j);
@@ -197,7 +199,6 @@ void for_width(bool wide, int64_t d, Arguments... arguments) {
   return Launch<kMaxValues, true>::run(arguments...);
 }
 
-// The same for a choice that the type does not have a say in.
 struct RowGeometry {
   Grid grid;
   dim3 block;
