@@ -69,6 +69,7 @@ constexpr size_t kMaxSharedBytes = 48 << 10;
 constexpr int kWarpLanes = 32;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kStackBytes = 512 << 10;  // red zones make frames large
+constexpr size_t kOuterFrameBytes = 4 << 10;
 #else
 constexpr size_t kStackBytes = 64 << 10;
 #endif
@@ -220,8 +221,9 @@ void prepare_fiber(int index) {
   fiber.warp = index / kWarpLanes;
   fiber.state = State::kReady;
 #if defined(__SANITIZE_ADDRESS__)
-  // Frames that were given up with the last block.
-  ASAN_UNPOISON_MEMORY_REGION(stack_of(s, index), kStackBytes);
+  // The outermost frames, which never return.
+  ASAN_UNPOISON_MEMORY_REGION(stack_of(s, index) + kStackBytes - kOuterFrameBytes,
+                              kOuterFrameBytes);
 #endif
   // As if fiber_main had been called: 8 below a multiple of 16, and six registers to restore.
   auto** top = reinterpret_cast<void**>(stack_of(s, index) + kStackBytes);
@@ -423,6 +425,10 @@ cudaError_t run_grid(const cudaLaunchConfig_t& config, ThreadFunction thread, vo
   s.dynamic_memory.resize((config.dynamicSmemBytes + 7) / 8);
   s.thread = thread;
   s.arguments = arguments;
+#if defined(__SANITIZE_ADDRESS__)
+  // Frames of a launch that was given up.
+  if (!s.error.empty()) ASAN_UNPOISON_MEMORY_REGION(s.stacks, kMaxBlockThreads * kStackBytes);
+#endif
   s.error.clear();
   gridDim = grid;
   blockDim = block;
