@@ -152,8 +152,10 @@ void leave_fiber(bool last) {
 #endif
 }
 
-[[noreturn]] void fail(const std::string& message) {
-  scheduler().error = message;
+// The message comes from a function, so that nothing of it is left on the stack that is given up.
+template <typename Message>
+[[noreturn]] void fail(const Message& message) {
+  scheduler().error = message();
   leave_fiber(false);
   std::abort();  // the launch has been given up
 }
@@ -343,8 +345,11 @@ void block_barrier(const char* file, int line) {
     s.barrier_file = file;
     s.barrier_line = line;
   } else if (s.barrier_line != line || std::strcmp(s.barrier_file, file) != 0) {
-    fail("divergence: barriers at " + std::string(s.barrier_file) + ":" +
-         std::to_string(s.barrier_line) + " and " + file + ":" + std::to_string(line) + position());
+    fail([&] {
+      return "divergence: barriers at " + std::string(s.barrier_file) + ":" +
+             std::to_string(s.barrier_line) + " and " + file + ":" + std::to_string(line) +
+             position();
+    });
   }
   if (++s.at_barrier == s.count) {
     s.at_barrier = 0;
@@ -359,9 +364,11 @@ uint64_t warp_operation(WarpOperation operation, unsigned mask, uint64_t value, 
   Scheduler& s = scheduler();
   Fiber& self = s.fibers[s.current];
   const unsigned own = 1u << self.lane;
-  if ((mask & own) == 0) fail("a lane that its own mask leaves out" + position());
+  if ((mask & own) == 0) fail([] { return "a lane that its own mask leaves out" + position(); });
   if (operation == WarpOperation::kExchange && (mask >> source & 1u) == 0) {
-    fail("value of lane " + std::to_string(source) + ", which takes no part" + position());
+    fail([&] {
+      return "value of lane " + std::to_string(source) + ", which takes no part" + position();
+    });
   }
   self.value = value;
   self.source = source;
@@ -370,7 +377,7 @@ uint64_t warp_operation(WarpOperation operation, unsigned mask, uint64_t value, 
   while (at < of_warp.size() && of_warp[at].mask != mask) ++at;
   if (at == of_warp.size()) of_warp.push_back({operation, mask, 0});
   if (of_warp[at].operation != operation) {
-    fail("lanes of a warp at different operations" + position());
+    fail([] { return "lanes of a warp at different operations" + position(); });
   }
   of_warp[at].arrived |= own;
   if (of_warp[at].arrived != mask) {
