@@ -2,6 +2,8 @@
 #
 #   libjit_flux_cuda_emulation.so   a device library (native/runtime/device.h) whose device is the CPU
 #   jit_flux_kernel_tests           the kernels against the CPU's, without LibTorch
+#
+# With JIT_FLUX_CUDA=ON there is also jit_flux_cuda_kernel_tests, the same tests and a benchmark on a GPU.
 option(JIT_FLUX_CUDA_EMULATION "Build the CUDA kernels for the CPU and their tests (developers only)" OFF)
 
 if(JIT_FLUX_CUDA_EMULATION)
@@ -20,11 +22,15 @@ if(JIT_FLUX_CUDA_EMULATION)
     "${emulation_directory}")
   target_compile_definitions(jit_flux_emulated_kernels PUBLIC JIT_FLUX_CUDA_EMULATION)
   target_link_libraries(jit_flux_emulated_kernels PUBLIC jit_flux_options)
+  set(trap -fsanitize-undefined-trap-on-error)
+  if(JIT_FLUX_SANITIZE)
+    set(trap "")  # the sanitizers' own messages
+  endif()
   target_compile_options(jit_flux_emulated_kernels PRIVATE
     # As on the device: vectors over other types, fused multiply-add only where the source says so.
     -fno-strict-aliasing -ffp-contract=off -fno-math-errno -Wno-unknown-pragmas
     # A misaligned vector or an index beyond a static array stops the process, as on the device.
-    -fsanitize=alignment,bounds $<$<STREQUAL:${JIT_FLUX_SANITIZE},>:-fsanitize-undefined-trap-on-error>)
+    -fsanitize=alignment,bounds ${trap})
   if(JIT_FLUX_SANITIZE)
     target_compile_options(jit_flux_emulated_kernels PUBLIC "-fsanitize=${JIT_FLUX_SANITIZE}"
       -fno-omit-frame-pointer)
@@ -53,4 +59,18 @@ endfunction()
 
 if(JIT_FLUX_CUDA_EMULATION)
   jit_flux_add_kernel_tests(jit_flux_kernel_tests jit_flux_emulated_kernels)
+endif()
+# The objects of jit_flux_add_cuda_kernels, for a GPU; built on demand. With the static CUDA runtime, so that the program
+# runs where only a driver is. The package has no test directory.
+if(TARGET jit_flux_cuda_kernels AND EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/test/cuda")
+  find_library(JIT_FLUX_CUDART_STATIC cudart_static
+    PATHS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} ${CMAKE_CUDA_HOST_IMPLICIT_LINK_DIRECTORIES})
+  if(JIT_FLUX_CUDART_STATIC)
+    add_library(jit_flux_device_kernels INTERFACE)
+    target_sources(jit_flux_device_kernels INTERFACE $<TARGET_OBJECTS:jit_flux_cuda_kernels>)
+    target_include_directories(jit_flux_device_kernels SYSTEM INTERFACE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+    target_link_libraries(jit_flux_device_kernels INTERFACE "${JIT_FLUX_CUDART_STATIC}" ${CMAKE_DL_LIBS} pthread rt)
+    jit_flux_add_kernel_tests(jit_flux_cuda_kernel_tests jit_flux_device_kernels)
+    set_target_properties(jit_flux_cuda_kernel_tests PROPERTIES LINKER_LANGUAGE CXX EXCLUDE_FROM_ALL ON)
+  endif()
 endif()
