@@ -60,17 +60,3 @@ endfunction()
 if(JIT_FLUX_CUDA_EMULATION)
   jit_flux_add_kernel_tests(jit_flux_kernel_tests jit_flux_emulated_kernels)
 endif()
-# The objects of jit_flux_add_cuda_kernels, for a GPU; built on demand. With the static CUDA runtime, so that the program
-# runs where only a driver is. The package has no test directory.
-if(TARGET jit_flux_cuda_kernels AND EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/test/cuda")
-  find_library(JIT_FLUX_CUDART_STATIC cudart_static
-    PATHS ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} ${CMAKE_CUDA_HOST_IMPLICIT_LINK_DIRECTORIES})
-  if(JIT_FLUX_CUDART_STATIC)
-    add_library(jit_flux_device_kernels INTERFACE)
-    target_sources(jit_flux_device_kernels INTERFACE $<TARGET_OBJECTS:jit_flux_cuda_kernels>)
-    target_include_directories(jit_flux_device_kernels SYSTEM INTERFACE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
-    target_link_libraries(jit_flux_device_kernels INTERFACE "${JIT_FLUX_CUDART_STATIC}" ${CMAKE_DL_LIBS} pthread rt)
-    jit_flux_add_kernel_tests(jit_flux_cuda_kernel_tests jit_flux_device_kernels)
-    set_target_properties(jit_flux_cuda_kernel_tests PROPERTIES LINKER_LANGUAGE CXX EXCLUDE_FROM_ALL ON)
-  endif()
-endif()
