@@ -2,6 +2,8 @@
 #
 #   libjit_flux_cuda_emulation.so   a device library (native/runtime/device.h) whose device is the CPU
 #   jit_flux_kernel_tests           the kernels against the CPU's, without LibTorch
+#
+# With JIT_FLUX_CUDA=ON there is also jit_flux_cuda_kernel_tests, the same tests and a benchmark on a GPU.
 option(JIT_FLUX_CUDA_EMULATION "Build the CUDA kernels for the CPU and their tests (developers only)" OFF)
 
 if(JIT_FLUX_CUDA_EMULATION)
@@ -20,11 +22,15 @@ if(JIT_FLUX_CUDA_EMULATION)
     "${emulation_directory}")
   target_compile_definitions(jit_flux_emulated_kernels PUBLIC JIT_FLUX_CUDA_EMULATION)
   target_link_libraries(jit_flux_emulated_kernels PUBLIC jit_flux_options)
+  set(trap -fsanitize-undefined-trap-on-error)
+  if(JIT_FLUX_SANITIZE)
+    set(trap "")  # the sanitizers' own messages
+  endif()
   target_compile_options(jit_flux_emulated_kernels PRIVATE
     # As on the device: vectors over other types, fused multiply-add only where the source says so.
     -fno-strict-aliasing -ffp-contract=off -fno-math-errno -Wno-unknown-pragmas
     # A misaligned vector or an index beyond a static array stops the process, as on the device.
-    -fsanitize=alignment,bounds $<$<STREQUAL:${JIT_FLUX_SANITIZE},>:-fsanitize-undefined-trap-on-error>)
+    -fsanitize=alignment,bounds ${trap})
   if(JIT_FLUX_SANITIZE)
     target_compile_options(jit_flux_emulated_kernels PUBLIC "-fsanitize=${JIT_FLUX_SANITIZE}"
       -fno-omit-frame-pointer)

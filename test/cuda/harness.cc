@@ -240,8 +240,7 @@ double Buffer::decode(const std::vector<unsigned char>& bytes, int64_t i) const 
 
 void Report::measure(const std::string& group, const char* unit, double bound, double error,
                      const std::string& where, int64_t i) {
-  if (kernels_.find(kernel_) == kernels_.end()) order_.push_back(kernel_);
-  Outcome& outcome = kernels_[kernel_].outcomes[group];
+  Outcome& outcome = current().outcomes[group];
   const bool first = outcome.values++ == 0;
   if (first) outcome.unit = unit;
   outcome.bound = std::max(outcome.bound, bound);
@@ -258,28 +257,35 @@ void Report::measure(const std::string& group, const char* unit, double bound, d
 }
 
 void Report::fail(const std::string& message) {
-  if (kernels_.find(kernel_) == kernels_.end()) order_.push_back(kernel_);
-  Kernel& kernel = kernels_[kernel_];
+  Kernel& kernel = current();
   ++failures_;
   ++kernel.failure_count;
   if (kernel.failures.size() < kMaxFailures) kernel.failures.push_back(message);
 }
 
-void Report::print() const {
-  for (const std::string& name : order_) {
-    const Kernel& kernel = kernels_.at(name);
-    std::printf("%-20s %s", name.c_str(), kernel.failure_count == 0 ? "ok  " : "FAIL");
-    for (const auto& [group, outcome] : kernel.outcomes) {
-      std::printf("  %s %s of %s %s", group.c_str(), number(outcome.worst).c_str(),
-                  number(outcome.bound).c_str(), outcome.unit.c_str());
-    }
-    std::printf("\n");
-    for (const std::string& failure : kernel.failures) std::printf("  %s\n", failure.c_str());
-    if (kernel.failure_count > static_cast<int64_t>(kernel.failures.size())) {
-      std::printf("  and %lld more\n", static_cast<long long>(kernel.failure_count) -
-                                           static_cast<long long>(kernel.failures.size()));
-    }
+void Report::begin(const std::string& kernel) {
+  if (!kernel_.empty()) print(kernel_, current());
+  kernel_ = kernel;
+}
+
+Report::Kernel& Report::current() {
+  if (kernels_.find(kernel_) == kernels_.end()) order_.push_back(kernel_);
+  return kernels_[kernel_];
+}
+
+void Report::print(const std::string& name, const Kernel& kernel) {
+  std::printf("%-20s %s", name.c_str(), kernel.failure_count == 0 ? "ok  " : "FAIL");
+  for (const auto& [group, outcome] : kernel.outcomes) {
+    std::printf("  %s %s of %s %s", group.c_str(), number(outcome.worst).c_str(),
+                number(outcome.bound).c_str(), outcome.unit.c_str());
   }
+  std::printf("\n");
+  for (const std::string& failure : kernel.failures) std::printf("  %s\n", failure.c_str());
+  const auto told = static_cast<int64_t>(kernel.failures.size());
+  if (kernel.failure_count > told) {
+    std::printf("  and %lld more\n", static_cast<long long>(kernel.failure_count - told));
+  }
+  std::fflush(stdout);
 }
 
 std::string Report::json() const {

@@ -95,13 +95,15 @@ struct Outcome {
 
 class Report {
  public:
-  void begin(const std::string& kernel) { kernel_ = kernel; }
+  // The tests of a kernel begin; prints the outcome of those before.
+  void begin(const std::string& kernel);
   // An error measured in `unit` of value i; beyond `bound` (or NaN) it is a failure.
   void measure(const std::string& group, const char* unit, double bound, double error,
                const std::string& where, int64_t i);
   void fail(const std::string& message);
   bool passed() const { return failures_ == 0; }
-  void print() const;
+  // After the last kernel.
+  void end() { begin({}); }
   std::string json() const;
 
  private:
@@ -110,6 +112,9 @@ class Report {
     std::vector<std::string> failures;
     int64_t failure_count = 0;
   };
+
+  Kernel& current();
+  static void print(const std::string& name, const Kernel& kernel);
 
   std::string kernel_;
   std::vector<std::string> order_;

@@ -40,10 +40,13 @@ int main(int argc, char** argv) {
   try {
     if (bench != nullptr) return write_file(bench, tests::run_benchmark()) ? 0 : 1;
     tests::Report report;
+#if defined(JIT_FLUX_CUDA_EMULATION)
+    tests::test_emulation(report);
+#endif
     tests::test_rows(report);
     tests::test_autoencoder(report);
     tests::test_jit(report);
-    report.print();
+    report.end();
     if (json != nullptr && !write_file(json, report.json())) {
       std::fprintf(stderr, "%s cannot be written\n", json);
       return 1;

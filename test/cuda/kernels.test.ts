@@ -33,7 +33,14 @@ const ROW_KERNELS = [
   'gather_embed',
 ];
 const FLOAT32_KERNELS = ['group_norm', 'lift_step', 'local_variance', 'micro_flow_target'];
-const EXACT_KERNELS = ['anchor_positions', 'nearest_anchor_map', 'gather_rows', 'top_k', 'blend_rows'];
+const EXACT_KERNELS = [
+  'emulation',
+  'anchor_positions',
+  'nearest_anchor_map',
+  'gather_rows',
+  'top_k',
+  'blend_rows',
+];
 
 if (!existsSync(PROGRAM)) {
   console.log(

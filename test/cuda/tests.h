@@ -11,6 +11,10 @@ void test_rows(Report& report);         // row_kernel_tests.cc
 void test_autoencoder(Report& report);  // autoencoder_kernel_tests.cc
 void test_jit(Report& report);          // jit_kernel_tests.cc
 
+#if defined(JIT_FLUX_CUDA_EMULATION)
+void test_emulation(Report& report);  // emulation_tests.cc
+#endif
+
 // kernel_bench.cc: prints a table and returns the same as JSON.
 std::string run_benchmark();
 

@@ -15,6 +15,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kColumns = 8;  // of one lane
+// Heads that a group has under way: one round for the 24 heads of 128 columns of q and of k.
+constexpr int kRound = 3;
 
 template <typename T, bool kWide>
 __global__ void __launch_bounds__(kThreads)
@@ -47,38 +49,45 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
 
-  // Every thread makes every round: group_sum needs whole warps.
-  for (int base = 0; base < 2 * heads; base += groups) {
-    const int head = base + group;  // of q, then of k
-    const bool active = head < 2 * heads && count > 0;
-    float values[kColumns] = {};
-    // The parts of qkv are adjacent.
-    if (active) {
-      load<kWide, kColumns>(qkv + static_cast<int64_t>(head) * head_dim + column, count, values);
-    }
-    float sum = 0.0f;
+  // Every thread makes every round: group_sum needs whole warps. The loads of a round come before
+  // its first store, behind which the compiler could not move them.
+  for (int base = group; base - group < 2 * heads; base += kRound * groups) {
+    float values[kRound][kColumns] = {};
 #pragma unroll
-    for (int i = 0; i < kColumns; ++i) sum = fmaf(values[i], values[i], sum);
-    sum = group_sum(sum, lanes);
-    if (!active) continue;
-    const float inverse = 1.0f / sqrtf(sum / static_cast<float>(head_dim) + eps);
-    const bool is_q = head < heads;
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      values[i] = values[i] * inverse * (is_q ? q_factor[i] : k_factor[i]);
-    }
-    if (rotated) {
-#pragma unroll
-      for (int i = 0; i < kColumns; i += 2) {
-        const float a = values[i];
-        const float b = values[i + 1];
-        values[i] = fmaf(b, row_sin[i], a * row_cos[i]);
-        values[i + 1] = fmaf(a, row_sin[i + 1], b * row_cos[i + 1]);
+    for (int r = 0; r < kRound; ++r) {
+      const int head = base + r * groups;  // of q, then of k: the parts of qkv are adjacent
+      if (head < 2 * heads && count > 0) {
+        load<kWide, kColumns>(qkv + static_cast<int64_t>(head) * head_dim + column, count,
+                              values[r]);
       }
     }
-    T* to = is_q ? q + static_cast<int64_t>(head) * head_dim
-                 : k + static_cast<int64_t>(head - heads) * head_dim;
-    store<kWide, kColumns>(to + column, count, values);
+#pragma unroll
+    for (int r = 0; r < kRound; ++r) {
+      const int head = base + r * groups;
+      float sum = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) sum = fmaf(values[r][i], values[r][i], sum);
+      sum = group_sum(sum, lanes);
+      if (head >= 2 * heads || count <= 0) continue;
+      const float inverse = 1.0f / sqrtf(sum / static_cast<float>(head_dim) + eps);
+      const bool is_q = head < heads;
+#pragma unroll
+      for (int i = 0; i < kColumns; ++i) {
+        values[r][i] = values[r][i] * inverse * (is_q ? q_factor[i] : k_factor[i]);
+      }
+      if (rotated) {
+#pragma unroll
+        for (int i = 0; i < kColumns; i += 2) {
+          const float a = values[r][i];
+          const float b = values[r][i + 1];
+          values[r][i] = fmaf(b, row_sin[i], a * row_cos[i]);
+          values[r][i + 1] = fmaf(a, row_sin[i + 1], b * row_cos[i + 1]);
+        }
+      }
+      T* to = is_q ? q + static_cast<int64_t>(head) * head_dim
+                   : k + static_cast<int64_t>(head - heads) * head_dim;
+      store<kWide, kColumns>(to + column, count, values[r]);
+    }
   }
 
   if (v == nullptr) return;

@@ -48,14 +48,15 @@ __device__ __forceinline__ float sum_of(const float* values) {
 }
 
 // 1 / sqrt(mean square deviation from `mean` + eps) over the row. `partial`: as in block_sum.
-template <typename T, int kValues>
+template <typename T, int kValues, bool kWide>
 __device__ __forceinline__ float inverse_deviation(const float* values, const Columns<T>& columns,
                                                    float mean, float eps, float* partial) {
   float sum = 0.0f;
 #pragma unroll
   for (int i = 0; i < kValues; ++i) {
     const float delta = values[i] - mean;
-    const bool inside = i % kVector<T> < columns.count(i / kVector<T>);
+    const int64_t count = columns.count(i / kVector<T>);
+    const bool inside = kWide ? count > 0 : i % kVector<T> < count;
     sum = inside ? fmaf(delta, delta, sum) : sum;
   }
   sum = block_sum(sum, partial);
@@ -72,7 +73,8 @@ __device__ __forceinline__ void normalize_row(const float* values, const Columns
   __shared__ float partial_square[kMaxWarps];
   const float mean =
       block_sum(sum_of<kValues>(values), partial_sum) / static_cast<float>(columns.d);
-  const float inverse = inverse_deviation<T, kValues>(values, columns, mean, eps, partial_square);
+  const float inverse =
+      inverse_deviation<T, kValues, kWide>(values, columns, mean, eps, partial_square);
 #pragma unroll
   for (int j = 0; j < kValues / N; ++j) {
     const int64_t column = columns.first(j);
@@ -119,6 +121,16 @@ __global__ void __launch_bounds__(kMaxThreads)
   x += blockIdx.x * d;
   y += blockIdx.x * d;
   float values[kValues] = {};
+  // All loads come before the first store, behind which the compiler could not move them.
+  uint4 held[kWide ? kValues / N : 1];
+#pragma unroll
+  for (int j = 0; j < kValues / N; ++j) {
+    const int64_t column = columns.first(j);
+    const int64_t count = columns.count(j);
+    if (count <= 0) continue;
+    load<kWide, N>(x + column, count, values + j * N);
+    if constexpr (kWide) held[j] = *reinterpret_cast<const uint4*>(y + column);
+  }
 #pragma unroll
   for (int j = 0; j < kValues / N; ++j) {
     const int64_t column = columns.first(j);
@@ -126,8 +138,11 @@ __global__ void __launch_bounds__(kMaxThreads)
     if (count <= 0) continue;
     float added[N];
     float factor[N];
-    load<kWide, N>(x + column, count, values + j * N);
-    load<kWide, N>(y + column, count, added);
+    if constexpr (kWide) {
+      unpack<T>(held[j], added);
+    } else {
+      load<kWide, N>(y + column, count, added);
+    }
     load<kWide, N>(gate + column, count, factor);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -157,7 +172,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     if (count > 0) load<kWide, N>(x + columns.first(j), count, values + j * N);
   }
   // Zeros beyond the row add nothing to a sum around zero.
-  const float inverse = inverse_deviation<T, kValues>(values, columns, 0.0f, eps, partial);
+  const float inverse = inverse_deviation<T, kValues, kWide>(values, columns, 0.0f, eps, partial);
 #pragma unroll
   for (int j = 0; j < kValues / N; ++j) {
     const int64_t column = columns.first(j);
@@ -184,7 +199,6 @@ void for_width(bool wide, int64_t d, Arguments... arguments) {
   return Launch<kMaxValues, true>::run(arguments...);
 }
 
-// The same for a choice that the type does not have a say in.
 struct RowGeometry {
   Grid grid;
   dim3 block;

@@ -84,20 +84,35 @@ struct Word<__half> {
   }
 };
 
+template <typename T>
+__device__ __forceinline__ void unpack(const uint4& raw, float* values) {
+  constexpr int kPerWord = 4 / static_cast<int>(sizeof(T));
+  Word<T>::unpack(raw.x, values);
+  Word<T>::unpack(raw.y, values + kPerWord);
+  Word<T>::unpack(raw.z, values + 2 * kPerWord);
+  Word<T>::unpack(raw.w, values + 3 * kPerWord);
+}
+
+template <typename T>
+__device__ __forceinline__ uint4 pack(const float* values) {
+  constexpr int kPerWord = 4 / static_cast<int>(sizeof(T));
+  uint4 raw;
+  raw.x = Word<T>::pack(values);
+  raw.y = Word<T>::pack(values + kPerWord);
+  raw.z = Word<T>::pack(values + 2 * kPerWord);
+  raw.w = Word<T>::pack(values + 3 * kPerWord);
+  return raw;
+}
+
 // N consecutive values as float32. Wide: by 16-byte accesses, all N exist. Otherwise one by one,
 // the first `count` (which may be negative or above N); the others read as zero.
 template <bool kWide, int N, typename T>
 __device__ __forceinline__ void load(const T* from, int64_t count, float* values) {
   if constexpr (kWide) {
     static_assert(N % kVector<T> == 0);
-    constexpr int kPerWord = 4 / static_cast<int>(sizeof(T));
 #pragma unroll
     for (int i = 0; i < N; i += kVector<T>) {
-      const uint4 raw = *reinterpret_cast<const uint4*>(from + i);
-      Word<T>::unpack(raw.x, values + i);
-      Word<T>::unpack(raw.y, values + i + kPerWord);
-      Word<T>::unpack(raw.z, values + i + 2 * kPerWord);
-      Word<T>::unpack(raw.w, values + i + 3 * kPerWord);
+      unpack<T>(*reinterpret_cast<const uint4*>(from + i), values + i);
     }
   } else {
 #pragma unroll
@@ -109,15 +124,9 @@ template <bool kWide, int N, typename T>
 __device__ __forceinline__ void store(T* to, int64_t count, const float* values) {
   if constexpr (kWide) {
     static_assert(N % kVector<T> == 0);
-    constexpr int kPerWord = 4 / static_cast<int>(sizeof(T));
 #pragma unroll
     for (int i = 0; i < N; i += kVector<T>) {
-      uint4 raw;
-      raw.x = Word<T>::pack(values + i);
-      raw.y = Word<T>::pack(values + i + kPerWord);
-      raw.z = Word<T>::pack(values + i + 2 * kPerWord);
-      raw.w = Word<T>::pack(values + i + 3 * kPerWord);
-      *reinterpret_cast<uint4*>(to + i) = raw;
+      *reinterpret_cast<uint4*>(to + i) = pack<T>(values + i);
     }
   } else {
 #pragma unroll

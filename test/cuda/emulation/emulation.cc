@@ -69,6 +69,7 @@ constexpr size_t kMaxSharedBytes = 48 << 10;
 constexpr int kWarpLanes = 32;
 #if defined(__SANITIZE_ADDRESS__)
 constexpr size_t kStackBytes = 512 << 10;  // red zones make frames large
+constexpr size_t kOuterFrameBytes = 4 << 10;
 #else
 constexpr size_t kStackBytes = 64 << 10;
 #endif
@@ -151,8 +152,10 @@ void leave_fiber(bool last) {
 #endif
 }
 
-[[noreturn]] void fail(const std::string& message) {
-  scheduler().error = message;
+// The message comes from a function, so that nothing of it is left on the stack that is given up.
+template <typename Message>
+[[noreturn]] void fail(const Message& message) {
+  scheduler().error = message();
   leave_fiber(false);
   std::abort();  // the launch has been given up
 }
@@ -220,8 +223,9 @@ void prepare_fiber(int index) {
   fiber.warp = index / kWarpLanes;
   fiber.state = State::kReady;
 #if defined(__SANITIZE_ADDRESS__)
-  // Frames that were given up with the last block.
-  ASAN_UNPOISON_MEMORY_REGION(stack_of(s, index), kStackBytes);
+  // The outermost frames, which never return.
+  ASAN_UNPOISON_MEMORY_REGION(stack_of(s, index) + kStackBytes - kOuterFrameBytes,
+                              kOuterFrameBytes);
 #endif
   // As if fiber_main had been called: 8 below a multiple of 16, and six registers to restore.
   auto** top = reinterpret_cast<void**>(stack_of(s, index) + kStackBytes);
@@ -236,7 +240,7 @@ void run_block() {
   Scheduler& s = scheduler();
   std::memset(__start_cuda_shared_memory, kPoison,
               static_cast<size_t>(__stop_cuda_shared_memory - __start_cuda_shared_memory));
-  std::memset(s.dynamic_memory.data(), kPoison, s.dynamic_memory.size() * sizeof(uint64_t));
+  std::fill(s.dynamic_memory.begin(), s.dynamic_memory.end(), ~uint64_t{0});
   s.ready.clear();
   s.next_ready = 0;
   s.at_barrier = 0;
@@ -341,8 +345,11 @@ void block_barrier(const char* file, int line) {
     s.barrier_file = file;
     s.barrier_line = line;
   } else if (s.barrier_line != line || std::strcmp(s.barrier_file, file) != 0) {
-    fail("divergence: barriers at " + std::string(s.barrier_file) + ":" +
-         std::to_string(s.barrier_line) + " and " + file + ":" + std::to_string(line) + position());
+    fail([&] {
+      return "divergence: barriers at " + std::string(s.barrier_file) + ":" +
+             std::to_string(s.barrier_line) + " and " + file + ":" + std::to_string(line) +
+             position();
+    });
   }
   if (++s.at_barrier == s.count) {
     s.at_barrier = 0;
@@ -357,9 +364,11 @@ uint64_t warp_operation(WarpOperation operation, unsigned mask, uint64_t value, 
   Scheduler& s = scheduler();
   Fiber& self = s.fibers[s.current];
   const unsigned own = 1u << self.lane;
-  if ((mask & own) == 0) fail("a lane that its own mask leaves out" + position());
+  if ((mask & own) == 0) fail([] { return "a lane that its own mask leaves out" + position(); });
   if (operation == WarpOperation::kExchange && (mask >> source & 1u) == 0) {
-    fail("value of lane " + std::to_string(source) + ", which takes no part" + position());
+    fail([&] {
+      return "value of lane " + std::to_string(source) + ", which takes no part" + position();
+    });
   }
   self.value = value;
   self.source = source;
@@ -368,7 +377,7 @@ uint64_t warp_operation(WarpOperation operation, unsigned mask, uint64_t value, 
   while (at < of_warp.size() && of_warp[at].mask != mask) ++at;
   if (at == of_warp.size()) of_warp.push_back({operation, mask, 0});
   if (of_warp[at].operation != operation) {
-    fail("lanes of a warp at different operations" + position());
+    fail([] { return "lanes of a warp at different operations" + position(); });
   }
   of_warp[at].arrived |= own;
   if (of_warp[at].arrived != mask) {
@@ -423,6 +432,10 @@ cudaError_t run_grid(const cudaLaunchConfig_t& config, ThreadFunction thread, vo
   s.dynamic_memory.resize((config.dynamicSmemBytes + 7) / 8);
   s.thread = thread;
   s.arguments = arguments;
+#if defined(__SANITIZE_ADDRESS__)
+  // Frames of a launch that was given up.
+  if (!s.error.empty()) ASAN_UNPOISON_MEMORY_REGION(s.stacks, kMaxBlockThreads * kStackBytes);
+#endif
   s.error.clear();
   gridDim = grid;
   blockDim = block;
