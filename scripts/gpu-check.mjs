@@ -17,6 +17,7 @@ import {
 import { cpus, release, totalmem } from 'node:os';
 import { delimiter, dirname, join, relative, resolve } from 'node:path';
 import { clearTimeout } from 'node:timers';
+import { kernelRows } from '../bench/gpu/figures.mjs';
 import { StageRecord, readDocument } from '../bench/gpu/record.mjs';
 import {
   lastLines,
@@ -222,10 +223,12 @@ class GpuCheck {
   /** The tests' executables, by themselves: one that does not compile leaves everything else as it is. */
   async optionalTargets(record) {
     const directory = dirname(EXECUTABLES);
-    await this.command('configure', 'cmake', ['-S', ROOT, '-B', directory, '-DJIT_FLUX_CUDA_TESTS=ON'], {
-      seconds: 60,
-      allowFailure: true,
-    });
+    const configure = (onOff) =>
+      this.command('configure', 'cmake', ['-S', ROOT, '-B', directory, `-DJIT_FLUX_CUDA_TESTS=${onOff}`], {
+        seconds: 60,
+        allowFailure: true,
+      });
+    await configure('ON');
     const { stdout } = await this.command('targets', 'cmake', ['--build', directory, '--target', 'help'], {
       seconds: 60,
       allowFailure: true,
@@ -245,6 +248,8 @@ class GpuCheck {
         return { bytes: statSync(join(EXECUTABLES, name)).size };
       });
     }
+    // CMake's cache would remember it, and the next build would make them as well.
+    await configure('OFF');
   }
 
   /** That the libraries open, with this LibTorch and this Node. */
@@ -330,9 +335,11 @@ class GpuCheck {
 
   async bench(record) {
     const kernels = this.executable(KERNEL_TESTS);
-    await this.optional(record, 'kernels', { file: kernels }, () => {
+    await this.optional(record, 'kernels', { file: kernels }, async () => {
       const scratch = join(this.out, '.bench.json');
-      return this.kernelTests(['--bench', scratch], scratch, Math.min(90, this.left()));
+      const document = await this.kernelTests(['--bench', scratch], scratch, Math.min(90, this.left()));
+      if (kernelRows(document).length === 0) throw withResult(new Error('no times'), document);
+      return document;
     });
     const only = this.only?.filter((name) => name !== 'kernels');
     if (only?.length === 0) return;

@@ -132,7 +132,11 @@ const RUN = {
       await run(process.execPath, [join(ROOT, 'tools', 'synthetic-snapshot.mjs'), snapshot, ...args]);
     }
     const writeSeconds = (performance.now() - started) / 1000;
-    return { writeSeconds, ...(await runPart('encoders', context(seconds - writeSeconds), seconds)) };
+    const found = await runPart('encoders', context(seconds - writeSeconds), seconds);
+    const errors = Object.values(found).flatMap(({ error }) => error ?? []);
+    // One that fails is a row of the report; all of them are a failure.
+    if (errors.length === Object.keys(found).length) throw new Error(errors[0]);
+    return { writeSeconds, ...found };
   },
 };
 
