@@ -1,6 +1,7 @@
 // Tensors: creation, reading back, and the layout changes around the transformer.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <c10/util/Exception.h>
 
 #include <cstring>
 
@@ -35,11 +36,19 @@ void fill_later(Napi::Env env, const at::Tensor& target, const at::Tensor& sourc
                                  [target, source]() mutable { target.copy_(source); });
 }
 
+// Room on an accelerator for a tensor like this one.
+at::Tensor empty_on(int device, const at::Tensor& like) {
+  try {
+    return at::empty(like.sizes(), like.options().device(device_backend()->device(device)));
+  } catch (const c10::OutOfMemoryError&) {
+    throw with_device_memory(current_exception(), device);
+  }
+}
+
 // The tensor itself if it shall stay on the CPU, else a copy on the device.
 at::Tensor sent_to(Napi::Env env, const at::Tensor& tensor, int device) {
   if (device < 0) return tensor;
-  const at::Tensor there =
-      at::empty(tensor.sizes(), tensor.options().device(device_backend()->device(device)));
+  const at::Tensor there = empty_on(device, tensor);
   fill_later(env, there, tensor);
   return there;
 }
@@ -123,11 +132,12 @@ Napi::Value tensor_info(const Napi::CallbackInfo& info) {
 
 Napi::Value tensor_clone(const Napi::CallbackInfo& info) {
   const auto tensor = get_handle<at::Tensor>(info[0]);
-  at::Tensor copy = at::empty_like(*tensor);
-  if (!tensor->device().is_cpu()) {
-    fill_later(info.Env(), copy, *tensor);
-    return tensor_handle(info.Env(), copy);
+  if (const int device = device_index(*tensor); device >= 0) {
+    const at::Tensor there = empty_on(device, *tensor);
+    fill_later(info.Env(), there, *tensor);
+    return tensor_handle(info.Env(), there);
   }
+  const at::Tensor copy = at::empty_like(*tensor);
   // memcpy, not at::clone: a parallel copy would start a second OpenMP team on this thread.
   std::memcpy(copy.mutable_data_ptr(), tensor->const_data_ptr(), tensor->nbytes());
   return tensor_handle(info.Env(), copy);

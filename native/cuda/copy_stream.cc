@@ -11,6 +11,9 @@ namespace jitflux::cuda {
 
 namespace {
 
+// Spans that are kept before the finished ones are added up. About one pass of a large model.
+constexpr size_t kKeptSpans = 256;
+
 struct CudaMark final : CopyStream::Mark {
   explicit CudaMark(Event reached) : event(std::move(reached)) {}
   const Event event;
@@ -79,6 +82,8 @@ void CudaCopyStream::end_span(const Event& end) {
   if (!uploading_.start) return;
   uploading_.end = end;
   copies_.push_back(std::exchange(uploading_, {}));
+  // Statistics may never be asked for: their events must not pile up.
+  if (copies_.size() + stalls_.size() >= kKeptSpans) add_up();
 }
 
 void CudaCopyStream::wait(const Mark& mark) {
@@ -117,8 +122,7 @@ void CudaCopyStream::wait_for_engine() {
   C10_CUDA_CHECK(cudaStreamWaitEvent(stream_, queued.get(), 0));
 }
 
-TransferStatistics CudaCopyStream::take_statistics() {
-  TransferStatistics statistics;
+void CudaCopyStream::add_up() {
   const auto take = [](std::vector<Span>& spans, double& milliseconds, uint64_t* bytes) {
     size_t taken = 0;
     // In order: a span that has not ended ends the search.
@@ -131,9 +135,13 @@ TransferStatistics CudaCopyStream::take_statistics() {
     }
     spans.erase(spans.begin(), spans.begin() + static_cast<ptrdiff_t>(taken));
   };
-  take(copies_, statistics.copy_milliseconds, &statistics.bytes);
-  take(stalls_, statistics.stall_milliseconds, nullptr);
-  return statistics;
+  take(copies_, statistics_.copy_milliseconds, &statistics_.bytes);
+  take(stalls_, statistics_.stall_milliseconds, nullptr);
+}
+
+TransferStatistics CudaCopyStream::take_statistics() {
+  add_up();
+  return std::exchange(statistics_, {});
 }
 
 }  // namespace jitflux::cuda

@@ -40,6 +40,8 @@ class CudaCopyStream final : public CopyStream {
 
   // Ends the uploads' current span, if there is one, at `end`.
   void end_span(const Event& end);
+  // Moves the spans that have ended into statistics_.
+  void add_up();
 
   const c10::DeviceIndex device_;
   const cudaStream_t engine_;
@@ -49,6 +51,7 @@ class CudaCopyStream final : public CopyStream {
   Span uploading_;  // start is null: no upload since the last mark
   std::vector<Span> copies_;
   std::vector<Span> stalls_;
+  TransferStatistics statistics_;  // of spans that were added up
 };
 
 }  // namespace jitflux::cuda

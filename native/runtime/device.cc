@@ -18,7 +18,8 @@ constexpr int kCpu = -1;
 
 std::atomic<DeviceBackend*> opened_backend{nullptr};
 
-// A thread's sessions, and the one in use.
+// A thread's sessions, and the one in use. A thread that has some calls leave_devices() at its end:
+// this variable's own destructor would be too late.
 thread_local std::map<int, std::unique_ptr<DeviceSession>> sessions;
 thread_local int current_index = kCpu;
 
@@ -87,6 +88,8 @@ DeviceScope::DeviceScope(int index) : outer_(current_index) {
 }
 
 DeviceScope::~DeviceScope() { current_index = outer_; }
+
+void leave_devices() noexcept { sessions.clear(); }
 
 DeviceSession* current_session() {
   return current_index == kCpu ? nullptr : sessions[current_index].get();

@@ -129,7 +129,7 @@ int device_index(const at::Device& device);
 inline int device_index(const at::Tensor& tensor) { return device_index(tensor.device()); }
 
 // Makes the session of device `index` current on this thread; -1: the CPU, nothing to do. The
-// session is made when a thread first enters and kept for the thread's life.
+// session is made when a thread first enters and kept until leave_devices().
 class DeviceScope {
  public:
   explicit DeviceScope(int index);
@@ -140,6 +140,11 @@ class DeviceScope {
  private:
   int outer_;
 };
+
+// Ends this thread's sessions; no scope may be left. To be called while the thread still runs its
+// own code: the end of a session restores LibTorch's current stream, a thread-local variable that
+// is made after ours and therefore destroyed before it (writing there then corrupts the heap).
+void leave_devices() noexcept;
 
 // Of the innermost scope on this thread: the session (null on the CPU), its kernels (likewise) and
 // the device on which LibTorch's tensors belong.

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "runtime/device.h"
+
 namespace jitflux {
 
 InferenceThread::InferenceThread() : thread_([this] { run(); }) {}
@@ -29,12 +31,13 @@ void InferenceThread::run() {
     {
       std::unique_lock lock(mutex_);
       ready_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
-      if (queue_.empty()) return;
+      if (queue_.empty()) break;
       work = std::move(queue_.front());
       queue_.pop_front();
     }
     work();
   }
+  leave_devices();
 }
 
 }  // namespace jitflux
