@@ -25,6 +25,7 @@ export {
   Autoencoder,
   ClipTextEncoder,
   Conditioning,
+  deviceInfo,
   devices,
   DEFAULT_DECODE_BUDGET_BYTES,
   FluxTransformer,

@@ -390,10 +390,11 @@ export interface LoadOptions {
    */
   cudaGraphs?: boolean;
   /**
-   * Where the text encoders and the autoencoder of a pipeline compute, if not on `device`: `'cpu'` leaves the GPU to the
-   * transformer. TorchScript ones always compute on the CPU. Default: `device`.
+   * Where the text encoders of a pipeline compute, if not on `device`: `'cpu'` leaves the GPU to the transformer.
+   * TorchScript ones always compute on the CPU. Default: `device`.
    */
   textEncoderDevice?: Device;
+  /** Where the autoencoder of a pipeline computes; as `textEncoderDevice`. */
   decoderDevice?: Device;
   /** Threads of the native engine. Default: physical cores. */
   threads?: number;

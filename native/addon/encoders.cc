@@ -182,6 +182,7 @@ Tiling parse_tiling(const Napi::Value& value) {
 Napi::Value decode(const Napi::CallbackInfo& info) {
   const auto entry = get_handle<ModelEntry<Autoencoder>>(info[0]);
   const at::Tensor latents = parse_maps(info[1], "latents", entry->model->config().latent_channels);
+  expect_device(latents, "latents", entry->where.device);
   const Tiling tiling = parse_tiling(info[2]);
   return Environment::of(info.Env())
       .run(
@@ -201,6 +202,7 @@ Napi::Value encode_pictures(const Napi::CallbackInfo& info) {
                 "This autoencoder was loaded from a file that holds the decoder only");
   }
   const at::Tensor pictures = parse_maps(info[1], "pictures", config.picture_channels);
+  expect_device(pictures, "pictures", entry->where.device);
   const int64_t factor = config.spatial_factor();
   if (pictures.size(2) % factor != 0 || pictures.size(3) % factor != 0) {
     throw Error(error_code::kInvalidTensor,

@@ -119,8 +119,8 @@ void Environment::run_later(int device, std::function<void()> work) {
       const c10::InferenceMode inference;
       const DeviceScope scope(device);
       work();
-      work = nullptr;  // what it holds is released here
       if (DeviceSession* session = current_session()) session->synchronize();
+      work = nullptr;  // releases, on this thread, what nothing uses any more
     } catch (...) {
       // A failed device fails the next job as well, and that one is waited for.
     }
@@ -150,12 +150,12 @@ void Environment::execute(Task& task) {
       if (DeviceSession* session = current_session()) session->synchronize();
     } catch (...) {
       task.error = current_exception();
+      // What was queued before the failure may still use the tensors that are released below.
+      if (DeviceSession* session = current_session()) session->synchronize();
       if (device >= 0 && task.error->code() == error_code::kOutOfMemory) {
         task.error = with_device_memory(*task.error, device);
         device_backend()->release_cached_memory(device);
       }
-      // What was queued before the failure may still use the tensors that are released below.
-      if (DeviceSession* session = current_session()) session->synchronize();
     }
   } catch (...) {
     if (!task.error) task.error = current_exception();

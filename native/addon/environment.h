@@ -43,7 +43,7 @@ class Environment {
   // been released, so that a service sees its memory again.
   void return_memory(int device);
 
-  // Used on the device's inference thread only.
+  // What it returns is used on the device's inference thread only.
   jit::LifterCache& lifters(int device) { return worker(device).lifters; }
   int default_threads() const { return default_threads_; }
 

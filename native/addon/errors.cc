@@ -39,8 +39,11 @@ Error current_exception() {
     return Error(error_code::kOutOfMemory, first_line(error.what_without_backtrace()));
   } catch (const c10::Error& error) {
     std::string message = first_line(error.what_without_backtrace());
-    // LibTorch's CPU allocator reports exhaustion as a plain error.
-    const bool memory = message.find("can't allocate memory") != std::string::npos;
+    // LibTorch's CPU allocator and what CUDA's libraries allocate report exhaustion as a plain
+    // error.
+    const auto says = [&](const char* text) { return message.find(text) != std::string::npos; };
+    const bool memory = says("can't allocate memory") || says("CUDA error: out of memory") ||
+                        says("CUBLAS_STATUS_ALLOC_FAILED") || says("CUDNN_STATUS_ALLOC_FAILED");
     return Error(memory ? error_code::kOutOfMemory : error_code::kNative, std::move(message));
   } catch (const std::bad_alloc&) {
     return Error(error_code::kOutOfMemory, "Out of host memory");
@@ -75,6 +78,13 @@ double requested_bytes(const std::string& message) {
   }
 }
 
+// Whether an out-of-memory message is about a device.
+bool is_device_memory(const std::string& message) {
+  if (device_backend()->device(0).is_cpu()) return true;  // an emulated one has the host's memory
+  const auto says = [&](const char* text) { return message.find(text) != std::string::npos; };
+  return says("CUDA") || says("CUBLAS") || says("CUDNN");
+}
+
 std::string gibibytes(double bytes) {
   char text[32];
   std::snprintf(text, sizeof text, "%.2f GiB", bytes / (1024.0 * 1024.0 * 1024.0));
@@ -84,6 +94,7 @@ std::string gibibytes(double bytes) {
 }  // namespace
 
 Error with_device_memory(const Error& error, int device) {
+  if (!is_device_memory(error.what())) return error;
   const DeviceInfo info = device_backend()->info(device);
   const auto number = [](uint64_t bytes) { return DetailValue(static_cast<double>(bytes)); };
   const double requested = requested_bytes(error.what());
@@ -95,6 +106,7 @@ Error with_device_memory(const Error& error, int device) {
   details.emplace_back("totalBytes", number(info.total_bytes));
   details.emplace_back("allocatedBytes", number(info.allocated_bytes));
   details.emplace_back("reservedBytes", number(info.reserved_bytes));
+  details.emplace_back("reason", std::string(error.what()));
   const std::string wanted = requested >= 0 ? " for " + gibibytes(requested) : "";
   return Error(error.code(),
                "Out of memory on " + name + " (" + info.name + ")" + wanted + ": " +

@@ -9,8 +9,9 @@ namespace jitflux::addon {
 // The exception being handled, as our own type: LibTorch's errors get their first line and a code.
 Error current_exception();
 
-// An out-of-memory error of a device, with what was asked for and what the device has: details
-// device, requestedBytes (if LibTorch told), freeBytes, totalBytes, allocatedBytes, reservedBytes.
+// An out-of-memory error of a job on a device: if it was the device's memory that ran out, with
+// what was asked for and what the device has (details device, requestedBytes if LibTorch told,
+// freeBytes, totalBytes, allocatedBytes, reservedBytes, reason); as it is if it was the host's.
 Error with_device_memory(const Error& error, int device);
 
 // An Error object with `code` and `details`.

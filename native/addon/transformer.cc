@@ -80,6 +80,8 @@ Napi::Value condition(const Napi::CallbackInfo& info) {
                 "Expected a floating point tensor of shape [" + std::to_string(prompt.size(0)) +
                     ", " + std::to_string(config.pooled_dim) + "] for \"pooled\"");
   }
+  expect_device(prompt, "prompt", entry->where.device);
+  expect_device(pooled, "pooled", entry->where.device);
   std::vector<double> guidance = parse_numbers(info[3], "guidance");
   if (config.guidance && static_cast<int64_t>(guidance.size()) != prompt.size(0)) {
     throw Error(error_code::kInvalidArgument,

@@ -18,6 +18,9 @@ namespace jitflux {
 
 namespace {
 
+// Input of one call of a convolution: large enough to be efficient, also on an accelerator (130,000
+// pixels of 128 channels), small against a feature map.
+constexpr int64_t kStripBytes = int64_t{32} << 20;
 constexpr int64_t kMinStripRows = 8;
 
 constexpr int64_t kTile = 64;     // of Tiling::kAlways, in latent cells
@@ -141,12 +144,7 @@ void normed_silu(const at::Tensor& src, const Affine& affine, const at::Tensor& 
 class Autoencoder::Run {
  public:
   Run(const Autoencoder& model, const Job& job, uint64_t done, uint64_t total)
-      : config_(model.config_),
-        dtype_(model.dtype_),
-        strip_bytes_(model.strip_bytes_),
-        job_(job),
-        done_(done),
-        total_(total) {}
+      : config_(model.config_), dtype_(model.dtype_), job_(job), done_(done), total_(total) {}
 
   // z: [h, w, latent channels] -> out: [picture channels, h*f, w*f] float32.
   void decode(const Network& network, const at::Tensor& z, const at::Tensor& out) {
@@ -225,7 +223,7 @@ class Autoencoder::Run {
     const int64_t out_rows = rows / stride;
     const int64_t row_bytes =
         stride * padded_columns * channels * static_cast<int64_t>(c10::elementSize(dtype_));
-    const int64_t strip = std::min(out_rows, std::max(kMinStripRows, strip_bytes_ / row_bytes));
+    const int64_t strip = std::min(out_rows, std::max(kMinStripRows, kStripBytes / row_bytes));
     const at::Tensor scratch = new_map(strip * stride + carry, padded_columns, channels);
     if (padded_columns > columns) scratch.narrow(1, columns, 1).zero_();
     for (int64_t begin = 0; begin < out_rows; begin += strip) {
@@ -376,7 +374,6 @@ class Autoencoder::Run {
 
   const AutoencoderConfig& config_;
   at::ScalarType dtype_;
-  int64_t strip_bytes_;
   const Job& job_;
   uint64_t done_;
   uint64_t total_;
@@ -411,7 +408,7 @@ int64_t Autoencoder::decode_bytes(int64_t h, int64_t w) const {
   // A strip, what the convolution makes of it, the convolution's own scratch (more in bfloat16),
   // and slack for what LibTorch touches for the first time.
   const int64_t row = (w << (config_.channels.size() - 1)) * config_.channels.front() * 2 * element;
-  return values * element + 6 * std::max(strip_bytes_, kMinStripRows * row);
+  return values * element + 6 * std::max(kStripBytes, kMinStripRows * row);
 }
 
 at::Tensor Autoencoder::decode(const at::Tensor& latents, const Tiling& tiling,

@@ -62,7 +62,7 @@ class Autoencoder {
 
   const AutoencoderConfig& config() const { return config_; }
 
-  // latents: [B, latent channels, h, w], any float type and device, un-scaled. Returns [B, 3, h*f,
+  // latents: [B, latent channels, h, w], any float type, un-scaled. Returns [B, 3, h*f,
   // w*f] float32 on current_device(), where the model must have been loaded. Polls the job between
   // strips; progress counts blocks over all tiles and pictures.
   at::Tensor decode(const at::Tensor& latents, const Tiling& tiling, const Job& job) const;
@@ -121,7 +121,6 @@ class Autoencoder {
 
   AutoencoderConfig config_;
   at::ScalarType dtype_ = at::kFloat;
-  int64_t strip_bytes_ = 0;  // of a convolution's input
   Network decoder_;
   std::optional<Network> encoder_;
   // 1x1 convolutions around the latents; FLUX has none, its ancestors do.

@@ -145,8 +145,6 @@ std::shared_ptr<Autoencoder> Autoencoder::load(std::shared_ptr<const WeightFile>
 
   // Tensors.
   model->dtype_ = options.dtype;
-  // Large enough to be efficient, small against a feature map. An accelerator wants larger ones.
-  model->strip_bytes_ = int64_t{current_session() == nullptr ? 32 : 256} << 20;
   WeightLoader from(set, options.dtype, job);
   const auto norm = [&](const std::string& name) {
     return Norm{from.copy(name + ".weight", at::kFloat), from.copy(name + ".bias", at::kFloat)};

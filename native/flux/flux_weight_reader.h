@@ -47,6 +47,9 @@ class FluxWeightReader {
   // Gives back the memory of the mapped pages of a module; they are read again when touched again.
   void release(const std::string& module) const;
 
+  // Gives back what uploads have staged; the next one stages anew.
+  void release_staging() const { uploader_.reset(); }
+
   // Bytes in the file.
   uint64_t bytes(const std::string& name) const;
 

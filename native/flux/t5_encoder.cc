@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "flux/activation.h"
 #include "flux/weight_tensors.h"
@@ -109,10 +110,10 @@ const at::Tensor& T5Encoder::position_bias(int64_t length) {
   for (int64_t i = 0; i < 2 * length - 1; ++i) {
     bucket[i] = t5_bucket(i - (length - 1), config_.buckets, config_.max_distance);
   }
-  position_bias_ = at::empty({1, config_.heads, length, length}, at::kFloat);
+  at::Tensor bias = at::empty({1, config_.heads, length, length}, at::kFloat);
   const at::Tensor host_table = bias_table_.cpu();
   const float* table = host_table.const_data_ptr<float>();
-  float* out = position_bias_.mutable_data_ptr<float>();
+  float* out = bias.mutable_data_ptr<float>();
   parallel_rows(config_.heads * length, length, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t head = row / length;
@@ -123,7 +124,8 @@ const at::Tensor& T5Encoder::position_bias(int64_t length) {
     }
   });
   // An accelerator's attention wants it in the type of its inputs.
-  if (current_session() != nullptr) position_bias_ = position_bias_.to(current_device(), dtype_);
+  if (current_session() != nullptr) bias = bias.to(current_device(), dtype_);
+  position_bias_ = std::move(bias);
   return position_bias_;
 }
 

@@ -70,7 +70,8 @@ class T5Encoder {
   at::Tensor bias_table_;  // [buckets, heads] float32
   std::vector<Block> blocks_;
   at::Tensor final_norm_;
-  at::Tensor position_bias_;  // [1, heads, T, T] float32, of the length used last
+  // [1, heads, T, T] of the length used last; float32, on an accelerator of the compute type
+  at::Tensor position_bias_;
 };
 
 }  // namespace jitflux

@@ -80,9 +80,11 @@ struct FluxTransformer::Pass {
 
 const RopeTable& FluxTransformer::rope_for(const jit::Grid& grid) {
   if (rope_.grid.rows != grid.rows || rope_.grid.cols != grid.cols) {
-    rope_ = make_rope_table(grid, config_.rope_axes);
-    rope_.cos = rope_.cos.to(current_device());
-    rope_.sin = rope_.sin.to(current_device());
+    RopeTable table = make_rope_table(grid, config_.rope_axes);
+    table.cos = table.cos.to(current_device());
+    table.sin = table.sin.to(current_device());
+    graphs_.clear();  // which read the old one
+    rope_ = std::move(table);
   }
   return rope_;
 }
@@ -274,8 +276,7 @@ void FluxTransformer::run(const at::Tensor& velocity, const Pass& pass, const Jo
 struct FluxTransformer::PassGraph {
   // What a record depends on.
   int64_t images, text_tokens, image_tokens;
-  size_t listed;  // positions given
-  const void* rope;
+  size_t listed;       // positions given
   uint64_t workspace;  // generation
 
   Conditioning conditioning;  // of one step
@@ -287,7 +288,7 @@ struct FluxTransformer::PassGraph {
 
   bool fits(const PassGraph& other) const {
     return images == other.images && text_tokens == other.text_tokens &&
-           image_tokens == other.image_tokens && listed == other.listed && rope == other.rope;
+           image_tokens == other.image_tokens && listed == other.listed;
   }
 };
 
@@ -308,11 +309,9 @@ bool FluxTransformer::run_graph(const at::Tensor& velocity, const Pass& pass, co
   wanted->text_tokens = pass.text_tokens;
   wanted->image_tokens = pass.image_tokens;
   wanted->listed = pass.anchors->tokens.size();
-  wanted->rope = pass.rope->cos.const_data_ptr();
   // What larger passes have moved the buffers of cannot be launched any more.
-  std::erase_if(graphs_, [&](const auto& known) {
-    return known->workspace != workspace_.generation() || known->rope != wanted->rope;
-  });
+  std::erase_if(graphs_,
+                [&](const auto& known) { return known->workspace != workspace_.generation(); });
   const auto found = std::find_if(graphs_.begin(), graphs_.end(),
                                   [&](const auto& known) { return known->fits(*wanted); });
   if (found == graphs_.end()) {

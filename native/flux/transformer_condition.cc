@@ -88,6 +88,7 @@ std::shared_ptr<const Conditioning> FluxTransformer::condition(const at::Tensor&
     modulate(single_blocks_[i].modulation, result->single_stream[i]);
   }
   modulate(final_modulation_, result->final_layer);
+  weights_->release_staging();
   return result;
 }
 

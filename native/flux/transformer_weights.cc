@@ -160,6 +160,7 @@ std::shared_ptr<FluxTransformer> FluxTransformer::load(
         *reader, std::move(blocks),
         [&](const std::string& module) { from.advance_module(module); });
   }
+  reader->release_staging();
   return model;
 }
 

@@ -11,9 +11,10 @@ at::Tensor Workspace::view(Slot slot, at::IntArrayRef shape, at::ScalarType dtyp
   at::Tensor& buffer = buffers_[slot];
   const int64_t numel = c10::multiply_integers(shape);
   if (!buffer.defined() || buffer.scalar_type() != dtype || buffer.numel() < numel) {
-    buffer.reset();  // before its successor: the two need not fit together
-    buffer = at::empty({numel}, at::TensorOptions(dtype).device(current_device()));
+    // Before its successor: the two need not fit together, and the successor may not either.
+    buffer.reset();
     ++generation_;
+    buffer = at::empty({numel}, at::TensorOptions(dtype).device(current_device()));
   }
   return buffer.narrow(0, 0, numel).view(shape);
 }

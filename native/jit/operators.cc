@@ -43,11 +43,10 @@ at::Tensor blur_scratch(const Grid& grid, int64_t channels) {
 }
 
 // Lifts one image's v [M, C] into full [N, C]; also latents += d_sigma * full unless latents is
-// null.
+// null. `blurred`: blur_scratch, on an accelerator.
 void lift_image(const Lifter& lifter, const float* v, float* full, float* latents, float d_sigma,
-                int64_t channels) {
+                int64_t channels, const at::Tensor& blurred) {
   if (const auto* device = current_kernels()) {
-    const at::Tensor blurred = blur_scratch(lifter.grid, channels);
     device->lift_step(
         v, lifter.nearest.const_data_ptr<int32_t>(), lifter.positions.const_data_ptr<int32_t>(),
         lifter.weights.const_data_ptr<float>(), lifter.radius, blurred.mutable_data_ptr<float>(),
@@ -92,12 +91,17 @@ at::Tensor lift_and_step(const at::Tensor& v, const TokenLists& anchors, const G
   const int64_t channels = v.size(2);
   at::Tensor full = at::empty({images, grid.tokens(), channels}, v.options());
   const int64_t stride = grid.tokens() * channels;
+  // Everything that may fail comes before the first image is changed.
+  const at::Tensor blurred =
+      current_session() == nullptr ? at::Tensor() : blur_scratch(grid, channels);
+  std::vector<std::shared_ptr<const Lifter>> lifters;
+  for (int64_t b = 0; b < images; ++b) lifters.push_back(cache.get(anchors.of(b), count, grid));
   for (int64_t b = 0; b < images; ++b) {
-    const auto lifter = cache.get(anchors.of(b), count, grid);
+    const auto& lifter = lifters[b];
     lift_image(*lifter, v.const_data_ptr<float>() + b * count * channels,
                full.mutable_data_ptr<float>() + b * stride,
                latents == nullptr ? nullptr : latents + b * stride, static_cast<float>(d_sigma),
-               channels);
+               channels, blurred);
   }
   return full;
 }

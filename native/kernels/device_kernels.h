@@ -32,8 +32,9 @@ struct DeviceKernels {
   void (*layer_norm_modulate)(Element type, const void* x, const float* shift, const float* scale,
                               void* out, int64_t rows, int64_t d, float eps, DeviceStream stream);
 
-  // x += gate * y, rounded to T; then, unless shift is null, out = layer_norm(x) * (1 + scale) +
-  // shift of the rounded x, in the same pass. gate, shift, scale: [d].
+  // x += gate * y, rounded to T (float16: clipped to its range); then, unless shift is null, out =
+  // layer_norm(x) * (1 + scale) + shift of the rounded x, in the same pass. gate, shift, scale:
+  // [d].
   void (*gated_residual)(Element type, void* x, const void* y, const float* gate,
                          const float* shift, const float* scale, void* out, int64_t rows, int64_t d,
                          float eps, DeviceStream stream);

@@ -11,6 +11,7 @@ import { table } from './format.js';
 import {
   DEVICE_FLAGS,
   given,
+  GPU_FLAGS,
   MODEL_FLAGS,
   parseDevice,
   SAMPLING_FLAGS,
@@ -52,6 +53,12 @@ export const planCommand = defineCommand({
       .option('text-encoders', MODEL_FLAGS['text-encoders'])
       .options(DEVICE_FLAGS)
       .options(WEIGHT_FLAGS)
+      .option('stream-weights', GPU_FLAGS['stream-weights'])
+      .option('gpu-memory', {
+        type: 'number',
+        requiresArg: true,
+        describe: 'GiB that are free on the GPU, to judge whether it fits',
+      })
       .example('$0 plan --preset jit-7x --width 1024 --height 1024', 'FLUX.1-dev at 1024x1024'),
   async run(args, context) {
     const known = Object.hasOwn(MODELS, args.model) ? MODELS[args.model] : undefined;
@@ -75,13 +82,21 @@ export const planCommand = defineCommand({
       planModelMemory(
         source,
         {
-          ...given({ device: parseDevice(args.device), dtype: args.dtype, quantize: args.quantize }),
+          ...given({
+            device: parseDevice(args.device),
+            dtype: args.dtype,
+            quantize: args.quantize,
+            weightStreaming: args['stream-weights'],
+          }),
           width,
           height,
           textTokens,
           steps: plan.steps,
         },
-        { host: await availableMemory() },
+        {
+          host: await availableMemory(),
+          ...(args['gpu-memory'] !== undefined && { device: args['gpu-memory'] * 2 ** 30 }),
+        },
       );
     context.printJson({ model: args.model, width, height, textTokens, ...plan, ...(memory && { memory }) });
     const denseStep = fluxFlops(model.config, plan.totalTokens, textTokens).total;
@@ -147,7 +162,12 @@ function describeMemory(memory: MemoryPlan): string[] {
     ...table([['part', 'on', 'M parameters', 'file', 'weights', 'while it works'], ...parts], [2, 3, 4, 5]),
     `${accelerator ? 'host: ' : ''}${phases(({ bytes }) => bytes)}; ` +
       `available ${available ? gb(available.bytes) : 'unknown'}: ${memory.fits ? 'fits' : 'does not fit'}`,
-    ...(accelerator ? [`${accelerator.device}: ${phases(({ deviceBytes }) => deviceBytes ?? 0)}`] : []),
+    ...(accelerator
+      ? [
+          `${accelerator.device}: ${phases(({ deviceBytes }) => deviceBytes ?? 0)}; transformer ${memory.blockWeights}; ` +
+            `available ${accelerator.availableBytes === undefined ? 'unknown (--gpu-memory)' : gb(accelerator.availableBytes)}`,
+        ]
+      : []),
   ];
 }
 

@@ -125,9 +125,9 @@ export interface EngineInfo {
    * Calls of every fused kernel and kind of linear layer in this process: proof that the fast paths run.
    * `attentionFallback` counts attention by LibTorch, for head sizes that our kernel does not take; `linearPlain`
    * linear layers whose weights are multiplied as the file holds them. On a GPU the same names count its kernels, and
-   * `deviceAttention`, `linearDevice` and `linearStreamed` what LibTorch does there; passes that ran as a recorded CUDA
-   * graph appear as `graphLaunch` only. `arenaReused` and `arenaAllocated` count large
-   * intermediate tensors that found memory of an earlier pass, and that did not.
+   * `deviceAttention`, `linearDevice` and `linearStreamed` what LibTorch does there; of a pass that is
+   * launched as a CUDA graph, only `graphLaunch` and what lies outside of the graph. `arenaReused` and `arenaAllocated`
+   * count large intermediate tensors that found memory of an earlier pass, and that did not.
    */
   kernelCalls: Record<KernelName, number>;
   /** LibTorch's own choice, for example `AVX512`. */

@@ -1,7 +1,14 @@
 /** Prompt to picture: text conditioner, transformer, sampler, decoder. */
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import type { PngMetadata } from '../image/index.js';
-import { deviceIndex, FluxTransformer, JitSampler, latentOps, Tensor } from '../runtime/index.js';
+import {
+  deviceIndex,
+  FluxTransformer,
+  JitSampler,
+  latentOps,
+  nativeLoadOptions,
+  Tensor,
+} from '../runtime/index.js';
 import type { Device, FluxConfig, LoadOptions, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
 import { EncodedPrompts } from './encoded-prompts.js';
@@ -68,7 +75,9 @@ export class FluxPipeline {
    */
   static async load(model: string, o: LoadOptions = {}): Promise<FluxPipeline> {
     const { signal, device = 'cpu' } = o;
-    for (const where of [device, o.textEncoderDevice, o.decoderDevice]) deviceIndex(where);
+    // A bad option is refused before anything is loaded.
+    nativeLoadOptions(o);
+    for (const where of [o.textEncoderDevice, o.decoderDevice]) deviceIndex(where);
     const source = await resolveModel(model, { textEncoders: o.textEncoders, signal });
     let { packWeights, weightStreaming } = o;
     if (o.memoryCheck !== false) {
@@ -284,7 +293,7 @@ export class FluxPipeline {
       const row = Math.floor(i / times);
       repeated.set(values.subarray(row * size, (row + 1) * size), i * size);
     }
-    return resources.add(Tensor.from(repeated, [count * times, ...rest], { device: rows.device }));
+    return resources.add(Tensor.from(repeated, [count * times, ...rest]));
   }
 
   /**

@@ -5,7 +5,7 @@
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import { type BlockWeights, requestedBlockWeights } from '../runtime/block-weights.js';
 import { DEFAULT_PRESET, getPreset } from '../sampler/presets.js';
-import { devices, deviceIndex, isAccelerator } from '../runtime/device.js';
+import { deviceInfo, isAccelerator } from '../runtime/device.js';
 import type { Device, FluxConfig, LoadOptions } from '../types.js';
 import { type AvailableMemory, availableMemory } from './available-memory.js';
 import { decoderPlacement, textPlacement, transformerPlacement } from './component-options.js';
@@ -133,7 +133,8 @@ const STRIP_BYTES = 32 * 1024 ** 2;
 const MIN_STRIP_ROWS = 8;
 
 /**
- * Computes what a model will take in memory, without loading it and without native code.
+ * Computes what a model will take in memory, without loading it; without native code, unless a GPU is named: then its
+ * free memory is looked up.
  * @param path a model directory or checkpoint, as `FluxPipeline.load` takes
  * @throws what `FluxPipeline.load` throws for a model that is incomplete or does not fit together
  */
@@ -149,11 +150,17 @@ export interface Available {
   device?: number | undefined;
 }
 
+/** The GPU that is planned for: the transformer's, else that of the other parts. Parts on a further one are not. */
+function plannedAccelerator(o: MemoryPlanOptions): Device | undefined {
+  return [o.device, o.decoderDevice, o.textEncoderDevice].find(isAccelerator);
+}
+
 /** @throws ERR_JITFLUX_DEVICE_UNAVAILABLE if the options name a GPU that is not there */
-export async function memoryAvailableTo(o: Pick<LoadOptions, 'device'>): Promise<Available> {
+export async function memoryAvailableTo(o: MemoryPlanOptions): Promise<Available> {
   const host = await availableMemory();
-  if (!isAccelerator(o.device)) return { host };
-  const { freeBytes, reservedBytes, allocatedBytes } = (await devices())[deviceIndex(o.device)]!;
+  const device = plannedAccelerator(o);
+  if (device === undefined) return { host };
+  const { freeBytes, reservedBytes, allocatedBytes } = await deviceInfo(device);
   return { host, device: freeBytes + reservedBytes - allocatedBytes };
 }
 
@@ -288,25 +295,26 @@ function planForm(
     }),
   );
 
-  if (components.some((c) => isAccelerator(c.device))) {
+  const planned = plannedAccelerator(o);
+  if (planned !== undefined) {
     components.push({
       component: 'device_runtime',
       fileBytes: 0,
-      device: components.find((c) => isAccelerator(c.device))!.device,
+      device: planned,
       residentBytes: DEVICE_RUNTIME_BYTES,
       copiedBytes: DEVICE_RUNTIME_BYTES,
       mapped: false,
       transientBytes: 0,
     });
   }
-  const phases = planPhases(components, o);
+  const phases = planPhases(components, planned, o);
   const peakBytes = Math.max(...phases.map(({ bytes }) => bytes));
   const { host } = available;
   const onDevice = phases.flatMap(({ deviceBytes }) => deviceBytes ?? []);
   const accelerator =
-    onDevice.length === 0
+    planned === undefined
       ? undefined
-      : { device: transformer.device, peakBytes: Math.max(...onDevice), availableBytes: available.device };
+      : { device: planned, peakBytes: Math.max(...onDevice), availableBytes: available.device };
   const fitsDevice = (accelerator?.peakBytes ?? 0) <= (accelerator?.availableBytes ?? Infinity);
   return {
     model: info.name,
@@ -374,6 +382,7 @@ export function checkMemory(plan: MemoryPlan): void {
  */
 function planPhases(
   components: readonly ComponentMemory[],
+  accelerator: Device | undefined,
   { keepTextEncoders = true, keepDecoder = true }: MemoryPlanOptions,
 ): PhaseMemory[] {
   const isText = (c: ComponentMemory) => c.component.startsWith('text_encoder');
@@ -385,12 +394,12 @@ function planPhases(
     decode: (c) => c.component === 'vae',
   };
   /** Of the components in one memory: the host's or the GPU's. */
-  const sum = (phase: PhaseMemory['phase'], accelerator: boolean): number => {
+  const sum = (phase: PhaseMemory['phase'], device: Device): number => {
     let bytes = 0;
     let transient = 0;
     for (const c of components) {
-      if (!accelerator) bytes += c.streamedBytes ?? 0;
-      if (isAccelerator(c.device) !== accelerator) continue;
+      if (device === 'cpu') bytes += c.streamedBytes ?? 0;
+      if (!sameDevice(c.device, device)) continue;
       const working = active[phase](c);
       if (working) bytes += c.residentBytes;
       else if (kept(c)) bytes += c.copiedBytes;
@@ -400,12 +409,16 @@ function planPhases(
     }
     return bytes + transient;
   };
-  const uses = components.some((c) => isAccelerator(c.device));
   return (Object.keys(active) as PhaseMemory['phase'][]).map((phase) => ({
     phase,
-    bytes: sum(phase, false),
-    ...(uses && { deviceBytes: sum(phase, true) }),
+    bytes: sum(phase, 'cpu'),
+    ...(accelerator !== undefined && { deviceBytes: sum(phase, accelerator) }),
   }));
+}
+
+function sameDevice(a: Device, b: Device): boolean {
+  const full = (device: Device) => (device === 'cuda' ? 'cuda:0' : device);
+  return full(a) === full(b);
 }
 
 /** Activations of CLIP, B prompts. */

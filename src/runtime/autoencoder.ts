@@ -24,10 +24,12 @@ const autoencoderConfig = z.object({
 export class Autoencoder extends NativeObject<AutoencoderHandle> {
   /** Inferred from the tensors; norm groups, scaling and shift from config.json. */
   readonly config: Readonly<AutoencoderConfig>;
+  readonly #device: number;
 
-  private constructor(handle: AutoencoderHandle, config: AutoencoderConfig) {
+  private constructor(handle: AutoencoderHandle, config: AutoencoderConfig, device: number) {
     super(handle, 'autoencoder');
     this.config = Object.freeze(config);
+    this.#device = device;
   }
 
   /**
@@ -50,11 +52,12 @@ export class Autoencoder extends NativeObject<AutoencoderHandle> {
       (binding, job) => binding.loadAutoencoder(path, options, job),
       loadJob(o),
     );
-    return new Autoencoder(handle, {
+    const complete = {
       ...config,
       scalingFactor: beside?.scaling_factor ?? 0.3611,
       shiftFactor: beside?.shift_factor ?? 0.1159,
-    });
+    };
+    return new Autoencoder(handle, complete, common.device);
   }
 
   /**
@@ -64,26 +67,27 @@ export class Autoencoder extends NativeObject<AutoencoderHandle> {
    * `memoryBudgetBytes` make the decode tiled: overlapping tiles, each blended linearly into its neighbours. That
    * changes the picture slightly, because group norms and attention then see one tile at a time.
    *
-   * @param latents [B, latentChannels, h, w], un-scaled: `latent / scalingFactor + shiftFactor`
+   * @param latents [B, latentChannels, h, w], on any device, un-scaled: `latent / scalingFactor + shiftFactor`
    * @returns [B, 3, h * spatialFactor, w * spatialFactor] float32, about -1 to 1, not clamped
    * @throws ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT (tiling), ERR_JITFLUX_DISPOSED,
    *   ERR_JITFLUX_ABORTED (within a fraction of a block)
    */
   async decode(latents: Tensor, o: DecodeOptions = {}): Promise<Tensor> {
-    const [autoencoder, handle] = [this.handle, latents.handle];
+    const autoencoder = this.handle;
     const tiling = nativeTiling(o);
     const { signal, onProgress } = o;
-    return new Tensor(
-      await runNative((binding, job) => binding.decodeLatents(autoencoder, handle, tiling, job), {
+    const picture = await Tensor.on(this.#device, [latents], ([handle]) =>
+      runNative((binding, job) => binding.decodeLatents(autoencoder, handle, tiling, job), {
         signal,
         progress: onProgress && ((done, total) => onProgress({ done, total })),
       }),
     );
+    return new Tensor(picture);
   }
 
   /**
    * The distribution of a picture's latents. FLUX takes `(mean - shiftFactor) * scalingFactor`, or a sample.
-   * @param pictures [B, 3, H, W] in [-1, 1], sides divisible by `config.spatialFactor`
+   * @param pictures [B, 3, H, W], on any device, in [-1, 1], sides divisible by `config.spatialFactor`
    * @returns two tensors [B, latentChannels, H / spatialFactor, W / spatialFactor] float32; `logvar` is clamped to
    *   [-30, 20] as in diffusers
    * @throws ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT if the weights hold no encoder,
@@ -93,11 +97,13 @@ export class Autoencoder extends NativeObject<AutoencoderHandle> {
     pictures: Tensor,
     o: { signal?: AbortSignal | undefined; onProgress?: DecodeOptions['onProgress'] } = {},
   ): Promise<{ mean: Tensor; logvar: Tensor }> {
-    const [autoencoder, handle] = [this.handle, pictures.handle];
+    const autoencoder = this.handle;
     const { signal, onProgress } = o;
-    const { mean, logvar } = await runNative(
-      (binding, job) => binding.encodePictures(autoencoder, handle, job),
-      { signal, progress: onProgress && ((done, total) => onProgress({ done, total })) },
+    const { mean, logvar } = await Tensor.on(this.#device, [pictures], ([handle]) =>
+      runNative((binding, job) => binding.encodePictures(autoencoder, handle, job), {
+        signal,
+        progress: onProgress && ((done, total) => onProgress({ done, total })),
+      }),
     );
     return { mean: new Tensor(mean), logvar: new Tensor(logvar) };
   }

@@ -44,8 +44,18 @@ function whyNoAccelerator(): string {
 export async function devices(): Promise<DeviceInfo[]> {
   const count = callNative((binding) => binding.deviceCount());
   const found: DeviceInfo[] = [];
-  for (let i = 0; i < count; i++) found.push(await runNative((binding, job) => binding.deviceInfo(i, job)));
+  for (let i = 0; i < count; i++) found.push(await deviceInfo(`cuda:${i}`));
   return found;
+}
+
+/**
+ * One GPU, with its memory as it is now. Starts it, if nothing has yet.
+ * @throws ERR_JITFLUX_DEVICE_UNAVAILABLE; ERR_JITFLUX_INVALID_ARGUMENT for the CPU
+ */
+export async function deviceInfo(device: Device): Promise<DeviceInfo> {
+  const index = deviceIndex(device);
+  if (index === CPU) throw invalidArgument('device', "'cuda' or 'cuda:<index>'", device);
+  return runNative((binding, job) => binding.deviceInfo(index, job));
 }
 
 /** Lets `peakAllocatedBytes` of {@link devices} count from now on. */

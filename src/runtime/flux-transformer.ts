@@ -27,10 +27,12 @@ export class Conditioning extends NativeObject<ConditioningHandle> {
 export class FluxTransformer extends NativeObject<TransformerHandle> {
   /** Inferred from the tensors. */
   readonly config: FluxConfig;
+  readonly #device: number;
 
-  private constructor(handle: TransformerHandle, config: FluxConfig) {
+  private constructor(handle: TransformerHandle, config: FluxConfig, device: number) {
     super(handle, 'transformer');
     this.config = Object.freeze(config);
+    this.#device = device;
   }
 
   /**
@@ -63,12 +65,12 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
       (binding, job) => binding.loadTransformer(path, options, job),
       loadJob(o),
     );
-    return new FluxTransformer(handle, config);
+    return new FluxTransformer(handle, config, options.device);
   }
 
   /**
    * Computes everything that depends only on sigma, guidance and the prompt, for all steps at once.
-   * @param c.prompt text tokens (T5), [B, T, textDim]
+   * @param c.prompt text tokens (T5), [B, T, textDim], on any device
    * @param c.pooled pooled prompt (CLIP), [B, pooledDim]
    * @param c.guidance one for all images or one each, >= 0; default 3.5; ignored by models without guidance embedder
    * @param c.sigmas noise levels of the steps, each from 0 to 1
@@ -90,11 +92,13 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
         throw invalidArgument('guidance', 'a finite number >= 0', value);
       }
     }
-    const [model, prompt, pooled] = [this.handle, c.prompt.handle, c.pooled.handle];
+    const model = this.handle;
     const sigmas = Float64Array.from(c.sigmas);
-    const handle = await runNative(
-      (binding, job) => binding.condition(model, prompt, pooled, Float64Array.from(guidance), sigmas, job),
-      { signal: c.signal },
+    const handle = await Tensor.on(this.#device, [c.prompt, c.pooled], ([prompt, pooled]) =>
+      runNative(
+        (binding, job) => binding.condition(model, prompt, pooled, Float64Array.from(guidance), sigmas, job),
+        { signal: c.signal },
+      ),
     );
     return new Conditioning(handle, images, sigmas.length);
   }
@@ -107,10 +111,10 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
    *   tokens of the grid in order
    * @param i.perImage with `latents`: `anchors` holds one list per image. Default false
    * @param i.step index into the conditioning's sigmas, or one per image
-   * @param i.onProgress called between blocks
+   * @param i.onProgress called between blocks; on a GPU while they are queued, which is ahead of their computation
    * @returns [B, M, outChannels] float32
    * @throws ERR_JITFLUX_INVALID_ANCHORS, ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT,
-   *   ERR_JITFLUX_DISPOSED, ERR_JITFLUX_ABORTED (within one block)
+   *   ERR_JITFLUX_DISPOSED, ERR_JITFLUX_ABORTED (within one block, on a GPU within this call)
    */
   async forward(
     i: ({ tokens: Tensor } | { latents: Tensor; perImage?: boolean }) & {

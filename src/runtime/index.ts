@@ -1,5 +1,5 @@
 export { Tensor } from './tensor.js';
-export { computeDType } from './load-options.js';
+export { computeDType, nativeLoadOptions } from './load-options.js';
 export { jit } from './jit.js';
 export { JitSampler } from './jit-sampler.js';
 export {
@@ -8,7 +8,14 @@ export {
   FluxTransformer,
   type TransferStatistics,
 } from './flux-transformer.js';
-export { deviceIndex, devices, type DeviceInfo, isAccelerator, resetPeakMemory } from './device.js';
+export {
+  deviceIndex,
+  deviceInfo,
+  devices,
+  type DeviceInfo,
+  isAccelerator,
+  resetPeakMemory,
+} from './device.js';
 export { ClipTextEncoder } from './clip-text-encoder.js';
 export { T5Encoder } from './t5-encoder.js';
 export { Autoencoder, DEFAULT_DECODE_BUDGET_BYTES } from './autoencoder.js';

@@ -77,6 +77,34 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     return new Tensor(await runNative((binding, job) => binding.tensorTo(handle, index, job)));
   }
 
+  /**
+   * @internal Runs `use` with these tensors' handles on the device with this index: those of copies, disposed afterwards,
+   * where a tensor is elsewhere. A copy is made on the tensor's own device, after what it has still to do there; everything
+   * is taken hold of before this returns, so that the caller may dispose the tensors at once.
+   */
+  static async on<T extends Tensor[], R>(
+    index: number,
+    tensors: [...T],
+    use: (handles: { [I in keyof T]: TensorHandle }) => Promise<R>,
+  ): Promise<R> {
+    type Handles = { [I in keyof T]: TensorHandle };
+    const isThere = (tensor: Tensor) => deviceIndex(tensor.device) === index;
+    if (tensors.every(isThere)) return use(tensors.map(({ handle }) => handle) as Handles);
+    const device = index < 0 ? 'cpu' : (`cuda:${index}` as const);
+    const there = await Promise.all(
+      tensors.map(async (tensor) => {
+        if (isThere(tensor)) return { handle: tensor.handle };
+        const copy = await tensor.to(device);
+        return { handle: copy.handle, copy };
+      }),
+    );
+    try {
+      return await use(there.map(({ handle }) => handle) as Handles);
+    } finally {
+      for (const { copy } of there) copy?.dispose();
+    }
+  }
+
   clone(): this {
     const handle = this.handle;
     return new Tensor(callNative((binding) => binding.tensorClone(handle))) as this;

@@ -21,7 +21,12 @@ export function cudaUnderTest(): { kind: 'gpu' | 'emulation' } | { kind: 'none';
   const count = callNative((binding) => binding.deviceCount());
   if (count > 0) return { kind: openedEmulation ? 'emulation' : 'gpu' };
   if (!existsSync(EMULATION)) return { kind: 'none', reason: `no GPU, and ${EMULATION} was not built` };
-  callNative((binding) => binding.openDeviceLibrary(EMULATION));
+  try {
+    callNative((binding) => binding.openDeviceLibrary(EMULATION));
+  } catch (error) {
+    // The CUDA build has its own library open, or is another build than the emulation's.
+    return { kind: 'none', reason: `no GPU, and no emulation here: ${(error as Error).message}` };
+  }
   openedEmulation = true;
   return { kind: 'emulation' };
 }

@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     load<kWide, N>(gate + column, count, factor);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      values[j * N + i] = round_to<T>(fmaf(factor[i], added[i], values[j * N + i]));
+      values[j * N + i] = round_to<T>(clipped<T>(fmaf(factor[i], added[i], values[j * N + i])));
     }
     store<kWide, N>(x + column, count, values + j * N);
   }

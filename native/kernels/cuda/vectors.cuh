@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/cuda/cuda_api.cuh"
 
@@ -37,6 +38,18 @@ __device__ __forceinline__ __half from_float<__half>(float value) {
 template <typename T>
 __device__ __forceinline__ float round_to(float value) {
   return to_float(from_float<T>(value));
+}
+
+// Within the range of T, if T is float16: FLUX's residual stream outgrows it, and an infinity would
+// make every later norm NaN (diffusers clips there too). NaN stays NaN.
+template <typename T>
+__device__ __forceinline__ float clipped(float value) {
+  if constexpr (std::is_same_v<T, __half>) {
+    constexpr float kLargest = 65504.0f;
+    return value > kLargest ? kLargest : value < -kLargest ? -kLargest : value;
+  } else {
+    return value;
+  }
 }
 
 // The 4-byte words of a vector <-> float32 values; 4 / sizeof(T) of them per word.
