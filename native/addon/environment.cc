@@ -60,12 +60,15 @@ Environment::Environment(Napi::Env env) : env_(env), default_threads_(at::get_nu
 
 Environment::~Environment() = default;
 
-// The environment goes away, perhaps with work in flight: everything queued sees the shutdown flag
-// and ends at its next checkpoint; the messages it posts are dropped.
+void Environment::stop() {
+  shutdown_->store(true);
+  workers_.clear();
+}
+
+// The environment goes away, perhaps with work in flight. The messages it posts are dropped.
 void Environment::on_cleanup(void* self) {
   auto* environment = static_cast<Environment*>(self);
-  environment->shutdown_->store(true);
-  environment->workers_.clear();
+  environment->stop();
   napi_release_threadsafe_function(environment->messages_, napi_tsfn_abort);
 }
 
@@ -173,16 +176,20 @@ void Environment::post(Task*, std::unique_ptr<Message> message) {
 
 void Environment::on_message(napi_env raw_env, napi_value, void* context, void* data) {
   const std::unique_ptr<Message> message(static_cast<Message*>(data));
-  if (raw_env == nullptr) {  // teardown: promises and references die with their environment
+  auto* self = static_cast<Environment*>(context);
+  // Teardown, or stopped for it: promises and references die with their environment.
+  if (raw_env == nullptr || self->shutdown_->load()) {
     if (!message->progress) delete message->task;
     return;
   }
-  auto* self = static_cast<Environment*>(context);
   const Napi::Env env(raw_env);
   const Napi::HandleScope scope(env);
   Task* task = message->task;
   if (!message->progress) {
-    self->finish(env, task);
+    try {
+      self->finish(env, task);
+    } catch (const Napi::Error&) {  // a worker thread is being terminated: no JavaScript any more
+    }
     return;
   }
   napi_value callback = nullptr;

@@ -27,6 +27,10 @@ class Environment {
   static void create(Napi::Env env);
   ~Environment();
 
+  // Ends all work: what runs stops at its next checkpoint, what is queued does not start. Returns
+  // when the inference threads have ended.
+  void stop();
+
   // Builds the promise's value on the JavaScript thread once the work is done.
   using Settle = std::function<napi_value(Napi::Env)>;
   // Runs on the inference thread; may throw. Returns how to settle.

@@ -35,6 +35,11 @@ Napi::Value engine_info(const Napi::CallbackInfo& info) {
   return result;
 }
 
+Napi::Value shut_down(const Napi::CallbackInfo& info) {
+  Environment::of(info.Env()).stop();
+  return info.Env().Undefined();
+}
+
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) napi_value jit_flux_core_init(
@@ -47,6 +52,7 @@ extern "C" __attribute__((visibility("default"))) napi_value jit_flux_core_init(
     jitflux::MemoryArena::install();
     Environment::create(env);
     exports.Set("info", Napi::Function::New<guarded<engine_info>>(env));
+    exports.Set("shutDown", Napi::Function::New<guarded<shut_down>>(env));
     register_tensor(env, exports);
     register_devices(env, exports);
     register_jit(env, exports);

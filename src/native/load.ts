@@ -27,6 +27,8 @@ interface NativeCore {
   info?: () => { libtorch?: string; version?: string };
   /** Opens libjit_flux_cuda.so, which brings its kernels along; throws if it cannot. */
   openDeviceLibrary: (path: string) => void;
+  /** Ends all work of this environment, within one of its steps. */
+  shutDown?: () => void;
 }
 
 /** The native libraries of this package, as found on disk. */
@@ -102,6 +104,9 @@ export function loadNative<Binding = NativeBinding>(options: { libtorch?: string
   assertFits(binding as NativeCore, libraries, libtorch);
   const cudaError = openCuda(binding as NativeCore, libraries, libtorch);
   loaded = { binding, libtorch, libraries, ...(cudaError && { cudaError }) };
+  // On process.exit() Node runs no clean-up hooks of addons on the main thread, but C++ destructors of the libraries'
+  // global objects, which work in flight would then still use.
+  process.once('exit', () => (binding as NativeCore).shutDown?.());
   return binding as Binding;
 }
 

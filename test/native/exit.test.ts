@@ -1,0 +1,42 @@
+/** A process or a worker thread that ends while the engine is at work. */
+import { spawnSync } from 'node:child_process';
+import { describe, expect, it } from 'vitest';
+import { fixturePath } from '../support/safetensors.js';
+
+const RUNTIME = new URL('../../dist/runtime/index.js', import.meta.url).href;
+
+/** Loads the model, asks for far more than can be done, and then runs `end`. */
+const script = (end: string): string => `
+  const { FluxTransformer, Tensor } = await import(${JSON.stringify(RUNTIME)});
+  const model = await FluxTransformer.load(${JSON.stringify(fixturePath('flux/flux-mini.safetensors'))}, {
+    ropeAxes: [8, 12, 12],
+  });
+  const prompt = Tensor.randn([1, 16, 96], { seed: 1 });
+  const pooled = Tensor.randn([1, 48], { seed: 1 });
+  const tokens = Tensor.randn([1, 4096, 64], { seed: 1 });
+  const conditioning = await model.condition({ prompt, pooled, sigmas: [1] });
+  for (let i = 0; i < 300; i++) {
+    model.forward({ tokens, grid: [64, 64], conditioning, step: 0 }).catch(() => {});
+  }
+  setTimeout(() => { ${end} }, 100);
+`;
+
+function run(source: string): { status: number | null; signal: string | null; stderr: string } {
+  const args = ['--input-type=module', '--eval', source];
+  return spawnSync(process.execPath, args, { encoding: 'utf8', timeout: 60_000 });
+}
+
+describe('with work in flight', () => {
+  it('process.exit() ends the process in order', () => {
+    expect(run(script('process.exit(7)'))).toMatchObject({ status: 7, signal: null });
+  });
+
+  it('process.exit() in a worker thread ends that thread only', () => {
+    const source = `
+      const { Worker } = await import('node:worker_threads');
+      const url = new URL('data:text/javascript,' + encodeURIComponent(${JSON.stringify(script('process.exit(3)'))}));
+      new Worker(url).on('exit', (code) => process.exit(code));
+    `;
+    expect(run(source)).toMatchObject({ status: 3, signal: null });
+  });
+});
