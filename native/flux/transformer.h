@@ -86,8 +86,8 @@ class FluxTransformer {
   // Of streamed weights: since the last call. The session must have been synchronised.
   std::optional<TransferStatistics> take_transfer_statistics();
 
-  // prompt: [B, T, text_dim], pooled: [B, pooled_dim], any float dtype, on current_device(); guidance: B values, ignored
-  // by models without a guidance embedder; sigmas: S values in [0, 1].
+  // prompt: [B, T, text_dim], pooled: [B, pooled_dim], any float dtype, on current_device();
+  // guidance: B values, ignored by models without a guidance embedder; sigmas: S values in [0, 1].
   std::shared_ptr<const Conditioning> condition(const at::Tensor& prompt, const at::Tensor& pooled,
                                                 const std::vector<double>& guidance,
                                                 const std::vector<double>& sigmas, const Job& job);
