@@ -48,9 +48,9 @@ describe('Tensor.from', () => {
       /float8/,
     );
     await expectError(
-      () => Tensor.from(new Float32Array(3), [3], { device: 'cuda' }),
+      () => Tensor.from(new Float32Array(3), [3], { device: 'cuda:99' }),
       'ERR_JITFLUX_DEVICE_UNAVAILABLE',
-      /CPU/,
+      /cuda:99/,
     );
   });
 });
