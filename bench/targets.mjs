@@ -211,21 +211,30 @@ export const TARGETS = [
  * @returns {Outcome[]}
  */
 export function evaluateTargets(sections) {
-  return TARGETS.map(({ name, target, unit, direction, section, extract }) => {
-    const { found, reason } = lookUp(sections[section], section, extract);
-    const value = found?.value ?? null;
-    const met = value !== null && (direction === '>=' ? value >= target : value <= target);
-    return {
-      name,
-      value,
-      target,
-      unit,
-      direction,
-      met,
-      ...(found?.detail && { detail: found.detail }),
-      ...(reason && { reason }),
-    };
-  });
+  return TARGETS.map(({ section, extract, ...target }) =>
+    outcome(target, lookUp(sections[section], section, extract)),
+  );
+}
+
+/**
+ * Judges one target.
+ * @param {{ name: string, target: number, unit: string, direction: '>=' | '<=' }} target
+ * @param {{ found?: { value: number, detail?: string }, reason?: string }} figure the figure, or why there is none
+ * @returns {Outcome}
+ */
+export function outcome({ name, target, unit, direction }, { found, reason }) {
+  const value = found?.value ?? null;
+  const met = value !== null && (direction === '>=' ? value >= target : value <= target);
+  return {
+    name,
+    value,
+    target,
+    unit,
+    direction,
+    met,
+    ...(found?.detail && { detail: found.detail }),
+    ...(reason && { reason }),
+  };
 }
 
 function lookUp(result, section, extract) {

@@ -1,4 +1,5 @@
-// What the project asks of itself on an H100, and where in the results each figure is found.
+// What the project asks of itself on an H200-class GPU, and where in the results each figure is found.
+import { outcome } from '../targets.mjs';
 import { GPU_MODELS } from './models.mjs';
 import { atShare, elementwiseSeconds, operatorShare, runOf, speedup } from './figures.mjs';
 
@@ -123,21 +124,9 @@ export const GPU_TARGETS = [
  * @returns {import('../targets.mjs').Outcome[]}
  */
 export function evaluateGpuTargets(stepOf) {
-  return GPU_TARGETS.map(({ name, target, unit, direction, needs, extract }) => {
-    const { found, reason } = figureOf(stepOf, needs, extract);
-    const value = found?.value ?? null;
-    const met = value !== null && (direction === '>=' ? value >= target : value <= target);
-    return {
-      name,
-      value,
-      target,
-      unit,
-      direction,
-      met,
-      ...(found?.detail && { detail: found.detail }),
-      ...(reason && { reason }),
-    };
-  });
+  return GPU_TARGETS.map(({ needs, extract, ...target }) =>
+    outcome(target, figureOf(stepOf, needs, extract)),
+  );
 }
 
 function figureOf(stepOf, needs, extract) {
