@@ -125,7 +125,7 @@ void Environment::run_later(int device, std::function<void()> work) {
       if (DeviceSession* session = current_session()) session->synchronize();
       work = nullptr;  // releases, on this thread, what nothing uses any more
     } catch (...) {
-      // A failed device fails the next job as well, and that one is waited for.
+      // A device that has failed for good fails the next job as well, and that one is waited for.
     }
   });
 }
