@@ -132,8 +132,10 @@ Napi::Value tensor_info(const Napi::CallbackInfo& info) {
 
 Napi::Value tensor_clone(const Napi::CallbackInfo& info) {
   const auto tensor = get_handle<at::Tensor>(info[0]);
-  if (const int device = device_index(*tensor); device >= 0) {
-    const at::Tensor there = empty_on(device, *tensor);
+  // The memory decides, not device_index: an emulated device's tensors may be a CPU model's, which
+  // runs on another thread.
+  if (!tensor->device().is_cpu()) {
+    const at::Tensor there = empty_on(device_index(*tensor), *tensor);
     fill_later(info.Env(), there, *tensor);
     return tensor_handle(info.Env(), there);
   }
