@@ -76,6 +76,7 @@ class FluxTransformer {
 
   // Checks everything and reads little: the blocks' weights are prepared when they are first used;
   // only embedders, norms and (with keep_modulation) modulation of another type are converted here.
+  // On accelerators everything is read: into the device's memory or, streamed, page-locked memory.
   // Polls the job and reports bytes through its progress.
   static std::shared_ptr<FluxTransformer> load(std::shared_ptr<const FluxParameters> parameters,
                                                const TransformerOptions& options, const Job& job);
