@@ -1,5 +1,5 @@
 # The CUDA build (JIT_FLUX_CUDA=ON), on top of LibTorch.cmake and a LibTorch with CUDA:
-#   jit_flux_libtorch_cuda          c10_cuda, torch_cuda, the shared CUDA runtime, cuBLASLt, and their headers
+#   jit_flux_libtorch_cuda          c10_cuda, torch_cuda, the shared CUDA runtime, and their headers
 #   jit_flux_add_cuda_kernels(T)    compiles native/kernels/cuda/*.cu with nvcc and links them into T
 #
 # nvcc comes from $CUDACXX, /usr/local/cuda or PATH. No merged toolkit root is needed: the headers of cuBLAS and the like
@@ -54,7 +54,6 @@ function(jit_flux_find_cuda_library variable name)
   set(${variable} "${${variable}}" PARENT_SCOPE)
 endfunction()
 jit_flux_find_cuda_library(JIT_FLUX_CUDART libcudart.so.13)
-jit_flux_find_cuda_library(JIT_FLUX_CUBLASLT libcublasLt.so.13)
 message(STATUS "CUDA ${CMAKE_CUDA_COMPILER_VERSION}: ${CMAKE_CUDA_COMPILER}, runtime ${JIT_FLUX_CUDART}")
 
 add_library(jit_flux_libtorch_cuda INTERFACE)
@@ -63,8 +62,7 @@ target_include_directories(jit_flux_libtorch_cuda SYSTEM INTERFACE
   ${jit_flux_cuda_includes})
 target_link_libraries(jit_flux_libtorch_cuda INTERFACE
   jit_flux_libtorch
-  "${JIT_FLUX_LIBTORCH}/lib/libtorch_cuda.so" "${JIT_FLUX_LIBTORCH}/lib/libc10_cuda.so"
-  "${JIT_FLUX_CUBLASLT}" "${JIT_FLUX_CUDART}")
+  "${JIT_FLUX_LIBTORCH}/lib/libtorch_cuda.so" "${JIT_FLUX_LIBTORCH}/lib/libc10_cuda.so" "${JIT_FLUX_CUDART}")
 
 function(jit_flux_add_cuda_kernels target)
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/native/kernels/cuda/*.cu")

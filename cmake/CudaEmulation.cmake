@@ -38,9 +38,7 @@ if(JIT_FLUX_CUDA_EMULATION)
   endif()
 
   add_library(jit_flux_cuda_emulation SHARED "${emulation_directory}/backend.cc")
-  target_compile_definitions(jit_flux_cuda_emulation PRIVATE
-    JIT_FLUX_LIBTORCH_VERSION="${JIT_FLUX_LIBTORCH_VERSION}"
-    JIT_FLUX_VERSION="${JIT_FLUX_PACKAGE_VERSION}")
+  target_compile_definitions(jit_flux_cuda_emulation PRIVATE ${build_identity})
   target_link_libraries(jit_flux_cuda_emulation PRIVATE jit_flux_emulated_kernels jit_flux_libtorch)
 endif()
 

@@ -70,5 +70,7 @@ Napi::Object tensor_handle(Napi::Env env, const at::Tensor& tensor);
 
 // For Environment::run: settles a promise with a new handle to the tensor.
 std::function<napi_value(Napi::Env)> settle_tensor(at::Tensor tensor);
+// With a Float32Array of a float32 tensor's values, contiguous on the host.
+std::function<napi_value(Napi::Env)> settle_floats(at::Tensor host);
 
 }  // namespace jitflux::addon

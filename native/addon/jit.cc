@@ -1,6 +1,5 @@
 // JavaScript's way to the JiT operators (JitOperators of src/types.ts).
 #include <algorithm>
-#include <cstring>
 
 #include "addon/arguments.h"
 #include "addon/environment.h"
@@ -50,15 +49,7 @@ Napi::Value importance(const Napi::CallbackInfo& info) {
   expect_tokens(v, "velocity", v.size(0), grid.tokens(), v.size(2));
   return Environment::of(info.Env())
       .run(info.Env(), info[3],
-           [v, grid](const Job&) {
-             const at::Tensor map = jit::importance(v, grid).cpu();
-             return Environment::Settle([map](Napi::Env env) -> napi_value {
-               Napi::Float32Array array =
-                   Napi::Float32Array::New(env, static_cast<size_t>(map.numel()));
-               std::memcpy(array.Data(), map.const_data_ptr<float>(), map.nbytes());
-               return array;
-             });
-           },
+           [v, grid](const Job&) { return settle_floats(jit::importance(v, grid).cpu()); },
            {common_device({v})});
 }
 

@@ -27,6 +27,14 @@ std::function<napi_value(Napi::Env)> settle_tensor(at::Tensor tensor) {
   };
 }
 
+std::function<napi_value(Napi::Env)> settle_floats(at::Tensor host) {
+  return [host = std::move(host)](Napi::Env env) -> napi_value {
+    Napi::Float32Array array = Napi::Float32Array::New(env, static_cast<size_t>(host.numel()));
+    std::memcpy(array.Data(), host.const_data_ptr<float>(), host.nbytes());
+    return array;
+  };
+}
+
 namespace {
 
 // target = source, on the target's inference thread: whatever is asked of the target afterwards
@@ -153,12 +161,7 @@ Napi::Value tensor_read(const Napi::CallbackInfo& info) {
              // A private copy: the tensor may be written to while the promise settles.
              const at::Tensor copy =
                  tensor.to(at::Device(at::kCPU), at::kFloat, /*non_blocking=*/false, /*copy=*/true);
-             return [copy](Napi::Env env) -> napi_value {
-               Napi::Float32Array array =
-                   Napi::Float32Array::New(env, static_cast<size_t>(copy.numel()));
-               std::memcpy(array.Data(), copy.const_data_ptr<float>(), copy.nbytes());
-               return array;
-             };
+             return settle_floats(copy);
            },
            {device_index(tensor)});
 }

@@ -170,18 +170,12 @@ ForwardArguments parse_forward(const Napi::CallbackInfo& info) {
   return a;
 }
 
-Environment::Settle settle(at::Tensor tensor) {
-  return [tensor = std::move(tensor)](Napi::Env env) -> napi_value {
-    return tensor_handle(env, tensor);
-  };
-}
-
 // (parse_forward's, job)
 Napi::Value forward(const Napi::CallbackInfo& info) {
   const ForwardArguments a = parse_forward(info);
   return Environment::of(info.Env())
       .run(
-          info.Env(), info[9], [a](const Job& job) { return settle(a.forward(job)); },
+          info.Env(), info[9], [a](const Job& job) { return settle_tensor(a.forward(job)); },
           a.entry->where);
 }
 
@@ -200,7 +194,8 @@ Napi::Value advance(const Napi::CallbackInfo& info) {
       info.Env(), info[10],
       [a, d_sigma, &lifters](const Job& job) {
         at::Tensor latents = a.latents;
-        return settle(jit::step(latents, a.forward(job), a.anchors, a.grid, d_sigma, lifters));
+        return settle_tensor(
+            jit::step(latents, a.forward(job), a.anchors, a.grid, d_sigma, lifters));
       },
       a.entry->where);
 }

@@ -1,5 +1,7 @@
 #include "flux/attention.h"
 
+#include <ATen/SDPBackend.h>
+#include <ATen/ops/_fused_sdp_choice.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 
 #include <algorithm>
@@ -83,15 +85,21 @@ void joint_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
 
 at::Tensor device_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const AttentionShape& shape) {
-  count(Counter::kDeviceAttention);
   // [images, heads, S, head_dim] without moving anything.
   const auto heads = [&](const at::Tensor& t) {
     const int64_t row = t.stride(0);
     return t.as_strided({shape.images, shape.heads, shape.sequence, shape.head_dim},
                         {shape.sequence * row, shape.head_dim, row, 1});
   };
+  const at::Tensor queries = heads(q);
+  const at::Tensor keys = heads(k);
+  const at::Tensor values = heads(v);
+  // LibTorch's last resort holds all scores in memory, and would only show as lost time.
+  const bool fused =
+      at::_fused_sdp_choice(queries, keys, values) != static_cast<int64_t>(at::SDPBackend::math);
+  count(fused ? Counter::kDeviceAttention : Counter::kAttentionFallback);
   // The result has its tokens in rows already where the library keeps the layout of q.
-  return at::scaled_dot_product_attention(heads(q), heads(k), heads(v))
+  return at::scaled_dot_product_attention(queries, keys, values)
       .transpose(1, 2)
       .reshape({shape.images * shape.sequence, shape.heads * shape.head_dim});
 }

@@ -109,7 +109,7 @@ Affine device_group_norm(const at::Tensor& x, const at::Tensor& weight, const at
   const int64_t rows = x.size(0);
   const int64_t columns = x.size(1);
   const int64_t channels = x.size(2);
-  const at::TensorOptions options = at::TensorOptions(at::kFloat).device(current_device());
+  const at::TensorOptions options = options_here(at::kFloat);
   Affine affine{at::empty({channels}, options), at::empty({channels}, options)};
   const at::Tensor scratch = at::empty({kernels.group_norm_scratch_bytes(rows, columns, channels)},
                                        options.dtype(at::kByte));
@@ -176,7 +176,7 @@ class Autoencoder::Run {
   }
 
   at::Tensor new_map(int64_t rows, int64_t columns, int64_t channels) const {
-    return at::empty({rows, columns, channels}, at::TensorOptions(dtype_).device(current_device()));
+    return at::empty({rows, columns, channels}, options_here(dtype_));
   }
 
   Affine norm(const at::Tensor& x, const Norm& norm) const {
@@ -438,7 +438,7 @@ at::Tensor Autoencoder::decode(const at::Tensor& latents, const Tiling& tiling,
     columns = TileAxis::balanced(w, tile, tile / 4);
   }
 
-  const at::TensorOptions options = at::TensorOptions(at::kFloat).device(current_device());
+  const at::TensorOptions options = options_here(at::kFloat);
   at::Tensor out = at::empty({images, config_.picture_channels, h * factor, w * factor}, options);
   const uint64_t blocks = decoder_.blocks();
   const uint64_t total =
@@ -469,7 +469,7 @@ Autoencoder::Moments Autoencoder::encode(const at::Tensor& pictures, const Job& 
   const int64_t latent = config_.latent_channels;
   at::Tensor moments =
       at::empty({images, 2 * latent, pictures.size(2) / factor, pictures.size(3) / factor},
-                at::TensorOptions(at::kFloat).device(current_device()));
+                options_here(at::kFloat));
   const uint64_t blocks = encoder_->blocks();
   for (int64_t image = 0; image < images; ++image) {
     const at::Tensor x = pictures[image].permute({1, 2, 0}).to(current_device(), dtype_);

@@ -32,28 +32,27 @@ BlockStreamer::BlockStreamer(const FluxWeightReader& reader,
       block.layers.push_back({layer, weight_offset, bias_offset, shape[0], shape[1]});
     }
     block.host = device_backend()->pinned(bytes);
-    const auto part = [&](int64_t offset, int64_t count) {
-      return block.host.narrow(0, offset, count * element).view(dtype_);
-    };
     for (const Layer& layer : block.layers) {
-      const int64_t size = layer.outputs * layer.inputs;
-      reader.read_linear(layer.layer->modules(),
-                         part(layer.weight_offset, size).view({layer.outputs, layer.inputs}),
-                         part(layer.bias_offset, layer.outputs));
+      const Linear there = layer_in(block.host, layer);
+      reader.read_linear(layer.layer->modules(), there.weight, there.bias);
       for (const std::string& module : layer.layer->modules()) read(module);
     }
     largest = std::max(largest, bytes);
     blocks_.push_back(std::move(block));
   }
   for (Slot& slot : slots_) {
-    slot.memory = at::empty({largest}, at::TensorOptions(at::kByte).device(current_device()));
+    slot.memory = at::empty({largest}, options_here(at::kByte));
   }
 }
 
-uint64_t BlockStreamer::host_bytes() const {
-  uint64_t sum = 0;
-  for (const Block& block : blocks_) sum += block.host.nbytes();
-  return sum;
+Linear BlockStreamer::layer_in(const at::Tensor& memory, const Layer& layer) const {
+  const auto element = static_cast<int64_t>(c10::elementSize(dtype_));
+  const auto part = [&](int64_t offset, int64_t count) {
+    return memory.narrow(0, offset, count * element).view(dtype_);
+  };
+  return {
+      part(layer.weight_offset, layer.outputs * layer.inputs).view({layer.outputs, layer.inputs}),
+      part(layer.bias_offset, layer.outputs)};
 }
 
 void BlockStreamer::prefetch(uint64_t position) {
@@ -73,14 +72,8 @@ void BlockStreamer::begin(size_t block) {
 
   const Slot& slot = slots_[next_ % kSlots];
   copies_->engine_waits(*slot.filled);
-  const auto element = static_cast<int64_t>(c10::elementSize(dtype_));
-  const auto part = [&](int64_t offset, int64_t count) {
-    return slot.memory.narrow(0, offset, count * element).view(dtype_);
-  };
   for (const Layer& layer : blocks_[block].layers) {
-    layer.layer->bind({part(layer.weight_offset, layer.outputs * layer.inputs)
-                           .view({layer.outputs, layer.inputs}),
-                       part(layer.bias_offset, layer.outputs)});
+    layer.layer->bind(layer_in(slot.memory, layer));
   }
   ++next_;
 }

@@ -34,8 +34,6 @@ class BlockStreamer {
   // Of the passes so far. The session must have been synchronised.
   TransferStatistics take_statistics() { return copies_->take_statistics(); }
 
-  uint64_t host_bytes() const;
-
  private:
   static constexpr size_t kSlots = 3;
 
@@ -56,6 +54,8 @@ class BlockStreamer {
   };
 
   void prefetch(uint64_t position);
+  // A layer's weight and bias in a block's bytes, on the host or on the device.
+  Linear layer_in(const at::Tensor& memory, const Layer& layer) const;
 
   at::ScalarType dtype_;
   std::vector<Block> blocks_;

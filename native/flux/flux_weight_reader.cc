@@ -50,8 +50,7 @@ at::Tensor FluxWeightReader::rows(const std::vector<std::string>& names,
     at::Tensor mapped = mapped_weight(parameters_->file(), found[0], dtype);
     if (mapped.defined()) return mapped;
   }
-  at::Tensor out =
-      at::empty(stacked_shape(found), at::TensorOptions(dtype).device(current_device()));
+  at::Tensor out = at::empty(stacked_shape(found), options_here(dtype));
   if (device && uploader_ == nullptr) uploader_ = std::make_unique<DeviceUploader>();
   stack(found, out, [&](const at::Tensor& part, const WeightTensor& piece) {
     if (device) {

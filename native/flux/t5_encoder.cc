@@ -144,7 +144,7 @@ at::Tensor T5Encoder::run(const at::Tensor& ids, const Job& job) {
   const auto normed = [&](const at::Tensor& weight, auto tag) {
     using Out = decltype(tag);
     constexpr at::ScalarType kType = c10::CppTypeToScalarType<Out>::value;
-    at::Tensor out = at::empty({rows, d}, at::TensorOptions(kType).device(current_device()));
+    at::Tensor out = at::empty({rows, d}, options_here(kType));
     const float* from = x.const_data_ptr<float>();
     const float* scale = weight.const_data_ptr<float>();
     if (const auto* device = current_kernels()) {

@@ -331,8 +331,7 @@ bool FluxTransformer::run_graph(const at::Tensor& velocity, const Pass& pass, co
     known.anchors = *pass.anchors;
     known.velocity = at::empty_like(velocity);
     if (known.listed > 0) {
-      known.positions = at::empty({static_cast<int64_t>(known.listed)},
-                                  at::TensorOptions(at::kInt).device(current_device()));
+      known.positions = at::empty({static_cast<int64_t>(known.listed)}, options_here(at::kInt));
     }
   }
   known.conditioning.modulation[0].copy_(pass.conditioning->modulation[steps[0]]);

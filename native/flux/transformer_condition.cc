@@ -96,8 +96,7 @@ Conditioning::Conditioning(const FluxConfig& config, int64_t batch, int64_t sigm
     : images(batch), steps(sigmas) {
   const int64_t d = config.hidden();
   const int64_t parts = 12 * config.double_blocks + 3 * config.single_blocks + 2;
-  modulation = at::empty({sigmas, batch * parts * d},
-                         at::TensorOptions(at::kFloat).device(current_device()));
+  modulation = at::empty({sigmas, batch * parts * d}, options_here(at::kFloat));
   int64_t column = 0;
   const auto view = [&](int64_t count) {
     const at::Tensor columns = modulation.narrow(1, column, batch * count * d);

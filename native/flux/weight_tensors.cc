@@ -56,7 +56,7 @@ void release_pages(const WeightFile& file, const WeightTensor& tensor) {
 
 at::Tensor WeightLoader::copy(const std::string& name, at::ScalarType dtype) {
   const WeightTensor& tensor = parameters_.at(name);
-  at::Tensor out = at::empty(tensor.shape, at::TensorOptions(dtype).device(current_device()));
+  at::Tensor out = at::empty(tensor.shape, options_here(dtype));
   if (current_session() != nullptr) {
     if (uploader_ == nullptr) uploader_ = std::make_unique<DeviceUploader>();
     uploader_->upload(out, tensor);

@@ -14,7 +14,7 @@ at::Tensor Workspace::view(Slot slot, at::IntArrayRef shape, at::ScalarType dtyp
     // Before its successor: the two need not fit together, and the successor may not either.
     buffer.reset();
     ++generation_;
-    buffer = at::empty({numel}, at::TensorOptions(dtype).device(current_device()));
+    buffer = at::empty({numel}, options_here(dtype));
   }
   return buffer.narrow(0, 0, numel).view(shape);
 }

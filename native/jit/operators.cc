@@ -38,8 +38,7 @@ class DeviceLists {
 
 // Where the device's lifter keeps the field that is blurred along one direction.
 at::Tensor blur_scratch(const Grid& grid, int64_t channels) {
-  return at::empty({grid.tokens(), channels},
-                   at::TensorOptions(at::kFloat).device(current_device()));
+  return at::empty({grid.tokens(), channels}, options_here(at::kFloat));
 }
 
 // Lifts one image's v [M, C] into full [N, C]; also latents += d_sigma * full unless latents is
@@ -118,7 +117,7 @@ at::Tensor on_current_device(const std::vector<int32_t>& list) {
 
 Lifter::Lifter(const int32_t* list, int64_t count, const Grid& on)
     : grid(on), anchors(list, list + count) {
-  const at::TensorOptions options = at::TensorOptions(at::kInt).device(current_device());
+  const at::TensorOptions options = options_here(at::kInt);
   nearest = at::empty({on.tokens()}, options);
   positions = at::empty({on.tokens()}, options);
   auto* nearest_data = nearest.mutable_data_ptr<int32_t>();
@@ -243,7 +242,7 @@ std::vector<int32_t> select_tokens(const at::Tensor& velocity, const TokenLists&
   std::vector<int32_t> chosen(static_cast<size_t>(images * count));
   const at::Tensor map = importance(velocity, grid);
   if (const auto* device = current_kernels()) {
-    const at::TensorOptions options = at::TensorOptions(at::kInt).device(current_device());
+    const at::TensorOptions options = options_here(at::kInt);
     const DeviceLists lists(anchors);
     const at::Tensor positions = at::empty({tokens}, options);
     const at::Tensor found = at::empty({images, count}, options);

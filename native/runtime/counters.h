@@ -19,16 +19,17 @@ enum class Counter : size_t {
   kQuantizeRows,
   kLiftStep,
   kAttention,
-  kAttentionFallback,  // LibTorch's attention, for head sizes that ours does not take
-  kDeviceAttention,    // LibTorch's on an accelerator
-  kLinearPlain,        // oneDNN, weights in the file's layout
-  kLinearPacked,       // oneDNN, weights reordered once
-  kLinearInt8,         // oneDNN, 8-bit weights and activations
-  kLinearDevice,       // cuBLASLt, weights in device memory
-  kLinearStreamed,     // cuBLASLt, weights copied to the device for this pass
-  kGraphLaunch,        // passes that ran as a recorded graph
-  kArenaReused,        // large tensors in memory that was kept (memory_arena.h)
-  kArenaAllocated,     // large tensors for which an arena had none
+  // LibTorch's attention, for head sizes that ours does not take; on an accelerator its unfused one
+  kAttentionFallback,
+  kDeviceAttention,  // LibTorch's fused one on an accelerator
+  kLinearPlain,      // oneDNN, weights in the file's layout
+  kLinearPacked,     // oneDNN, weights reordered once
+  kLinearInt8,       // oneDNN, 8-bit weights and activations
+  kLinearDevice,     // cuBLASLt, weights in device memory
+  kLinearStreamed,   // cuBLASLt, weights copied to the device for this pass
+  kGraphLaunch,      // passes that ran as a recorded graph
+  kArenaReused,      // large tensors in memory that was kept (memory_arena.h)
+  kArenaAllocated,   // large tensors for which an arena had none
   kCount
 };
 

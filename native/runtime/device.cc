@@ -103,6 +103,10 @@ at::Device current_device() {
   return current_index == kCpu ? at::Device(at::kCPU) : device_backend()->device(current_index);
 }
 
+at::TensorOptions options_here(at::ScalarType dtype) {
+  return at::TensorOptions(dtype).device(current_device());
+}
+
 kernels::Element element_of(at::ScalarType dtype) {
   switch (dtype) {
     case at::kBFloat16:

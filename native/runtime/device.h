@@ -152,6 +152,9 @@ DeviceSession* current_session();
 const kernels::DeviceKernels* current_kernels();
 at::Device current_device();
 
+// Of new tensors there.
+at::TensorOptions options_here(at::ScalarType dtype);
+
 // How kernels call an activation type.
 kernels::Element element_of(at::ScalarType dtype);
 

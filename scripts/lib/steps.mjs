@@ -107,7 +107,7 @@ export function ensureCudaCompiler() {
 
 /** LibTorch for the build: the one found, or the pinned one after provisioning. */
 export async function ensureLibTorch(explicit, { cuda = false } = {}) {
-  const { findLibTorch, readManifest } = await nativeModule('libtorch');
+  const { cudaVariant, findLibTorch, readManifest } = await nativeModule('libtorch');
   try {
     return findLibTorch({ libtorch: explicit, purpose: 'build', cuda });
   } catch (error) {
@@ -115,7 +115,7 @@ export async function ensureLibTorch(explicit, { cuda = false } = {}) {
     if (named || error?.code !== 'ERR_JITFLUX_LIBTORCH_NOT_FOUND') throw error;
   }
   const { defaultVariant, variants } = readManifest();
-  const variant = cuda ? Object.keys(variants).find((name) => variants[name].cuda) : defaultVariant;
+  const variant = cuda ? cudaVariant()[0] : defaultVariant;
   const { archives, unpackedSize } = variants[variant];
   const megabytes = (bytes) => `${Math.round(bytes / 1e6)} MB`;
   const size = archives.reduce((sum, archive) => sum + archive.size, 0);

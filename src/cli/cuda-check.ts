@@ -46,8 +46,7 @@ export async function cudaFacts(report: CudaReport | undefined): Promise<CudaFac
   };
   const chosen = attempt(() => locateNativeLibraries());
   const built = chosen?.cuda === undefined ? findCudaLibraries() : chosen;
-  const { variants } = libtorchModule.readManifest();
-  const variant = Object.keys(variants).find((name) => variants[name]?.cuda) ?? 'cu130';
+  const variant = libtorchModule.cudaVariant()?.[0] ?? 'cu130';
   return {
     library: built?.cuda,
     hasDevice: hasNvidiaDevice(),

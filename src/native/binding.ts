@@ -123,7 +123,8 @@ export interface EngineInfo {
   supportedIsas: string[];
   /**
    * Calls of every fused kernel and kind of linear layer in this process: proof that the fast paths run.
-   * `attentionFallback` counts attention by LibTorch, for head sizes that our kernel does not take; `linearPlain`
+   * `attentionFallback` counts attention by LibTorch, for head sizes that our kernel does not take (on a GPU: that no fused
+   * kernel takes); `linearPlain`
    * linear layers whose weights are multiplied as the file holds them. On a GPU the same names count its kernels, and
    * `deviceAttention`, `linearDevice` and `linearStreamed` what LibTorch does there; of a pass that is
    * launched as a CUDA graph, only `graphLaunch` and what lies outside of the graph. `arenaReused` and `arenaAllocated`

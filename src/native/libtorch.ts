@@ -249,6 +249,11 @@ export function librariesOf(directory: string): string[] {
   return [...openmp, ...torch].map((name) => join(lib, name));
 }
 
+/** The variant with CUDA: its name and what is pinned. */
+export function cudaVariant(manifest = readManifest()): [string, LibTorchVariant] | undefined {
+  return Object.entries(manifest.variants).find(([, pinned]) => pinned.cuda);
+}
+
 /** The command that installs a LibTorch that would do, the default variant's where possible. */
 function setupCommand(
   manifest: LibTorchManifest,

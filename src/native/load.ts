@@ -10,6 +10,7 @@ import type { NativeBinding } from './binding.js';
 import {
   PACKAGE_ROOT,
   SETUP_COMMAND,
+  cudaVariant,
   findLibTorch,
   minorVersion,
   readManifest,
@@ -255,7 +256,7 @@ function builtFor(directory: string, cuda: boolean): string {
     if (record.libtorch !== undefined) return record.libtorch;
   }
   const manifest = readManifest();
-  const pinned = cuda ? Object.values(manifest.variants).find((variant) => variant.cuda) : undefined;
+  const pinned = cuda ? cudaVariant(manifest)?.[1] : undefined;
   return pinned?.version ?? manifest.version;
 }
 

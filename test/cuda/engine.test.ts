@@ -2,7 +2,7 @@
  * The engine on a GPU: what the golden suites (golden.test.ts) do not see. Runs on the first GPU, or through the
  * emulated kernels where there is none; what only a GPU can show says so when it is skipped.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -436,6 +436,24 @@ describe.skipIf(found.kind === 'none')(`engine on CUDA (${where})`, () => {
       ['modulation read anew', { keepModulation: false }],
     ] as const)('makes the same picture with %s', async (_, o) => {
       expect(await picture({ device: 'cuda', ...o })).toEqual(expected);
+    });
+
+    it('loads the autoencoder for every decode where it is not kept', async () => {
+      const vae = join(snapshot, 'vae');
+      for (const keepDecoder of [true, false]) {
+        await using pipeline = await FluxPipeline.load(snapshot, {
+          device: 'cuda',
+          dtype: 'float32',
+          keepDecoder,
+        });
+        renameSync(vae, `${vae}.away`);
+        try {
+          if (keepDecoder) await pipeline.generate(request);
+          else await expectError(() => pipeline.generate(request), ERROR_CODES.FILE_NOT_FOUND);
+        } finally {
+          renameSync(`${vae}.away`, vae);
+        }
+      }
     });
 
     it('makes it with text encoders and autoencoder on the CPU', async () => {

@@ -39,6 +39,17 @@ struct Columns {
   __device__ __forceinline__ int64_t count(int vector) const { return d - first(vector); }
 };
 
+// This thread's values of a row of T or float32; those beyond the row are left as they are.
+template <typename T, int kValues, bool kWide, typename From>
+__device__ __forceinline__ void load_row(const From* x, const Columns<T>& columns, float* values) {
+  constexpr int N = kVector<T>;
+#pragma unroll
+  for (int j = 0; j < kValues / N; ++j) {
+    const int64_t count = columns.count(j);
+    if (count > 0) load<kWide, N>(x + columns.first(j), count, values + j * N);
+  }
+}
+
 template <int kValues>
 __device__ __forceinline__ float sum_of(const float* values) {
   float sum = 0.0f;
@@ -98,16 +109,11 @@ template <typename T, int kValues, bool kWide>
 __global__ void __launch_bounds__(kMaxThreads)
     layer_norm_modulate_kernel(const T* x, const float* __restrict__ shift,
                                const float* __restrict__ scale, T* out, int64_t d, float eps) {
-  constexpr int N = kVector<T>;
   const Columns<T> columns{d};
   x += blockIdx.x * d;
   out += blockIdx.x * d;
   float values[kValues] = {};
-#pragma unroll
-  for (int j = 0; j < kValues / N; ++j) {
-    const int64_t count = columns.count(j);
-    if (count > 0) load<kWide, N>(x + columns.first(j), count, values + j * N);
-  }
+  load_row<T, kValues, kWide>(x, columns, values);
   normalize_row<T, kValues, kWide>(values, columns, shift, scale, out, eps);
 }
 
@@ -166,11 +172,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   x += blockIdx.x * d;
   out += blockIdx.x * d;
   float values[kValues] = {};
-#pragma unroll
-  for (int j = 0; j < kValues / N; ++j) {
-    const int64_t count = columns.count(j);
-    if (count > 0) load<kWide, N>(x + columns.first(j), count, values + j * N);
-  }
+  load_row<T, kValues, kWide>(x, columns, values);
   // Zeros beyond the row add nothing to a sum around zero.
   const float inverse = inverse_deviation<T, kValues, kWide>(values, columns, 0.0f, eps, partial);
 #pragma unroll
