@@ -15,6 +15,8 @@ export const ERROR_CODES = {
   DISPOSED: 'ERR_JITFLUX_DISPOSED',
   /** The operation was aborted through its AbortSignal. */
   ABORTED: 'ERR_JITFLUX_ABORTED',
+  /** More requests wait for a pipeline than its `maxQueue` allows. */
+  QUEUE_FULL: 'ERR_JITFLUX_QUEUE_FULL',
   /** A file or directory does not exist or cannot be read. */
   FILE_NOT_FOUND: 'ERR_JITFLUX_FILE_NOT_FOUND',
   /** The model directory lacks a component, or model_index.json is malformed. */

@@ -5,6 +5,7 @@
  */
 export {
   BUNDLED_MODEL,
+  DEFAULT_MAX_QUEUE,
   EncodedPrompts,
   encodeOnly,
   FluxPipeline,
@@ -12,6 +13,7 @@ export {
   loadEncodedPrompts,
   planMemory,
   type ComponentMemory,
+  type Durations,
   type GenerateRequest,
   type GenerateResult,
   type GenerateTimings,
@@ -20,6 +22,8 @@ export {
   type MemoryPlanOptions,
   type ModelInfo,
   type PhaseMemory,
+  type PipelineOptions,
+  type PipelineStats,
 } from './pipeline/index.js';
 export {
   Autoencoder,
@@ -33,12 +37,14 @@ export {
   jit,
   JitSampler,
   latentOps,
+  memoryReport,
   resetPeakMemory,
   T5Encoder,
   Tensor,
   TorchScriptModule,
   type WeightEntry,
   type DeviceInfo,
+  type MemoryReport,
   type TransferStatistics,
   type WeightInspection,
 } from './runtime/index.js';
@@ -66,5 +72,7 @@ export {
 } from './convert/index.js';
 export { setupLibTorch } from './native/provision.js';
 export { engineInfo, type EngineInfo } from './runtime/engine.js';
+export type { GenerateTrace, LoadTrace, StepTrace } from './diagnostics.js';
+export { setLogger, type LogEntry, type LoggerOptions, type LogLevel } from './logging.js';
 export { ERROR_CODES, JitFluxError, type JitFluxErrorCode } from './errors.js';
 export type * from './types.js';

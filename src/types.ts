@@ -209,8 +209,11 @@ export interface SampleOptions<T extends TensorLike = TensorLike> extends JitOpt
   latents: T;
   /** Fixed noise of the micro-flow targets, packed [B, N, C]. Default: drawn from `seed`. */
   microFlowNoise?: T;
-  /** Seeds the micro-flow noise and any random anchor choice, through named sub-streams. Default 0. */
-  seed?: number | bigint;
+  /**
+   * Seeds the micro-flow noise and any random anchor choice, through named sub-streams: image b of the batch uses
+   * seed + b. Or a list with one seed per image. Default 0.
+   */
+  seed?: number | bigint | readonly (number | bigint)[];
   signal?: AbortSignal;
 }
 
@@ -234,7 +237,14 @@ export interface StepEvent<T extends TensorLike = TensorLike> {
   /** Live handle to the state after this step; clone it to keep it. */
   latents: T;
   /** Set on the first step of a denser stage. */
-  transition?: { newTokens: Int32Array; importance?: Float32Array };
+  transition?: {
+    /** Tokens that joined: [K], or [B*K] if {@link perImage}. */
+    newTokens: Int32Array;
+    /** Whether the images of the batch got different ones. */
+    perImage: boolean;
+    /** The map that decided, [B*N], if the policy asked for it. */
+    importance?: Float32Array;
+  };
 }
 
 /** One stage of a plan. */

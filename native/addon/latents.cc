@@ -1,13 +1,19 @@
-// Layout of latents around the VAE: packed tokens and pictures.
+// Layout of latents around the VAE: packed tokens and pictures. Batches: images put together and
+// taken apart.
+#include <ATen/ops/cat.h>
 #include <ATen/ops/clamp.h>
+#include <ATen/ops/repeat_interleave.h>
 #include <ATen/ops/round.h>
 
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "addon/arguments.h"
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
+#include "runtime/device.h"
 
 namespace jitflux::addon {
 
@@ -86,12 +92,74 @@ Napi::Value to_image(const Napi::CallbackInfo& info) {
            {common_device({pictures})});
 }
 
+// (tensors, repeats: Int32Array, job) -> one tensor with the images (first dimension) of all
+// `tensors`, one after another, those of tensors[i] repeated repeats[i] times each.
+Napi::Value stack_images(const Napi::CallbackInfo& info) {
+  if (!info[0].IsArray() || !info[1].IsTypedArray() ||
+      info[1].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
+    throw Error(error_code::kInvalidArgument,
+                "Expected an array of tensors and an Int32Array of repeats");
+  }
+  const auto list = info[0].As<Napi::Array>();
+  const auto counts = info[1].As<Napi::Int32Array>();
+  if (list.Length() == 0 || list.Length() != counts.ElementLength()) {
+    throw Error(error_code::kInvalidArgument, "Expected one repeat per tensor, at least one");
+  }
+  std::vector<at::Tensor> tensors;
+  std::vector<int64_t> repeats;
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const at::Tensor tensor = *get_handle<at::Tensor>(list.Get(i));
+    const at::Tensor& first = tensors.empty() ? tensor : tensors.front();
+    if (tensor.dim() < 1 || tensor.dim() != first.dim() ||
+        tensor.sizes().slice(1) != first.sizes().slice(1) || tensor.dtype() != first.dtype()) {
+      throw Error(error_code::kInvalidTensor,
+                  "Expected tensors that differ in the first dimension only but received " +
+                      describe_tensor(first) + " and " + describe_tensor(tensor));
+    }
+    common_device({first, tensor});
+    if (counts[i] < 1) {
+      throw Error(error_code::kInvalidArgument,
+                  "Expected integers >= 1 for \"repeats\" but received " +
+                      std::to_string(counts[i]));
+    }
+    tensors.push_back(tensor);
+    repeats.push_back(counts[i]);
+  }
+  const int device = device_index(tensors.front());
+  return Environment::of(info.Env())
+      .run(info.Env(), info[2],
+           [tensors = std::move(tensors), repeats = std::move(repeats)](const Job&) {
+             std::vector<at::Tensor> parts;
+             for (size_t i = 0; i < tensors.size(); ++i) {
+               parts.push_back(repeats[i] == 1
+                                   ? tensors[i]
+                                   : at::repeat_interleave(tensors[i], repeats[i], 0));
+             }
+             return settle_tensor(at::cat(parts));
+           },
+           {device});
+}
+
+// (tensor, first, count) -> images [first, first + count) of it, in the same memory
+Napi::Value images_of(const Napi::CallbackInfo& info) {
+  const at::Tensor tensor = *get_handle<at::Tensor>(info[0]);
+  if (tensor.dim() < 1) {
+    throw Error(error_code::kInvalidTensor, "Expected a tensor of at least one dimension");
+  }
+  const int64_t first = parse_integer(info[1], "first", 0, tensor.size(0) - 1);
+  const int64_t count = parse_integer(info[2], "count", 1, tensor.size(0) - first);
+  // Of no memory of its own: the garbage collector counts the whole tensor already.
+  return make_handle(info.Env(), std::make_shared<at::Tensor>(tensor.narrow(0, first, count)));
+}
+
 }  // namespace
 
 void register_latents(Napi::Env env, Napi::Object exports) {
   exports.Set("unpack", Napi::Function::New<guarded<unpack>>(env));
   exports.Set("pack", Napi::Function::New<guarded<pack>>(env));
   exports.Set("toImage", Napi::Function::New<guarded<to_image>>(env));
+  exports.Set("stackImages", Napi::Function::New<guarded<stack_images>>(env));
+  exports.Set("imagesOf", Napi::Function::New<guarded<images_of>>(env));
 }
 
 }  // namespace jitflux::addon

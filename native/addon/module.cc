@@ -8,6 +8,7 @@
 #include "kernels/kernels.h"
 #include "runtime/counters.h"
 #include "runtime/memory_arena.h"
+#include "runtime/memory_use.h"
 
 namespace {
 
@@ -35,6 +36,19 @@ Napi::Value engine_info(const Napi::CallbackInfo& info) {
   return result;
 }
 
+// () -> NativeMemoryUse of src/native/binding.ts
+Napi::Value memory_use(const Napi::CallbackInfo& info) {
+  Napi::Object result = Napi::Object::New(info.Env());
+  const auto number = [&](const char* key, uint64_t bytes) {
+    result.Set(key, Napi::Number::New(info.Env(), static_cast<double>(bytes)));
+  };
+  number("tensorBytes", jitflux::tensor_memory.bytes());
+  number("peakTensorBytes", jitflux::tensor_memory.peak());
+  number("idleBytes", jitflux::idle_memory.bytes());
+  number("mappedBytes", jitflux::mapped_memory.bytes());
+  return result;
+}
+
 Napi::Value shut_down(const Napi::CallbackInfo& info) {
   Environment::of(info.Env()).stop();
   return info.Env().Undefined();
@@ -52,6 +66,7 @@ extern "C" __attribute__((visibility("default"))) napi_value jit_flux_core_init(
     jitflux::MemoryArena::install();
     Environment::create(env);
     exports.Set("info", Napi::Function::New<guarded<engine_info>>(env));
+    exports.Set("memoryUse", Napi::Function::New<guarded<memory_use>>(env));
     exports.Set("shutDown", Napi::Function::New<guarded<shut_down>>(env));
     register_tensor(env, exports);
     register_devices(env, exports);

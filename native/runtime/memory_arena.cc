@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "runtime/counters.h"
+#include "runtime/memory_use.h"
 
 namespace jitflux {
 
@@ -45,26 +46,39 @@ static_assert(sizeof(Header) == 64);
 // Innermost scope of this thread.
 thread_local const std::shared_ptr<MemoryArena::State>* current = nullptr;
 
-Header* new_block(size_t bytes) {
-  if (bytes < kHugePage) {
-    return new (c10::alloc_cpu(bytes)) Header{nullptr, bytes};
-  }
+void* new_memory(size_t bytes) {
+  if (bytes < kHugePage) return c10::alloc_cpu(bytes);
   void* memory = nullptr;
   if (::posix_memalign(&memory, kHugePage, bytes) != 0) throw std::bad_alloc();
   // Whole huge pages only: weights are often multiples of them, and the header must not cost one.
   // Advice: a failure changes nothing.
   ::madvise(memory, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
-  return new (memory) Header{nullptr, bytes};
+  return memory;
+}
+
+Header* new_block(size_t bytes) {
+  auto* block = new (new_memory(bytes)) Header{nullptr, bytes};
+  tensor_memory.add(bytes);
+  return block;
 }
 
 void delete_block(Header* block) {
   const bool huge = block->bytes >= kHugePage;
+  tensor_memory.subtract(block->bytes);
   block->~Header();
   if (huge) {
     std::free(block);
   } else {
     c10::free_cpu(block);
   }
+}
+
+using Free = std::multimap<size_t, Header*>;
+
+// Takes a block off the list of what an arena keeps.
+void forget(Free& free, Free::iterator entry) {
+  idle_memory.subtract(entry->first);
+  free.erase(entry);
 }
 
 Header* take(const std::shared_ptr<MemoryArena::State>& arena, size_t bytes) {
@@ -74,13 +88,13 @@ Header* take(const std::shared_ptr<MemoryArena::State>& arena, size_t bytes) {
     auto& free = arena->free;
     if (const auto found = free.lower_bound(bytes); found != free.end()) {
       block = found->second;
-      free.erase(found);
+      forget(free, found);
     } else if (!free.empty()) {
       // Requests grow from stage to stage: the new block replaces the largest one that was too
       // small, so that an arena holds about what its largest pass needs.
       const auto largest = std::prev(free.end());
       delete_block(largest->second);
-      free.erase(largest);
+      forget(free, largest);
     }
   }
   count(block != nullptr ? Counter::kArenaReused : Counter::kArenaAllocated);
@@ -105,6 +119,7 @@ void give_back(void* data) {
   }
   try {
     arena->free.emplace(block->bytes, block);
+    idle_memory.add(block->bytes);
   } catch (const std::bad_alloc&) {  // no memory to remember it: do without
     delete_block(block);
   }
@@ -139,7 +154,10 @@ MemoryArena::MemoryArena() : state_(std::make_shared<State>()) {}
 MemoryArena::~MemoryArena() {
   const std::lock_guard lock(state_->mutex);
   state_->closed = true;
-  for (const auto& [bytes, block] : state_->free) delete_block(block);
+  for (const auto& [bytes, block] : state_->free) {
+    idle_memory.subtract(bytes);
+    delete_block(block);
+  }
   state_->free.clear();
 }
 

@@ -11,6 +11,7 @@
 #include <system_error>
 #include <utility>
 
+#include "runtime/memory_use.h"
 #include "weights/reader_util.h"
 
 namespace jitflux {
@@ -64,10 +65,13 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
          "cannot map the file (" + reason_of(error) + ")");
   }
   data_ = static_cast<const std::byte*>(mapping);
+  mapped_memory.add(size_);
 }
 
 MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (data_ == nullptr) return;
+  ::munmap(const_cast<std::byte*>(data_), size_);
+  mapped_memory.subtract(size_);
 }
 
 void MappedFile::release(std::span<const std::byte> bytes) const {

@@ -156,6 +156,18 @@ export interface DeviceInfo {
   peakAllocatedBytes: number;
 }
 
+/** Host memory that the engine holds in this process. */
+export interface NativeMemoryUse {
+  /** Behind tensors and packed weights, kept buffers included. */
+  tensorBytes: number;
+  /** Most that this was. */
+  peakTensorBytes: number;
+  /** Of `tensorBytes`: buffers kept for the next pass that nothing uses now. */
+  idleBytes: number;
+  /** Weight files that are mapped; the system decides how much of them is in memory. */
+  mappedBytes: number;
+}
+
 /** What streaming weights to a GPU took, by the GPU's clock. */
 export interface NativeTransferStatistics {
   bytes: number;
@@ -165,6 +177,7 @@ export interface NativeTransferStatistics {
 
 export interface NativeBinding {
   info(): EngineInfo;
+  memoryUse(): NativeMemoryUse;
 
   /** Opens libjit_flux_cuda.so; once per process. */
   openDeviceLibrary(path: string): void;
@@ -259,6 +272,10 @@ export interface NativeBinding {
   ): Promise<TensorHandle>;
   pack(latents: TensorHandle, job?: NativeJob): Promise<TensorHandle>;
   toImage(pictures: TensorHandle, job?: NativeJob): Promise<Uint8Array>;
+  /** The images (first dimension) of all tensors, those of `tensors[i]` `repeats[i]` times each. */
+  stackImages(tensors: TensorHandle[], repeats: Int32Array, job?: NativeJob): Promise<TensorHandle>;
+  /** Some images of a tensor, in the same memory. */
+  imagesOf(tensor: TensorHandle, first: number, count: number): TensorHandle;
 
   loadTransformer(
     path: string,

@@ -1,6 +1,7 @@
 /** The two ways into native code: a synchronous call, and a job with cancellation and progress. */
 import { ERROR_CODES, JitFluxError, throwIfAborted, type JitFluxErrorCode } from '../errors.js';
 import type { NativeBinding, NativeJob } from './binding.js';
+import type { JobGroup } from './job-group.js';
 import { loadNative } from './load.js';
 
 const KNOWN_CODES = new Set<string>(Object.values(ERROR_CODES));
@@ -23,6 +24,8 @@ export function callNative<R>(call: (binding: NativeBinding) => R): R {
 export interface JobOptions {
   signal?: AbortSignal | undefined;
   progress?: NonNullable<NativeJob['progress']> | undefined;
+  /** Whoever ends with it: a loaded model. */
+  group?: JobGroup | undefined;
 }
 
 /**
@@ -31,11 +34,11 @@ export interface JobOptions {
  */
 export async function runNative<R>(
   call: (binding: NativeBinding, job: NativeJob | undefined) => Promise<R>,
-  { signal, progress }: JobOptions = {},
+  { signal, progress, group }: JobOptions = {},
 ): Promise<R> {
   throwIfAborted(signal);
   const binding = native();
-  if (signal === undefined && progress === undefined) {
+  if (signal === undefined && progress === undefined && group === undefined) {
     try {
       return await call(binding, undefined);
     } catch (error) {
@@ -45,13 +48,15 @@ export async function runNative<R>(
   const job: NativeJob = { abort: binding.createAbortFlag() };
   if (progress !== undefined) job.progress = progress;
   const onAbort = (): void => binding.raiseAbortFlag(job.abort!);
+  const end = group?.begin(onAbort);
   signal?.addEventListener('abort', onAbort, { once: true });
   try {
     return await call(binding, job);
   } catch (error) {
-    throw asJitFluxError(error, signal);
+    throw asJitFluxError(error, signal?.aborted === true ? signal : group?.signal);
   } finally {
     signal?.removeEventListener('abort', onAbort);
+    end?.();
   }
 }
 

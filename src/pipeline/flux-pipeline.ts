@@ -1,44 +1,40 @@
 /** Prompt to picture: text conditioner, transformer, sampler, decoder. */
-import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
-import type { PngMetadata } from '../image/index.js';
+import { publishStep, traceLoad } from '../diagnostics.js';
+import { abortedError, ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
+import { log } from '../logging.js';
 import {
   deviceIndex,
   FluxTransformer,
-  JitSampler,
-  latentOps,
+  memoryReport,
+  type MemoryReport,
   nativeLoadOptions,
-  Tensor,
+  type Tensor,
 } from '../runtime/index.js';
-import type { Device, FluxConfig, LoadOptions, StepEvent } from '../types.js';
+import type { FluxConfig, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
-import { EncodedPrompts } from './encoded-prompts.js';
-import { FairLock } from './fair-lock.js';
-import { GeneratedImage } from './image.js';
-import { type LatentDecoder, loadLatentDecoder } from './latent-decoder.js';
-import { checkMemory, memoryAvailableTo, planModelMemory } from './memory-plan.js';
-import { checkChannels, type ModelInfo, resolveModel } from './model-source.js';
-import { checkPrompts, plainSeed, type ResolvedRequest, resolveRequest } from './request.js';
-import { onDevice, Resources } from './resources.js';
+import type { EncodedPrompts } from './encoded-prompts.js';
 import {
-  checkConditions,
-  checkSourceWidths,
-  loadTextConditioner,
-  type TextConditioner,
-} from './text-conditioner.js';
-import type { GenerateRequest, GenerateResult, GenerateTimings } from './types.js';
-import { VERSION } from './version.js';
-
-/** The loaded parts of a model. */
-interface Parts {
-  /** Undefined with `textEncoders: false`. */
-  text?: TextConditioner;
-  transformer: FluxTransformer;
-  decoder: LatentDecoder;
-}
+  batchKey,
+  encodePrompts,
+  eventOfImages,
+  type ModelParts,
+  noTextEncoders,
+  runGeneration,
+} from './generation.js';
+import { loadLatentDecoder } from './latent-decoder.js';
+import { checkMemory, memoryAvailableTo, type MemoryPlan, planModelMemory } from './memory-plan.js';
+import { checkChannels, type ModelInfo, resolveModel } from './model-source.js';
+import { OpenRequest } from './open-request.js';
+import { queueOptions } from './queue-options.js';
+import { checkPrompts, type ResolvedRequest, resolveRequest } from './request.js';
+import { type QueueOptions, RequestQueue, type Turn } from './request-queue.js';
+import { type PipelineStats, PipelineStatistics } from './statistics.js';
+import { checkSourceWidths, loadTextConditioner } from './text-conditioner.js';
+import type { GenerateRequest, GenerateResult, PipelineOptions } from './types.js';
 
 /**
- * A model directory, loaded and ready to generate. Requests of one pipeline run one after another, in the order in
- * which they were made; two pipelines run independently.
+ * A model directory, loaded and ready to generate. Requests are served in the order in which they were made, one at a
+ * time unless `concurrency` or `dynamicBatching` say otherwise; two pipelines run independently.
  *
  * @example
  * await using pipeline = await FluxPipeline.load('models/flux-tiny');
@@ -51,17 +47,22 @@ export class FluxPipeline {
   /** Architecture of the transformer, inferred from its weights. */
   readonly config: FluxConfig;
 
-  readonly #parts: Parts;
-  readonly #device: Device;
-  readonly #lock = new FairLock();
+  readonly #parts: ModelParts;
+  readonly #plan: MemoryPlan | undefined;
+  readonly #queue: RequestQueue<OpenRequest>;
+  readonly #maxBatchImages: number | undefined;
+  readonly #statistics = new PipelineStatistics();
+  readonly #requests = new Set<OpenRequest>();
   readonly #activities = new Set<Activity>();
   #disposing: Promise<void> | undefined;
 
-  private constructor(model: ModelInfo, parts: Parts, device: Device) {
-    this.model = model;
+  private constructor(parts: ModelParts, plan: MemoryPlan | undefined, queue: Required<QueueOptions>) {
+    this.model = parts.info;
     this.config = parts.transformer.config;
     this.#parts = parts;
-    this.#device = device;
+    this.#plan = plan;
+    this.#queue = new RequestQueue(queue);
+    this.#maxBatchImages = queue.batching?.maxImages;
   }
 
   /**
@@ -73,21 +74,28 @@ export class FluxPipeline {
    *   cannot fit, what `FluxTransformer.load` throws for the weights, and ERR_JITFLUX_CODE_NOT_ALLOWED for TorchScript
    *   text encoders and decoders other than the bundled model's without `allowTorchScriptCode`
    */
-  static async load(model: string, o: LoadOptions = {}): Promise<FluxPipeline> {
+  static load(model: string, o: PipelineOptions = {}): Promise<FluxPipeline> {
+    return traceLoad({ model }, () => FluxPipeline.#load(model, o));
+  }
+
+  static async #load(model: string, o: PipelineOptions): Promise<FluxPipeline> {
     const { signal, device = 'cpu' } = o;
     // A bad option is refused before anything is loaded.
     nativeLoadOptions(o);
     for (const where of [o.textEncoderDevice, o.decoderDevice]) deviceIndex(where);
+    const queue = queueOptions(o);
+    const started = performance.now();
     const source = await resolveModel(model, { textEncoders: o.textEncoders, signal });
     let { packWeights, weightStreaming } = o;
+    let plan: MemoryPlan | undefined;
     if (o.memoryCheck !== false) {
       const request = typeof o.memoryCheck === 'object' ? o.memoryCheck : {};
-      const plan = planModelMemory(source, { ...o, ...request }, await memoryAvailableTo(o));
+      plan = planModelMemory(source, { ...o, ...request }, await memoryAvailableTo(o));
       checkMemory(plan);
       packWeights ??= plan.blockWeights !== 'mapped';
       weightStreaming ??= plan.blockWeights === 'streamed';
     }
-    const parts: Partial<Parts> = {};
+    const parts: Partial<ModelParts> = { info: source.info, device };
     try {
       // Small files first: a bad tokenizer or encoder is found before the transformer is read.
       if (source.text) parts.text = await loadTextConditioner(source, o);
@@ -103,7 +111,14 @@ export class FluxPipeline {
       checkChannels(config, source.info.decoder.channels, weights.path, source.decoder.weights.path);
       parts.decoder = await loadLatentDecoder(source, o);
       throwIfAborted(signal);
-      return new FluxPipeline(source.info, parts as Parts, device);
+      const milliseconds = performance.now() - started;
+      log('info', `loaded ${source.info.name} in ${(milliseconds / 1000).toFixed(1)} s`, {
+        model: source.info.name,
+        path: source.path,
+        device,
+        milliseconds,
+      });
+      return new FluxPipeline(parts as ModelParts, plan, queue);
     } catch (error) {
       disposeParts(parts);
       throw error;
@@ -112,10 +127,14 @@ export class FluxPipeline {
 
   /**
    * Generates pictures. The whole request is checked first; a bad one is refused before anything runs.
-   * @throws ERR_JITFLUX_INVALID_ARGUMENT and its kin for the request, ERR_JITFLUX_ABORTED, ERR_JITFLUX_DISPOSED
+   * @throws ERR_JITFLUX_INVALID_ARGUMENT and its kin for the request, ERR_JITFLUX_QUEUE_FULL, ERR_JITFLUX_ABORTED,
+   *   ERR_JITFLUX_DISPOSED
    */
   async generate(request: GenerateRequest): Promise<GenerateResult> {
-    const run = this.steps(request);
+    const resolved = this.#resolve(request);
+    const key = this.#maxBatchImages === undefined ? undefined : batchKey(resolved);
+    if (key !== undefined) return this.#runTogether(resolved, key);
+    const run = this.#runAlone(resolved);
     for (;;) {
       const next = await run.next();
       if (next.done) return next.value;
@@ -123,22 +142,20 @@ export class FluxPipeline {
   }
 
   /**
-   * Generates pictures step by step: yields after every sampling step and returns what {@link generate} returns. Other
-   * requests of this pipeline wait until the iteration is over; leave a `for await` by `break`, or call `return()`.
+   * Generates pictures step by step: yields after every sampling step and returns what {@link generate} returns. It holds
+   * its turn until the iteration is over; leave a `for await` by `break`, or call `return()`.
    * @throws at the call, for a bad request
    */
   steps(request: GenerateRequest): AsyncGenerator<StepEvent<Tensor>, GenerateResult, undefined> {
-    this.#assertOpen();
-    const resolved = resolveRequest(request, this.model, this.config);
-    if (!resolved.conditioning) this.#assertTextEncoders();
-    return this.#run(resolved);
+    return this.#runAlone(this.#resolve(request));
   }
 
   /**
    * Runs tokenizers and text encoders, in turn with the other requests of this pipeline. The result can be used in any
    * number of requests (`conditioning`), saved, and loaded elsewhere; the caller disposes it.
    * @param o.maxSequenceLength number of text tokens, at most the model's
-   * @throws ERR_JITFLUX_INVALID_ARGUMENT for the prompt, or if the model was loaded with `textEncoders: false`
+   * @throws ERR_JITFLUX_INVALID_ARGUMENT for the prompt, or if the model was loaded with `textEncoders: false`;
+   *   ERR_JITFLUX_QUEUE_FULL
    */
   async encodePrompt(
     prompt: string | string[],
@@ -152,15 +169,33 @@ export class FluxPipeline {
       throw invalidArgument('maxSequenceLength', `an integer from 1 to ${most}`, length);
     }
     this.#assertTextEncoders();
-    const activity = this.#begin(o.signal);
+    const activity = new Activity(o.signal);
+    this.#activities.add(activity);
     let release: (() => void) | undefined;
     try {
-      release = await this.#lock.acquire(activity.signal);
-      return await this.#encode(prompts, length, activity.signal);
+      release = await this.#queue.acquire(activity.signal);
+      return await encodePrompts(this.#parts, prompts, { length, signal: activity.signal });
     } finally {
       release?.();
-      this.#end(activity);
+      this.#activities.delete(activity);
+      activity.end();
     }
+  }
+
+  /** What this pipeline has done so far, and what it is doing now. */
+  stats(): PipelineStats {
+    const { concurrency, maxQueue, waiting } = this.#queue;
+    return this.#statistics.snapshot({
+      limits: { concurrency, maxQueue, maxBatchImages: this.#maxBatchImages ?? 1 },
+      running: [...this.#requests].filter(({ isRunning }) => isRunning).length,
+      waiting,
+    });
+  }
+
+  /** The memory that is in use now, beside what was planned when the model was loaded. */
+  async memory(): Promise<MemoryReport & { plan?: MemoryPlan }> {
+    this.#assertOpen();
+    return { ...(await memoryReport()), ...(this.#plan && { plan: this.#plan }) };
   }
 
   /** Whether {@link dispose} has been called. */
@@ -168,7 +203,10 @@ export class FluxPipeline {
     return this.#disposing !== undefined;
   }
 
-  /** Aborts what is running or waiting, waits until it has stopped, and frees the model. */
+  /**
+   * Aborts what is running or waiting (it rejects with ERR_JITFLUX_ABORTED, whose cause is an ERR_JITFLUX_DISPOSED), waits
+   * until it has stopped, and frees the model.
+   */
   dispose(): Promise<void> {
     return (this.#disposing ??= this.#shutDown());
   }
@@ -185,163 +223,154 @@ export class FluxPipeline {
     disposeParts(this.#parts);
   }
 
-  async *#run(r: ResolvedRequest): AsyncGenerator<StepEvent<Tensor>, GenerateResult, undefined> {
+  #resolve(request: GenerateRequest): ResolvedRequest {
     this.#assertOpen();
-    const asked = performance.now();
-    const activity = this.#begin(r.signal);
-    const { signal } = activity;
+    const resolved = resolveRequest(request, this.model, this.config);
+    if (!resolved.conditioning) this.#assertTextEncoders();
+    return resolved;
+  }
+
+  async *#runAlone(r: ResolvedRequest): AsyncGenerator<StepEvent<Tensor>, GenerateResult, undefined> {
+    const open = this.#open(r);
+    const { activity, signal } = open;
     let release: (() => void) | undefined;
     try {
-      using resources = new Resources();
-      release = await this.#lock.acquire(signal);
-      const started = performance.now();
-      const encoded = r.conditioning ?? resources.add(await this.#encode(r.prompts, r.textTokens, signal));
-      const prompt = await this.#perImage(encoded.prompt, r.numImages, resources);
-      const pooled = await this.#perImage(encoded.pooled, r.numImages, resources);
-      const warnings = [...encoded.warnings];
-      if (r.guidanceGiven && !this.config.guidance) {
-        warnings.push({
-          code: 'GUIDANCE_IGNORED',
-          message: `${this.model.name} has no guidance input; guidance ${r.guidance} has no effect`,
-        });
+      release = await this.#queue.acquire(signal);
+      open.start();
+      const run = this.#generation([open], signal);
+      try {
+        for (;;) {
+          const next = await run.next();
+          if (next.done) return open.complete(next.value[0]!);
+          r.onStep?.(next.value);
+          activity.pause();
+          yield next.value;
+          activity.resume();
+        }
+      } finally {
+        // Left early, it frees what it holds.
+        await run.return([]);
       }
-      const encodedAt = performance.now();
-      const conditioning = resources.add(
-        await this.#parts.transformer.condition({
-          prompt,
-          pooled,
-          ...(this.config.guidance && { guidance: r.guidance }),
-          sigmas: r.plan.sigmas,
-          signal,
-        }),
-      );
-      const conditionedAt = performance.now();
-      throwIfAborted(signal);
-      const stages: GenerateTimings['stages'] = r.plan.stages.map(({ stage, steps, activeTokens }) => ({
-        stage,
-        steps,
-        activeTokens,
-        milliseconds: 0,
-      }));
-      const latents =
-        r.latents === undefined
-          ? resources.add(await this.#noise(r))
-          : await onDevice(r.latents, this.#device, resources);
-      const sampler = resources.add(
-        new JitSampler(this.#parts.transformer.bind(conditioning), {
-          ...r.sampling,
-          grid: r.grid,
-          latents,
-          seed: r.seed,
-          signal,
-        }),
-      );
-      for await (const event of sampler) {
-        const stage = stages.find((entry) => entry.stage === event.stage);
-        if (stage) stage.milliseconds += event.milliseconds;
-        r.onStep?.(event);
-        activity.pause();
-        yield event;
-        activity.resume();
-      }
-      const sampledAt = performance.now();
-      const images = r.output === 'image' ? await this.#decode(r, sampler.latents, signal) : [];
-      throwIfAborted(signal);
-      const finished = performance.now();
-      return {
-        images,
-        ...(r.output === 'latent' && { latents: sampler.latents.clone() }),
-        seed: r.seed,
-        plan: r.plan,
-        warnings,
-        timings: {
-          queued: started - asked,
-          encode: encodedAt - started,
-          condition: conditionedAt - encodedAt,
-          stages,
-          decode: r.output === 'image' ? finished - sampledAt : 0,
-          total: finished - started,
-        },
-      };
+    } catch (error) {
+      open.fail(error);
+      throw error;
     } finally {
       release?.();
-      this.#end(activity);
+      this.#close([open]);
     }
   }
 
-  /** One row per prompt. */
-  async #encode(prompts: readonly string[], length: number, signal: AbortSignal): Promise<EncodedPrompts> {
-    this.#assertTextEncoders();
-    const conditions = await (this.#parts.text as TextConditioner).encode(prompts, { length, signal });
-    checkConditions(conditions, {
-      model: this.model.name,
-      prompts: prompts.length,
-      length,
-      widths: this.config,
-    });
-    return new EncodedPrompts({ ...conditions, prompts, model: this.model.name });
-  }
-
-  /** Repeats every row `times` times: from one per prompt to one per picture. */
-  async #perImage(rows: Tensor, times: number, resources: Resources): Promise<Tensor> {
-    if (times === 1) return rows;
-    const values = await rows.toFloat32Array();
-    const [count = 0, ...rest] = rows.shape;
-    const size = values.length / count;
-    const repeated = new Float32Array(values.length * times);
-    for (let i = 0; i < count * times; i++) {
-      const row = Math.floor(i / times);
-      repeated.set(values.subarray(row * size, (row + 1) * size), i * size);
+  async #runTogether(r: ResolvedRequest, key: string): Promise<GenerateResult> {
+    const open = this.#open(r);
+    let turn: Turn<OpenRequest> | undefined;
+    try {
+      turn = await this.#queue.join(open, { key, images: r.images, signal: open.signal });
+    } catch (error) {
+      open.fail(error);
+      this.#close([open]);
+      throw error;
     }
-    return resources.add(Tensor.from(repeated, [count * times, ...rest]));
+    if (turn) await this.#runBatch(turn);
+    return open.outcome;
   }
 
-  /**
-   * Initial noise, packed. Image b is drawn as [1, C, h, w] from its own seed, as diffusers does with a list of
-   * generators, so that it does not depend on the batch.
-   */
-  async #noise(r: ResolvedRequest): Promise<Tensor> {
-    const shape = [r.images, this.model.decoder.channels, r.grid[0] * 2, r.grid[1] * 2];
-    using noise = Tensor.randn(shape, { seed: r.seeds, device: this.#device });
-    return await latentOps.pack(noise);
-  }
-
-  async #decode(r: ResolvedRequest, tokens: Tensor, signal: AbortSignal): Promise<GeneratedImage[]> {
-    const pixels = await this.#parts.decoder.decode(tokens, { grid: r.grid, signal });
-    const size = r.width * r.height * 3;
-    return r.seeds.map((imageSeed, image) => {
-      const prompt = r.prompts[Math.floor(image / r.numImages)] ?? '';
-      const seed = plainSeed(imageSeed);
-      return new GeneratedImage({
-        image: { width: r.width, height: r.height, data: pixels.slice(image * size, (image + 1) * size) },
-        prompt,
-        seed,
-        metadata: this.#metadata(r, prompt, seed),
-      });
-    });
-  }
-
-  #metadata(r: ResolvedRequest, prompt: string, seed: number | bigint): PngMetadata {
-    return {
-      prompt,
-      seed: typeof seed === 'bigint' ? seed.toString() : seed,
-      preset: r.plan.preset,
-      steps: r.plan.steps,
-      ...(this.config.guidance && { guidance: r.guidance }),
-      model: this.model.name,
-      version: VERSION,
+  /** Serves all members; a member that is aborted, or whose callback fails, leaves the others to go on. */
+  async #runBatch(turn: Turn<OpenRequest>): Promise<void> {
+    const { members } = turn;
+    const batch = new AbortController();
+    const leave = () => {
+      for (const member of members) if (member.signal.aborted) member.fail(abortedError(member.signal));
+      if (members.every(({ ended }) => ended)) batch.abort();
     };
+    try {
+      for (const member of members) {
+        member.start();
+        member.signal.addEventListener('abort', leave);
+      }
+      leave();
+      const run = this.#generation(members, batch.signal);
+      const views: Tensor[] = [];
+      try {
+        for (;;) {
+          const next = await run.next();
+          if (next.done) {
+            members.forEach((member, i) => member.complete(next.value[i]!));
+            return;
+          }
+          this.#tell(members, next.value, views);
+          leave();
+        }
+      } finally {
+        for (const view of views) view.dispose();
+        await run.return([]);
+      }
+    } catch (error) {
+      for (const member of members) member.fail(error);
+    } finally {
+      for (const member of members) member.signal.removeEventListener('abort', leave);
+      turn.release();
+      this.#close(members);
+    }
   }
 
-  #begin(signal: AbortSignal | undefined): Activity {
-    const activity = new Activity(signal);
-    this.#activities.add(activity);
-    return activity;
+  /** Gives every member that wants it its part of a step's event. @param views their latents, made when first needed */
+  #tell(members: readonly OpenRequest[], event: StepEvent<Tensor>, views: Tensor[]): void {
+    const batch = members.reduce((sum, { request }) => sum + request.images, 0);
+    let first = 0;
+    members.forEach((member, i) => {
+      const { onStep, images: count } = member.request;
+      if (onStep && !member.ended) {
+        const latents = (views[i] ??= event.latents.images(first, count));
+        try {
+          onStep(eventOfImages(event, { first, count, batch, latents }));
+        } catch (error) {
+          member.fail(error);
+        }
+      }
+      first += count;
+    });
   }
 
-  #end(activity: Activity): void {
-    this.#activities.delete(activity);
-    activity.end();
+  /** The run of some requests, counted and published. */
+  async *#generation(members: readonly OpenRequest[], signal: AbortSignal): ReturnType<typeof runGeneration> {
+    this.#statistics.runs++;
+    const requests = members.map(({ request }) => request);
+    const run = runGeneration(this.#parts, requests, signal);
+    try {
+      for (;;) {
+        const next = await run.next();
+        if (next.done) return next.value;
+        this.#statistics.steps++;
+        publishStep(() => {
+          const { step, steps, stage, sigma, activeTokens, totalTokens, milliseconds } = next.value;
+          return {
+            requests: members.map(({ trace }) => trace),
+            ...{ step, steps, stage, sigma, activeTokens, totalTokens, milliseconds },
+          };
+        });
+        yield next.value;
+      }
+    } finally {
+      await run.return([]);
+    }
+  }
+
+  #open(request: ResolvedRequest): OpenRequest {
+    this.#assertOpen();
+    const open = new OpenRequest(request, { model: this.model.name, statistics: this.#statistics });
+    this.#requests.add(open);
+    this.#activities.add(open.activity);
+    return open;
+  }
+
+  #close(requests: readonly OpenRequest[]): void {
+    for (const open of requests) {
+      // Left before its end.
+      open.fail(abortedError(open.signal));
+      this.#requests.delete(open);
+      this.#activities.delete(open.activity);
+      open.activity.end();
+    }
   }
 
   #assertOpen(): void {
@@ -349,16 +378,11 @@ export class FluxPipeline {
   }
 
   #assertTextEncoders(): void {
-    if (this.#parts.text) return;
-    throw invalidArgument(
-      'prompt',
-      `a "conditioning" instead: ${this.model.name} was loaded with textEncoders: false`,
-      'a prompt',
-    );
+    if (!this.#parts.text) throw noTextEncoders(this.model);
   }
 }
 
-function disposeParts(parts: Partial<Parts>): void {
+function disposeParts(parts: Partial<ModelParts>): void {
   parts.decoder?.dispose();
   parts.text?.dispose();
   parts.transformer?.dispose();

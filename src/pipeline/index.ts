@@ -11,4 +11,12 @@ export {
 } from './memory-plan.js';
 export { BUNDLED_MODEL, MODEL_INDEX, pixelsPerToken } from './model-directory.js';
 export { resolveModel, type ModelInfo, type ModelKind, type ModelSource } from './model-source.js';
-export type { GenerateRequest, GenerateResult, GenerateTimings, GenerateWarning } from './types.js';
+export type { Durations, PipelineStats } from './statistics.js';
+export {
+  DEFAULT_MAX_QUEUE,
+  type GenerateRequest,
+  type GenerateResult,
+  type GenerateTimings,
+  type GenerateWarning,
+  type PipelineOptions,
+} from './types.js';

@@ -4,8 +4,8 @@ import { ClipTextEncoder, T5Encoder, Tensor, TorchScriptModule } from '../runtim
 import { type EncodedPrompt, loadClipTokenizer, loadT5Tokenizer, Tokenizer } from '../text/index.js';
 import type { LoadOptions } from '../types.js';
 import { componentOptions, textPlacement } from './component-options.js';
-import { FairLock } from './fair-lock.js';
 import { checkTextWidths, type ModelSource, type NativeText, type TorchScriptText } from './model-source.js';
+import { RequestQueue } from './request-queue.js';
 import { Resources, sameShape } from './resources.js';
 import type { GenerateWarning } from './types.js';
 
@@ -194,7 +194,7 @@ class NativeConditioner implements TextConditioner {
 class TransientConditioner implements TextConditioner {
   readonly #load: LoadConditioner;
   readonly #options: LoadOptions;
-  readonly #lock = new FairLock();
+  readonly #lock = new RequestQueue();
 
   constructor(load: LoadConditioner, { onProgress: _progress, signal: _signal, ...options }: LoadOptions) {
     this.#load = load;

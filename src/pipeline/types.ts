@@ -1,5 +1,5 @@
 import type { Tensor } from '../runtime/index.js';
-import type { JitOptions, JitPlan, StepEvent } from '../types.js';
+import type { JitOptions, JitPlan, LoadOptions, StepEvent } from '../types.js';
 import type { EncodedPrompts } from './encoded-prompts.js';
 import type { GeneratedImage } from './image.js';
 
@@ -52,7 +52,7 @@ export interface GenerateWarning {
 
 /** Wall time in milliseconds. */
 export interface GenerateTimings {
-  /** Waiting for earlier requests of the same pipeline; not part of `total`. */
+  /** Waiting for other requests of the same pipeline; not part of `total`. */
   queued: number;
   /** Tokenizer and text encoder. */
   encode: number;
@@ -75,5 +75,31 @@ export interface GenerateResult {
   /** What was run, with token counts and FLOPs of every stage. */
   plan: JitPlan;
   warnings: GenerateWarning[];
+  /** What was sampled together: this request alone, unless `dynamicBatching` put others beside it. */
+  batch: { requests: number; images: number };
   timings: GenerateTimings;
 }
+
+/** Options of {@link FluxPipeline.load}: those of a model, and how a pipeline serves its requests. */
+export interface PipelineOptions extends LoadOptions {
+  /**
+   * Requests at work at a time, 1 to 64. Their steps take turns on the same device: a short request need not wait for a
+   * long one, and each takes longer. Every one holds latents and conditioning of its own. Default 1.
+   */
+  concurrency?: number;
+  /**
+   * Requests that may wait; one more is rejected with ERR_JITFLUX_QUEUE_FULL. 0: none. Default {@link DEFAULT_MAX_QUEUE}.
+   */
+  maxQueue?: number;
+  /**
+   * Lets requests that wait be sampled together, up to `maxImages` pictures (2 to 64) in one batch: those of `generate`
+   * that have the same size, sampling options and number of text tokens, and neither latents nor an activation policy of
+   * their own. Seeds, prompts and guidance may differ. A request whose turn it is waits up to `maxWaitMilliseconds`
+   * (default 0) for others. A picture equals that of a request alone but for rounding, since matrices of other shapes
+   * are multiplied. Default: off.
+   */
+  dynamicBatching?: { maxImages: number; maxWaitMilliseconds?: number };
+}
+
+/** Requests that may wait for a pipeline, unless `maxQueue` says otherwise. */
+export const DEFAULT_MAX_QUEUE = 100;

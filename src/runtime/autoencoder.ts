@@ -5,7 +5,7 @@ import { callNative, runNative } from '../native/call.js';
 import type { AutoencoderConfig, DecodeOptions, LoadOptions } from '../types.js';
 import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
 import { Tensor } from './tensor.js';
-import { NativeObject } from './native-object.js';
+import { NativeModel } from './native-model.js';
 
 /** Memory for the activations of a decode above which it is tiled: room for 1024x1024 in float32. */
 export const DEFAULT_DECODE_BUDGET_BYTES = 2 * 1024 ** 3;
@@ -21,7 +21,7 @@ const autoencoderConfig = z.object({
 });
 
 /** FLUX's autoencoder (diffusers' `AutoencoderKL`): pictures from latents and latents from pictures. */
-export class Autoencoder extends NativeObject<AutoencoderHandle> {
+export class Autoencoder extends NativeModel<AutoencoderHandle> {
   /** Inferred from the tensors; norm groups, scaling and shift from config.json. */
   readonly config: Readonly<AutoencoderConfig>;
   readonly #device: number;
@@ -77,7 +77,7 @@ export class Autoencoder extends NativeObject<AutoencoderHandle> {
     const tiling = nativeTiling(o);
     const { signal, onProgress } = o;
     const picture = await Tensor.on(this.#device, [latents], ([handle]) =>
-      runNative((binding, job) => binding.decodeLatents(autoencoder, handle, tiling, job), {
+      this.runJob((binding, job) => binding.decodeLatents(autoencoder, handle, tiling, job), {
         signal,
         progress: onProgress && ((done, total) => onProgress({ done, total })),
       }),
@@ -100,7 +100,7 @@ export class Autoencoder extends NativeObject<AutoencoderHandle> {
     const autoencoder = this.handle;
     const { signal, onProgress } = o;
     const { mean, logvar } = await Tensor.on(this.#device, [pictures], ([handle]) =>
-      runNative((binding, job) => binding.encodePictures(autoencoder, handle, job), {
+      this.runJob((binding, job) => binding.encodePictures(autoencoder, handle, job), {
         signal,
         progress: onProgress && ((done, total) => onProgress({ done, total })),
       }),

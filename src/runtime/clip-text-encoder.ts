@@ -4,7 +4,7 @@ import { runNative } from '../native/call.js';
 import type { ClipConfig, LoadOptions } from '../types.js';
 import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
 import { Tensor } from './tensor.js';
-import { NativeObject } from './native-object.js';
+import { NativeModel } from './native-model.js';
 
 const textConfig = z.object({
   num_attention_heads: z.int().positive().optional(),
@@ -22,7 +22,7 @@ const clipConfig = z.preprocess(
  * CLIP's text encoder (transformers' `CLIPTextModel`), which gives FLUX its pooled prompt. Causal attention and no
  * padding mask, as FLUX runs it; no projection.
  */
-export class ClipTextEncoder extends NativeObject<ClipHandle> {
+export class ClipTextEncoder extends NativeModel<ClipHandle> {
   /** Inferred from the tensors; heads and end of text from config.json. */
   readonly config: Readonly<ClipConfig>;
 
@@ -75,7 +75,10 @@ export class ClipTextEncoder extends NativeObject<ClipHandle> {
     o: { signal?: AbortSignal | undefined } = {},
   ): Promise<{ pooled: Tensor; hidden: Tensor }> {
     const [encoder, tokens] = [this.handle, ids.handle];
-    const { pooled, hidden } = await runNative((binding, job) => binding.encodeClip(encoder, tokens, job), o);
+    const { pooled, hidden } = await this.runJob(
+      (binding, job) => binding.encodeClip(encoder, tokens, job),
+      o,
+    );
     return { pooled: new Tensor(pooled), hidden: new Tensor(hidden) };
   }
 }

@@ -6,6 +6,7 @@ import type { FluxConfig, LoadOptions, VelocityModel } from '../types.js';
 import { requestedBlockWeights } from './block-weights.js';
 import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
 import { Tensor } from './tensor.js';
+import { NativeModel } from './native-model.js';
 import { NativeObject } from './native-object.js';
 
 /** What {@link FluxTransformer.condition} prepared: text tokens and every block's modulation, for all steps. */
@@ -24,7 +25,7 @@ export class Conditioning extends NativeObject<ConditioningHandle> {
 /**
  * The FLUX transformer (diffusers' `FluxTransformer2DModel`), dense or over any subset of a grid's tokens.
  */
-export class FluxTransformer extends NativeObject<TransformerHandle> {
+export class FluxTransformer extends NativeModel<TransformerHandle> {
   /** Inferred from the tensors. */
   readonly config: FluxConfig;
   readonly #device: number;
@@ -95,7 +96,7 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
     const model = this.handle;
     const sigmas = Float64Array.from(c.sigmas);
     const handle = await Tensor.on(this.#device, [c.prompt, c.pooled], ([prompt, pooled]) =>
-      runNative(
+      this.runJob(
         (binding, job) => binding.condition(model, prompt, pooled, Float64Array.from(guidance), sigmas, job),
         { signal: c.signal },
       ),
@@ -139,7 +140,7 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
     }
     const { onProgress } = i;
     return new Tensor(
-      await runNative(
+      await this.runJob(
         (binding, job) =>
           binding.forward(
             model,
@@ -166,7 +167,7 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
     const [model, own, latents] = [this.handle, conditioning.handle, i.latents.handle];
     const steps = Int32Array.of(i.step);
     return new Tensor(
-      await runNative(
+      await this.runJob(
         (binding, job) =>
           binding.advance(
             model,
@@ -189,7 +190,7 @@ export class FluxTransformer extends NativeObject<TransformerHandle> {
   /** With `weightStreaming`: what it cost since the last call. Undefined otherwise. */
   async transferStatistics(): Promise<TransferStatistics | undefined> {
     const model = this.handle;
-    const found = await runNative((binding, job) => binding.transferStatistics(model, job));
+    const found = await this.runJob((binding, job) => binding.transferStatistics(model, job));
     if (found === undefined) return undefined;
     const { copyMilliseconds, stallMilliseconds } = found;
     const hidden = Math.max(0, copyMilliseconds - stallMilliseconds);

@@ -21,4 +21,5 @@ export { T5Encoder } from './t5-encoder.js';
 export { Autoencoder, DEFAULT_DECODE_BUDGET_BYTES } from './autoencoder.js';
 export { TorchScriptModule } from './script-module.js';
 export { latentOps } from './latent-ops.js';
+export { memoryReport, type MemoryReport } from './memory.js';
 export { inspectWeights, type WeightEntry, type WeightInspection } from './inspect.js';

@@ -6,13 +6,13 @@ import type { ScriptModuleHandle } from '../native/binding.js';
 import { runNative } from '../native/call.js';
 import { Tensor } from './tensor.js';
 import { TRUSTED_ARCHIVES } from './trusted-archives.js';
-import { NativeObject } from './native-object.js';
+import { NativeModel } from './native-model.js';
 
 /**
  * A TorchScript module whose code runs: somebody's exported text encoder or VAE. Weights never take this path. It runs
  * on the CPU, whatever device the rest is on: where its code makes tensors was decided when it was exported.
  */
-export class TorchScriptModule extends NativeObject<ScriptModuleHandle> {
+export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
   private constructor(handle: ScriptModuleHandle) {
     super(handle, 'TorchScript module');
   }
@@ -48,7 +48,7 @@ export class TorchScriptModule extends NativeObject<ScriptModuleHandle> {
   async run(inputs: Tensor[], o: { signal?: AbortSignal } = {}): Promise<Tensor[]> {
     const module = this.handle;
     const handles = inputs.map((input) => input.handle);
-    const outputs = await runNative((binding, job) => binding.runScriptModule(module, handles, job), {
+    const outputs = await this.runJob((binding, job) => binding.runScriptModule(module, handles, job), {
       signal: o.signal,
     });
     return outputs.map((handle) => new Tensor(handle));

@@ -5,7 +5,7 @@ import { runNative } from '../native/call.js';
 import type { LoadOptions, T5Config } from '../types.js';
 import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
 import { Tensor } from './tensor.js';
-import { NativeObject } from './native-object.js';
+import { NativeModel } from './native-model.js';
 
 const t5Config = z.object({
   relative_attention_max_distance: z.int().positive().default(128),
@@ -17,7 +17,7 @@ const t5Config = z.object({
  * The encoder of T5 v1.1 (transformers' `T5EncoderModel`), which gives FLUX its text tokens. Padding is attended, as
  * FLUX runs it: another length of the padded prompt gives another picture.
  */
-export class T5Encoder extends NativeObject<T5Handle> {
+export class T5Encoder extends NativeModel<T5Handle> {
   /** Inferred from the tensors. */
   readonly config: Readonly<T5Config>;
 
@@ -71,6 +71,6 @@ export class T5Encoder extends NativeObject<T5Handle> {
    */
   async encode(ids: Tensor, o: { signal?: AbortSignal | undefined } = {}): Promise<Tensor> {
     const [encoder, tokens] = [this.handle, ids.handle];
-    return new Tensor(await runNative((binding, job) => binding.encodeT5(encoder, tokens, job), o));
+    return new Tensor(await this.runJob((binding, job) => binding.encodeT5(encoder, tokens, job), o));
   }
 }

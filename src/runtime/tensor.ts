@@ -105,6 +105,29 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     }
   }
 
+  /**
+   * The images (first dimension) of several tensors in one, one after another. The tensors differ in the first dimension
+   * only and are on one device.
+   * @param o.repeats how often every image of `tensors[i]` is repeated; default once each
+   * @returns a copy
+   * @throws ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT
+   */
+  static async stack(tensors: readonly Tensor[], o: { repeats?: readonly number[] } = {}): Promise<Tensor> {
+    const handles = tensors.map(({ handle }) => handle);
+    const repeats = Int32Array.from(o.repeats ?? tensors.map(() => 1));
+    return new Tensor(await runNative((binding, job) => binding.stackImages(handles, repeats, job)));
+  }
+
+  /**
+   * Some images (first dimension) of this tensor, in the same memory: what is written to one is seen in the other. Either
+   * may be disposed first.
+   * @throws ERR_JITFLUX_INVALID_ARGUMENT if it has no such images
+   */
+  images(first: number, count = 1): Tensor {
+    const handle = this.handle;
+    return new Tensor(callNative((binding) => binding.imagesOf(handle, first, count)));
+  }
+
   clone(): this {
     const handle = this.handle;
     return new Tensor(callNative((binding) => binding.tensorClone(handle))) as this;

@@ -56,7 +56,8 @@ type Phase = 'new' | 'working' | 'suspended' | 'finished' | 'disposed';
  * that target. Then, as in every step: y += (sigma' - sigma) Lift(v(anchors)). In a stage with all tokens the model
  * gets them in natural order, without an anchor list.
  *
- * Batches: every image has its own anchors. Image b behaves as a single run with seed + b.
+ * Batches: every image has its own anchors. Image b behaves as a single run with its seed (seed + b, unless a list was
+ * given).
  *
  * Ownership: the caller's tensors are neither modified nor disposed; the caller must keep `microFlowNoise` alive
  * while iterating. Intermediate tensors are disposed when a run ends in whatever way: completion, error, abort,
@@ -104,7 +105,7 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     this.#settings = resolveOptions(options);
     this.plan = planFor(this.#settings, options.grid);
     this.#grid = this.plan.grid;
-    const first = normalizeSeed(seed);
+    const seedOf = seedsOf(seed);
     if (signal !== undefined && typeof (signal as Partial<AbortSignal> | null)?.aborted !== 'boolean') {
       throw invalidArgument('signal', 'an AbortSignal', signal);
     }
@@ -117,7 +118,7 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     this.#backend = backend;
     this.#batch = batch;
     this.#channels = channels;
-    this.#seeds = Array.from({ length: batch }, (_, image) => imageSeed(first, image));
+    this.#seeds = seedOf(batch);
     this.#signal = signal;
     this.#givenNoise = microFlowNoise;
     this.#latents = latents.clone();
@@ -343,7 +344,8 @@ export class SamplerCore<T extends TensorLike = TensorLike>
       this.#noise = undefined;
     }
     if (count === 0) return undefined;
-    return { newTokens: toLists(fresh).list.slice(), ...(map !== undefined && { importance: map }) };
+    const { list, perImage } = toLists(fresh);
+    return { newTokens: list.slice(), perImage, ...(map !== undefined && { importance: map }) };
   }
 
   /** New active tokens of one image. */
@@ -446,6 +448,19 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     const caused = error === signal.reason || (error instanceof Error && error.name === 'AbortError');
     return caused ? abortedError(signal) : error;
   }
+}
+
+/** Checks the seed option; the result gives one seed per image of a batch. */
+function seedsOf(seed: NonNullable<SampleOptions['seed']>): (batch: number) => bigint[] {
+  if (typeof seed !== 'object' || seed === null) {
+    const first = normalizeSeed(seed);
+    return (batch) => Array.from({ length: batch }, (_, image) => imageSeed(first, image));
+  }
+  const seeds = seed.map((value, image) => normalizeSeed(value, `seed[${image}]`));
+  return (batch) => {
+    if (seeds.length === batch) return seeds;
+    throw invalidArgument('seed', `one seed, or ${batch} (one per image)`, seed);
+  };
 }
 
 function toLists(perImage: Int32Array[]): TokenLists {

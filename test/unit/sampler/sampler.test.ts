@@ -25,7 +25,8 @@ function create(
   model: VelocityModel<ArrayTensor> = new WaveModel(),
   backend: SamplerBackend<ArrayTensor> = referenceBackend,
 ) {
-  const latents = options.latents ?? noise(options.seed ?? 0);
+  const { seed = 0 } = options;
+  const latents = options.latents ?? noise(typeof seed === 'object' ? seed[0]! : seed);
   return new SamplerCore(model, { grid: GRID, ...options, latents }, backend);
 }
 

@@ -1,0 +1,87 @@
+/** Messages for whoever operates a program: to standard error, or to a logger of the program's own. */
+import { invalidArgument } from './errors.js';
+
+/** From the gravest to the most talkative. */
+export const LOG_LEVELS = ['error', 'warn', 'info', 'debug'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+export interface LogEntry {
+  level: LogLevel;
+  message: string;
+  /** Which part speaks: `'native'` are the engine and LibTorch. */
+  source: 'jit-flux' | 'native';
+  /** Machine-readable facts. */
+  details?: Record<string, unknown>;
+}
+
+export interface LoggerOptions {
+  /** The most talkative level to be passed on; `'silent'`: none. Default: `JIT_FLUX_LOG_LEVEL`, or `'warn'`. */
+  level?: LogLevel | 'silent';
+  /** Takes the messages. What it throws is ignored. Default: lines on standard error. */
+  log?: (entry: LogEntry) => void;
+}
+
+/** Takes the engine's messages up to a level. */
+type NativeLog = (handler: ((level: LogLevel, message: string) => void) | undefined, level: LogLevel) => void;
+
+const LEVEL_VARIABLE = 'JIT_FLUX_LOG_LEVEL';
+
+const toStandardError = ({ level, source, message }: LogEntry): void => {
+  process.stderr.write(`[${source === 'native' ? 'jit-flux native' : source}] ${level}: ${message}\n`);
+};
+
+let level: LogLevel | 'silent' | undefined;
+let sink: (entry: LogEntry) => void = toStandardError;
+let connectNative: NativeLog | undefined;
+
+/**
+ * Decides what becomes of log messages, in this thread: worker threads decide for themselves. Options that are left out
+ * return to their defaults.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function setLogger(o: LoggerOptions = {}): void {
+  if (o.log !== undefined && typeof o.log !== 'function') throw invalidArgument('log', 'a function', o.log);
+  level = o.level === undefined ? undefined : checkLevel(o.level, 'level');
+  sink = o.log ?? toStandardError;
+  listen();
+}
+
+/** Passes a message on, if its level is wanted. */
+export function log(at: LogLevel, message: string, details?: Record<string, unknown>): void {
+  emit({ level: at, message, source: 'jit-flux', ...(details && { details }) });
+}
+
+/** @internal The engine's messages follow the same settings from now on. */
+export function connectNativeLog(connect: NativeLog): void {
+  connectNative = connect;
+  listen();
+}
+
+function listen(): void {
+  const wanted = currentLevel();
+  if (wanted === 'silent') connectNative?.(undefined, 'error');
+  else connectNative?.((at, message) => emit({ level: at, message, source: 'native' }), wanted);
+}
+
+function emit(entry: LogEntry): void {
+  const wanted = currentLevel();
+  if (wanted === 'silent' || LOG_LEVELS.indexOf(entry.level) > LOG_LEVELS.indexOf(wanted)) return;
+  try {
+    sink(entry);
+  } catch {
+    // A logger that fails must not take the work with it.
+  }
+}
+
+function currentLevel(): LogLevel | 'silent' {
+  if (level !== undefined) return level;
+  const named = process.env[LEVEL_VARIABLE];
+  return named ? checkLevel(named, LEVEL_VARIABLE) : 'warn';
+}
+
+function checkLevel(value: string, option: string): LogLevel | 'silent' {
+  if (value === 'silent') return value;
+  const known = LOG_LEVELS.find((name) => name === value);
+  if (known !== undefined) return known;
+  throw invalidArgument(option, [...LOG_LEVELS, 'silent'].map((name) => `'${name}'`).join(', '), value);
+}

@@ -1,0 +1,31 @@
+import { invalidArgument } from '../errors.js';
+import { MAX_IMAGES } from './request.js';
+import type { QueueOptions } from './request-queue.js';
+import { DEFAULT_MAX_QUEUE, type PipelineOptions } from './types.js';
+
+const MOST_AT_A_TIME = 64;
+const MOST_WAITING = 1_000_000;
+const LONGEST_WAIT_MILLISECONDS = 60_000;
+
+/**
+ * Checks how a pipeline shall serve its requests.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function queueOptions(o: PipelineOptions): Required<QueueOptions> {
+  const { concurrency = 1, maxQueue = DEFAULT_MAX_QUEUE, dynamicBatching } = o;
+  checkInteger('concurrency', concurrency, 1, MOST_AT_A_TIME);
+  if (maxQueue !== Infinity) checkInteger('maxQueue', maxQueue, 0, MOST_WAITING);
+  if (dynamicBatching === undefined) return { concurrency, maxQueue, batching: undefined };
+  if (typeof dynamicBatching !== 'object' || dynamicBatching === null) {
+    throw invalidArgument('dynamicBatching', '{ maxImages, maxWaitMilliseconds }', dynamicBatching);
+  }
+  const { maxImages, maxWaitMilliseconds = 0 } = dynamicBatching;
+  checkInteger('dynamicBatching.maxImages', maxImages, 2, MAX_IMAGES);
+  checkInteger('dynamicBatching.maxWaitMilliseconds', maxWaitMilliseconds, 0, LONGEST_WAIT_MILLISECONDS);
+  return { concurrency, maxQueue, batching: { maxImages, maxWaitMilliseconds } };
+}
+
+function checkInteger(option: string, value: unknown, least: number, most: number): void {
+  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most) return;
+  throw invalidArgument(option, `an integer from ${least} to ${most}`, value);
+}
