@@ -1,0 +1,31 @@
+import { spawnSync } from 'node:child_process';
+
+export interface ProgramEnd {
+  status: number | null;
+  signal: NodeJS.Signals | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs a Node program to its end; one that hangs is killed after `seconds`. */
+export function runProgram(
+  args: readonly string[],
+  o: { seconds?: number; env?: Record<string, string> } = {},
+): ProgramEnd {
+  const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, {
+    encoding: 'utf8',
+    timeout: (o.seconds ?? 60) * 1000,
+    killSignal: 'SIGKILL',
+    maxBuffer: 64 * 1024 * 1024,
+    env: { ...process.env, ...o.env },
+  });
+  return { status, signal, stdout, stderr };
+}
+
+/** Runs an ES module given as text. */
+export function runSource(
+  source: string,
+  o: { seconds?: number; flags?: readonly string[] } = {},
+): ProgramEnd {
+  return runProgram([...(o.flags ?? []), '--input-type=module', '--eval', source], o);
+}
