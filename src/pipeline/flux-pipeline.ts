@@ -90,7 +90,8 @@ export class FluxPipeline {
     let plan: MemoryPlan | undefined;
     if (o.memoryCheck !== false) {
       const request = typeof o.memoryCheck === 'object' ? o.memoryCheck : {};
-      plan = planModelMemory(source, { ...o, ...request }, await memoryAvailableTo(o));
+      const images = Math.max(request.images ?? 1, queue.batching?.maxImages ?? 1);
+      plan = planModelMemory(source, { ...o, ...request, images }, await memoryAvailableTo(o));
       checkMemory(plan);
       packWeights ??= plan.blockWeights !== 'mapped';
       weightStreaming ??= plan.blockWeights === 'streamed';

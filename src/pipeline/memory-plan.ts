@@ -98,6 +98,8 @@ export interface MemoryPlanRequest {
   textTokens?: number;
   /** Steps; their modulation vectors are computed in advance. */
   steps?: number;
+  /** Requests at work at a time, default 1. Each holds latents and conditioning of its own. */
+  concurrency?: number;
 }
 
 /** Options of {@link planMemory}. */
@@ -197,6 +199,7 @@ function planForm(
   const images = positive('images', o.images ?? 1);
   const textTokens = positive('textTokens', o.textTokens ?? info.text.defaultLength ?? info.text.length);
   const steps = positive('steps', o.steps ?? defaultSteps(source));
+  const runs = positive('concurrency', o.concurrency ?? 1);
   const sizeOf = (type: string) => (type === 'float32' ? 4 : 2);
   const size = sizeOf(dtype);
   const textSize = sizeOf(text.dtype);
@@ -280,7 +283,14 @@ function planForm(
       savedBytes: config && savedBytes(config, size, blockWeights, o.keepModulation ?? true),
       streamedBytes: config && blockWeights === 'streamed' ? blockParameters(config) * size : undefined,
       transientBytes: config
-        ? transformerTransientBytes(config, { imageTokens: rows * cols, textTokens, images, steps, size })
+        ? transformerTransientBytes(config, {
+            imageTokens: rows * cols,
+            textTokens,
+            images,
+            steps,
+            runs,
+            size,
+          })
         : 0,
     }),
     component('vae', source.decoder.weights, decoder, {
@@ -441,7 +451,7 @@ export function t5TransientBytes(c: T5Shape, tokens: number, prompts: number, si
  */
 export function transformerTransientBytes(
   c: FluxConfig,
-  o: { imageTokens: number; textTokens: number; images: number; steps: number; size: number },
+  o: { imageTokens: number; textTokens: number; images: number; steps: number; runs: number; size: number },
 ): number {
   const d = c.hiddenSize;
   const mlp = c.mlpRatio * d;
@@ -455,7 +465,7 @@ export function transformerTransientBytes(
   const text = o.images * o.textTokens * (d * o.size + c.textDim * 4);
   const latents = 8 * o.images * o.imageTokens * c.inChannels * 4;
   const rope = o.imageTokens * c.headDim * 8;
-  return workspace + preparing + modulation + text + latents + rope;
+  return workspace + preparing + o.runs * (modulation + text + latents) + rope;
 }
 
 /**

@@ -202,11 +202,14 @@ describe('activations', () => {
   });
 
   it('of the transformer at 1024x1024', () => {
-    const o = { imageTokens: 4096, textTokens: 512, images: 1, steps: 18, size: 2 };
+    const o = { imageTokens: 4096, textTokens: 512, images: 1, steps: 18, runs: 1, size: 2 };
     const workspace = 4608 * ((11 * 3072 + 2 * 12288) * 2 + 2 * 3072 * 4) + 2 * 3072 * (3 * 3072 + 12288) * 2;
     const modulation = 18 * 3072 * (12 * 19 + 3 * 38 + 2) * 4;
-    const rest = 512 * (3072 * 2 + 4096 * 4) + 8 * 4096 * 64 * 4 + 4096 * 128 * 8;
-    expect(transformerTransientBytes(FLUX_1_DEV, o)).toBe(workspace + modulation + rest);
+    const tokens = 512 * (3072 * 2 + 4096 * 4) + 8 * 4096 * 64 * 4;
+    const shared = workspace + 4096 * 128 * 8;
+    expect(transformerTransientBytes(FLUX_1_DEV, o)).toBe(shared + modulation + tokens);
+    // Passes take turns in one workspace; conditioning and latents are each request's own.
+    expect(transformerTransientBytes(FLUX_1_DEV, { ...o, runs: 3 })).toBe(shared + 3 * (modulation + tokens));
   });
 
   it('of the decoder, as the native bound', () => {
