@@ -6,4 +6,5 @@ export {
   type PngText,
   type RgbImage,
 } from './png.js';
+export { encodePngAsync } from './png-thread.js';
 export { assertWritable, writeFileAtomic } from './write-file.js';

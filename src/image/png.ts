@@ -41,7 +41,17 @@ const LATIN1_TEXT = /^[\n\x20-\x7e\xa0-\xff]*$/;
  * @param metadata values that are Latin-1 become tEXt chunks, others (a prompt in Japanese, say) iTXt chunks
  */
 export function encodePng(image: RgbImage, metadata: PngMetadata = {}): Uint8Array {
+  checkImage(image);
   const { width, height, data } = image;
+  const chunks = Object.entries(metadata).map(([keyword, value]) => textChunk(keyword, String(value)));
+  if (chunks.length > 0) chunks.push(textChunk(METADATA_KEYWORD, asciiJson(metadata)));
+  const png = encode({ width, height, data, channels: 3, depth: 8 }, { zlib: { level: 6 } });
+  // In front of the pixels, where programs that read only the head of a file find them.
+  return Buffer.concat([png.subarray(0, HEADER_BYTES), ...chunks, png.subarray(HEADER_BYTES)]);
+}
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT unless the picture has as many bytes as its sides say */
+export function checkImage({ width, height, data }: RgbImage): void {
   for (const [name, side] of [
     ['width', width],
     ['height', height],
@@ -51,11 +61,6 @@ export function encodePng(image: RgbImage, metadata: PngMetadata = {}): Uint8Arr
   if (data.length !== width * height * 3) {
     throw invalidArgument('data', `${width} x ${height} x 3 = ${width * height * 3} bytes`, data);
   }
-  const chunks = Object.entries(metadata).map(([keyword, value]) => textChunk(keyword, String(value)));
-  if (chunks.length > 0) chunks.push(textChunk(METADATA_KEYWORD, asciiJson(metadata)));
-  const png = encode({ width, height, data, channels: 3, depth: 8 }, { zlib: { level: 6 } });
-  // In front of the pixels, where programs that read only the head of a file find them.
-  return Buffer.concat([png.subarray(0, HEADER_BYTES), ...chunks, png.subarray(HEADER_BYTES)]);
 }
 
 /**

@@ -1,4 +1,4 @@
-import { encodePng, type PngMetadata, type RgbImage } from '../image/index.js';
+import { encodePng, encodePngAsync, type PngMetadata, type RgbImage } from '../image/index.js';
 
 /** A generated picture and how to make it again. */
 export class GeneratedImage implements RgbImage {
@@ -24,9 +24,17 @@ export class GeneratedImage implements RgbImage {
 
   /**
    * The picture as a PNG file with its metadata. Equal pictures give equal bytes. Encodes synchronously (30 ms for
-   * 256x256, 150 ms for 1024x1024); a server may want to do this in a worker.
+   * 256x256, 150 ms for 1024x1024); a server uses {@link toPNGAsync}.
    */
   toPNG(): Uint8Array {
     return encodePng(this, this.metadata);
+  }
+
+  /**
+   * The same bytes, encoded on a thread of their own.
+   * @throws ERR_JITFLUX_ABORTED
+   */
+  toPNGAsync(o: { signal?: AbortSignal } = {}): Promise<Uint8Array> {
+    return encodePngAsync(this, this.metadata, o);
   }
 }

@@ -1,7 +1,8 @@
 import { decode } from 'fast-png';
 import { describe, expect, it } from 'vitest';
 
-import { encodePng, METADATA_KEYWORD, readPngText } from '../../../src/image/index.js';
+import { encodePng, encodePngAsync, METADATA_KEYWORD, readPngText } from '../../../src/image/index.js';
+import { runSource } from '../../support/program.js';
 
 function picture(width: number, height: number) {
   const data = Uint8Array.from({ length: width * height * 3 }, (_, i) => (i * 37 + (i >> 5)) & 255);
@@ -81,5 +82,35 @@ describe('readPngText', () => {
 
   it('has no metadata where there is none', () => {
     expect(readPngText(encodePng(picture(2, 2)))).toEqual({ text: {} });
+  });
+});
+
+describe('encodePngAsync', () => {
+  it('gives the bytes of encodePng, for several pictures at once', async () => {
+    const images = [picture(33, 17), picture(256, 256), picture(1, 1)];
+    const files = await Promise.all(images.map((image) => encodePngAsync(image, METADATA)));
+    files.forEach((png, i) => expect(Buffer.compare(png, encodePng(images[i]!, METADATA))).toBe(0));
+    // The caller's pixels are still his.
+    expect(images[1]!.data).toHaveLength(256 * 256 * 3);
+  });
+
+  it('reports errors, can be aborted, and goes on', async () => {
+    const bad = { width: 2, height: 2, data: new Uint8Array(3) };
+    await expect(encodePngAsync(bad)).rejects.toMatchObject({ code: 'ERR_JITFLUX_INVALID_ARGUMENT' });
+    const controller = new AbortController();
+    const aborted = encodePngAsync(picture(512, 512), {}, { signal: controller.signal });
+    controller.abort('enough');
+    await expect(aborted).rejects.toMatchObject({ code: 'ERR_JITFLUX_ABORTED', cause: 'enough' });
+    expect((await encodePngAsync(picture(2, 2))).length).toBeGreaterThan(50);
+  });
+
+  it('keeps no process alive', () => {
+    const image = new URL('../../../dist/image/index.js', import.meta.url).href;
+    const source = `
+      const { encodePngAsync } = await import(${JSON.stringify(image)});
+      const png = await encodePngAsync({ width: 1, height: 1, data: Uint8Array.of(1, 2, 3) });
+      console.log(png.length > 50);
+    `;
+    expect(runSource(source, { seconds: 20 })).toMatchObject({ status: 0, stdout: 'true\n', stderr: '' });
   });
 });

@@ -1,0 +1,83 @@
+/** PNG encoding on a thread of its own, for programs whose event loop must not wait for it. */
+import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
+
+import { abortedError, throwIfAborted } from '../errors.js';
+import { PACKAGE_ROOT } from '../native/libtorch.js';
+import { checkImage, type PngMetadata, type RgbImage } from './png.js';
+
+/** To the thread. */
+export interface PngTask {
+  id: number;
+  image: RgbImage;
+  metadata: PngMetadata;
+}
+
+/** From the thread: one of `png` and `error`. */
+export interface PngReply {
+  id: number;
+  png?: Uint8Array;
+  error?: unknown;
+}
+
+interface Waiting {
+  resolve(png: Uint8Array): void;
+  reject(error: unknown): void;
+}
+
+/** Built, also when this file is run from its source. */
+const PROGRAM = join(PACKAGE_ROOT, 'dist', 'image', 'png-worker.js');
+
+let worker: Worker | undefined;
+let lastId = 0;
+const waiting = new Map<number, Waiting>();
+
+/**
+ * {@link encodePng} on another thread, which is started when first needed and keeps no process alive. The same bytes.
+ * @throws what `encodePng` throws, and ERR_JITFLUX_ABORTED
+ */
+export async function encodePngAsync(
+  image: RgbImage,
+  metadata: PngMetadata = {},
+  { signal }: { signal?: AbortSignal | undefined } = {},
+): Promise<Uint8Array> {
+  throwIfAborted(signal);
+  // Here, where errors keep their class.
+  checkImage(image);
+  const id = ++lastId;
+  let leave: (() => void) | undefined;
+  try {
+    return await new Promise<Uint8Array>((resolve, reject) => {
+      leave = () => reject(abortedError(signal));
+      signal?.addEventListener('abort', leave, { once: true });
+      waiting.set(id, { resolve, reject });
+      worker ??= start();
+      worker.ref();
+      const { width, height, data } = image;
+      worker.postMessage({ id, image: { width, height, data }, metadata } satisfies PngTask);
+    });
+  } finally {
+    if (leave) signal?.removeEventListener('abort', leave);
+    forget(id);
+  }
+}
+
+function start(): Worker {
+  // The flags of the main program (--eval, --input-type) are not for this one.
+  const thread = new Worker(PROGRAM, { execArgv: [], name: 'jit-flux png' });
+  thread.on('message', ({ id, png, error }: PngReply) => {
+    const caller = waiting.get(id);
+    if (png) caller?.resolve(png);
+    else caller?.reject(error);
+  });
+  thread.on('error', (error) => {
+    worker = undefined;
+    for (const caller of waiting.values()) caller.reject(error);
+  });
+  return thread;
+}
+
+function forget(id: number): void {
+  waiting.delete(id);
+  if (waiting.size === 0) worker?.unref();
+}
