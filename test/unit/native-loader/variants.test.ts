@@ -154,6 +154,7 @@ describe('locateNativeLibraries', () => {
       core: join(root, name, 'libjit_flux_core.so'),
       cuda: join(root, name, 'libjit_flux_cuda.so'),
       builtFor: readManifest().variants.cu130?.version,
+      prebuilt: true,
     });
   });
 });
