@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // Fills prebuilds/ with what the npm package ships, by prebuildify and binding.gyp: linux-x64, and linux-x64-cuda with
-// --cuda or where a CUDA build (build/Cuda) exists. Stripped, and checked by check-binary. --no-cuda leaves CUDA out.
+// --cuda or where a CUDA build (build/Cuda) exists; --no-cuda leaves it out. Stripped, and checked by check-binary. What
+// was in prebuilds/ before is gone.
 //   node scripts/prebuild.mjs [--cuda | --no-cuda]
 import {
   existsSync,
@@ -33,6 +34,8 @@ await main(async () => {
   const aside = join(work, 'build');
   // node-gyp deletes build/, where the libraries of the checkout are.
   if (existsSync(BUILD)) renameSync(BUILD, aside);
+  rmSync(PREBUILDS, { recursive: true, force: true });
+  mkdirSync(PREBUILDS);
   try {
     for (const variant of variants) {
       const isCuda = variant === 'cuda';
@@ -46,8 +49,6 @@ await main(async () => {
           `Built against LibTorch ${built}, but the package promises ${version}: unset JIT_FLUX_LIBTORCH and LIBTORCH`,
         );
       const target = join(PREBUILDS, isCuda ? `${PLATFORM}-cuda` : PLATFORM);
-      rmSync(target, { recursive: true, force: true });
-      mkdirSync(PREBUILDS, { recursive: true });
       renameSync(join(work, 'prebuilds', PLATFORM), target);
     }
   } finally {

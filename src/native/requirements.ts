@@ -51,8 +51,7 @@ function glibcxxVersion(path: string | undefined): string | undefined {
   if (path === undefined) return undefined;
   try {
     const names = readFileSync(path, 'latin1').matchAll(/\0GLIBCXX_(\d+\.\d+\.\d+)(?=\0)/g);
-    return [...names]
-      .map((match) => match[1]!)
+    return Array.from(names, ([, version = '']) => version)
       .sort(compareVersions)
       .at(-1);
   } catch {
@@ -65,7 +64,7 @@ function processReport(): ProcessReport {
   const previous = report.excludeNetwork ?? false;
   report.excludeNetwork = true; // a report resolves the names of all open sockets otherwise
   try {
-    return report.getReport() as ProcessReport;
+    return report.getReport();
   } finally {
     report.excludeNetwork = previous;
   }
