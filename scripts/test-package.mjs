@@ -2,8 +2,8 @@
 // The package as its users get it: built, packed, and installed with npm and pnpm into projects of their own, without a
 // compiler, without install scripts, and without anything of this checkout. Says what it does; a part that cannot be
 // done here is skipped with the reason.
-//   node scripts/test-package.mjs [--no-prebuild] [--keep] [--node 22]...
-// --no-prebuild takes prebuilds/ as it is; --keep leaves the temporary folder; --node names the other versions of Node to
+//   node scripts/test-package.mjs [--cuda] [--no-prebuild] [--keep] [--node 22]...
+// --cuda prebuilds the CUDA library as well; --no-prebuild takes prebuilds/ as it is; --keep leaves the temporary folder; --node names the other versions of Node to
 // try (default 22 and 24).
 import { spawnSync } from 'node:child_process';
 import {
@@ -52,7 +52,7 @@ const results = [];
 
 await main(async () => {
   const args = process.argv.slice(2);
-  const prebuild = !takeFlag(args, 'no-prebuild');
+  const prebuild = takeFlag(args, 'no-prebuild') ? undefined : takeFlag(args, 'cuda') ? ['--cuda'] : [];
   const keep = takeFlag(args, 'keep');
   const nodes = [];
   for (let node; (node = takeOption(args, 'node')) !== undefined;) nodes.push(node);
@@ -73,7 +73,7 @@ await main(async () => {
 
 /**
  * @param {string} scratch an empty folder
- * @param {{ prebuild: boolean, nodes: string[] }} o
+ * @param {{ prebuild: string[] | undefined, nodes: string[] }} o prebuild: arguments of scripts/prebuild.mjs
  */
 async function testPackage(scratch, { prebuild, nodes }) {
   ensureTypeScript();
@@ -103,7 +103,10 @@ async function testPackage(scratch, { prebuild, nodes }) {
 
   await step('prebuild', () => {
     if (!prebuild) throw new Skip('--no-prebuild');
-    check(process.execPath, [join(ROOT, 'scripts', 'prebuild.mjs')], { env: process.env, show: /MB$|needs/ });
+    check(process.execPath, [join(ROOT, 'scripts', 'prebuild.mjs'), ...prebuild], {
+      env: process.env,
+      show: /MB$|needs/,
+    });
   });
 
   let tarball;
@@ -186,6 +189,17 @@ async function testPackage(scratch, { prebuild, nodes }) {
     for (const { name, status, detail } of report.checks) say(`${status} ${name}: ${detail.split('\n')[0]}`);
     equal(report.ok, true);
   });
+  await step('doctor, native code that cannot be loaded', () => {
+    const broken = join(scratch, 'broken');
+    cpSync(join(installed, 'prebuilds', 'linux-x64', 'jit-flux.node'), join(broken, 'jit_flux.node'));
+    writeFileSync(join(broken, 'libjit_flux_core.so'), 'no library');
+    const options = { cwd: npmProject, env: { ...env, JIT_FLUX_BUILD_DIR: broken } };
+    const { status, stdout } = start('npx', ['--no-install', 'jit-flux', 'doctor', '--json'], options);
+    const { detail, remedy } = JSON.parse(stdout).checks.find(({ name }) => name === 'self-test');
+    equal([status, detail.includes(broken), remedy !== undefined], [2, true, true]);
+    say(detail);
+  });
+
   const use = (project, name, node = 'node', ...args) => {
     copyFileSync(join(PROGRAMS, name), join(project, name));
     const output = check(node, [name, ...args], { cwd: project, env })
