@@ -1,5 +1,7 @@
 {
   # Only for tools that insist on node-gyp (prebuildify): everything is built by CMake, see CMakeLists.txt.
+  # GYP_DEFINES=jit_flux_cuda=1 makes it the CUDA build.
+  "variables": { "jit_flux_cuda%": 0 },
   "targets": [
     {
       "target_name": "jit_flux",
@@ -15,7 +17,8 @@
             "--arch=<(target_arch)",
             "--config=<(CONFIGURATION_NAME)",
             "--out=<(PRODUCT_DIR)"
-          ]
+          ],
+          "conditions": [["jit_flux_cuda==1", { "action": ["--cuda"] }]]
         }
       ]
     }

@@ -1,12 +1,14 @@
 #!/usr/bin/env node
 // Checks what the native libraries ask of a machine: dependencies, search paths, exports, instruction sets.
-//   node scripts/check-binary.mjs [DIR]... [--max-glibc 2.28] [--max-glibcxx 3.4.25]
+//   node scripts/check-binary.mjs [DIR]...
 // Default: build/Release, build/Cuda and prebuilds/linux-x64[-cuda], those that exist. Exit code 1 if anything is wrong.
+// What is below prebuilds/ must also be stripped and run on the systems that src/native/requirements.ts promises.
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { homedir } from 'node:os';
-import { join, relative, resolve } from 'node:path';
-import { ROOT, UserError, capture, main, takeOption, toolPath } from './lib/tools.mjs';
+import { basename, dirname, join, relative, resolve } from 'node:path';
+import { nativeModule } from './lib/steps.mjs';
+import { ROOT, UserError, capture, main, toolPath } from './lib/tools.mjs';
 
 const SYSTEM_LIBRARIES = ['libc.so.6', 'libdl.so.2', 'libpthread.so.0', 'libm.so.6', 'ld-linux-x86-64.so.2'];
 const CPP_LIBRARIES = ['libstdc++.so.6', 'libgcc_s.so.1'];
@@ -35,12 +37,10 @@ const LIBRARIES = [
   },
 ];
 
+const { PREBUILT_REQUIREMENTS, compareVersions } = await nativeModule('requirements');
+
 await main(() => {
   const args = process.argv.slice(2);
-  const ceilings = {
-    GLIBC: takeOption(args, 'max-glibc'),
-    GLIBCXX: takeOption(args, 'max-glibcxx'),
-  };
   if (capture('readelf', ['--version']) === undefined)
     throw new UserError(
       'readelf is not installed. On Debian or Ubuntu run:\n  sudo apt-get install -y binutils',
@@ -56,7 +56,7 @@ await main(() => {
   for (const directory of directories) {
     for (const { names, isOptional, needed, exports } of LIBRARIES) {
       const path = names.map((name) => join(directory, name)).find(existsSync);
-      if (path !== undefined) checkLibrary(path, needed, exports, ceilings, problems);
+      if (path !== undefined) checkLibrary(path, needed, exports, problems);
       else if (!isOptional || isCudaBuild(directory)) problems.push(`${names[0]} is missing in ${directory}`);
     }
   }
@@ -65,13 +65,19 @@ await main(() => {
   console.log('check-binary: all well');
 });
 
+function isPrebuilt(directory) {
+  return basename(dirname(directory)) === 'prebuilds';
+}
+
 function isCudaBuild(directory) {
+  if (isPrebuilt(directory)) return directory.endsWith('-cuda');
   const record = join(directory, 'jit_flux.build.json');
   return existsSync(record) && JSON.parse(readFileSync(record, 'utf8')).cuda === true;
 }
 
-function checkLibrary(path, allowed, expectedExports, ceilings, problems) {
+function checkLibrary(path, allowed, expectedExports, problems) {
   const name = relative(ROOT, path);
+  const prebuilt = isPrebuilt(dirname(path));
   const problem = (text) => problems.push(`${name}: ${text}`);
 
   const dynamic = readelf(['-d'], path);
@@ -83,6 +89,8 @@ function checkLibrary(path, allowed, expectedExports, ceilings, problems) {
 
   const segments = readelf(['-l'], path);
   if (/GNU_STACK.*\bRWE\b/.test(segments)) problem('asks for an executable stack');
+
+  if (prebuilt && /\s\.(symtab|debug_info)\s/.test(readelf(['-S'], path))) problem('is not stripped');
 
   const symbols = matchAll(
     readelf(['--dyn-syms'], path),
@@ -104,10 +112,10 @@ function checkLibrary(path, allowed, expectedExports, ceilings, problems) {
 
   const versions = readelf(['-V'], path);
   const highest = {};
-  for (const kind of ['GLIBC', 'GLIBCXX', 'CXXABI', 'GCC', 'GOMP']) {
+  for (const kind of ['GLIBC', 'GLIBCXX', 'CXXABI', 'GCC', 'GOMP', 'OMP']) {
     const found = matches(versions, new RegExp(`\\b${kind}_([0-9.]+)`, 'g')).sort(compareVersions);
     if (found.length > 0) highest[kind] = found.at(-1);
-    const ceiling = ceilings[kind];
+    const ceiling = prebuilt ? PREBUILT_REQUIREMENTS[kind.toLowerCase()] : undefined;
     if (ceiling !== undefined && highest[kind] !== undefined && compareVersions(highest[kind], ceiling) > 0)
       problem(`needs ${kind} ${highest[kind]}; the limit is ${ceiling}`);
   }
@@ -159,14 +167,4 @@ function matchAll(text, pattern) {
 
 function matches(text, pattern) {
   return matchAll(text, pattern).map((match) => match[1]);
-}
-
-function compareVersions(a, b) {
-  const left = a.split('.').map(Number);
-  const right = b.split('.').map(Number);
-  for (let i = 0; i < Math.max(left.length, right.length); i++) {
-    const difference = (left[i] ?? 0) - (right[i] ?? 0);
-    if (difference !== 0) return difference;
-  }
-  return 0;
 }

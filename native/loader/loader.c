@@ -111,21 +111,23 @@ static bool other_torch_mapped(const char* path, char* other) {
   return found;
 }
 
+// False, with an exception pending, if `path` is a LibTorch and the process holds another one.
+static bool check_torch(napi_env env, const char* path) {
+  char other[PATH_MAX];
+  if (strcmp(base_name(path), TORCH_LIBRARY_NAME) != 0 || !other_torch_mapped(path, other))
+    return true;
+  char reason[PATH_MAX + 256];
+  snprintf(reason, sizeof reason,
+           "another copy of LibTorch is already loaded in this process, from %s; a process can "
+           "hold only one",
+           other);
+  throw_load_error(env, "Cannot load", path, reason);
+  return false;
+}
+
 // dlopen for good. RTLD_LOCAL: LibTorch's symbols stay out of other addons' way; whoever is linked
 // to it finds it by SONAME, since it is loaded already.
 static void* open_library(napi_env env, const char* path) {
-  if (strcmp(base_name(path), TORCH_LIBRARY_NAME) == 0) {
-    char other[PATH_MAX];
-    if (other_torch_mapped(path, other)) {
-      char reason[PATH_MAX + 256];
-      snprintf(reason, sizeof reason,
-               "another copy of LibTorch is already loaded in this process, from %s; a process can "
-               "hold only one",
-               other);
-      throw_load_error(env, "Cannot load", path, reason);
-      return NULL;
-    }
-  }
   void* handle = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
   if (handle == NULL) {
     const char* reason = dlerror();
@@ -134,7 +136,8 @@ static void* open_library(napi_env env, const char* path) {
   return handle;
 }
 
-// Opens every library of the array, in order. All paths are checked before the first is opened.
+// Opens every library of the array, in order. All are checked before the first is opened: what is
+// open stays, and a second libc10 would do so beside the first.
 static bool open_libraries(napi_env env, napi_value libraries) {
   bool is_array = false;
   uint32_t count = 0;
@@ -152,7 +155,8 @@ static bool open_libraries(napi_env env, napi_value libraries) {
   for (uint32_t i = 0; ok && i < count; i++) {
     napi_value element;
     ok = napi_get_element(env, libraries, i, &element) == napi_ok &&
-         (paths[i] = absolute_path(env, element, "an element of \"libraries\"")) != NULL;
+         (paths[i] = absolute_path(env, element, "an element of \"libraries\"")) != NULL &&
+         check_torch(env, paths[i]);
   }
   for (uint32_t i = 0; ok && i < count; i++) ok = open_library(env, paths[i]) != NULL;
   for (uint32_t i = 0; i < count; i++) free(paths[i]);

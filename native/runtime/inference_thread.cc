@@ -1,5 +1,7 @@
 #include "runtime/inference_thread.h"
 
+#include <pthread.h>
+
 #include <utility>
 
 #include "runtime/device.h"
@@ -30,7 +32,9 @@ void InferenceThread::run() {
     std::function<void()> work;
     {
       std::unique_lock lock(mutex_);
-      ready_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+      // What ready_.wait() does, whose symbol since GCC 12 needs a newer libstdc++ than RHEL 9 has.
+      while (!stopping_ && queue_.empty())
+        pthread_cond_wait(ready_.native_handle(), lock.mutex()->native_handle());
       if (queue_.empty()) break;
       work = std::move(queue_.front());
       queue_.pop_front();

@@ -1,6 +1,11 @@
 /** `doctor`'s check of CUDA: what is there, and what is missing. */
 import { formatBytes } from './format.js';
+import { CUDA_DRIVER } from '../native/nvidia.js';
 import type { CudaReport } from './self-test.js';
+
+const DRIVER_REMEDY =
+  `Look at \`nvidia-smi\`: the driver may be older than ${CUDA_DRIVER}, which CUDA 13 needs, or CUDA_VISIBLE_DEVICES ` +
+  'hide the device.';
 
 /** Result of one check. */
 export interface Check {
@@ -89,12 +94,10 @@ export function checkCuda(facts: CudaFacts): Check {
       'Unset JIT_FLUX_VARIANT and JIT_FLUX_BUILD_DIR.',
     );
   if (report?.error !== undefined)
-    return check('warning', `CUDA library built, but unusable: ${report.error}`);
+    return check('warning', `CUDA library built, but unusable: ${report.error}`, DRIVER_REMEDY);
   if (report?.devices === undefined) return check('ok', 'CUDA library built, device present, not tested');
   if (report.devices.length === 0) {
-    const remedy =
-      'Look at `nvidia-smi`: the driver may be too old for CUDA 13, or CUDA_VISIBLE_DEVICES hide the device.';
-    return check('warning', 'CUDA library built, but CUDA reports no device', remedy);
+    return check('warning', 'CUDA library built, but CUDA reports no device', DRIVER_REMEDY);
   }
   const lines = report.devices.map(
     ({ index, name, totalBytes, freeBytes, computeCapability }) =>

@@ -6,6 +6,14 @@ import { availableParallelism, totalmem } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 import { JitFluxError, throwIfAborted } from '../errors.js';
+import type { NativeLibraries } from '../native/load.js';
+import {
+  LEAST_REQUIREMENTS,
+  PREBUILT_REQUIREMENTS,
+  SUITABLE_SYSTEMS,
+  compareVersions,
+  systemLibraries,
+} from '../native/requirements.js';
 import { VERSION } from '../pipeline/version.js';
 import { defineCommand, EXIT } from './command.js';
 import { formatBytes, formatDuration } from './format.js';
@@ -13,7 +21,6 @@ import { checkCuda, cudaFacts, type Check } from './cuda-check.js';
 import type { CudaReport, SelfTestReport } from './self-test.js';
 
 const SELF_TEST_TIMEOUT = 120_000;
-const OLDEST_GLIBC = '2.28';
 
 export const doctorCommand = defineCommand({
   command: 'doctor',
@@ -34,11 +41,12 @@ export const doctorCommand = defineCommand({
     };
     context.print(`jit-flux ${VERSION}`);
     show(checkNode());
-    show(checkPlatform());
+    const libraries = await checkLibraries();
+    show(checkPlatform(libraries.found));
     show(await checkCpu());
     show(checkMemory());
-    show(await checkLibraries());
-    show(await checkLibTorch());
+    show(libraries.check);
+    show(await checkLibTorch(libraries.found));
     show(await checkModel());
     const broken = checks.some(({ status }) => status === 'failed');
     let report: CudaReport | undefined;
@@ -68,41 +76,42 @@ function checkNode(): Check {
   return { name: 'Node', status: 'failed', detail, remedy: 'Install Node 20.19 or newer.', facts };
 }
 
-function checkPlatform(): Check {
+/**
+ * @param libraries undefined if there are none, which another check says
+ * @internal exported for tests
+ */
+export function checkPlatform(libraries: NativeLibraries | undefined, system = systemLibraries()): Check {
   const name = 'platform';
   const { platform, arch } = process;
-  const glibc = glibcVersion();
-  const facts = { platform, arch, glibc };
-  if (platform !== 'linux' || arch !== 'x64') {
-    const remedy = 'jit-flux runs on Linux x64; elsewhere use a container or a virtual machine.';
-    return { name, status: 'failed', detail: `${platform} ${arch}`, remedy, facts };
-  }
-  if (glibc === undefined) {
-    const remedy =
-      'LibTorch needs glibc. Use a Debian-based image such as node:22-bookworm-slim instead of Alpine.';
-    return { name, status: 'failed', detail: 'Linux x64 without glibc (musl?)', remedy, facts };
-  }
-  const detail = `Linux x64, glibc ${glibc}`;
-  const number = (version: string) => Number(version.split('.')[0]) * 1000 + Number(version.split('.')[1]);
-  if (number(glibc) >= number(OLDEST_GLIBC)) return { name, status: 'ok', detail, facts };
-  return {
+  const needs = libraries?.prebuilt === undefined ? LEAST_REQUIREMENTS : PREBUILT_REQUIREMENTS;
+  const facts = { platform, arch, ...system, needs };
+  const failed = (detail: string, remedy: string): Check => ({
     name,
     status: 'failed',
     detail,
-    remedy: `A system with glibc ${OLDEST_GLIBC} or newer is needed.`,
+    remedy,
     facts,
-  };
-}
-
-function glibcVersion(): string | undefined {
-  const report = process.report as NodeJS.ProcessReport & { excludeNetwork?: boolean };
-  const previous = report.excludeNetwork ?? false;
-  report.excludeNetwork = true;
-  try {
-    return (report.getReport() as { header?: { glibcVersionRuntime?: string } }).header?.glibcVersionRuntime;
-  } finally {
-    report.excludeNetwork = previous;
+  });
+  if (platform !== 'linux' || arch !== 'x64') {
+    const remedy = 'jit-flux runs on Linux x64; elsewhere use a container or a virtual machine.';
+    return failed(`${platform} ${arch}`, remedy);
   }
+  const { glibc, glibcxx } = system;
+  if (glibc === undefined) {
+    const remedy =
+      'LibTorch needs glibc. Use a Debian-based image such as node:22-bookworm-slim instead of Alpine.';
+    return failed('Linux x64 without glibc (musl?)', remedy);
+  }
+  const detail = `Linux x64, glibc ${glibc}, libstdc++ with GLIBCXX_${glibcxx ?? ' unknown'}`;
+  const isOld = compareVersions(glibc, needs.glibc) < 0;
+  if (!isOld && (glibcxx === undefined || compareVersions(glibcxx, needs.glibcxx) >= 0))
+    return { name, status: 'ok', detail, facts };
+  const remedy =
+    `glibc ${needs.glibc} and GLIBCXX_${needs.glibcxx} are needed: use ${SUITABLE_SYSTEMS}, or newer` +
+    (libraries?.prebuilt && compareVersions(glibc, LEAST_REQUIREMENTS.glibc) >= 0
+      ? ', or build from source on this system.'
+      : '.');
+  return failed(detail, remedy);
 }
 
 async function checkCpu(): Promise<Check> {
@@ -126,36 +135,33 @@ function checkMemory(): Check {
   return { name: 'memory', status: 'ok', detail: formatBytes(usable), facts: { total, usable } };
 }
 
-async function checkLibraries(): Promise<Check> {
+async function checkLibraries(): Promise<{ check: Check; found?: NativeLibraries }> {
   const name = 'native libraries';
   try {
     const { locateNativeLibraries } = await import('../native/load.js');
-    const libraries = locateNativeLibraries();
-    const detail = `${libraries.core}, built for LibTorch ${libraries.builtFor}`;
-    return { name, status: 'ok', detail, facts: { ...libraries } };
+    const found = locateNativeLibraries();
+    const detail = `${found.core}, built for LibTorch ${found.builtFor}`;
+    return { found, check: { name, status: 'ok', detail, facts: { ...found } } };
   } catch (error) {
-    return failure(name, error, 'Reinstall jit-flux, or run `npm run build:native` in a source checkout.');
+    const remedy = 'Reinstall jit-flux, or run `npm run build:native` in a source checkout.';
+    return { check: failure(name, error, remedy) };
   }
 }
 
-async function checkLibTorch(): Promise<Check> {
+/** @param libraries any LibTorch will do for none */
+async function checkLibTorch(libraries: NativeLibraries | undefined): Promise<Check> {
   const name = 'LibTorch';
+  const [{ SETUP_COMMAND, findLibTorch }, { findLibTorchFor }] = await Promise.all([
+    import('../native/libtorch.js'),
+    import('../native/load.js'),
+  ]);
   try {
-    const [{ findLibTorch }, { findLibTorchFor, locateNativeLibraries }] = await Promise.all([
-      import('../native/libtorch.js'),
-      import('../native/load.js'),
-    ]);
-    let libraries;
-    try {
-      libraries = locateNativeLibraries();
-    } catch {
-      // reported by the check before this one
-    }
     const found = libraries === undefined ? findLibTorch() : findLibTorchFor(libraries);
     const detail = `${found.version} in ${found.path} (from ${found.source})`;
     return { name, status: 'ok', detail, facts: { ...found } };
   } catch (error) {
-    return failure(name, error, 'Run `npx jit-flux setup`.');
+    const command = error instanceof JitFluxError ? error.details?.command : undefined;
+    return failure(name, error, `Run \`${typeof command === 'string' ? command : SETUP_COMMAND}\`.`);
   }
 }
 
@@ -217,16 +223,8 @@ async function selfTest(signal: AbortSignal): Promise<{ check: Check; cuda?: Cud
   return { check: { name, status: 'failed', detail, remedy, facts: { stderr: last } } };
 }
 
-/** A failed check. The remedy is left out where the error's own text names one. */
 function failure(name: string, error: unknown, remedy: string): Check {
-  const message = error instanceof Error ? error.message : String(error);
-  const known = error instanceof JitFluxError ? error : undefined;
-  const command = known?.details?.command;
-  return {
-    name,
-    status: 'failed',
-    detail: message,
-    ...(!(typeof command === 'string' && message.includes(command)) && { remedy }),
-    ...(known && { facts: { code: known.code, ...known.details } }),
-  };
+  const detail = error instanceof Error ? error.message : String(error);
+  const facts = error instanceof JitFluxError ? { code: error.code, ...error.details } : undefined;
+  return { name, status: 'failed', detail, remedy, ...(facts && { facts }) };
 }

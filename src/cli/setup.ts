@@ -11,7 +11,9 @@ export const setupCommand = defineCommand({
       .option('variant', {
         type: 'string',
         requiresArg: true,
-        describe: 'cpu, or cu130 for NVIDIA devices (2.7 GB to download, 4.4 GB on disk)',
+        describe:
+          'cpu (0.2 GB to download, 0.5 GB on disk), cu130 for NVIDIA devices (2.7 and 4.4 GB), or auto: cu130 where ' +
+          'it can be used (default: cpu)',
       })
       .option('from', {
         type: 'string',
@@ -27,12 +29,21 @@ export const setupCommand = defineCommand({
       .option('force', { type: 'boolean', default: false, describe: 'replace what is there' })
       .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no progress' }),
   async run(args, context) {
-    const { setupLibTorch } = await import('../native/provision.js');
+    const [{ setupLibTorch }, { AUTO_VARIANT, chooseVariant }] = await Promise.all([
+      import('../native/provision.js'),
+      import('../native/variant.js'),
+    ]);
+    let { variant } = args;
+    if (variant === AUTO_VARIANT) {
+      const choice = chooseVariant();
+      if (!args.quiet) context.note(`Variant ${choice.variant}: ${choice.reason}`);
+      variant = choice.variant;
+    }
     const progress = await transferProgress(context, { enabled: !args.quiet });
     let result;
     try {
       result = await setupLibTorch({
-        ...given({ variant: args.variant, from: args.from, cacheDir: args['cache-dir'] }),
+        ...given({ variant, from: args.from, cacheDir: args['cache-dir'] }),
         force: args.force,
         onProgress: (p) => progress.update(p),
         signal: context.signal,

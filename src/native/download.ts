@@ -6,6 +6,7 @@ import { createWriteStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import * as http from 'node:http';
 import * as https from 'node:https';
+import { isIP } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import * as tls from 'node:tls';
@@ -126,8 +127,10 @@ async function get(
   const authorization = proxyAuthorization(proxy);
   if (url.protocol === 'https:') {
     const tunnel = await connectThrough(proxy, `${url.hostname}:${url.port || 443}`, authorization, signal);
-    const socket = tls.connect({ socket: tunnel, servername: url.hostname });
-    return await send(https.request(url, { ...options, createConnection: () => socket }));
+    const host = url.hostname;
+    const socket = tls.connect({ socket: tunnel, host, ...(isIP(host) === 0 && { servername: host }) });
+    // Any agent, also the one that `false` stands for, would open a connection of its own.
+    return await send(https.request(url, { ...options, agent: undefined, createConnection: () => socket }));
   }
   const proxied = {
     ...options,

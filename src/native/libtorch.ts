@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { ERROR_CODES, JitFluxError, invalidArgument } from '../errors.js';
 
 /** The package's directory; src/native/ and dist/native/ are equally deep. */
-export const PACKAGE_ROOT = fileURLToPath(new URL('../../', import.meta.url));
+export const PACKAGE_ROOT = packageRoot(fileURLToPath(new URL('../../', import.meta.url)));
 
 export const SETUP_COMMAND = 'npx jit-flux setup';
 
@@ -109,6 +109,16 @@ interface Wanted {
 interface Attempt {
   place: string;
   reason: string;
+}
+
+/**
+ * Electron shows what is unpacked from app.asar below app.asar as well, but there only its own functions can read it, and
+ * not the dynamic linker.
+ * @internal exported for tests
+ */
+export function packageRoot(directory: string): string {
+  const unpacked = directory.replace(/\.asar(?=\/)/, '.asar.unpacked');
+  return existsSync(unpacked) ? unpacked : directory;
 }
 
 export function readManifest(path = join(PACKAGE_ROOT, 'libtorch.json')): LibTorchManifest {

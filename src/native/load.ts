@@ -17,6 +17,7 @@ import {
   type LibTorch,
 } from './libtorch.js';
 import { hasNvidiaDevice } from './nvidia.js';
+import { PREBUILT_REQUIREMENTS, SUITABLE_SYSTEMS, systemLibraries } from './requirements.js';
 
 /** What jit_flux.node exports. */
 interface NativeLoader {
@@ -42,6 +43,8 @@ export interface NativeLibraries {
   cuda?: string;
   /** LibTorch version they were built against. */
   builtFor: string;
+  /** They came with the package. */
+  prebuilt?: true;
 }
 
 /** What one process loads. */
@@ -69,6 +72,7 @@ interface Place {
   directory: string;
   /** Name of jit_flux.node there. */
   loader: string;
+  prebuilt?: true;
 }
 
 const VARIANTS = ['cpu', 'cuda'] as const;
@@ -197,6 +201,7 @@ function placesOf({ root = PACKAGE_ROOT }: LocateOptions, build: string, suffix:
     {
       directory: join(root, 'prebuilds', `${process.platform}-${process.arch}${suffix}`),
       loader: 'jit-flux.node',
+      prebuilt: true,
     },
   ];
 }
@@ -208,8 +213,14 @@ function librariesIn(places: Place[], needsCuda: boolean): NativeLibraries | und
     const core = join(place.directory, CORE_NAME);
     const cuda = join(place.directory, CUDA_NAME);
     const hasCuda = existsSync(cuda);
-    if (existsSync(loader) && existsSync(core) && (hasCuda || !needsCuda))
-      return { loader, core, ...(hasCuda && { cuda }), builtFor: builtFor(place.directory, hasCuda) };
+    if (!existsSync(loader) || !existsSync(core) || (needsCuda && !hasCuda)) continue;
+    return {
+      loader,
+      core,
+      ...(hasCuda && { cuda }),
+      builtFor: builtFor(place.directory, hasCuda),
+      ...(place.prebuilt && { prebuilt: true }),
+    };
   }
   return undefined;
 }
@@ -269,24 +280,13 @@ function assertPlatform(): void {
       { platform: process.platform, arch: process.arch },
     );
   }
-  if (glibcVersion() === undefined) {
+  if (systemLibraries().glibc === undefined) {
     throw new JitFluxError(
       ERROR_CODES.NATIVE_LOAD,
       'jit-flux needs a Linux with glibc; this Node was built for another C library (musl, as in Alpine), ' +
         'for which there is no LibTorch. Use a Debian-based image such as node:22-bookworm-slim.',
       { libc: 'musl' },
     );
-  }
-}
-
-function glibcVersion(): string | undefined {
-  const report = process.report as NodeJS.ProcessReport & { excludeNetwork?: boolean };
-  const previous = report.excludeNetwork ?? false;
-  report.excludeNetwork = true; // a report resolves the names of all open sockets otherwise
-  try {
-    return (report.getReport() as { header?: { glibcVersionRuntime?: string } }).header?.glibcVersionRuntime;
-  } finally {
-    report.excludeNetwork = previous;
   }
 }
 
@@ -327,7 +327,10 @@ export function openCuda(
 /** What usually helps with an error of the dynamic linker. */
 function hintFor(message: string): string | undefined {
   if (/GLIBC(XX)?_[\d.]+' not found/.test(message))
-    return 'This system is too old for the prebuilt libraries; glibc 2.28 or newer is needed.';
+    return (
+      `This system is too old for the prebuilt libraries, which need glibc ${PREBUILT_REQUIREMENTS.glibc} and ` +
+      `GLIBCXX_${PREBUILT_REQUIREMENTS.glibcxx}: ${SUITABLE_SYSTEMS}, or newer. On an older one build from source.`
+    );
   if (message.includes('static TLS block'))
     return 'Start Node with LD_PRELOAD set to the libgomp named above, so that it is loaded early.';
   if (message.includes('undefined symbol'))

@@ -14,6 +14,20 @@ const DRIVER_DIRECTORIES = [
   '/run/opengl-driver/lib',
 ];
 
+/** The oldest driver for CUDA 13, by its major version. */
+export const CUDA_DRIVER = 580;
+
+/** Major version of the kernel driver; undefined if it does not say, as in WSL. */
+export function nvidiaDriver(root = '/'): number | undefined {
+  try {
+    const text = readFileSync(join(root, 'proc/driver/nvidia/version'), 'utf8');
+    const version = /Kernel Module.*?\s(\d+)\.\d+/.exec(text)?.[1];
+    return version === undefined ? undefined : Number(version);
+  } catch {
+    return undefined;
+  }
+}
+
 /** A device and its driver library are there. @param root of the file system, for tests */
 export function hasNvidiaDevice(env: NodeJS.ProcessEnv = process.env, root = '/'): boolean {
   return hasDeviceNode(root) && hasDriverLibrary(env, root);

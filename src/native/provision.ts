@@ -23,6 +23,7 @@ import {
   type LibTorchManifest,
   type LibTorchVariant,
 } from './libtorch.js';
+import { AUTO_VARIANT, chooseVariant } from './variant.js';
 import { ZipFile, entryTarget, type ZipEntry } from './zip.js';
 
 export interface SetupProgress {
@@ -38,7 +39,7 @@ export interface SetupProgress {
 }
 
 export interface SetupOptions {
-  /** A variant of libtorch.json. Default `'cpu'`. */
+  /** `'cpu'`, `'cu130'`, or `'auto'`: cu130 where an NVIDIA device can make use of it. Default `'cpu'`. */
   variant?: string;
   /**
    * A local copy of the pinned archive, or a directory that holds all archives under their names: for machines without
@@ -101,10 +102,15 @@ export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupRe
   const { signal } = options;
   const env = options.env ?? process.env;
   const manifest = options.manifest ?? readManifest();
-  const variant = options.variant ?? manifest.defaultVariant;
+  const named = options.variant ?? manifest.defaultVariant;
+  const variant = named === AUTO_VARIANT ? chooseVariant(manifest).variant : named;
   const pinned = Object.hasOwn(manifest.variants, variant) ? manifest.variants[variant] : undefined;
   if (pinned === undefined)
-    throw invalidArgument('variant', `one of ${Object.keys(manifest.variants).join(', ')}`, options.variant);
+    throw invalidArgument(
+      'variant',
+      `one of ${[...Object.keys(manifest.variants), AUTO_VARIANT].join(', ')}`,
+      options.variant,
+    );
   if (!pinned.available) {
     throw new JitFluxError(
       ERROR_CODES.SETUP_FAILED,

@@ -4,17 +4,17 @@
  */
 import { readFile, stat } from 'node:fs/promises';
 import { isAbsolute, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 
 import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { PACKAGE_ROOT } from '../native/libtorch.js';
 
 /** Name of the file that describes a model directory. */
 export const MODEL_INDEX = 'model_index.json';
 
 /** Directory of the model that ships with this package. */
-export const BUNDLED_MODEL: string = fileURLToPath(new URL('../../models/flux-tiny', import.meta.url));
+export const BUNDLED_MODEL: string = join(PACKAGE_ROOT, 'models', 'flux-tiny');
 
 /** A path inside the model directory. Checked as text: it must not lead out, whatever the platform. */
 const componentPath = z

@@ -38,7 +38,12 @@ describe('checkCuda', () => {
       'npx jit-flux setup --variant cu130',
     ],
     [{ isChosen: false }, 'warning', 'CUDA library built, but not in use', 'JIT_FLUX_VARIANT'],
-    [{ report: { error: 'driver too old' } }, 'warning', 'CUDA library built, but unusable: driver too old'],
+    [
+      { report: { error: 'driver too old' } },
+      'warning',
+      'CUDA library built, but unusable: driver too old',
+      'nvidia-smi',
+    ],
     [{}, 'ok', 'CUDA library built, device present, not tested'],
     [{ report: { devices: [] } }, 'warning', 'CUDA library built, but CUDA reports no device', 'nvidia-smi'],
     [

@@ -85,6 +85,30 @@ describe('jit_flux.node', () => {
     expect(messages[2]).toContain(a);
   });
 
+  it('opens nothing beside another copy of LibTorch', () => {
+    const directory = temporaryDirectory();
+    const [own, other] = ['a', 'b'].map((name) => join(directory, name, 'libtorch_cpu.so')) as [
+      string,
+      string,
+    ];
+    const second = join(directory, 'b', 'libc10.so');
+    for (const folder of ['a', 'b']) mkdirSync(join(directory, folder));
+    for (const copy of [own, other, second]) copyFileSync(path, copy);
+    // As another addon would open it.
+    const script = `
+      const [loader, own, second, other] = process.argv.slice(1);
+      process.dlopen({ exports: {} }, own, require('node:os').constants.dlopen.RTLD_NOW);
+      try { require(loader).load({ libraries: [second, other], core: '/nowhere.so' }); }
+      catch (error) { console.log(error.message); }
+      console.log(require('node:fs').readFileSync('/proc/self/maps', 'utf8').includes(second));`;
+    const result = spawnSync(process.execPath, ['-e', script, path, own, second, other], {
+      encoding: 'utf8',
+    });
+    expect(result.stdout).toContain(`Cannot load ${other}: another copy of LibTorch is already loaded`);
+    expect(result.stdout).toContain(own);
+    expect(result.stdout).toMatch(/\nfalse\n$/);
+  });
+
   it('works in several worker threads', () => {
     const script = `
       const { Worker } = require('node:worker_threads');

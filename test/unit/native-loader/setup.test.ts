@@ -1,10 +1,12 @@
 import { spawn } from 'node:child_process';
 import { chmodSync, existsSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { createServer as createHttpsServer } from 'node:https';
+import { connect, type AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import type { Duplex } from 'node:stream';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { JitFluxError } from '../../../src/errors.js';
 import { proxyFor } from '../../../src/native/download.js';
 import { setupLibTorch, type SetupOptions, type SetupProgress } from '../../../src/native/provision.js';
@@ -18,6 +20,7 @@ import {
   temporaryDirectory,
   writeFile,
 } from './fake-libtorch.js';
+import { CERTIFICATE, HOST, KEY } from './tls.js';
 
 const wheel = makeWheel('2.13.0+cpu');
 const manifest = makeManifest(wheel);
@@ -140,13 +143,15 @@ describe('setupLibTorch from a file', () => {
   });
 
   it('knows which variants there are', async () => {
-    const { setup } = freshCache();
+    const { setup, from } = freshCache();
+    // This manifest has no variant with CUDA.
+    expect(await setup({ from, variant: 'auto' })).toMatchObject({ variant: 'cpu' });
     expect((await failureOf(setup({ variant: 'cu130' }))).message).toContain(
       'not available yet: not pinned yet',
     );
     const unknown = await failureOf(setup({ variant: 'toString' }));
     expect(unknown.code).toBe('ERR_JITFLUX_INVALID_ARGUMENT');
-    expect(unknown.message).toContain('cpu, cu130');
+    expect(unknown.message).toContain('cpu, cu130, auto');
   });
 });
 
@@ -406,6 +411,39 @@ describe('setupLibTorch from elsewhere', () => {
     const env = { http_proxy: proxy.replace('//', '//user:p%40ss@') };
     await setup({ env, manifest: makeManifest(wheel, { url }) });
     expect(seen).toEqual([url, `Basic ${Buffer.from('user:p@ss').toString('base64')}`]);
+  });
+
+  it('goes through a tunnel of the proxy to HTTPS, and checks the certificate behind it', async () => {
+    const { setup } = freshCache();
+    const server = createHttpsServer({ key: KEY, cert: CERTIFICATE }, (_, response) => response.end(wheel));
+    const proxy = createServer();
+    afterEach(() => {
+      server.close();
+      proxy.close();
+    });
+    for (const each of [server, proxy])
+      await new Promise<void>((resolve) => each.listen(0, '127.0.0.1', resolve));
+    const portOf = (each: typeof proxy | typeof server) => (each.address() as AddressInfo).port;
+    const seen: (string | undefined)[] = [];
+    proxy.on('connect', (request: IncomingMessage, client: Duplex) => {
+      seen.push(request.url, request.headers['proxy-authorization']);
+      const upstream = connect(portOf(server), '127.0.0.1', () => {
+        client.write('HTTP/1.1 200 Connection established\r\n\r\n');
+        upstream.pipe(client).pipe(upstream);
+      });
+      upstream.on('error', () => client.destroy());
+      client.on('error', () => upstream.destroy());
+    });
+    const options = {
+      env: { PATH: process.env.PATH, HTTPS_PROXY: `http://user:secret@127.0.0.1:${portOf(proxy)}` },
+      manifest: makeManifest(wheel, { url: `https://${HOST}/torch.whl` }),
+    };
+    // Nothing resolves this name: only the proxy knows the way.
+    expect((await failureOf(setup(options))).message).toContain('self-signed certificate');
+    vi.stubEnv('NODE_TLS_REJECT_UNAUTHORIZED', '0');
+    afterEach(() => vi.unstubAllEnvs());
+    expect(await setup(options)).toMatchObject({ alreadyPresent: false });
+    expect(seen.slice(-2)).toEqual([`${HOST}:443`, `Basic ${Buffer.from('user:secret').toString('base64')}`]);
   });
 
   it('uses pip when the URL cannot be reached', async () => {

@@ -9,7 +9,8 @@ import {
   locateNativeLibraries,
   openCuda,
 } from '../../../src/native/load.js';
-import { hasNvidiaDevice } from '../../../src/native/nvidia.js';
+import { hasNvidiaDevice, nvidiaDriver } from '../../../src/native/nvidia.js';
+import { chooseVariant } from '../../../src/native/variant.js';
 import { CUDA_LIBRARY_NAMES, temporaryDirectory, writeFakeLibTorch, writeFile } from './fake-libtorch.js';
 
 function errorOf(action: () => unknown): JitFluxError {
@@ -154,6 +155,7 @@ describe('locateNativeLibraries', () => {
       core: join(root, name, 'libjit_flux_core.so'),
       cuda: join(root, name, 'libjit_flux_cuda.so'),
       builtFor: readManifest().variants.cu130?.version,
+      prebuilt: true,
     });
   });
 });
@@ -241,5 +243,36 @@ describe('hasNvidiaDevice', () => {
     const root = temporaryDirectory();
     for (const name of ['nvidiactl', 'nvidia-uvm']) writeFile(join(root, 'dev', name), '');
     expect(hasNvidiaDevice(driver.LD_LIBRARY_PATH!(root), root)).toBe(false);
+  });
+});
+
+describe('chooseVariant', () => {
+  const facts = { hasDevice: true, driver: 580, hasLibrary: true };
+  const choose = (changes: Partial<typeof facts> | { driver: undefined }) =>
+    chooseVariant(readManifest(), { ...facts, ...changes });
+
+  it('takes CUDA where all is there for it', () => {
+    expect(choose({})).toEqual({ variant: 'cu130', reason: 'NVIDIA device found' });
+    expect(choose({ driver: undefined }).variant).toBe('cu130');
+  });
+
+  it.each([
+    [{ hasDevice: false }, 'no NVIDIA device'],
+    [{ driver: 570 }, 'driver 570 is older than 580'],
+    [{ hasLibrary: false }, 'has no CUDA library'],
+  ])('takes the CPU with %j', (changes, reason) => {
+    const choice = choose(changes);
+    expect(choice.variant).toBe('cpu');
+    expect(choice.reason).toContain(reason);
+  });
+
+  it('reads the version of the driver', () => {
+    const root = temporaryDirectory();
+    expect(nvidiaDriver(root)).toBeUndefined();
+    const text =
+      'NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (dvs-builder)\n' +
+      'GCC version:  gcc version 12.2.0 (Debian 12.2.0-14+deb12u1)\n';
+    writeFile(join(root, 'proc/driver/nvidia/version'), text);
+    expect(nvidiaDriver(root)).toBe(580);
   });
 });
