@@ -1,5 +1,5 @@
 // Draws docs/images/presets.png and docs/gallery.md: four prompts, three presets, with times and token counts.
-//   node tools/gallery.mjs      (after npm run build)
+//   node tools/gallery.mjs      (after npm run build:all)
 import { mkdir, writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import { encode } from 'fast-png';

@@ -1,6 +1,6 @@
 // Time and peak memory of the autoencoder at FLUX.1's widths, each case in a process of its own:
 //
-//   npm run build && node tools/measure-vae.mjs [vae.safetensors]
+//   npm run build:all && node tools/measure-vae.mjs [vae.safetensors]
 //
 // Without a file, random weights of FLUX.1's shapes are written to a temporary folder. Peak memory is VmHWM of
 // /proc/self/status after the call, less VmRSS before it. docs/vae-memory.md quotes the table.

@@ -1,4 +1,4 @@
-/** The command line in processes of its own; needs `npm run build`. */
+/** The command line in processes of its own; needs `npm run build:all`. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
