@@ -13,7 +13,9 @@ if (required.FluxPipeline !== FluxPipeline) throw new Error('require and import 
 const pipeline = await FluxPipeline.load(BUNDLED_MODEL);
 const request = { prompt: 'a red circle on a white background', width: 64, height: 64, steps: 4, seed: 0 };
 const { images } = await pipeline.generate(request);
-if (process.argv[2]) writeFileSync(process.argv[2], images[0].toPNG());
+const png = await images[0].toPNGAsync();
+if (Buffer.compare(png, images[0].toPNG()) !== 0) throw new Error('toPNGAsync gave other bytes');
+if (process.argv[2]) writeFileSync(process.argv[2], png);
 await pipeline.dispose();
 const pixels = createHash('sha256').update(images[0].data).digest('hex');
 console.log(JSON.stringify({ node: process.version, plan: typeof createPlan, pixels }));
