@@ -24,8 +24,9 @@ const PLATFORM = 'linux-x64';
 
 await main(async () => {
   const args = process.argv.slice(2);
-  const cuda = takeFlag(args, 'cuda') || existsSync(join(BUILD, 'Cuda', 'libjit_flux_cuda.so'));
-  const variants = cuda && !takeFlag(args, 'no-cuda') ? ['cpu', 'cuda'] : ['cpu'];
+  const [wanted, unwanted] = [takeFlag(args, 'cuda'), takeFlag(args, 'no-cuda')];
+  const cuda = !unwanted && (wanted || existsSync(join(BUILD, 'Cuda', 'libjit_flux_cuda.so')));
+  const variants = cuda ? ['cpu', 'cuda'] : ['cpu'];
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);
   const { minorVersion, readManifest } = await nativeModule('libtorch');
   const { defaultVariant, variants: pinned } = readManifest();
