@@ -102,7 +102,7 @@ export function checkPlatform(libraries: NativeLibraries | undefined, system = s
       'LibTorch needs glibc. Use a Debian-based image such as node:22-bookworm-slim instead of Alpine.';
     return failed('Linux x64 without glibc (musl?)', remedy);
   }
-  const detail = `Linux x64, glibc ${glibc}, libstdc++ with GLIBCXX_${glibcxx ?? ' unknown'}`;
+  const detail = `Linux x64, glibc ${glibc}, libstdc++ with ${glibcxx === undefined ? 'unknown symbols' : `GLIBCXX_${glibcxx}`}`;
   const isOld = compareVersions(glibc, needs.glibc) < 0;
   if (!isOld && (glibcxx === undefined || compareVersions(glibcxx, needs.glibcxx) >= 0))
     return { name, status: 'ok', detail, facts };
