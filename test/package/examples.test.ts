@@ -10,13 +10,48 @@ const root = fileURLToPath(new URL('../..', import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), 'jit-flux-examples-'));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
-it.each(readdirSync(join(root, 'examples')).filter((name) => name.endsWith('.mjs')))('%s', (name) => {
-  const output = join(scratch, 'example.png');
+/** What every program must print; the server has a test file of its own. */
+const PROGRAMS: Record<string, (stdout: string) => void> = {
+  'activation-policy.mjs': (stdout) => {
+    expect(stdout).toMatch(/^stage 1: 81 -> 153 of 256 tokens\nstage 0: 153 -> 256 of 256 tokens\n/);
+    const distances = [...stdout.matchAll(/^(own policy|importance|grid): (\d+\.\d) from dense$/gm)];
+    expect(distances.map(([, name]) => name)).toEqual(['own policy', 'importance', 'grid']);
+    for (const [, , distance] of distances) {
+      expect(Number(distance)).toBeGreaterThan(0);
+      expect(Number(distance)).toBeLessThan(60);
+    }
+  },
+  'custom-sampler.mjs': (stdout) =>
+    expect(stdout).toMatch(/step 10: sigma 0\.091, 256 tokens, rms error 0\.000/),
+  'generate.mjs': (stdout) => expect(stdout).toMatch(/^step 18\/18, stage 0: 256 of 256 tokens$/m),
+  'heun-sampler.mjs': (stdout) => {
+    const lines = [...stdout.matchAll(/: (\d+) tokens evaluated, .* (\d+\.\d+)$/gm)];
+    const results = lines.map(([, tokens, rms]) => ({ tokens: Number(tokens), rms: Number(rms) }));
+    expect(results.map(({ tokens }) => tokens)).toEqual([8 * 256, 15 * 256, 15 * 256, 2664]);
+    const [euler, , heun, sparse] = results.map(({ rms }) => rms) as [number, number, number, number];
+    expect(euler).toBeGreaterThan(0);
+    expect(heun).toBeLessThan(0.8 * euler);
+    // Another picture, but one of the same latents' size.
+    expect(sparse).toBeLessThan(1);
+  },
+  'other-backbone.mjs': (stdout) => {
+    const found = [
+      ...stdout.matchAll(/^seed \d: (\w+), rms error 0\.000, (\d+) of 4608 tokens evaluated$/gm),
+    ];
+    expect(found).toHaveLength(6);
+    expect(new Set(found.map(([, name]) => name)).size).toBeGreaterThan(1);
+    for (const [, , evaluated] of found) expect(Number(evaluated)).toBeLessThan(0.7 * 4608);
+  },
+};
+
+it.each(readdirSync(join(root, 'examples')).filter((name) => name !== 'server.mjs'))('%s', (name) => {
+  const output = join(scratch, `${name}.png`);
   const result = spawnSync(process.execPath, [join(root, 'examples', name), output], { encoding: 'utf8' });
   expect(result.stderr).toBe('');
   expect(result.status).toBe(0);
-  if (name === 'generate.mjs') expect(existsSync(output)).toBe(true);
-  else expect(result.stdout).toMatch(/step 10: sigma 0\.091, 256 tokens, rms error 0\.000/);
+  expect(PROGRAMS).toHaveProperty([name]);
+  PROGRAMS[name]?.(result.stdout);
+  if (name === 'generate.mjs' || name === 'activation-policy.mjs') expect(existsSync(output)).toBe(true);
 });
 
 it.each([
