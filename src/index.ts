@@ -12,7 +12,9 @@ export {
   GeneratedImage,
   loadEncodedPrompts,
   planMemory,
+  type AvailableMemory,
   type ComponentMemory,
+  type ComponentName,
   type Durations,
   type GenerateRequest,
   type GenerateResult,
@@ -21,6 +23,9 @@ export {
   type MemoryPlan,
   type MemoryPlanOptions,
   type ModelInfo,
+  type ModelKind,
+  type Outcome,
+  type Phase,
   type PhaseMemory,
   type PipelineOptions,
   type PipelineStats,
@@ -43,7 +48,9 @@ export {
   Tensor,
   TorchScriptModule,
   type WeightEntry,
+  type BlockWeights,
   type DeviceInfo,
+  type EngineMemory,
   type MemoryReport,
   type TransferStatistics,
   type WeightInspection,
@@ -61,6 +68,7 @@ export {
   type FluxFlops,
   type PlanModel,
   type PlanOptions,
+  type Preset,
   type SamplerBackend,
 } from './sampler/index.js';
 export {
@@ -70,9 +78,15 @@ export {
   type ConvertOptions,
   type ConvertResult,
 } from './convert/index.js';
-export { setupLibTorch } from './native/provision.js';
-export { engineInfo, type EngineInfo } from './runtime/engine.js';
+export {
+  setupLibTorch,
+  type SetupOptions,
+  type SetupProgress,
+  type SetupResult,
+} from './native/provision.js';
+export type { PngMetadata, RgbImage } from './image/index.js';
+export { engineInfo, type EngineInfo, type KernelName } from './runtime/engine.js';
 export type { GenerateTrace, LoadTrace, StepTrace } from './diagnostics.js';
-export { setLogger, type LogEntry, type LoggerOptions, type LogLevel } from './logging.js';
+export { LOG_LEVELS, setLogger, type LogEntry, type LoggerOptions, type LogLevel } from './logging.js';
 export { ERROR_CODES, JitFluxError, type JitFluxErrorCode } from './errors.js';
 export type * from './types.js';

@@ -238,7 +238,7 @@ export interface StepEvent<T extends TensorLike = TensorLike> {
   latents: T;
   /** Set on the first step of a denser stage. */
   transition?: {
-    /** Tokens that joined: [K], or [B*K] if {@link perImage}. */
+    /** Tokens that joined: [K], or [B*K] if `perImage`. */
     newTokens: Int32Array;
     /** Whether the images of the batch got different ones. */
     perImage: boolean;

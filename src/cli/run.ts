@@ -13,7 +13,7 @@ import { inspectCommand } from './inspect.js';
 import { planCommand } from './plan.js';
 import { setupCommand } from './setup.js';
 
-const COMMANDS: readonly Command[] = [
+export const COMMANDS: readonly Command[] = [
   generateCommand,
   encodeCommand,
   planCommand,

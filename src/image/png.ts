@@ -13,7 +13,7 @@ export interface RgbImage {
   data: Uint8Array;
 }
 
-/** Facts stored in a PNG: each under its own keyword, and all of them as JSON under {@link METADATA_KEYWORD}. */
+/** Facts stored in a PNG: each under its own keyword, and all of them as JSON under the keyword `jit-flux`. */
 export type PngMetadata = Record<string, string | number | boolean | null>;
 
 /** Keyword of the JSON document that holds the whole metadata. */

@@ -61,7 +61,7 @@ export interface WeightEntry {
   bytes: number;
 }
 
-/** What {@link NativeBinding.inspectWeights} finds in a file. */
+/** What `inspectWeights` finds in a file. */
 export interface WeightInspection {
   format: 'torchscript' | 'safetensors';
   /** Key layout, if the tensors are a FLUX transformer. */

@@ -58,7 +58,7 @@ interface Content {
  * (`conditioning`), save it, load it in another process: pictures are the same as from the prompt itself. Dispose it
  * when done.
  */
-export class EncodedPrompts implements Content {
+export class EncodedPrompts {
   /** Text tokens, [prompts, tokens, width] float32. */
   readonly prompt: Tensor;
   /** [prompts, width] float32. */

@@ -271,7 +271,8 @@ export class FluxPipeline {
       this.#close([open]);
       throw error;
     }
-    if (turn) await this.#runBatch(turn);
+    // Not awaited: whoever is aborted need not stay until the others are served.
+    if (turn) void this.#runBatch(turn);
     return open.outcome;
   }
 
@@ -290,7 +291,7 @@ export class FluxPipeline {
       }
       leave();
       const run = this.#generation(members, batch.signal);
-      const views: Tensor[] = [];
+      const views = new Map<OpenRequest, Tensor>();
       try {
         for (;;) {
           const next = await run.next();
@@ -302,7 +303,7 @@ export class FluxPipeline {
           leave();
         }
       } finally {
-        for (const view of views) view.dispose();
+        for (const view of views.values()) view.dispose();
         await run.return([]);
       }
     } catch (error) {
@@ -315,13 +316,14 @@ export class FluxPipeline {
   }
 
   /** Gives every member that wants it its part of a step's event. @param views their latents, made when first needed */
-  #tell(members: readonly OpenRequest[], event: StepEvent<Tensor>, views: Tensor[]): void {
+  #tell(members: readonly OpenRequest[], event: StepEvent<Tensor>, views: Map<OpenRequest, Tensor>): void {
     const batch = members.reduce((sum, { request }) => sum + request.images, 0);
     let first = 0;
-    members.forEach((member, i) => {
+    for (const member of members) {
       const { onStep, images: count } = member.request;
       if (onStep && !member.ended) {
-        const latents = (views[i] ??= event.latents.images(first, count));
+        const latents = views.get(member) ?? event.latents.images(first, count);
+        views.set(member, latents);
         try {
           onStep(eventOfImages(event, { first, count, batch, latents }));
         } catch (error) {
@@ -329,7 +331,7 @@ export class FluxPipeline {
         }
       }
       first += count;
-    });
+    }
   }
 
   /** The run of some requests, counted and published. */

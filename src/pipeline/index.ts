@@ -5,13 +5,15 @@ export { GeneratedImage } from './image.js';
 export {
   planMemory,
   type ComponentMemory,
+  type ComponentName,
   type MemoryPlan,
   type MemoryPlanOptions,
   type PhaseMemory,
 } from './memory-plan.js';
 export { BUNDLED_MODEL, MODEL_INDEX, pixelsPerToken } from './model-directory.js';
 export { resolveModel, type ModelInfo, type ModelKind, type ModelSource } from './model-source.js';
-export type { Durations, PipelineStats } from './statistics.js';
+export type { AvailableMemory } from './available-memory.js';
+export type { Durations, Outcome, Phase, PipelineStats } from './statistics.js';
 export {
   DEFAULT_MAX_QUEUE,
   type GenerateRequest,

@@ -45,7 +45,7 @@ export interface ModelInfo {
   text: {
     /** Most text tokens. */
     length: number;
-    /** Text tokens of a request that does not say. Default: {@link length}. */
+    /** Text tokens of a request that does not say. Default: `length`. */
     defaultLength?: number;
   };
   decoder: {

@@ -14,9 +14,9 @@ export interface Durations {
   p99: number;
 }
 
-/** The parts of a request that are timed. */
-const PHASES = ['queued', 'encode', 'condition', 'sample', 'decode', 'total'] as const;
-type Phase = (typeof PHASES)[number];
+/** A part of a request that is timed. */
+export type Phase = 'queued' | 'encode' | 'condition' | 'sample' | 'decode' | 'total';
+const PHASES: readonly Phase[] = ['queued', 'encode', 'condition', 'sample', 'decode', 'total'];
 
 /** How a request ended. */
 export type Outcome = 'completed' | 'aborted' | 'failed' | 'rejected';

@@ -66,7 +66,8 @@ export class ClipTextEncoder extends NativeModel<ClipHandle> {
 
   /**
    * @param ids token ids on the CPU, [B, T] int64, T up to `config.maxTokens`; FLUX pads to 77
-   * @returns `pooled` [B, width]: the final state at the end of text; `hidden` [B, T, width]: the final states. float32
+   * @returns float32: `pooled`, the final state at the end of text, of shape [B, width]; `hidden`, all final states,
+   *   [B, T, width]
    * @throws ERR_JITFLUX_INVALID_TENSOR (dtype, shape, too long, an id outside the vocabulary), ERR_JITFLUX_DISPOSED,
    *   ERR_JITFLUX_ABORTED (within one layer)
    */

@@ -1,13 +1,15 @@
 /** What the engine and the process hold now. */
 import { readFile } from 'node:fs/promises';
 
-import type { DeviceInfo, NativeMemoryUse } from '../native/binding.js';
+import type { DeviceInfo, NativeMemoryUse as EngineMemory } from '../native/binding.js';
 import { callNative } from '../native/call.js';
 import { devices } from './device.js';
 
+export type { NativeMemoryUse as EngineMemory } from '../native/binding.js';
+
 /** Memory in use, in bytes. Engine and process: all pipelines and threads of this process together. */
 export interface MemoryReport {
-  engine: NativeMemoryUse;
+  engine: EngineMemory;
   process: {
     /** In memory, mapped files included. */
     residentBytes: number;

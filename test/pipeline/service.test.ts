@@ -198,6 +198,19 @@ describe('dynamicBatching', () => {
     expect(pipeline.stats().requests).toMatchObject({ completed: 5, aborted: 1, failed: 1 });
   });
 
+  it('does not keep who has left until the others are served', async () => {
+    await using pipeline = await load({ dynamicBatching: { maxImages: 2, maxWaitMilliseconds: 1000 } });
+    const controller = new AbortController();
+    const order: string[] = [];
+    await Promise.all([
+      pipeline.generate(request(0, { signal: controller.signal })).catch(() => order.push('gone')),
+      pipeline
+        .generate(request(1, { onStep: ({ step }) => void (step === 0 && controller.abort()) }))
+        .then(() => order.push('served')),
+    ]);
+    expect(order).toEqual(['gone', 'served']);
+  });
+
   it('ends a batch that everybody has left, and goes on with the next', async () => {
     await using pipeline = await load({ dynamicBatching: { maxImages: 2, maxWaitMilliseconds: 1000 } });
     const controller = new AbortController();

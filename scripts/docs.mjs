@@ -1,0 +1,73 @@
+#!/usr/bin/env node
+// Writes the reference pages: docs/api from the TypeScript sources (typedoc.json), docs/cli.md from the help of the
+// commands. --check writes nothing and fails if they are not as they would be written.
+//   node scripts/docs.mjs [--check]
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { ensureTypeScript } from './lib/steps.mjs';
+import { ROOT, UserError, log, main, run, takeFlag, toolPath } from './lib/tools.mjs';
+
+await main(async () => {
+  const args = process.argv.slice(2);
+  const check = takeFlag(args, 'check');
+  if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);
+  ensureTypeScript();
+  const pages = { 'docs/api/README.md': apiPage(), 'docs/cli.md': await cliPage() };
+  const outdated = Object.keys(pages).filter((path) => textOf(join(ROOT, path)) !== pages[path]);
+  if (check && outdated.length > 0)
+    throw new UserError(`Not up to date: ${outdated.join(', ')}. Run \`npm run docs\``);
+  for (const path of outdated) {
+    mkdirSync(dirname(join(ROOT, path)), { recursive: true });
+    writeFileSync(join(ROOT, path), pages[path]);
+    log(`wrote ${path}`);
+  }
+});
+
+function apiPage() {
+  const out = mkdtempSync(join(tmpdir(), 'jit-flux-docs-'));
+  try {
+    run(process.execPath, [toolPath('typedoc', 'bin/typedoc'), '--logLevel', 'Warn', '--out', out], {
+      name: 'typedoc',
+    });
+    return textOf(join(out, 'README.md'));
+  } finally {
+    rmSync(out, { recursive: true, force: true });
+  }
+}
+
+async function cliPage() {
+  const { COMMANDS, run: runCommand } = await import(join(ROOT, 'dist', 'cli', 'run.js'));
+  const helpOf = async (argv) => {
+    let text = '';
+    const stdout = {
+      write: (part) => {
+        text += part;
+      },
+    };
+    await runCommand([...argv, '--help'], {
+      stdout,
+      stderr: process.stderr,
+      signal: new AbortController().signal,
+    });
+    return text.trim();
+  };
+  const sections = [];
+  for (const { command } of COMMANDS) {
+    const [name] = command.split(' ');
+    sections.push(`## jit-flux ${name}\n\n\`\`\`\n${await helpOf([name])}\n\`\`\`\n`);
+  }
+  return [
+    '# Command line\n',
+    'Written by `npm run docs` from the commands themselves. Results go to standard output, progress and warnings to',
+    'standard error. With `--json` standard output holds exactly one JSON document, errors included',
+    '(`{ "error": { "code", "message", "details" } }`, codes in [errors.md](errors.md)). Ctrl-C aborts what is running; no',
+    'half-written file stays. Environment variables: [environment.md](environment.md).\n',
+    `\`\`\`\n${await helpOf([])}\n\`\`\`\n`,
+    ...sections,
+  ].join('\n');
+}
+
+function textOf(path) {
+  return existsSync(path) ? readFileSync(path, 'utf8') : undefined;
+}
