@@ -52,7 +52,6 @@ describe('docs/environment.md', () => {
   const compileTime = union(
     names(cmake, NAME),
     names([...product, ...developers], /#define (JIT_FLUX_[A-Z0-9_]+)/g),
-    names(developers, /\b(JIT_FLUX_[A-Z0-9_]+)=/g),
   );
 
   it('lists every variable that the package reads', () => {
@@ -61,13 +60,16 @@ describe('docs/environment.md', () => {
   });
 
   it('lists every variable that scripts, tests and benchmarks read', () => {
-    const found = without(names(developers, NAME), compileTime);
+    const found = union(
+      new Set(without(names(developers, NAME), compileTime)),
+      new Set([...names(developers, READ)].filter((name) => name.startsWith('JIT_FLUX_'))),
+    );
     expect(without(found, documented(users + forDevelopers))).toEqual([]);
   });
 
   it('lists no variable of ours that nothing reads', () => {
     const ours = (text: string) => documented(text).filter((name) => name.startsWith('JIT_FLUX_'));
-    expect(ours(users).length).toBeGreaterThan(8);
+    expect(ours(users).length).toBeGreaterThan(5);
     expect(without(ours(users), names(product, NAME))).toEqual([]);
     expect(without(ours(forDevelopers), names(developers, NAME))).toEqual([]);
   });
