@@ -1,0 +1,130 @@
+/** The documentation names what there is, and nothing else. */
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+
+import { ERROR_CODES } from '../../src/errors.js';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const SELF = fileURLToPath(import.meta.url);
+const read = (path: string) => readFileSync(join(ROOT, path), 'utf8');
+
+/** Texts of the files below a folder. */
+function texts(folder: string): string[] {
+  return readdirSync(join(ROOT, folder), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && !/\.(png|pt|safetensors|json|bin|npz)$/.test(entry.name))
+    .map((entry) => join(entry.parentPath, entry.name))
+    .filter((path) => path !== SELF && statSync(path).size < 1e6)
+    .map((path) => readFileSync(path, 'utf8'));
+}
+
+function names(sources: readonly string[], pattern: RegExp): Set<string> {
+  return new Set(sources.flatMap((text) => [...text.matchAll(pattern)].map((match) => match[1] as string)));
+}
+
+/** Code in the first column of a document's tables. */
+function documented(text: string): string[] {
+  return [...text.matchAll(/^\| (`[^|]*) \|/gm)].flatMap(([, cell]) =>
+    [...(cell as string).matchAll(/`([^`]+)`/g)].map(([, name]) => name as string),
+  );
+}
+
+const union = (...sets: Set<string>[]) => new Set(sets.flatMap((set) => [...set]));
+const without = (all: Iterable<string>, some: Iterable<string>) => {
+  const excluded = new Set(some);
+  return [...all].filter((name) => !excluded.has(name)).sort();
+};
+
+describe('docs/environment.md', () => {
+  const product = [...texts('src'), ...texts('native')];
+  const developers = ['scripts', 'test', 'bench'].flatMap(texts);
+  /** Reading of an environment variable, in TypeScript and C++. */
+  const READ = /(?:\benv\.|\benv\[['"]|getenv\(['"])([A-Z][A-Z0-9_]+)\b/g;
+  const NAME = /\b(JIT_FLUX_[A-Z][A-Z0-9_]*)\b/g;
+  const [users, forDevelopers] = read('docs/environment.md').split('\n## For developers\n') as [
+    string,
+    string,
+  ];
+
+  // Names that C++ and CMake define look alike.
+  const cmake = [read('CMakeLists.txt'), read('binding.gyp'), ...texts('cmake')];
+  const compileTime = union(
+    names(cmake, NAME),
+    names([...product, ...developers], /#define (JIT_FLUX_[A-Z0-9_]+)/g),
+  );
+
+  it('lists every variable that the package reads', () => {
+    const found = union(new Set(without(names(product, NAME), compileTime)), names(product, READ));
+    expect(without(found, documented(users))).toEqual([]);
+  });
+
+  it('lists every variable that scripts, tests and benchmarks read', () => {
+    const found = union(
+      new Set(without(names(developers, NAME), compileTime)),
+      new Set([...names(developers, READ)].filter((name) => name.startsWith('JIT_FLUX_'))),
+    );
+    expect(without(found, documented(users + forDevelopers))).toEqual([]);
+  });
+
+  it('lists no variable of ours that nothing reads', () => {
+    const ours = (text: string) => documented(text).filter((name) => name.startsWith('JIT_FLUX_'));
+    expect(ours(users).length).toBeGreaterThan(5);
+    expect(without(ours(users), names(product, NAME))).toEqual([]);
+    expect(without(ours(forDevelopers), names(developers, NAME))).toEqual([]);
+  });
+
+  it('lists nothing twice', () => {
+    const all = documented(users + forDevelopers);
+    expect(all).toEqual([...new Set(all)]);
+  });
+});
+
+it('docs/errors.md lists every error code, once', () => {
+  expect(documented(read('docs/errors.md')).sort()).toEqual(Object.values(ERROR_CODES).sort());
+});
+
+const PAGES = [
+  ...readdirSync(ROOT).filter((name) => name.endsWith('.md')),
+  ...readdirSync(join(ROOT, 'docs'), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => `docs/${name}`),
+];
+
+it.each(PAGES)('links of %s lead somewhere', (page) => {
+  // What is in code is no link.
+  const text = read(page)
+    .replace(/^```[^]*?^```/gm, '')
+    .replace(/`[^`\n]*`/g, '');
+  const targets = [...text.matchAll(/\]\(<?([^)>\s]+)>?\)/g)].map(([, target]) => target as string);
+  const broken = targets.filter((target) => {
+    if (/^[a-z]+:/.test(target)) return false;
+    const [path, anchor] = target.split('#') as [string, string?];
+    const file = path === '' ? join(ROOT, page) : resolve(ROOT, dirname(page), decodeURIComponent(path));
+    if (!existsSync(file)) return true;
+    return anchor !== undefined && file.endsWith('.md') && !anchorsOf(file).has(anchor);
+  });
+  expect(broken).toEqual([]);
+});
+
+const known = new Map<string, Set<string>>();
+
+function anchorsOf(file: string): Set<string> {
+  const found = known.get(file) ?? anchors(readFileSync(file, 'utf8'));
+  known.set(file, found);
+  return found;
+}
+
+/** Anchors of a page: those of its headings, as GitHub makes them, and those that it sets. */
+function anchors(text: string): Set<string> {
+  const found = new Set<string>();
+  for (const [, heading] of text.replace(/^```[^]*?^```/gm, '').matchAll(/^#+ (.*)$/gm)) {
+    const plain = (heading as string).replace(/\[([^\]]*)\]\([^)]*\)/g, '$1').toLowerCase();
+    const base = plain.replace(/[^\p{L}\p{N} _-]/gu, '').replace(/ /g, '-');
+    let anchor = base;
+    for (let i = 1; found.has(anchor); i++) anchor = `${base}-${i}`;
+    found.add(anchor);
+  }
+  for (const [, id] of text.matchAll(/<a id="([^"]+)">/g)) found.add(id as string);
+  return found;
+}
