@@ -27,7 +27,10 @@ endif()
 
 add_library(jit_flux_node_api INTERFACE)
 target_include_directories(jit_flux_node_api SYSTEM INTERFACE ${node_api_includes})
-target_compile_definitions(jit_flux_node_api INTERFACE NAPI_VERSION=${JIT_FLUX_NAPI_VERSION})
+target_compile_definitions(jit_flux_node_api INTERFACE
+  NAPI_VERSION=${JIT_FLUX_NAPI_VERSION}
+  # Electron refuses buffers whose memory is not V8's: results are copied, and this keeps it so.
+  NODE_API_NO_EXTERNAL_BUFFERS_ALLOWED)
 
 add_library(jit_flux_node_addon_api INTERFACE)
 target_link_libraries(jit_flux_node_addon_api INTERFACE jit_flux_node_api)
