@@ -10,6 +10,7 @@
 
 #include "addon/errors.h"
 #include "addon/handles.h"
+#include "kernels/kernels.h"
 #include "runtime/device.h"
 
 namespace jitflux::addon {
@@ -33,7 +34,7 @@ struct Environment::Task {
   std::optional<Error> error;
 };
 
-// From the inference thread to JavaScript: progress, or (null progress) the end of the task.
+// From another thread to JavaScript: something to log (no task), progress, or the end of the task.
 struct Environment::Message {
   struct Progress {
     uint64_t done;
@@ -42,6 +43,8 @@ struct Environment::Message {
   };
   Task* task;
   std::optional<Progress> progress;
+  LogLevel level{};
+  std::string text;
 };
 
 Environment& Environment::of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
@@ -103,21 +106,23 @@ Napi::Promise Environment::run(Napi::Env env, const Napi::Value& options, Work w
       const auto now = std::chrono::steady_clock::now();
       if (done != total && now - *last < kProgressInterval) return;
       *last = now;
-      post(raw, std::make_unique<Message>(Message{raw, Message::Progress{done, total, what}}));
+      post(std::make_unique<Message>(Message{raw, Message::Progress{done, total, what}, {}, {}}));
     };
   }
+  announce();
   // Node stays alive while work is in flight, and only then.
   if (pending_++ == 0) napi_ref_threadsafe_function(env, messages_);
   Task* raw = task.release();
   worker(where.device).thread.post([this, raw] {
     execute(*raw);
-    post(raw, std::make_unique<Message>(Message{raw, std::nullopt}));
+    post(std::make_unique<Message>(Message{raw, std::nullopt, {}, {}}));
   });
   return Napi::Promise(env, promise);
 }
 
 void Environment::run_later(int device, std::function<void()> work) {
-  worker(device).thread.post([device, work = std::move(work)]() mutable {
+  worker(device).thread.post([this, device, work = std::move(work)]() mutable {
+    const LogScope log_scope(*this);
     try {
       const c10::InferenceMode inference;
       const DeviceScope scope(device);
@@ -125,7 +130,7 @@ void Environment::run_later(int device, std::function<void()> work) {
       if (DeviceSession* session = current_session()) session->synchronize();
       work = nullptr;  // releases, on this thread, what nothing uses any more
     } catch (...) {
-      // A device that has failed for good fails the next job as well, and that one is waited for.
+      log(LogLevel::kError, current_exception().what());
     }
   });
 }
@@ -140,6 +145,7 @@ void Environment::return_memory(int device) {
 
 void Environment::execute(Task& task) {
   const int device = task.where.device;
+  const LogScope log_scope(*this);
   try {
     const c10::InferenceMode inference;
     const int threads = task.where.threads > 0 ? task.where.threads : default_threads_;
@@ -166,7 +172,7 @@ void Environment::execute(Task& task) {
   task.work = nullptr;  // releases the tensors it captured
 }
 
-void Environment::post(Task*, std::unique_ptr<Message> message) {
+void Environment::post(std::unique_ptr<Message> message) {
   // During shutdown the message (and at the end its task) is dropped: JavaScript cannot run any
   // more.
   if (napi_call_threadsafe_function(messages_, message.get(), napi_tsfn_nonblocking) == napi_ok) {
@@ -179,12 +185,13 @@ void Environment::on_message(napi_env raw_env, napi_value, void* context, void* 
   auto* self = static_cast<Environment*>(context);
   // Teardown, or stopped for it: promises and references die with their environment.
   if (raw_env == nullptr || self->shutdown_->load()) {
-    if (!message->progress) delete message->task;
+    if (!message->progress) delete message->task;  // null if there is something to log
     return;
   }
   const Napi::Env env(raw_env);
   const Napi::HandleScope scope(env);
   Task* task = message->task;
+  if (task == nullptr) return self->deliver(env, *message);
   if (!message->progress) {
     try {
       self->finish(env, task);
@@ -204,6 +211,48 @@ void Environment::on_message(napi_env raw_env, napi_value, void* context, void* 
     task->job.abort->store(true);
     if (task->thrown == nullptr) napi_create_reference(env, error.Value(), 1, &task->thrown);
   }
+}
+
+LogSink& log_sink(Napi::Env env) { return Environment::of(env); }
+
+void Environment::set_log_handler(const Napi::Value& handler, LogLevel level) {
+  if (log_handler_ != nullptr) napi_delete_reference(env_, std::exchange(log_handler_, nullptr));
+  log_level_.store(kSilent);
+  if (handler.IsUndefined()) return;
+  if (napi_create_reference(env_, handler, 1, &log_handler_) != napi_ok) {
+    throw Error(error_code::kNative, "Could not keep the log handler");
+  }
+  log_level_.store(static_cast<int>(level));
+}
+
+void Environment::write(LogLevel level, const std::string& message) noexcept {
+  if (static_cast<int>(level) > log_level_.load(std::memory_order_relaxed)) return;
+  try {
+    post(std::make_unique<Message>(Message{nullptr, std::nullopt, level, message}));
+  } catch (...) {  // no memory for it
+  }
+}
+
+void Environment::deliver(Napi::Env env, const Message& message) {
+  static constexpr const char* kNames[] = {"error", "warn", "info", "debug"};
+  // The handler may have changed since.
+  if (static_cast<int>(message.level) > log_level_.load()) return;
+  napi_value handler = nullptr;
+  if (napi_get_reference_value(env, log_handler_, &handler) != napi_ok) return;
+  try {
+    Napi::Function(env, handler)
+        .Call({Napi::String::New(env, kNames[static_cast<int>(message.level)]),
+               Napi::String::New(env, message.text)});
+  } catch (const Napi::Error&) {  // a logger that fails must not take the work with it
+  }
+}
+
+// What computes here, once: support cannot guess it.
+void Environment::announce() {
+  if (std::exchange(announced_, true)) return;
+  write(LogLevel::kDebug, std::string("jit-flux ") + JIT_FLUX_VERSION + " computes with " +
+                              kernels::table().isa + " kernels and " +
+                              std::to_string(default_threads_) + " threads");
 }
 
 void Environment::finish(Napi::Env env, Task* raw) {
