@@ -36,5 +36,7 @@ add_library(jit_flux_node_addon_api INTERFACE)
 target_link_libraries(jit_flux_node_addon_api INTERFACE jit_flux_node_api)
 target_compile_definitions(jit_flux_node_addon_api INTERFACE
   NODE_ADDON_API_CPP_EXCEPTIONS
+  # In a worker thread that is being terminated no error can be made: that must not end the process.
+  NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
   NODE_ADDON_API_DISABLE_DEPRECATED
   NODE_ADDON_API_REQUIRE_BASIC_FINALIZERS)

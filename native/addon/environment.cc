@@ -19,6 +19,24 @@ namespace {
 
 constexpr auto kProgressInterval = std::chrono::milliseconds(30);
 
+// Calls a JavaScript function. False if it did not return; `thrown` is then what it threw, or null
+// if the worker thread is being terminated. Napi::Function would make an Error of that, which is no
+// longer possible then.
+bool call(napi_env env, napi_value function, size_t count, const napi_value* arguments,
+          napi_value* thrown) {
+  napi_value undefined = nullptr;
+  napi_value result = nullptr;
+  napi_get_undefined(env, &undefined);
+  if (napi_call_function(env, undefined, function, count, arguments, &result) == napi_ok) {
+    return true;
+  }
+  bool pending = false;
+  if (napi_is_exception_pending(env, &pending) == napi_ok && pending) {
+    napi_get_and_clear_last_exception(env, thrown);
+  }
+  return false;
+}
+
 }  // namespace
 
 // One promise. Created and destroyed on the JavaScript thread.
@@ -83,6 +101,8 @@ Environment::Worker& Environment::worker(int device) {
 
 Napi::Promise Environment::run(Napi::Env env, const Napi::Value& options, Work work,
                                Placement where) {
+  // After stop() a thread would outlive the libraries' global objects.
+  if (shutdown_->load()) throw Error(error_code::kAborted, "The process or thread is ending");
   auto task = std::make_unique<Task>();
   task->work = std::move(work);
   task->where = where;
@@ -121,6 +141,7 @@ Napi::Promise Environment::run(Napi::Env env, const Napi::Value& options, Work w
 }
 
 void Environment::run_later(int device, std::function<void()> work) {
+  if (shutdown_->load()) return;
   worker(device).thread.post([this, device, work = std::move(work)]() mutable {
     const LogScope log_scope(*this);
     try {
@@ -136,6 +157,7 @@ void Environment::run_later(int device, std::function<void()> work) {
 }
 
 void Environment::return_memory(int device) {
+  if (shutdown_->load()) return;
   if (device < 0) {
     worker(device).thread.post([] { malloc_trim(0); });
   } else {
@@ -201,15 +223,17 @@ void Environment::on_message(napi_env raw_env, napi_value, void* context, void* 
   }
   napi_value callback = nullptr;
   if (napi_get_reference_value(env, task->progress, &callback) != napi_ok) return;
-  try {
-    Napi::Function(env, callback)
-        .Call({Napi::Number::New(env, static_cast<double>(message->progress->done)),
-               Napi::Number::New(env, static_cast<double>(message->progress->total)),
-               Napi::String::New(env, message->progress->what)});
-  } catch (const Napi::Error& error) {
-    // A callback that throws ends the task and becomes its rejection.
-    task->job.abort->store(true);
-    if (task->thrown == nullptr) napi_create_reference(env, error.Value(), 1, &task->thrown);
+  napi_value arguments[3] = {};
+  napi_create_double(env, static_cast<double>(message->progress->done), &arguments[0]);
+  napi_create_double(env, static_cast<double>(message->progress->total), &arguments[1]);
+  const std::string& what = message->progress->what;
+  napi_create_string_utf8(env, what.data(), what.size(), &arguments[2]);
+  napi_value thrown = nullptr;
+  if (call(env, callback, 3, arguments, &thrown)) return;
+  // A callback that throws ends the task and becomes its rejection.
+  task->job.abort->store(true);
+  if (task->thrown == nullptr && thrown != nullptr) {
+    napi_create_reference(env, thrown, 1, &task->thrown);
   }
 }
 
@@ -239,12 +263,12 @@ void Environment::deliver(Napi::Env env, const Message& message) {
   if (static_cast<int>(message.level) > log_level_.load()) return;
   napi_value handler = nullptr;
   if (napi_get_reference_value(env, log_handler_, &handler) != napi_ok) return;
-  try {
-    Napi::Function(env, handler)
-        .Call({Napi::String::New(env, kNames[static_cast<int>(message.level)]),
-               Napi::String::New(env, message.text)});
-  } catch (const Napi::Error&) {  // a logger that fails must not take the work with it
-  }
+  napi_value arguments[2] = {};
+  napi_create_string_utf8(env, kNames[static_cast<int>(message.level)], NAPI_AUTO_LENGTH,
+                          &arguments[0]);
+  napi_create_string_utf8(env, message.text.data(), message.text.size(), &arguments[1]);
+  napi_value ignored = nullptr;  // a logger that fails must not take the work with it
+  call(env, handler, 2, arguments, &ignored);
 }
 
 // What computes here, once: support cannot guess it.
