@@ -31,11 +31,6 @@ if(JIT_FLUX_CUDA_EMULATION)
     -fno-strict-aliasing -ffp-contract=off -fno-math-errno -Wno-unknown-pragmas
     # A misaligned vector or an index beyond a static array stops the process, as on the device.
     -fsanitize=alignment,bounds ${trap})
-  if(JIT_FLUX_SANITIZE)
-    target_compile_options(jit_flux_emulated_kernels PUBLIC "-fsanitize=${JIT_FLUX_SANITIZE}"
-      -fno-omit-frame-pointer)
-    target_link_options(jit_flux_emulated_kernels INTERFACE "-fsanitize=${JIT_FLUX_SANITIZE}")
-  endif()
 
   add_library(jit_flux_cuda_emulation SHARED "${emulation_directory}/backend.cc")
   target_compile_definitions(jit_flux_cuda_emulation PRIVATE ${build_identity})

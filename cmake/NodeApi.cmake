@@ -27,11 +27,16 @@ endif()
 
 add_library(jit_flux_node_api INTERFACE)
 target_include_directories(jit_flux_node_api SYSTEM INTERFACE ${node_api_includes})
-target_compile_definitions(jit_flux_node_api INTERFACE NAPI_VERSION=${JIT_FLUX_NAPI_VERSION})
+target_compile_definitions(jit_flux_node_api INTERFACE
+  NAPI_VERSION=${JIT_FLUX_NAPI_VERSION}
+  # Electron refuses buffers whose memory is not V8's: results are copied, and this keeps it so.
+  NODE_API_NO_EXTERNAL_BUFFERS_ALLOWED)
 
 add_library(jit_flux_node_addon_api INTERFACE)
 target_link_libraries(jit_flux_node_addon_api INTERFACE jit_flux_node_api)
 target_compile_definitions(jit_flux_node_addon_api INTERFACE
   NODE_ADDON_API_CPP_EXCEPTIONS
+  # In a worker thread that is being terminated no error can be made: that must not end the process.
+  NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS
   NODE_ADDON_API_DISABLE_DEPRECATED
   NODE_ADDON_API_REQUIRE_BASIC_FINALIZERS)

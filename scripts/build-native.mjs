@@ -2,9 +2,10 @@
 // Builds the native libraries. Also the command behind binding.gyp.
 //   node scripts/build-native.mjs [--config Release|RelWithDebInfo|Debug] [--out DIR] [--libtorch DIR]
 //                                 [--arch x64] [--jobs N] [--define NAME=VALUE]... [--bench] [--cuda]
-//                                 [--node-headers DIR]...
+//                                 [--sanitize] [--node-headers DIR]...
 // --bench also builds the benchmark jit_flux_bench (bench/native), beside the libraries; it is not shipped.
 // --cuda also builds libjit_flux_cuda.so, all of it against a LibTorch with CUDA, into build/Cuda.
+// --sanitize builds with AddressSanitizer and UndefinedBehaviorSanitizer, into build/Asan; see scripts/test-asan.mjs.
 // --node-headers names the directories of node_api.h and napi.h; then CMake is run without cmake-js.
 // JIT_FLUX_VERBOSE=1 shows the commands.
 import { buildNative } from './lib/native.mjs';
@@ -25,6 +26,8 @@ await main(async () => {
   }
   options.bench = takeFlag(args, 'bench');
   options.cuda = takeFlag(args, 'cuda');
+  options.sanitize = takeFlag(args, 'sanitize');
+  if (options.cuda && options.sanitize) throw new UserError('--sanitize is for the CPU build');
   options.define = [];
   for (let setting; (setting = takeOption(args, 'define')) !== undefined;) options.define.push(setting);
   const headers = [];

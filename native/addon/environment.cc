@@ -10,6 +10,7 @@
 
 #include "addon/errors.h"
 #include "addon/handles.h"
+#include "kernels/kernels.h"
 #include "runtime/device.h"
 
 namespace jitflux::addon {
@@ -17,6 +18,24 @@ namespace jitflux::addon {
 namespace {
 
 constexpr auto kProgressInterval = std::chrono::milliseconds(30);
+
+// Calls a JavaScript function. False if it did not return; `thrown` is then what it threw, or null
+// if the worker thread is being terminated. Napi::Function would make an Error of that, which is no
+// longer possible then.
+bool call(napi_env env, napi_value function, size_t count, const napi_value* arguments,
+          napi_value* thrown) {
+  napi_value undefined = nullptr;
+  napi_value result = nullptr;
+  napi_get_undefined(env, &undefined);
+  if (napi_call_function(env, undefined, function, count, arguments, &result) == napi_ok) {
+    return true;
+  }
+  bool pending = false;
+  if (napi_is_exception_pending(env, &pending) == napi_ok && pending) {
+    napi_get_and_clear_last_exception(env, thrown);
+  }
+  return false;
+}
 
 }  // namespace
 
@@ -33,7 +52,7 @@ struct Environment::Task {
   std::optional<Error> error;
 };
 
-// From the inference thread to JavaScript: progress, or (null progress) the end of the task.
+// From another thread to JavaScript: something to log (no task), progress, or the end of the task.
 struct Environment::Message {
   struct Progress {
     uint64_t done;
@@ -42,6 +61,8 @@ struct Environment::Message {
   };
   Task* task;
   std::optional<Progress> progress;
+  LogLevel level{};
+  std::string text;
 };
 
 Environment& Environment::of(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
@@ -80,6 +101,8 @@ Environment::Worker& Environment::worker(int device) {
 
 Napi::Promise Environment::run(Napi::Env env, const Napi::Value& options, Work work,
                                Placement where) {
+  // After stop() a thread would outlive the libraries' global objects.
+  if (shutdown_->load()) throw Error(error_code::kAborted, "The process or thread is ending");
   auto task = std::make_unique<Task>();
   task->work = std::move(work);
   task->where = where;
@@ -103,21 +126,24 @@ Napi::Promise Environment::run(Napi::Env env, const Napi::Value& options, Work w
       const auto now = std::chrono::steady_clock::now();
       if (done != total && now - *last < kProgressInterval) return;
       *last = now;
-      post(raw, std::make_unique<Message>(Message{raw, Message::Progress{done, total, what}}));
+      post(std::make_unique<Message>(Message{raw, Message::Progress{done, total, what}, {}, {}}));
     };
   }
+  announce();
   // Node stays alive while work is in flight, and only then.
   if (pending_++ == 0) napi_ref_threadsafe_function(env, messages_);
   Task* raw = task.release();
   worker(where.device).thread.post([this, raw] {
     execute(*raw);
-    post(raw, std::make_unique<Message>(Message{raw, std::nullopt}));
+    post(std::make_unique<Message>(Message{raw, std::nullopt, {}, {}}));
   });
   return Napi::Promise(env, promise);
 }
 
 void Environment::run_later(int device, std::function<void()> work) {
-  worker(device).thread.post([device, work = std::move(work)]() mutable {
+  if (shutdown_->load()) return;
+  worker(device).thread.post([this, device, work = std::move(work)]() mutable {
+    const LogScope log_scope(*this);
     try {
       const c10::InferenceMode inference;
       const DeviceScope scope(device);
@@ -125,12 +151,13 @@ void Environment::run_later(int device, std::function<void()> work) {
       if (DeviceSession* session = current_session()) session->synchronize();
       work = nullptr;  // releases, on this thread, what nothing uses any more
     } catch (...) {
-      // A device that has failed for good fails the next job as well, and that one is waited for.
+      log(LogLevel::kError, current_exception().what());
     }
   });
 }
 
 void Environment::return_memory(int device) {
+  if (shutdown_->load()) return;
   if (device < 0) {
     worker(device).thread.post([] { malloc_trim(0); });
   } else {
@@ -140,6 +167,7 @@ void Environment::return_memory(int device) {
 
 void Environment::execute(Task& task) {
   const int device = task.where.device;
+  const LogScope log_scope(*this);
   try {
     const c10::InferenceMode inference;
     const int threads = task.where.threads > 0 ? task.where.threads : default_threads_;
@@ -166,7 +194,7 @@ void Environment::execute(Task& task) {
   task.work = nullptr;  // releases the tensors it captured
 }
 
-void Environment::post(Task*, std::unique_ptr<Message> message) {
+void Environment::post(std::unique_ptr<Message> message) {
   // During shutdown the message (and at the end its task) is dropped: JavaScript cannot run any
   // more.
   if (napi_call_threadsafe_function(messages_, message.get(), napi_tsfn_nonblocking) == napi_ok) {
@@ -179,12 +207,13 @@ void Environment::on_message(napi_env raw_env, napi_value, void* context, void* 
   auto* self = static_cast<Environment*>(context);
   // Teardown, or stopped for it: promises and references die with their environment.
   if (raw_env == nullptr || self->shutdown_->load()) {
-    if (!message->progress) delete message->task;
+    if (!message->progress) delete message->task;  // null if there is something to log
     return;
   }
   const Napi::Env env(raw_env);
   const Napi::HandleScope scope(env);
   Task* task = message->task;
+  if (task == nullptr) return self->deliver(env, *message);
   if (!message->progress) {
     try {
       self->finish(env, task);
@@ -194,16 +223,60 @@ void Environment::on_message(napi_env raw_env, napi_value, void* context, void* 
   }
   napi_value callback = nullptr;
   if (napi_get_reference_value(env, task->progress, &callback) != napi_ok) return;
-  try {
-    Napi::Function(env, callback)
-        .Call({Napi::Number::New(env, static_cast<double>(message->progress->done)),
-               Napi::Number::New(env, static_cast<double>(message->progress->total)),
-               Napi::String::New(env, message->progress->what)});
-  } catch (const Napi::Error& error) {
-    // A callback that throws ends the task and becomes its rejection.
-    task->job.abort->store(true);
-    if (task->thrown == nullptr) napi_create_reference(env, error.Value(), 1, &task->thrown);
+  napi_value arguments[3] = {};
+  napi_create_double(env, static_cast<double>(message->progress->done), &arguments[0]);
+  napi_create_double(env, static_cast<double>(message->progress->total), &arguments[1]);
+  const std::string& what = message->progress->what;
+  napi_create_string_utf8(env, what.data(), what.size(), &arguments[2]);
+  napi_value thrown = nullptr;
+  if (call(env, callback, 3, arguments, &thrown)) return;
+  // A callback that throws ends the task and becomes its rejection.
+  task->job.abort->store(true);
+  if (task->thrown == nullptr && thrown != nullptr) {
+    napi_create_reference(env, thrown, 1, &task->thrown);
   }
+}
+
+LogSink& log_sink(Napi::Env env) { return Environment::of(env); }
+
+void Environment::set_log_handler(const Napi::Value& handler, LogLevel level) {
+  if (log_handler_ != nullptr) napi_delete_reference(env_, std::exchange(log_handler_, nullptr));
+  log_level_.store(kSilent);
+  if (handler.IsUndefined()) return;
+  if (napi_create_reference(env_, handler, 1, &log_handler_) != napi_ok) {
+    throw Error(error_code::kNative, "Could not keep the log handler");
+  }
+  log_level_.store(static_cast<int>(level));
+}
+
+void Environment::write(LogLevel level, const std::string& message) noexcept {
+  if (static_cast<int>(level) > log_level_.load(std::memory_order_relaxed)) return;
+  try {
+    post(std::make_unique<Message>(Message{nullptr, std::nullopt, level, message}));
+  } catch (...) {  // no memory for it
+  }
+}
+
+void Environment::deliver(Napi::Env env, const Message& message) {
+  static constexpr const char* kNames[] = {"error", "warn", "info", "debug"};
+  // The handler may have changed since.
+  if (static_cast<int>(message.level) > log_level_.load()) return;
+  napi_value handler = nullptr;
+  if (napi_get_reference_value(env, log_handler_, &handler) != napi_ok) return;
+  napi_value arguments[2] = {};
+  napi_create_string_utf8(env, kNames[static_cast<int>(message.level)], NAPI_AUTO_LENGTH,
+                          &arguments[0]);
+  napi_create_string_utf8(env, message.text.data(), message.text.size(), &arguments[1]);
+  napi_value ignored = nullptr;  // a logger that fails must not take the work with it
+  call(env, handler, 2, arguments, &ignored);
+}
+
+// What computes here, once: support cannot guess it.
+void Environment::announce() {
+  if (std::exchange(announced_, true)) return;
+  write(LogLevel::kDebug, std::string("jit-flux ") + JIT_FLUX_VERSION + " computes with " +
+                              kernels::table().isa + " kernels and " +
+                              std::to_string(default_threads_) + " threads");
 }
 
 void Environment::finish(Napi::Env env, Task* raw) {

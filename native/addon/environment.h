@@ -3,6 +3,7 @@
 // the environment's JavaScript thread.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "jit/operators.h"
 #include "runtime/inference_thread.h"
 #include "runtime/job.h"
+#include "runtime/log.h"
 
 namespace jitflux::addon {
 
@@ -21,7 +23,7 @@ struct Placement {
   int threads = 0;  // OpenMP threads, 0 for the default
 };
 
-class Environment {
+class Environment final : public LogSink {
  public:
   static Environment& of(Napi::Env env);
   static void create(Napi::Env env);
@@ -40,18 +42,25 @@ class Environment {
   // on its device has run. `options` is the JavaScript `{ abort?, progress? }` object or undefined.
   Napi::Promise run(Napi::Env env, const Napi::Value& options, Work work, Placement where = {});
 
-  // Queues work that nobody waits for; what it throws is lost.
+  // Queues work that nobody waits for; what it throws is logged.
   void run_later(int device, std::function<void()> work);
 
   // Once the work queued so far is done, gives freed memory back to the system: after a model has
   // been released, so that a service sees its memory again.
   void return_memory(int device);
 
+  // Messages up to `level` go to `handler`, a function, from now on; to nobody if it is undefined.
+  // They come on a later turn of the event loop, which they do not keep alive.
+  void set_log_handler(const Napi::Value& handler, LogLevel level);
+  void write(LogLevel level, const std::string& message) noexcept override;
+
   // What it returns is used on the device's inference thread only.
   jit::LifterCache& lifters(int device) { return worker(device).lifters; }
   int default_threads() const { return default_threads_; }
 
  private:
+  static constexpr int kSilent = -1;
+
   struct Task;
   struct Message;
   struct Worker {
@@ -63,7 +72,9 @@ class Environment {
   static void on_message(napi_env env, napi_value, void* context, void* data);
   static void on_cleanup(void* self);
   void execute(Task& task);
-  void post(Task* task, std::unique_ptr<Message> message);
+  void post(std::unique_ptr<Message> message);
+  void deliver(Napi::Env env, const Message& message);
+  void announce();
   void finish(Napi::Env env, Task* task);
   Worker& worker(int device);
 
@@ -71,6 +82,9 @@ class Environment {
   napi_threadsafe_function messages_ = nullptr;
   AbortFlag shutdown_ = std::make_shared<std::atomic<bool>>(false);
   int64_t pending_ = 0;
+  bool announced_ = false;
+  napi_ref log_handler_ = nullptr;
+  std::atomic<int> log_level_ = kSilent;
   int default_threads_;
   std::map<int, std::unique_ptr<Worker>> workers_;  // last: their work uses the members above
 };

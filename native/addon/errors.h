@@ -3,6 +3,7 @@
 
 #include "addon/napi_setup.h"
 #include "runtime/error.h"
+#include "runtime/log.h"
 
 namespace jitflux::addon {
 
@@ -17,9 +18,13 @@ Error with_device_memory(const Error& error, int device);
 // An Error object with `code` and `details`.
 Napi::Error to_js(Napi::Env env, const Error& error);
 
+// Where messages of this environment go.
+LogSink& log_sink(Napi::Env env);
+
 // Wraps a native function so that everything it throws becomes a JavaScript exception.
 template <Napi::Value (*F)(const Napi::CallbackInfo&)>
 Napi::Value guarded(const Napi::CallbackInfo& info) {
+  const LogScope scope(log_sink(info.Env()));
   try {
     return F(info);
   } catch (const Napi::Error&) {

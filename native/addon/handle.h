@@ -11,6 +11,18 @@
 
 namespace jitflux::addon {
 
+// A type's tag in this build: an object of another version of the package, which may be loaded
+// beside this one and lay its objects out differently, is a foreign object. FNV-1a of what it was
+// built from.
+constexpr napi_type_tag build_tag(uint64_t lower, uint64_t upper) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char* at = JIT_FLUX_VERSION "/" JIT_FLUX_LIBTORCH_VERSION "/" JIT_FLUX_HEADERS;
+       *at != 0; ++at) {
+    hash = (hash ^ static_cast<unsigned char>(*at)) * 0x100000001b3;
+  }
+  return {lower ^ hash, upper};
+}
+
 // Specialised per handle type: `tag` (random, unique) and `name` (for messages).
 template <typename T>
 struct HandleType;

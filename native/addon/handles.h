@@ -26,43 +26,43 @@ using TransformerEntry = ModelEntry<FluxTransformer>;
 
 template <>
 struct HandleType<at::Tensor> {
-  static constexpr napi_type_tag tag = {0x7d1d9c5c0a3f4e61, 0x8f2a6b3d91c4e507};
+  static constexpr napi_type_tag tag = build_tag(0x7d1d9c5c0a3f4e61, 0x8f2a6b3d91c4e507);
   static constexpr const char* name = "tensor";
 };
 template <>
 struct HandleType<std::atomic<bool>> {
-  static constexpr napi_type_tag tag = {0x1b64ea7d53c94f02, 0x93d0c7f82e5ba146};
+  static constexpr napi_type_tag tag = build_tag(0x1b64ea7d53c94f02, 0x93d0c7f82e5ba146);
   static constexpr const char* name = "abort flag";
 };
 template <>
 struct HandleType<TransformerEntry> {
-  static constexpr napi_type_tag tag = {0xc25f7e1849ab4d3a, 0xb7e46c0d28f1935e};
+  static constexpr napi_type_tag tag = build_tag(0xc25f7e1849ab4d3a, 0xb7e46c0d28f1935e);
   static constexpr const char* name = "transformer";
 };
 template <>
 struct HandleType<const Conditioning> {
-  static constexpr napi_type_tag tag = {0x5e90b3a7d61c4f28, 0xa1c83f5de7240b96};
+  static constexpr napi_type_tag tag = build_tag(0x5e90b3a7d61c4f28, 0xa1c83f5de7240b96);
   static constexpr const char* name = "conditioning";
 };
 template <>
 struct HandleType<ScriptModule> {
-  static constexpr napi_type_tag tag = {0x38c1f6e9b2074ad5, 0x86e5a90c7d3f1b42};
+  static constexpr napi_type_tag tag = build_tag(0x38c1f6e9b2074ad5, 0x86e5a90c7d3f1b42);
   static constexpr const char* name = "TorchScript module";
 };
 
 template <>
 struct HandleType<ModelEntry<ClipTextEncoder>> {
-  static constexpr napi_type_tag tag = {0x64a1f08e9d3b47c2, 0x9c57e2b10f86ad34};
+  static constexpr napi_type_tag tag = build_tag(0x64a1f08e9d3b47c2, 0x9c57e2b10f86ad34);
   static constexpr const char* name = "CLIP text encoder";
 };
 template <>
 struct HandleType<ModelEntry<T5Encoder>> {
-  static constexpr napi_type_tag tag = {0xe83b5d7206cf41a9, 0xb20d94f6718ec35a};
+  static constexpr napi_type_tag tag = build_tag(0xe83b5d7206cf41a9, 0xb20d94f6718ec35a);
   static constexpr const char* name = "T5 encoder";
 };
 template <>
 struct HandleType<ModelEntry<Autoencoder>> {
-  static constexpr napi_type_tag tag = {0x2f97c8140be64d53, 0x8ad16f3be590c274};
+  static constexpr napi_type_tag tag = build_tag(0x2f97c8140be64d53, 0x8ad16f3be590c274);
   static constexpr const char* name = "autoencoder";
 };
 

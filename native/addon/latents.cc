@@ -118,9 +118,9 @@ Napi::Value stack_images(const Napi::CallbackInfo& info) {
     }
     common_device({first, tensor});
     if (counts[i] < 1) {
-      throw Error(error_code::kInvalidArgument,
-                  "Expected integers >= 1 for \"repeats\" but received " +
-                      std::to_string(counts[i]));
+      throw Error(
+          error_code::kInvalidArgument,
+          "Expected integers >= 1 for \"repeats\" but received " + std::to_string(counts[i]));
     }
     tensors.push_back(tensor);
     repeats.push_back(counts[i]);
@@ -131,9 +131,8 @@ Napi::Value stack_images(const Napi::CallbackInfo& info) {
            [tensors = std::move(tensors), repeats = std::move(repeats)](const Job&) {
              std::vector<at::Tensor> parts;
              for (size_t i = 0; i < tensors.size(); ++i) {
-               parts.push_back(repeats[i] == 1
-                                   ? tensors[i]
-                                   : at::repeat_interleave(tensors[i], repeats[i], 0));
+               parts.push_back(repeats[i] == 1 ? tensors[i]
+                                               : at::repeat_interleave(tensors[i], repeats[i], 0));
              }
              return settle_tensor(at::cat(parts));
            },

@@ -2,6 +2,10 @@
 // environment.
 #include <ATen/Version.h>
 
+#include <algorithm>
+#include <iterator>
+#include <string>
+
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
@@ -49,6 +53,20 @@ Napi::Value memory_use(const Napi::CallbackInfo& info) {
   return result;
 }
 
+// (handler | undefined, level)
+Napi::Value set_log_handler(const Napi::CallbackInfo& info) {
+  static constexpr const char* kLevels[] = {"error", "warn", "info", "debug"};
+  const std::string name = info[1].IsString() ? info[1].As<Napi::String>().Utf8Value() : "";
+  const auto* level = std::find(std::begin(kLevels), std::end(kLevels), name);
+  if (level == std::end(kLevels) || !(info[0].IsFunction() || info[0].IsUndefined())) {
+    throw jitflux::Error(jitflux::error_code::kInvalidArgument,
+                         "Expected a function or undefined, and error, warn, info or debug");
+  }
+  Environment::of(info.Env())
+      .set_log_handler(info[0], static_cast<jitflux::LogLevel>(level - std::begin(kLevels)));
+  return info.Env().Undefined();
+}
+
 Napi::Value shut_down(const Napi::CallbackInfo& info) {
   Environment::of(info.Env()).stop();
   return info.Env().Undefined();
@@ -67,6 +85,7 @@ extern "C" __attribute__((visibility("default"))) napi_value jit_flux_core_init(
     Environment::create(env);
     exports.Set("info", Napi::Function::New<guarded<engine_info>>(env));
     exports.Set("memoryUse", Napi::Function::New<guarded<memory_use>>(env));
+    exports.Set("setLogHandler", Napi::Function::New<guarded<set_log_handler>>(env));
     exports.Set("shutDown", Napi::Function::New<guarded<shut_down>>(env));
     register_tensor(env, exports);
     register_devices(env, exports);

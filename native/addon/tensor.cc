@@ -92,9 +92,10 @@ Napi::Value tensor_from(const Napi::CallbackInfo& info) {
   }
   const int device = parse_device(info[3]);
   at::Tensor tensor = at::empty(shape, source);
-  std::memcpy(tensor.mutable_data_ptr(),
-              static_cast<const std::byte*>(array.ArrayBuffer().Data()) + array.ByteOffset(),
-              array.ByteLength());
+  // Not by way of array.ArrayBuffer(), which a SharedArrayBuffer is not.
+  void* data = nullptr;
+  napi_get_typedarray_info(info.Env(), array, nullptr, nullptr, &data, nullptr, nullptr);
+  std::memcpy(tensor.mutable_data_ptr(), data, tensor.nbytes());
   return tensor_handle(info.Env(), sent_to(info.Env(), tensor.to(dtype), device));
 }
 

@@ -1,5 +1,6 @@
 // The native build: cmake-js + Ninja in .cmake-build/<config>, results copied to build/Release; with CUDA in
-// .cmake-build/cuda-<config> and build/Cuda. Where the Node-API headers are given, CMake alone does it, without cmake-js.
+// .cmake-build/cuda-<config> and build/Cuda, with sanitizers in .cmake-build/asan-<config> and build/Asan. Where the
+// Node-API headers are given, CMake alone does it, without cmake-js.
 import { createHash } from 'node:crypto';
 import {
   copyFileSync,
@@ -20,6 +21,7 @@ const CONFIGURATIONS = ['Release', 'RelWithDebInfo', 'Debug'];
 const LIBRARIES = ['jit_flux.node', 'libjit_flux_core.so'];
 const CUDA_LIBRARY = 'libjit_flux_cuda.so';
 const BENCHMARK = 'jit_flux_bench';
+const SANITIZERS = 'address,undefined';
 /** LibTorch's headers take about this much memory per compiler. */
 const BYTES_PER_JOB = 1.5 * 2 ** 30;
 
@@ -27,7 +29,8 @@ const BYTES_PER_JOB = 1.5 * 2 ** 30;
  * @param {object} [options]
  * @param {string} [options.config] Release, RelWithDebInfo or Debug
  * @param {boolean} [options.cuda] the CUDA library as well, against a LibTorch with CUDA
- * @param {string} [options.out] where the libraries go; default build/Release, or build/Cuda with `cuda`
+ * @param {boolean} [options.sanitize] with AddressSanitizer and UndefinedBehaviorSanitizer
+ * @param {string} [options.out] where the libraries go; default build/Release, build/Cuda with `cuda`, build/Asan with `sanitize`
  * @param {string} [options.libtorch] LibTorch directory instead of the one found
  * @param {string} [options.arch] only x64
  * @param {number} [options.jobs] parallel compilers
@@ -46,13 +49,19 @@ export async function buildNative(options = {}) {
   const libtorch = await ensureLibTorch(options.libtorch, { cuda });
   log(`LibTorch ${libtorch.version} (${libtorch.path})`);
 
-  const buildDirectory = join(ROOT, '.cmake-build', cuda ? `cuda-${config}` : config);
+  const buildDirectory = cmakeDirectory(options);
   const release = await lock(`${buildDirectory}.lock`);
   try {
     build(buildDirectory, config, libtorch, options);
   } finally {
     release();
   }
+}
+
+/** Where CMake builds; the developers' programs stay there, in out/. */
+export function cmakeDirectory({ config = 'Release', cuda = false, sanitize = false } = {}) {
+  const kind = cuda ? 'cuda-' : sanitize ? 'asan-' : '';
+  return join(ROOT, '.cmake-build', kind + config);
 }
 
 function build(buildDirectory, config, libtorch, options) {
@@ -65,6 +74,7 @@ function build(buildDirectory, config, libtorch, options) {
     `JIT_FLUX_BENCH=${onOff(options.bench)}`,
     `JIT_FLUX_CUDA=${onOff(options.cuda)}`,
     `JIT_FLUX_CUDA_EMULATION=${onOff(isDeveloper && !options.cuda)}`,
+    `JIT_FLUX_SANITIZE=${options.sanitize ? SANITIZERS : ''}`,
     ...(options.define ?? []),
   ];
   configure(buildDirectory, config, define, options.nodeHeaders);
@@ -73,7 +83,10 @@ function build(buildDirectory, config, libtorch, options) {
   if (options.nodeHeaders) cmake(['--build', buildDirectory, '--parallel', String(jobs)], 'the native build');
   else cmakeJs(['build', '-O', buildDirectory, '-B', config, '--parallel', String(jobs)], 'the native build');
 
-  const out = resolve(ROOT, options.out ?? join('build', options.cuda ? 'Cuda' : 'Release'));
+  const out = resolve(
+    ROOT,
+    options.out ?? join('build', options.cuda ? 'Cuda' : options.sanitize ? 'Asan' : 'Release'),
+  );
   mkdirSync(out, { recursive: true });
   const names = [...LIBRARIES];
   if (options.cuda) names.push(CUDA_LIBRARY);

@@ -2,6 +2,7 @@
  * The type of libjit_flux_core.so's exports: written by hand, one entry per function registered in native/addon.
  * Everything above this file speaks of tensors and models; handles appear nowhere else.
  */
+import type { LogLevel } from '../logging.js';
 import type { BlockWeights } from '../runtime/block-weights.js';
 import type { AutoencoderConfig, ClipConfig, DType, FluxConfig, T5Config } from '../types.js';
 
@@ -178,6 +179,11 @@ export interface NativeTransferStatistics {
 export interface NativeBinding {
   info(): EngineInfo;
   memoryUse(): NativeMemoryUse;
+  /**
+   * Messages of this JavaScript environment's work up to `level` go to the handler, on a later turn of the event loop. What
+   * it throws is ignored. LibTorch's warnings are of level `'warn'`.
+   */
+  setLogHandler(handler: ((level: LogLevel, message: string) => void) | undefined, level: LogLevel): void;
 
   /** Opens libjit_flux_cuda.so; once per process. */
   openDeviceLibrary(path: string): void;

@@ -6,6 +6,7 @@ import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import { ERROR_CODES, JitFluxError, invalidArgument } from '../errors.js';
+import { connectNativeLog } from '../logging.js';
 import type { NativeBinding } from './binding.js';
 import {
   PACKAGE_ROOT,
@@ -31,6 +32,7 @@ interface NativeCore {
   openDeviceLibrary: (path: string) => void;
   /** Ends all work of this environment, within one of its steps. */
   shutDown?: () => void;
+  setLogHandler?: NativeBinding['setLogHandler'];
 }
 
 /** The native libraries of this package, as found on disk. */
@@ -112,6 +114,8 @@ export function loadNative<Binding = NativeBinding>(options: { libtorch?: string
   // On process.exit() Node runs no clean-up hooks of addons on the main thread, but C++ destructors of the libraries'
   // global objects, which work in flight would then still use.
   process.once('exit', () => (binding as NativeCore).shutDown?.());
+  const { setLogHandler } = binding as NativeCore;
+  if (setLogHandler !== undefined) connectNativeLog(setLogHandler);
   return binding as Binding;
 }
 

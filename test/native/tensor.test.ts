@@ -39,6 +39,30 @@ describe('Tensor.from', () => {
     await expectError(() => Tensor.from(new Float32Array(3), shape), code);
   });
 
+  it('copies shared memory; refuses a detached buffer', async () => {
+    const shared = new Float32Array(new SharedArrayBuffer(16), 4, 3);
+    shared.set([1, 2, 3]);
+    using t = Tensor.from(shared, [3]);
+    shared.fill(9);
+    expect([...(await t.toFloat32Array())]).toEqual([1, 2, 3]);
+    const gone = new Float32Array(3);
+    structuredClone(gone, { transfer: [gone.buffer] });
+    await expectError(() => Tensor.from(gone, [3]), 'ERR_JITFLUX_INVALID_TENSOR');
+  });
+
+  it('reads as much of a resizable buffer as there is', async () => {
+    const buffer = new (ArrayBuffer as unknown as new (n: number, o: object) => ArrayBuffer)(16, {
+      maxByteLength: 32,
+    });
+    const data = new Float32Array(buffer);
+    using t = Tensor.from(data, [4]);
+    expect([...(await t.toFloat32Array())]).toEqual([0, 0, 0, 0]);
+    (buffer as unknown as { resize(n: number): void }).resize(4);
+    await expectError(() => Tensor.from(data, [4]), 'ERR_JITFLUX_INVALID_TENSOR');
+    using rest = Tensor.from(data, [1]);
+    expect(rest.shape).toEqual([1]);
+  });
+
   it('refuses other data, dtypes and devices', async () => {
     await expectError(() => Tensor.from(new Float64Array(3) as never, [3]), 'ERR_JITFLUX_INVALID_ARGUMENT');
     await expectError(() => Tensor.from([1] as never, [1]), 'ERR_JITFLUX_INVALID_ARGUMENT');
