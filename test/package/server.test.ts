@@ -11,6 +11,9 @@ const SMALL = { prompt: 'a red circle over the sea', preset: 'jit-7x', seed: 7, 
 /** Long enough to meet others in the queue: some seconds. */
 const LONG = { prompt: 'a blue square', preset: 'dense', width: 512, height: 512 };
 
+/** Of a busy machine. */
+const SOON = { timeout: 30_000, interval: 20 };
+
 let server: ChildProcess | undefined;
 afterEach(() => server?.kill('SIGKILL'));
 
@@ -71,8 +74,8 @@ it('answers with pictures, refuses bad requests, and finishes what it has begun 
   }
   expect(await health()).toMatchObject({ status: 'ok', requests: { completed: 2, running: 0 }, images: 2 });
 
-  const last = post({ ...SMALL, preset: 'dense', width: 128, height: 128 });
-  await expect.poll(async () => (await health()).requests.running).toBe(1);
+  const last = post({ ...SMALL, preset: 'dense', width: 256, height: 256 });
+  await expect.poll(async () => (await health()).requests.running, SOON).toBe(1);
   const ended = stop();
   expect((await last).status).toBe(200);
   expect(await ended).toEqual({ code: 0, signal: null, errors: '' });
@@ -84,7 +87,7 @@ it('answers 503 when its queue is full, and drops requests whose client has gone
   const leaving = [post(LONG, client.signal), post(LONG, client.signal)].map((one) =>
     one.catch((error: Error) => error.name),
   );
-  await expect.poll(async () => (await health()).requests).toMatchObject({ running: 1, waiting: 1 });
+  await expect.poll(async () => (await health()).requests, SOON).toMatchObject({ running: 1, waiting: 1 });
   const full = await post(SMALL);
   expect([full.status, ((await full.json()) as { code: string }).code]).toEqual([
     503,
@@ -95,7 +98,7 @@ it('answers 503 when its queue is full, and drops requests whose client has gone
   client.abort();
   expect(await Promise.all(leaving)).toEqual(['AbortError', 'AbortError']);
   await expect
-    .poll(async () => (await health()).requests)
+    .poll(async () => (await health()).requests, SOON)
     .toMatchObject({ running: 0, waiting: 0, aborted: 2, rejected: 1 });
   expect((await post(SMALL)).status).toBe(200);
   expect(await stop()).toEqual({ code: 0, signal: null, errors: '' });
@@ -104,7 +107,7 @@ it('answers 503 when its queue is full, and drops requests whose client has gone
 it('aborts what takes longer than its grace period', async () => {
   const { post, health, stop } = await start({ GRACE_SECONDS: '0' });
   const long = post(LONG);
-  await expect.poll(async () => (await health()).requests.running).toBe(1);
+  await expect.poll(async () => (await health()).requests.running, SOON).toBe(1);
   const ended = stop();
   expect((await long).status).toBe(503);
   expect(await ended).toEqual({ code: 0, signal: null, errors: '' });
