@@ -1,19 +1,25 @@
 """Does a picture show what its caption says? A mini-GenEval for the scenes of scene.py.
 
     python evaluate.py --train --minutes 5          fit the detector on rendered scenes, write evaluator.safetensors
-    python evaluate.py --truth                      accuracy of the check on rendered scenes (its ceiling)
-    python evaluate.py --model ../../models/flux-tiny --count 200
-                                                    score the model on random captions
+    python evaluate.py --truth --count 400          accuracy of the check on rendered scenes (its ceiling)
+    python evaluate.py --captions captions.txt --count 400
+                                                    write the captions to score, for another program to draw
+    python evaluate.py --captions captions.txt --pictures folder
+                                                    score 0000.png, 0001.png, ... against the captions' lines
+    python evaluate.py --model ../../models/flux-tiny --count 400
+                                                    draw with PyTorch and score
     python evaluate.py --image a.png --caption "a red circle on a grey background"
 
 The detector is a small convolutional network that sees the picture at 64x64. On a 16x16 grid it finds object centres
 with shape, colour, fill and size, and it names the background. A caption is parsed by the grammar of scene.py. A
 picture passes when the number of objects is right, every object is found with its shape, colour and fill, and the
-relation or place holds; `strict` also asks for the size word and the background.
+relation or place holds; `strict` also asks for the size word and the background. --json writes shares with 95 % Wilson
+intervals.
 """
 import argparse
 import itertools
 import json
+import math
 import os
 import time
 
@@ -24,10 +30,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import scene as S
+from labels import BACKGROUNDS, COLORS, FILLS, KINDS, SHAPES, SIZES
 
-SHAPES, COLORS, FILLS, SIZES = list(S.SHAPES), list(S.COLORS), ["", *S.FILLS], list(S.SIZES)
-KINDS = ["plain", "gradient", *S.FILLS, *S.LANDSCAPES]
-BG = list(S.BACKGROUNDS)
 GRID = 16
 THRESHOLD = -2.0  # logit of an object's centre
 
@@ -39,7 +43,7 @@ class Detector(nn.Module):
         self.body = nn.Sequential(conv(3, 24), conv(24, w, 2), conv(w, w), conv(w, 2 * w, 2), conv(2 * w, 2 * w),
                                   conv(2 * w, 2 * w), conv(2 * w, 2 * w))
         self.head = nn.Conv2d(2 * w, 3 + len(SHAPES) + len(COLORS) + len(FILLS) + len(SIZES), 1)
-        self.background = nn.Linear(2 * w * 16, len(KINDS) + 2 * len(BG))
+        self.background = nn.Linear(2 * w * 16, len(KINDS) + 2 * len(BACKGROUNDS))
 
     def forward(self, x):
         h = self.body(x)
@@ -68,7 +72,7 @@ def targets(scene):
             t[i2, j2] = -1
     bg = scene["background"]
     c = bg["colors"] or ["", ""]
-    return t, [KINDS.index(bg["kind"]), BG.index(c[0]) if c[0] else -1, BG.index(c[-1]) if c[-1] else -1]
+    return t, [KINDS.index(bg["kind"]), BACKGROUNDS.index(c[0]) if c[0] else -1, BACKGROUNDS.index(c[-1]) if c[-1] else -1]
 
 
 def train(args):
@@ -97,7 +101,7 @@ def train(args):
         loss = loss + F.l1_loss(parts[0][:, 1:], t[pos][:, 4:])
         for k in range(4):
             loss = loss + F.cross_entropy(parts[k + 1], t[pos][:, k].long())
-        kind, first, last = bg.split([len(KINDS), len(BG), len(BG)], dim=-1)
+        kind, first, last = bg.split([len(KINDS), len(BACKGROUNDS), len(BACKGROUNDS)], dim=-1)
         loss = loss + F.cross_entropy(kind, b[:, 0]) + F.cross_entropy(first, b[:, 1], ignore_index=-1) \
             + F.cross_entropy(last, b[:, 2], ignore_index=-1)
         opt.zero_grad()
@@ -122,7 +126,7 @@ def detect(net, pictures):
     x = F.interpolate(pictures, size=64, mode="area") if pictures.shape[-1] != 64 else pictures
     out, bg = net(x)
     out = out.permute(0, 2, 3, 1)
-    kind, first, last = bg.split([len(KINDS), len(BG), len(BG)], dim=-1)
+    kind, first, last = bg.split([len(KINDS), len(BACKGROUNDS), len(BACKGROUNDS)], dim=-1)
     res = []
     for n in range(len(x)):
         objects = []
@@ -139,7 +143,7 @@ def detect(net, pictures):
             if not any(same(q) for q in kept):
                 kept.append(o)
         k = KINDS[kind[n].argmax()]
-        cols = [] if k in S.LANDSCAPES else [BG[first[n].argmax()], BG[last[n].argmax()]]
+        cols = [] if k in S.LANDSCAPES else [BACKGROUNDS[first[n].argmax()], BACKGROUNDS[last[n].argmax()]]
         res.append((kept, {"kind": k, "colors": cols if k == "gradient" else cols[:1]}))
     return res
 
@@ -161,7 +165,7 @@ def parse(caption):
         if "gradient" in tail:
             bg = {"kind": "gradient", "colors": [tail[0], tail[2]]}
         else:
-            bg = {"kind": next((w for w in tail if w in S.FILLS), "plain"), "colors": [w for w in tail if w in BG]}
+            bg = {"kind": next((w for w in tail if w in S.FILLS), "plain"), "colors": [w for w in tail if w in BACKGROUNDS]}
     for p in sorted(S.PLACES, key=len, reverse=True):
         if text.endswith(p):
             place, text = p, text[: -len(p)].strip()
@@ -220,8 +224,40 @@ def check(want, found, background):
     return res
 
 
+def interval(successes, n):
+    """95 % Wilson interval."""
+    z, p = 1.96, successes / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
 def summary(results):
-    return {k: round(float(np.mean([r[k] for r in results])), 3) for k in results[0]}
+    """{part: {share, low, high}} and the count."""
+    n, table = len(results), {}
+    for k in results[0]:
+        hits = sum(bool(r[k]) for r in results)
+        low, high = interval(hits, n)
+        table[k] = {"share": round(hits / n, 4), "low": round(low, 4), "high": round(high, 4)}
+    return {"pictures": n, "parts": table}
+
+
+def line(results):
+    return ", ".join(f"{k} {np.mean([r[k] for r in results]):.3f}" for k in results[0])
+
+
+def score(net, pictures, captions):
+    return [check(parse(c), *d) for c, d in zip(captions, detect(net, pictures))]
+
+
+def scenes_of(seed, count):
+    """Scenes of a seed that no training stream uses."""
+    rng = np.random.default_rng(seed)
+    return [S.random_scene(rng) for _ in range(count)]
+
+
+def read_picture(path):
+    from PIL import Image
+    return torch.from_numpy(np.asarray(Image.open(path).convert("RGB"), np.float32) / 127.5 - 1).permute(2, 0, 1)
 
 
 def main():
@@ -237,36 +273,53 @@ def main():
     ap.add_argument("--steps", type=int, default=50)
     ap.add_argument("--guidance", type=float, default=3.5)
     ap.add_argument("--cfg", type=float, help="true classifier-free guidance at this scale")
-    ap.add_argument("--count", type=int, default=200)
+    ap.add_argument("--count", type=int, default=400)
     ap.add_argument("--seed", type=int, default=1234)
+    ap.add_argument("--captions", help="file of captions, one a line; written from --seed and --count without --pictures")
+    ap.add_argument("--pictures", help="folder of pictures to score against --captions")
+    ap.add_argument("--json", help="write the shares to this file")
     ap.add_argument("--image")
     ap.add_argument("--caption")
     args = ap.parse_args()
     if args.train:
         train(args)
+    if args.captions and not args.pictures:
+        with open(args.captions, "w") as f:
+            f.writelines(S.caption(s) + "\n" for s in scenes_of(args.seed, args.count))
+        return
     net = load(args.evaluator)
     if args.image:
-        from PIL import Image
-        x = np.asarray(Image.open(args.image).convert("RGB"), np.float32) / 127.5 - 1
-        found, bg = detect(net, torch.from_numpy(x).permute(2, 0, 1)[None])[0]
+        found, bg = detect(net, read_picture(args.image)[None])[0]
         print(json.dumps({"found": found, "background": bg, "check": check(parse(args.caption), found, bg)}, indent=1))
         return
-    rng = np.random.default_rng(args.seed)
-    scenes = [S.random_scene(rng) for _ in range(args.count)]
-    captions = [S.caption(s) for s in scenes]
+    results = []
+    if args.pictures:
+        with open(args.captions) as f:
+            captions = f.read().splitlines()
+        for i, caption in enumerate(captions):
+            path = os.path.join(args.pictures, f"{i:04d}.png")
+            if os.path.exists(path):  # a folder that is still being filled can be scored
+                results += score(net, read_picture(path)[None], [caption])
+        print(f"{args.pictures} ({len(results)}):", line(results))
     if args.truth or args.train:
-        x = torch.from_numpy(np.stack([S.render(s, args.size) for s in scenes])).permute(0, 3, 1, 2) * 2 - 1
-        res = [check(parse(c), *d) for c, d in zip(captions, detect(net, x))]
-        print(f"rendered scenes ({args.count}, {args.size} px):", summary(res))
+        scenes = scenes_of(args.seed, args.count)
+        for i in range(0, args.count, 50):
+            part = scenes[i:i + 50]
+            x = torch.from_numpy(np.stack([S.render(s, args.size) for s in part])).permute(0, 3, 1, 2) * 2 - 1
+            results += score(net, x, [S.caption(s) for s in part])
+        print(f"rendered scenes ({args.count}, {args.size} px):", line(results))
     if args.model:
         from sample import FluxTiny
-        model = FluxTiny(args.model, bf16=True)
-        res, start = [], time.time()
+        model = FluxTiny(args.model)
+        captions, start = [S.caption(s) for s in scenes_of(args.seed, args.count)], time.time()
         for i in range(0, args.count, 20):
             c = captions[i:i + 20]
-            x = model(c, args.size, args.steps, guidance=args.guidance, cfg=args.cfg, seed=args.seed + i)
-            res += [check(parse(t), *d) for t, d in zip(c, detect(net, x))]
-            print(len(res), f"{time.time() - start:.0f} s", summary(res), flush=True)
+            results += score(net, model(c, args.size, args.steps, guidance=args.guidance, cfg=args.cfg, seed=args.seed + i), c)
+            print(len(results), f"{time.time() - start:.0f} s", line(results), flush=True)
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump(summary(results), f, indent=1)
+            f.write("\n")
 
 
 if __name__ == "__main__":

@@ -2,21 +2,26 @@
 
     python export.py --run run --out ../../models/flux-tiny
 
-Writes transformer.pt, text_encoder.pt, vae_decoder.pt (TorchScript, float32), tokenizer.json, and the latents' scale
-and shift into model_index.json (which it creates from the defaults below if there is none). The bundled model's
-TorchScript files are pinned by SHA-256 in src/runtime/trusted-archives.ts: put the printed hashes there.
+Writes transformer.pt and text_encoder.pt (TorchScript, float32; the EMA weights) and tokenizer.json, and with --vae also
+vae_decoder.pt and the latents' scale and shift in model_index.json; without it, the shipped decoder stays. The bundled
+model's archives whose code runs are pinned by SHA-256: --pin writes the hashes into src/runtime/trusted-archives.ts.
 """
 import argparse
 import hashlib
 import json
 import os
+import re
+import shutil
 
 import torch
 
 import scene as S
+from config import CONFIG, TEXT_CONFIG
 from model import FluxTransformer2DModel, TextEncoder, image_ids
-from train import CONFIG, TEXT_CONFIG, VAE
+from sampling import VAE
+from train import SHIPPED
 
+PINS = os.path.join(SHIPPED, "..", "..", "src", "runtime", "trusted-archives.ts")
 INDEX = {
     "format": "jit-flux-model", "version": 1, "name": "flux-tiny", "license": "Apache-2.0",
     "text": {"type": "torchscript", "file": "text_encoder.pt", "tokenizer": "tokenizer.json",
@@ -37,28 +42,45 @@ def module(cls, config, state, prefix):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--run", default="run", help="folder of train.py")
-    ap.add_argument("--vae", default=None, help="folder of train_vae.py (default: the run's)")
+    ap.add_argument("--vae", default=None, help="folder of train_vae.py, if its autoencoder is to be shipped")
     ap.add_argument("--out", default="model")
+    ap.add_argument("--pin", action="store_true", help="pin the hashes of the new archives in the package's source")
     args = ap.parse_args()
     os.makedirs(args.out, exist_ok=True)
     path = lambda name: os.path.join(args.out, name)
     state = torch.load(os.path.join(args.run, "last.pt"), map_location="cpu")["ema"]
-    vae = VAE.from_run(args.vae or args.run)
+    vae = VAE.from_run(args.vae) if args.vae else VAE.from_model(SHIPPED)
     transformer = module(FluxTransformer2DModel, CONFIG, state, "transformer")
     text = module(TextEncoder, TEXT_CONFIG, state, "text")
-    for m, name in ((transformer, "transformer.pt"), (text, "text_encoder.pt"), (vae.decoder, "vae_decoder.pt")):
+    archives = {"transformer.pt": transformer, "text_encoder.pt": text}
+    if args.vae:
+        archives["vae_decoder.pt"] = vae.decoder
+    elif os.path.realpath(args.out) != os.path.realpath(SHIPPED):
+        shutil.copy(os.path.join(SHIPPED, "vae_decoder.pt"), path("vae_decoder.pt"))
+    for name, m in archives.items():
         torch.jit.script(m).save(path(name))
     with open(path("tokenizer.json"), "w") as f:
         json.dump(S.tokenizer_json(), f, indent=1)
     index = json.load(open(path("model_index.json"))) if os.path.exists(path("model_index.json")) else INDEX
+    index["transformer"] = INDEX["transformer"]
     index["decoder"].update(channels=16, spatialFactor=4, scalingFactor=vae.scale, shiftFactor=vae.shift)
     with open(path("model_index.json"), "w") as f:
         json.dump(index, f, indent=2)
         f.write("\n")
     check(path, transformer, text, vae.decoder)
+    hashes = {}
     for name in ("transformer.pt", "text_encoder.pt", "vae_decoder.pt"):
         with open(path(name), "rb") as f:
-            print(hashlib.sha256(f.read()).hexdigest(), name, os.path.getsize(path(name)))
+            hashes[name] = hashlib.sha256(f.read()).hexdigest()
+        print(hashes[name], name, os.path.getsize(path(name)))
+    if args.pin:
+        with open(PINS) as f:
+            source = f.read()
+        for name in ("text_encoder.pt", "vae_decoder.pt"):
+            source, n = re.subn(rf"(// {re.escape(name)}\n\s*')[0-9a-f]{{64}}'", rf"\g<1>{hashes[name]}'", source)
+            assert n == 1, f"{PINS} has no pin of {name}"
+        with open(PINS, "w") as f:
+            f.write(source)
 
 
 @torch.no_grad()

@@ -9,8 +9,9 @@ import time
 import numpy as np
 
 import scene as S
+from config import PROMPTS
 from sample import MODEL, FluxTiny
-from train import PROMPTS, sheet
+from sampling import sheet
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("--model", default=MODEL)
@@ -18,7 +19,7 @@ ap.add_argument("--guidance", type=float, default=3.5)
 ap.add_argument("--steps", type=int, default=50)
 ap.add_argument("--out", default="samples")
 args = ap.parse_args()
-model = FluxTiny(args.model, bf16=True)
+model = FluxTiny(args.model)
 rng = np.random.default_rng(2024)
 random_captions = [S.caption(S.random_scene(rng)) for _ in range(24)]
 os.makedirs(args.out, exist_ok=True)

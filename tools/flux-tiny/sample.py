@@ -3,22 +3,32 @@
     python sample.py "a red circle left of a striped blue square on a grey background" --size 256 --out picture.png
 """
 import argparse
+import json
 import math
 import os
 
 import torch
 
 from model import FluxTransformer2DModel, TextEncoder
-from train import CONFIG, TEXT_CONFIG, VAE, sample, sheet
+from config import CONFIG, TEXT_CONFIG
+from sampling import VAE, sample, sheet, weights
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODEL = os.path.normpath(os.path.join(HERE, "..", "..", "models", "flux-tiny"))
 
 
-def from_archive(cls, config, path):
-    """The eager module with the weights of a TorchScript archive (only for archives you trust)."""
-    module = cls(**config)
-    module.load_state_dict(torch.jit.load(path, map_location="cpu").state_dict())
+def config_of(state, rope_axes):
+    """The sizes of a transformer, from its tensors."""
+    count = lambda prefix: len({k.split(".")[1] for k in state if k.startswith(prefix + ".")})
+    width, channels = state["x_embedder.weight"].shape
+    head = len(state["transformer_blocks.0.attn.norm_q.weight"])
+    return {**CONFIG, "in_channels": channels, "num_layers": count("transformer_blocks"),
+            "num_single_layers": count("single_transformer_blocks"), "attention_head_dim": head,
+            "num_attention_heads": width // head, "axes_dims_rope": rope_axes}
+
+
+def eager(module, state):
+    module.load_state_dict(state)
     return module.eval().requires_grad_(False)
 
 
@@ -27,8 +37,11 @@ class FluxTiny:
 
     def __init__(self, folder=MODEL, device="cpu", bf16=False):
         self.bf16, self.device = bf16, device
-        self.transformer = from_archive(FluxTransformer2DModel, CONFIG, os.path.join(folder, "transformer.pt"))
-        self.text_encoder = from_archive(TextEncoder, TEXT_CONFIG, os.path.join(folder, "text_encoder.pt"))
+        with open(os.path.join(folder, "model_index.json")) as f:
+            rope_axes = json.load(f)["transformer"]["ropeAxes"]
+        state = weights(folder, "transformer.pt")
+        self.transformer = eager(FluxTransformer2DModel(**config_of(state, rope_axes)), state)
+        self.text_encoder = eager(TextEncoder(**TEXT_CONFIG), weights(folder, "text_encoder.pt"))
         self.vae = VAE.from_model(folder, device)
         self.transformer.to(device)
         self.text_encoder.to(device)

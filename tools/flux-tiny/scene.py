@@ -262,10 +262,15 @@ def _gradient(a, b, t):
     return np.repeat(row[:, None], len(t), axis=1)
 
 
+def paint_order(scene):
+    """The objects from back to front."""
+    return scene["objects"][::-1] if scene["relation"] == "inside" else scene["objects"]
+
+
 def render(scene, size):
     """The picture as float32 [size, size, 3] in [0, 1]."""
     img = _background(scene["background"], size).astype(np.float32)
-    order = scene["objects"][::-1] if scene["relation"] == "inside" else scene["objects"]
+    order = paint_order(scene)
     for o in order:
         reach = o["r"] * 1.12 + 1.0 / size
         x0, x1 = max(int((o["x"] - reach) * size), 0), min(int((o["x"] + reach) * size) + 1, size)

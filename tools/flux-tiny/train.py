@@ -1,53 +1,51 @@
 """Train flux-tiny: a rectified-flow text-to-image model with the FLUX.1 architecture, on procedural scenes.
 
-One call trains one stage (one picture size); later stages resume from the last checkpoint. The whole recipe:
+    python train.py --run run                      every stage of recipe.json, from where the run stands
+    python train.py --run run --device cuda --workers 14
 
-    python train_vae.py
-    python train.py --minutes 14 --task 64:64
-    python train.py --minutes 29 --task 128:32 --resume
-    python train.py --minutes 18 --task 128:32 256:8 --resume --lr-end 3e-4 --ema 0.993
-    python train.py --minutes 6 --task 128:32 256:8 --resume --guidance --lr 6e-4 --lr-end 0 --ema 0.99 --warmup 5
+Safe to kill at any time: the run is written every few minutes and the same command goes on with it. Stages are counted
+in pictures, so a run is the same on every machine but for rounding. What was seen, and every loss, is appended to
+run/log.jsonl (curves.py draws it). On CPUs with AVX-512 and on GPUs the products are in bfloat16, else in float32.
 
-On a GPU add `--device cuda --workers 14` and larger batches.
+Two things beside the plain recipe, because a small model has few pictures to learn from:
+- Layout loss. A head on a middle block is asked what every token shows (labels.py): shape, colour, fill, size, offset
+  from the object's centre; another one on the last block, which 4x4 points of the token an object covers. A shape is a
+  few edge pixels to the velocity loss, and one class in eight to the first of these. The heads are not exported.
+- The text encoder can read before training starts (train_text.py).
 """
 import argparse
 import copy
 import json
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
+import labels as L
 import model
 import scene as S
-from model import Decoder, Encoder, FluxTransformer2DModel, TextEncoder, image_ids, pack, unpack
+from config import CONFIG, PROMPTS, TEXT_CONFIG
+from model import FluxTransformer2DModel, TextEncoder, image_ids, pack
+from sampling import VAE, sample, sheet, shifted, weights
 
-CONFIG = dict(patch_size=1, in_channels=64, out_channels=None, num_layers=2, num_single_layers=4,
-              attention_head_dim=32, num_attention_heads=4, joint_attention_dim=128, pooled_projection_dim=64,
-              guidance_embeds=True, axes_dims_rope=[8, 12, 12])
-TEXT_CONFIG = dict(vocab_size=len(S.vocabulary()), max_length=S.MAX_TOKENS, dim=128, pooled_dim=64, layers=2, heads=4,
-                   pad_id=0)
-PROMPTS = ["a red circle left of a striped blue square on a grey background",
-           "a large yellow star in the night sky",
-           "a green triangle above an orange ring on a white to pink gradient background",
-           "three pink hearts on a black background",
-           "a small white heart inside a large red circle over green hills",
-           "a dotted purple diamond over the sea",
-           "a red cross , a yellow star and a blue circle in a row on a white background",
-           "a checkered black square on a cyan background",
-           "a large orange circle at the top over the sea",
-           "four small yellow stars in the night sky",
-           "a striped red heart right of a green square on a checkered grey background",
-           "a white ring at the bottom right on a blue to purple gradient background"]
+HERE = os.path.dirname(os.path.abspath(__file__))
+SHIPPED = os.path.normpath(os.path.join(HERE, "..", "..", "models", "flux-tiny"))
+TEXT_FILE = "text_pretrained.safetensors"  # of train_text.py
+LAYOUT_BLOCK, COVERAGE_BLOCK = 1, 3  # the single blocks whose outputs the two heads read
+LABELS = len(L.TOKEN_CLASSES) + L.GEOMETRY
+
+
+# --------------------------------------------------------------------------------------------------------- data
 
 
 class Scenes(torch.utils.data.IterableDataset):
-    """Endless batches of (uint8 pictures, token ids)."""
+    """Endless batches of (uint8 pictures, token ids, token labels with the coverage behind them)."""
 
     def __init__(self, size, batch, seed):
         self.size, self.batch, self.seed = size, batch, seed
@@ -61,93 +59,161 @@ class Scenes(torch.utils.data.IterableDataset):
             scenes = [S.random_scene(rng) for _ in range(self.batch)]
             x = np.stack([S.render(s, self.size) for s in scenes])
             x = torch.from_numpy((x * 255 + 0.5).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
-            yield x, torch.tensor([S.encode(S.caption(s)) for s in scenes])
+            side = self.size // 8
+            labels = np.stack([np.concatenate([L.token_labels(s, side), L.token_coverage(s, side)], -1) for s in scenes])
+            yield x, torch.tensor([S.encode(S.caption(s)) for s in scenes]), torch.from_numpy(labels)
 
 
 class Task:
-    """Scenes of one size, and how to train on them."""
+    """Pictures of one size: {"size", "batch", "shift"}, and "keep", the number of random tokens trained on (0: all)."""
 
-    def __init__(self, spec, args, done):
-        self.size, self.batch, self.keep = (list(map(int, spec.split(":"))) + [0])[:3]
-        data = Scenes(self.size, self.batch, [args.seed, done, self.size, self.keep])
-        self.data = iter(torch.utils.data.DataLoader(data, batch_size=None, num_workers=args.workers,
-                                                     prefetch_factor=4 if args.workers else None))
-        self.img_ids = image_ids(self.size // 8, self.size // 8, args.device)
-        self.shift = {64: 2.0, 128: 4.5}.get(self.size, 8.0)  # of the logit-normal sigmas: more noise for more tokens
-        self.name = f"{self.size}px" + (f"/{self.keep}" if self.keep else "") + ("+guidance" if args.guidance else "")
-        self.losses = []
+    def __init__(self, spec, seed, workers, device):
+        self.size, self.batch, self.keep = spec["size"], spec["batch"], spec.get("keep", 0)
+        self.shift = spec["shift"]  # of the logit-normal sigmas: the more tokens, the more noise hides as much
+        self.name = f"{self.size}px" + (f"/{self.keep}" if self.keep else "")
+        data = Scenes(self.size, self.batch, seed)
+        self.data = iter(torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers,
+                                                     prefetch_factor=4 if workers else None))
+        self.img_ids = image_ids(self.size // 8, self.size // 8, device)
 
-
-class VAE:
-    """The autoencoder, with latents scaled to unit variance."""
-
-    def __init__(self, encoder, decoder, shift, scale, device="cpu"):
-        self.encoder, self.decoder = Encoder(), Decoder()
-        self.encoder.load_state_dict(encoder)
-        self.decoder.load_state_dict(decoder)
-        self.encoder.to(device).requires_grad_(False)
-        self.decoder.to(device).requires_grad_(False).eval()
-        self.shift, self.scale = shift, scale
-
-    @classmethod
-    def from_run(cls, folder, device="cpu"):
-        """The files that train_vae.py writes."""
-        with open(os.path.join(folder, "vae_config.json")) as f:
-            config = json.load(f)
-        weights = lambda part: load_file(os.path.join(folder, f"vae_{part}.safetensors"))
-        return cls(weights("encoder"), weights("decoder"), config["shift_factor"], config["scaling_factor"], device)
-
-    @classmethod
-    def from_model(cls, folder, device="cpu"):
-        """The decoder of a model directory, and the encoder that lies beside this script."""
-        with open(os.path.join(folder, "model_index.json")) as f:
-            config = json.load(f)["decoder"]
-        encoder = load_file(os.path.join(os.path.dirname(os.path.abspath(__file__)), "vae_encoder.safetensors"))
-        decoder = torch.jit.load(os.path.join(folder, config["file"]), map_location="cpu").state_dict()
-        return cls(encoder, decoder, config["shiftFactor"], config["scalingFactor"], device)
-
-    def encode(self, x):
-        return (self.encoder(x) - self.shift) * self.scale
-
-    def decode(self, latent):
-        return self.decoder(latent / self.scale + self.shift)
+    def sigmas(self, n):
+        """Stratified over the batch, in random order."""
+        u = (torch.randperm(n) + torch.rand(n)) / n
+        return shifted(torch.sigmoid(torch.special.ndtri(u.double().clamp(1e-6, 1 - 1e-6))), self.shift).float()
 
 
-def shifted(u, shift):
-    """FLUX's time shift; shift = exp(mu)."""
-    return shift * u / (1 + (shift - 1) * u)
+# ------------------------------------------------------------------------------------------------------- losses
+
+
+class Head(nn.Module):
+    """A question about the hidden states of picture tokens [B, N, d]."""
+
+    def __init__(self, d, outputs):
+        super().__init__()
+        self.norm = nn.LayerNorm(d)
+        self.fc = nn.Linear(d, 2 * d)
+        self.out = nn.Linear(2 * d, outputs)
+
+    def forward(self, h):
+        return self.out(F.silu(self.fc(self.norm(h))))
+
+
+def layout_losses(out, labels):
+    """Cross entropies and a squared error by name, and the share of object tokens whose shape is told."""
+    parts = out.float().split([*L.TOKEN_CLASSES.values(), L.GEOMETRY], -1)
+    near = labels[..., 0] > 0
+    losses = {}
+    ask = lambda k, where: F.cross_entropy(parts[k][where], labels[..., k][where].long())
+    for k, name in enumerate(L.TOKEN_CLASSES):
+        losses[name] = ask(k, near)
+        if name in ("shape", "covered"):  # most tokens are background: weighed apart, or the shapes would not count
+            losses[f"{name} of background"] = ask(k, ~near)
+    losses["geometry"] = F.mse_loss(parts[-1][near], labels[near][:, len(L.TOKEN_CLASSES):])
+    told = (parts[0][near].argmax(-1) == labels[..., 0][near]).float().mean()
+    return losses, told
+
+
+def coverage_loss(out, covered):
+    """Half from the tokens on an edge, half from all others."""
+    loss = F.binary_cross_entropy_with_logits(out.float(), covered, reduction="none").mean(-1)
+    share = covered.mean(-1)
+    edge = (share > 0) & (share < 1)
+    return 0.5 * (loss[edge].mean() + loss[~edge].mean())
+
+
+class Hidden:
+    """Keeps the output of a block, per thread: micro-batches run in several."""
+
+    def __init__(self, block):
+        self.local = threading.local()
+        block.register_forward_hook(self.keep)
+
+    def keep(self, _block, _inputs, output):
+        self.local.value = output
+
+    def take(self):
+        value, self.local.value = self.local.value, None
+        return value
+
+
+# ---------------------------------------------------------------------------------------------------- the model
 
 
 @torch.no_grad()
-def sample(transformer, text_encoder, prompts, size, steps=50, guidance=3.5, shift=2.0, seed=0, cfg=None,
-           device="cpu"):
-    """Euler from sigma 1 to 0. Returns latents [B, 16, size/4, size/4]. cfg: true classifier-free guidance."""
-    n, side = len(prompts), size // 8
-    gen = torch.Generator().manual_seed(seed)
-    noise = torch.randn(n, 16, size // 4, size // 4, generator=gen)
-    x = pack(noise).to(device)
-    ids = torch.tensor([S.encode(p) for p in prompts], device=device)
-    pooled, seq = text_encoder(ids)
-    if cfg is not None:
-        null_pooled, null_seq = text_encoder(torch.tensor([S.encode("")] * n, device=device))
-    img_ids, txt_ids = image_ids(side, side, device), torch.zeros(ids.shape[1], 3, device=device)
-    g = torch.full((n,), float(guidance), device=device)
-    sigmas = shifted(torch.linspace(1, 0, steps + 1, device=device), shift)
-    for a, b in zip(sigmas[:-1], sigmas[1:]):
-        t = a.expand(n)
-        v = transformer(x, seq, pooled, t, img_ids, txt_ids, g)
-        if cfg is not None:
-            u = transformer(x, null_seq, null_pooled, t, img_ids, txt_ids, g)
-            v = u + cfg * (v - u)
-        x = x + (b - a) * v
-    return unpack(x, size // 4, size // 4)
+def pass_noise_through(transformer):
+    """Initial weights with which velocity = latents, nearly right at high noise.
+
+    Every block would have to learn to keep 64 dimensions of noise for the output; half of the hidden channels start
+    with them.
+    """
+    c = transformer.x_embedder.in_features
+    transformer.x_embedder.weight[:c] = torch.eye(c)
+    transformer.proj_out.weight[:, :c] = torch.eye(c)
 
 
-def sheet(pictures, columns=4):
-    """[B, 3, H, W] in [-1, 1] -> one PIL picture."""
-    x = ((pictures.float().cpu() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    rows = [np.concatenate(list(x[i:i + columns]), 1) for i in range(0, len(x), columns)]
-    return Image.fromarray(np.concatenate(rows, 0))
+def build(run, device):
+    net = nn.ModuleDict({"transformer": FluxTransformer2DModel(**CONFIG), "text": TextEncoder(**TEXT_CONFIG)})
+    net["transformer"].init_weights()
+    pass_noise_through(net["transformer"])
+    text = os.path.join(run, TEXT_FILE)
+    if os.path.exists(text):
+        net["text"].load_state_dict(load_file(text))
+    else:
+        print(f"no {text}: the text encoder starts without knowledge (train_text.py)", flush=True)
+    d = net["transformer"].x_embedder.out_features
+    net["layout"] = Head(d, sum(L.TOKEN_CLASSES.values()) + L.GEOMETRY)  # in the order of labels.token_labels
+    net["coverage"] = Head(d, L.SUB**2)
+    return net.to(device)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrices are orthogonalised by Newton-Schulz iterations (K. Jordan, 2024), scaled to AdamW's step.
+
+    Unlike torch.optim.Muon: matrices of one shape go together, and in float32 where bfloat16 has no fast products.
+    """
+
+    COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+    def __init__(self, params, dtype, lr=0.0, momentum=0.95, weight_decay=0.01, iterations=5):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+        self.dtype, self.iterations = dtype, iterations
+
+    def orthogonalise(self, g):
+        x = g.to(self.dtype)
+        if g.shape[-2] > g.shape[-1]:
+            x = x.mT
+        x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+        a, b, c = self.COEFFICIENTS
+        for _ in range(self.iterations):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        return (x.mT if g.shape[-2] > g.shape[-1] else x).to(g.dtype)
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            shapes = {}
+            for p in group["params"]:
+                shapes.setdefault(p.shape, []).append(p)
+            for shape, params in shapes.items():
+                for p in params:
+                    self.state[p].setdefault("momentum", torch.zeros_like(p))
+                grads, moments = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
+                torch._foreach_lerp_(moments, grads, 1 - momentum)
+                update = self.orthogonalise(torch.stack(grads).lerp_(torch.stack(moments), momentum))
+                torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
+                torch._foreach_add_(params, list(update.unbind()), alpha=-0.2 * lr * max(shape) ** 0.5)
+
+
+def optimizers(net, threads, dtype):
+    """Muon for the blocks' matrices, AdamW for the rest; (optimizer, factor of the learning rate) each."""
+    blocks = [p for n, p in net["transformer"].named_parameters() if p.ndim == 2 and "blocks" in n]
+    rest = [p for n, p in net["transformer"].named_parameters() if not (p.ndim == 2 and "blocks" in n)]
+    muon = [Muon(blocks[i::threads], dtype) for i in range(threads)]
+    adam = lambda parameters: torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    return [*((o, 1.0) for o in muon), (adam([*rest, *net["layout"].parameters(), *net["coverage"].parameters()]), 1.0),
+            (adam(net["text"].parameters()), 0.3)]
 
 
 def attend_fp32(q, k, v):
@@ -158,143 +224,196 @@ def attend_fp32(q, k, v):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 
 
-def main():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--out", default="run")
-    ap.add_argument("--vae", help="folder of train_vae.py, or a model directory (default: --out)")
-    ap.add_argument("--resume", nargs="?", const="last", help="continue from this checkpoint (default: the run's last)")
-    ap.add_argument("--task", nargs="+", default=["128:32"],
-                    help="picture size:batch, or size:batch:tokens to train on that many randomly kept picture "
-                         "tokens; the steps take turns between the tasks")
-    ap.add_argument("--minutes", type=float, default=10)
-    ap.add_argument("--lr", type=float, default=1.5e-3)
-    ap.add_argument("--lr-end", type=float, default=None, help="linear decay to this rate (default: constant)")
-    ap.add_argument("--warmup", type=int, default=100)
-    ap.add_argument("--drop", type=float, default=0.1, help="share of captions dropped")
-    ap.add_argument("--ema", type=float, default=0.998)
-    ap.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
-    ap.add_argument("--guidance", action="store_true", help="guidance distillation against the starting EMA weights")
-    ap.add_argument("--device", default="cpu")
-    ap.add_argument("--workers", type=int, default=0, help="processes that draw scenes")
-    ap.add_argument("--threads", type=int, default=1,
-                    help="split each batch over this many threads (CPU: the number of cores, with OMP_NUM_THREADS=1)")
-    ap.add_argument("--micro", type=int, default=16, help="samples per micro-batch when --threads > 1")
-    ap.add_argument("--seed", type=int, default=0)
-    ap.add_argument("--sample-every", type=float, default=4, help="minutes between sample sheets and checkpoints")
-    args = ap.parse_args()
-    os.makedirs(args.out, exist_ok=True)
-    torch.manual_seed(args.seed)
-    dev = args.device
-    if dev == "cpu":
-        model.attend = attend_fp32
+# ----------------------------------------------------------------------------------------------------- training
 
-    folder = args.vae or args.out
-    shipped = os.path.exists(os.path.join(folder, "model_index.json"))
-    vae = VAE.from_model(folder, dev) if shipped else VAE.from_run(folder, dev)
-    net = torch.nn.ModuleDict({"transformer": FluxTransformer2DModel(**CONFIG), "text": TextEncoder(**TEXT_CONFIG)})
-    net["transformer"].init_weights()
-    net.to(dev)
-    print(f"{sum(p.numel() for p in net['transformer'].parameters()) / 1e6:.2f} M parameters, "
-          f"text encoder {sum(p.numel() for p in net['text'].parameters()) / 1e6:.2f} M", flush=True)
-    hidden = [p for n, p in net.named_parameters() if p.ndim == 2 and "blocks" in n]
-    other = [p for n, p in net.named_parameters() if not (p.ndim == 2 and "blocks" in n)]
-    if args.optimizer == "muon":
-        opts = [torch.optim.Muon(hidden[i::args.threads], lr=args.lr, weight_decay=0.01, momentum=0.95,
-                                 adjust_lr_fn="match_rms_adamw") for i in range(args.threads)]
-        opts += [torch.optim.AdamW(other, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.0)]
-    else:
-        opts = [torch.optim.AdamW(hidden + other, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)]
-    ema = copy.deepcopy(net).requires_grad_(False)
-    seen, done = {}, 0
-    if args.resume:
-        path = os.path.join(args.out, "last.pt") if args.resume == "last" else args.resume
-        ck = torch.load(path, map_location=dev)
-        net.load_state_dict(ck["net"])
-        ema.load_state_dict(ck["ema"])
-        seen, done = ck["seen"], ck["steps"]
-        if len(opts) == len(ck["opts"]):
-            for o, s in zip(opts, ck["opts"]):
+
+class Run:
+    """A training run in a folder: weights, EMA, optimizer states, position in the recipe, log."""
+
+    def __init__(self, args):
+        self.args, self.device = args, args.device
+        if self.device == "cpu":
+            model.attend = attend_fp32
+        has_bf16 = self.device != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+        self.cast = lambda: torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=has_bf16)
+        self.vae = VAE.from_run(args.vae, self.device) if args.vae else VAE.from_model(SHIPPED, self.device)
+        torch.manual_seed(args.seed)
+        self.net = build(args.run, self.device)
+        if args.init:
+            for part, name in (("transformer", "transformer.pt"), ("text", "text_encoder.pt")):
+                self.net[part].load_state_dict(weights(args.init, name))
+        self.ema = copy.deepcopy(self.net).requires_grad_(False)
+        blocks = self.net["transformer"].single_transformer_blocks
+        self.hidden, self.last = Hidden(blocks[LAYOUT_BLOCK]), Hidden(blocks[COVERAGE_BLOCK])
+        self.opts = optimizers(self.net, args.threads, torch.bfloat16 if has_bf16 else torch.float32)
+        self.params = list(self.net.parameters())
+        self.stage, self.stage_pictures, self.steps, self.seconds, self.seen = 0, 0, 0, 0.0, {}
+        self.teacher = None
+        self.path = os.path.join(args.run, "last.pt")
+        if os.path.exists(self.path):
+            self.restore()
+        self.pool = ThreadPoolExecutor(args.threads) if args.threads > 1 else None
+        self.txt_ids = torch.zeros(S.MAX_TOKENS, 3, device=self.device)
+        self.null = torch.tensor(S.encode(""), device=self.device)
+
+    def restore(self):
+        ck = torch.load(self.path, map_location=self.device)
+        self.net.load_state_dict(ck["net"])
+        self.ema.load_state_dict(ck["ema"])
+        if len(ck["opts"]) == len(self.opts):  # else another number of threads: Muon's momentum starts anew
+            for (o, _), s in zip(self.opts, ck["opts"]):
                 o.load_state_dict(s)
-    teacher = copy.deepcopy(ema) if args.guidance else None
+        for key in ("stage", "stage_pictures", "steps", "seconds", "seen"):
+            setattr(self, key, ck[key])
+        torch.manual_seed(self.steps)
+        if ck["teacher"] is not None:
+            self.teach(ck["teacher"])
 
-    tasks = [Task(spec, args, done) for spec in args.task]
-    txt_ids = torch.zeros(S.MAX_TOKENS, 3, device=dev)
-    null = torch.tensor(S.encode(""), device=dev)
-    cast = lambda: torch.autocast(torch.device(dev).type, dtype=torch.bfloat16)
+    def teach(self, state=None):
+        """Guidance distillation against the EMA weights at the start of its stage."""
+        self.teacher = copy.deepcopy(self.ema)
+        if state is not None:
+            self.teacher.load_state_dict(state)
 
-    def checkpoint():
-        torch.save({"net": net.state_dict(), "ema": ema.state_dict(), "opts": [o.state_dict() for o in opts],
-                    "seen": seen, "steps": done}, os.path.join(args.out, "last.pt.tmp"))
-        os.replace(os.path.join(args.out, "last.pt.tmp"), os.path.join(args.out, "last.pt"))
-        for size in sorted({task.size for task in tasks}):
-            with cast():
-                latent = sample(ema["transformer"], ema["text"], PROMPTS, size, 20, shift=2.0, device=dev)
-            sheet(vae.decode(latent.float())).save(os.path.join(args.out, f"{done:06d}-{size}px.png"))
+    def write(self):
+        torch.save({"net": self.net.state_dict(), "ema": self.ema.state_dict(), "opts": [o.state_dict() for o, _ in self.opts],
+                    "teacher": self.teacher and self.teacher.state_dict(), "stage": self.stage,
+                    "stage_pictures": self.stage_pictures, "steps": self.steps, "seconds": self.seconds,
+                    "seen": self.seen}, self.path + ".tmp")
+        os.replace(self.path + ".tmp", self.path)
 
-    params = list(net.parameters())
-    pool = ThreadPoolExecutor(args.threads) if args.threads > 1 else None
+    def log(self, **entry):
+        with open(os.path.join(self.args.run, "log.jsonl"), "a") as f:
+            f.write(json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S"), "steps": self.steps,
+                                "seconds": round(self.seconds), **entry}) + "\n")
 
-    def loss_and_grads(x0, noise, sigma, guidance, ids, img_ids, weight):
+    def samples(self, size):
+        with self.cast():
+            latent = sample(self.ema["transformer"], self.ema["text"], PROMPTS, size, 20, shift=2.0, device=self.device)
+        sheet(self.vae.decode(latent.float())).save(os.path.join(self.args.run, f"{self.steps:06d}-{size}px.png"))
+
+    def micro_batch(self, layout_weight, x0, noise, sigma, guidance, ids, labels, img_ids, weight):
         xt = x0 + sigma[:, None, None] * (noise - x0)
         target = noise - x0
-        with cast():
-            if teacher is not None:  # v = c + (w - 1) (c - u), with c estimated by the data and c - u by the teacher
+        with self.cast():
+            if self.teacher is not None:  # v = c + (w - 1) (c - u), with c estimated by the data and c - u by the teacher
                 with torch.no_grad():
-                    pooled, seq = teacher["text"](torch.cat([ids, null.expand_as(ids)]))
+                    pooled, seq = self.teacher["text"](torch.cat([ids, self.null.expand_as(ids)]))
                     both = lambda t: torch.cat([t, t])
-                    c, u = teacher["transformer"](both(xt), seq, pooled, both(sigma), img_ids, txt_ids,
-                                                  both(guidance)).float().chunk(2)
+                    c, u = self.teacher["transformer"](both(xt), seq, pooled, both(sigma), img_ids, self.txt_ids,
+                                                       both(guidance)).float().chunk(2)
                 target = target + (guidance - 1)[:, None, None] * (c - u)
-            pooled, seq = net["text"](ids)
-            v = net["transformer"](xt, seq, pooled, sigma, img_ids, txt_ids, guidance)
-        loss = (v.float() - target).pow(2).mean() * weight
-        return loss.item(), torch.autograd.grad(loss, params)
+            pooled, seq = self.net["text"](ids)
+            v = self.net["transformer"](xt, seq, pooled, sigma, img_ids, self.txt_ids, guidance)
+            n = self.txt_ids.shape[0]
+            out = self.net["layout"](self.hidden.take()[:, n:])
+            covered = self.net["coverage"](self.last.take()[:, n:])
+        layout, told = layout_losses(out, labels[..., :LABELS])
+        layout["coverage"] = coverage_loss(covered, labels[..., LABELS:])
+        velocity = (v.float() - target).pow(2).mean()
+        loss = (velocity + layout_weight * (sum(layout.values()) + 4 * layout["coverage"])) * weight
+        figures = {"velocity": velocity.item(), "told": told.item(), **{k: t.item() for k, t in layout.items()}}
+        return {k: t * weight for k, t in figures.items()}, torch.autograd.grad(loss, self.params)
 
-    start = last = time.time()
-    step, count = 0, 0
-    while time.time() - start < 60 * args.minutes:
-        frac = (time.time() - start) / (60 * args.minutes)
-        lr = args.lr if args.lr_end is None else args.lr + (args.lr_end - args.lr) * frac
-        lr *= min(1.0, (step + 1) / args.warmup)
-        for o in opts:
+    def step(self, task, stage, lr):
+        """One step; the weighted figures of its micro-batches."""
+        dev, args = self.device, self.args
+        for o, factor in self.opts:
             for group in o.param_groups:
-                group["lr"] = lr
-        task = tasks[step % len(tasks)]
-        pictures, ids = next(task.data)
-        x0 = pack(vae.encode(pictures.to(dev).float() / 127.5 - 1))
-        ids = torch.where((torch.rand(len(x0), 1) < args.drop).to(dev), null, ids.to(dev))
-        img_ids = task.img_ids
+                group["lr"] = lr * factor
+        pictures, ids, labels = next(task.data)
+        x0 = pack(self.vae.encode(pictures.to(dev).float() / 127.5 - 1))
+        ids = torch.where((torch.rand(len(x0), 1) < stage.get("drop", 0.1)).to(dev), self.null, ids.to(dev))
+        labels, img_ids = labels.to(dev), task.img_ids
         if task.keep:
             kept = torch.randperm(len(img_ids))[: task.keep].sort().values.to(dev)
-            x0, img_ids = x0[:, kept], img_ids[kept]
-        noise = torch.randn_like(x0)
-        sigma = shifted(torch.sigmoid(torch.randn(len(x0), device=dev)), task.shift)
-        guidance = 1 + 5 * torch.rand(len(x0), device=dev)
-        parts = max(args.threads, round(len(x0) / args.micro)) if pool else 1
-        chunks = [list(c) for c in zip(*(t.chunk(parts) for t in (x0, noise, sigma, guidance, ids)))]
-        run = pool.map if pool else map
-        results = list(run(lambda c: loss_and_grads(*c, img_ids, len(c[0]) / len(x0)), chunks))
-        loss = sum(r[0] for r in results)
-        for p, *grads in zip(params, *(r[1] for r in results)):
+            x0, labels, img_ids = x0[:, kept], labels[:, kept], img_ids[kept]
+        n = len(x0)
+        batch = (x0, torch.randn_like(x0), task.sigmas(n).to(dev), 1 + 5 * torch.rand(n, device=dev), ids, labels)
+        # Micro-batches of a few thousand tokens keep a thread's activations in the caches.
+        parts = max(args.threads, round(n * x0.shape[1] / args.micro)) if self.pool else 1
+        chunks = list(zip(*(t.chunk(parts) for t in batch)))
+        run = self.pool.map if self.pool else map
+        results = list(run(lambda c: self.micro_batch(stage["layout"], *c, img_ids, len(c[0]) / n), chunks))
+        for p, *grads in zip(self.params, *(r[1] for r in results)):
             p.grad = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        list(run(lambda o: o.step(), opts))
-        step, done = step + 1, done + 1
-        seen[task.name] = seen.get(task.name, 0) + len(x0)
-        count += len(x0)
+        nn.utils.clip_grad_norm_(self.params, 1.0)
+        list(run(lambda o: o[0].step(), self.opts))
+        self.steps += 1
+        self.stage_pictures += n
+        self.seen[task.name] = self.seen.get(task.name, 0) + n
         with torch.no_grad():
-            decay = min(args.ema, (1 + done) / (10 + done))
-            torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), 1 - decay)
-        task.losses.append(loss)
-        if step % 25 == 0:
-            dt = time.time() - start
-            print(f"step {done}, {dt / 60:.1f} min, {count} samples, {count / dt:.1f}/s, lr {lr:.1e}, loss "
-                  + ", ".join(f"{task.name} {np.mean(task.losses[-25:]):.4f}" for task in tasks), flush=True)
-        if time.time() - last > 60 * args.sample_every:
-            checkpoint()
-            last = time.time()
-    checkpoint()
-    print("seen:", seen, flush=True)
+            decay = min(stage.get("ema", 0.999), (1 + self.steps) / (10 + self.steps))
+            torch._foreach_lerp_(list(self.ema.parameters()), self.params, 1 - decay)
+        return {k: sum(r[0][k] for r in results) for k in results[0][0]}
+
+    def train_stage(self, stage):
+        args = self.args
+        if stage.get("guidance") and self.teacher is None:
+            self.teach()
+        seed = [args.seed, self.stage, self.stage_pictures]
+        tasks = [Task(t, [*seed, i], args.workers, self.device) for i, t in enumerate(stage["tasks"])]
+        figures = {task.name: [] for task in tasks}
+        start = previous = written = time.time()
+        begun, step = self.stage_pictures, 0
+        while self.stage_pictures < stage["pictures"]:
+            done = self.stage_pictures / stage["pictures"]
+            lr = stage["lr"][0] + (stage["lr"][1] - stage["lr"][0]) * done
+            task = tasks[step % len(tasks)]
+            figures[task.name].append(self.step(task, stage, lr * min(1.0, (step + 1) / stage.get("warmup", 50))))
+            step += 1
+            now = time.time()
+            self.seconds += now - previous
+            previous = now
+            if step % 50 == 0:
+                mean = {name: {k: round(float(np.mean([f[k] for f in fs])), 4) for k in fs[0]} for name, fs in figures.items() if fs}
+                rate = (self.stage_pictures - begun) / (now - start)
+                self.log(stage=stage["name"], pictures=self.stage_pictures, seen=self.seen, lr=lr, rate=round(rate, 1), losses=mean)
+                print(f"{stage['name']}: {self.stage_pictures} pictures, {rate:.1f}/s, lr {lr:.1e}; "
+                      + "; ".join(f"{name}: " + ", ".join(f"{k} {v:.3f}" for k, v in m.items()) for name, m in mean.items()), flush=True)
+                figures = {task.name: [] for task in tasks}
+            if now - written > 60 * args.write_every:
+                self.write()
+                written = now
+            if args.minutes and now - args.started > 60 * args.minutes:
+                self.write()
+                return False
+        self.stage, self.stage_pictures, self.teacher = self.stage + 1, 0, None
+        self.write()
+        for size in sorted({task.size for task in tasks if task.size <= 256}):  # 512 px would take minutes of a CPU
+            self.samples(size)
+        return True
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--run", default="run")
+    ap.add_argument("--recipe", default=os.path.join(HERE, "recipe.json"))
+    ap.add_argument("--init", help="model directory whose weights a new run starts with (layout head and optimisers start anew)")
+    ap.add_argument("--vae", help="folder of train_vae.py (default: the shipped autoencoder)")
+    ap.add_argument("--minutes", type=float, help="stop after this time; the run goes on with the next call")
+    ap.add_argument("--write-every", type=float, default=3, help="minutes between checkpoints")
+    ap.add_argument("--device", default="cpu")
+    ap.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
+    ap.add_argument("--threads", type=int, help="split each batch over this many threads (default: the CPU's cores)")
+    ap.add_argument("--micro", type=int, default=2048, help="tokens per micro-batch with several threads")
+    ap.add_argument("--seed", type=int, default=0)
+    args = ap.parse_args()
+    args.started = time.time()
+    if args.threads is None:
+        args.threads = len(os.sched_getaffinity(0)) if args.device == "cpu" else 1
+    if args.device == "cpu":
+        torch.set_num_threads(1 if args.threads > 1 else len(os.sched_getaffinity(0)))
+    os.makedirs(args.run, exist_ok=True)
+    with open(args.recipe) as f:
+        stages = json.load(f)["stages"]
+    run = Run(args)
+    count = lambda part: sum(p.numel() for p in run.net[part].parameters()) / 1e6
+    print(f"transformer {count('transformer'):.2f} M parameters, text encoder {count('text'):.2f} M; stage {run.stage} of "
+          f"{len(stages)}, step {run.steps}", flush=True)
+    while run.stage < len(stages) and run.train_stage(stages[run.stage]):
+        pass
+    print("seen:", run.seen, flush=True)
 
 
 if __name__ == "__main__":

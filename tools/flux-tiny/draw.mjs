@@ -1,0 +1,59 @@
+// Draws the pictures of a file of captions with the package itself, for evaluate.py to score:
+//   node tools/flux-tiny/draw.mjs --captions captions.txt --out pictures --size 512 --preset jit-4x
+// Picture i has seed --seed + i, is written to 0000.png, 0001.png, ..., and left alone if it is there: an interrupted
+// call is gone on with. Prints the time spent in sampling.
+import { existsSync } from 'node:fs';
+import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { BUNDLED_MODEL, FluxPipeline } from 'jit-flux';
+
+const { values } = parseArgs({
+  options: {
+    model: { type: 'string', default: BUNDLED_MODEL },
+    captions: { type: 'string' },
+    out: { type: 'string' },
+    size: { type: 'string', default: '256' },
+    preset: { type: 'string', default: 'dense' },
+    steps: { type: 'string' },
+    guidance: { type: 'string', default: '3.5' },
+    count: { type: 'string' },
+    seed: { type: 'string', default: '1234' },
+    batch: { type: 'string', default: '1' },
+  },
+});
+if (!values.captions || !values.out) throw new Error('--captions and --out are needed');
+
+const captions = (await readFile(values.captions, 'utf8')).trimEnd().split('\n');
+const size = Number(values.size);
+const path = (i) => join(values.out, `${String(i).padStart(4, '0')}.png`);
+await mkdir(values.out, { recursive: true });
+const pipeline = await FluxPipeline.load(values.model);
+
+const open = captions.slice(0, Number(values.count ?? captions.length)).flatMap((_, i) => (existsSync(path(i)) ? [] : [i]));
+let sampling = 0;
+let drawn = 0;
+// Images of one request have consecutive seeds, so a batch is a run of consecutive pictures.
+while (open.length > 0) {
+  let n = 1;
+  while (n < Number(values.batch) && open[n] === open[0] + n) n++;
+  const indices = open.splice(0, n);
+  const { images, timings } = await pipeline.generate({
+    prompt: indices.map((i) => captions[i]),
+    preset: values.preset,
+    ...(values.steps && { steps: Number(values.steps) }),
+    width: size,
+    height: size,
+    guidance: Number(values.guidance),
+    seed: Number(values.seed) + indices[0],
+  });
+  for (const [k, i] of indices.entries()) {
+    await writeFile(`${path(i)}.part`, await images[k].toPNGAsync());
+    await rename(`${path(i)}.part`, path(i));
+  }
+  sampling += timings.stages.reduce((sum, stage) => sum + stage.milliseconds, 0);
+  drawn += indices.length;
+  if (drawn % 50 < n) console.log(`${values.out}: ${drawn} pictures, ${Math.round(sampling / drawn)} ms each`);
+}
+await pipeline.dispose();
+console.log(`${values.out}: ${drawn} pictures drawn, ${drawn ? Math.round(sampling / drawn) : 0} ms of sampling each`);
