@@ -129,6 +129,28 @@ describe('worker threads', () => {
     expect(Math.max(...counts.slice(20))).toBeLessThanOrEqual(Math.max(...counts.slice(0, 5)));
   });
 
+  it('may be terminated between any two native calls', { timeout: 180_000 }, () => {
+    // Nearly all its time goes into making handles, so that several of 60 ends fall into the middle of one.
+    const source = `${MESSAGE}
+      const { Tensor } = await import(${JSON.stringify(RUNTIME)});
+      const data = new Float32Array(2);
+      Tensor.from(data, [2]);
+      parentPort.postMessage('begun');
+      for (;;) Tensor.from(data, [2]);`;
+    expectEnd(
+      `${PRELUDE}
+      for (let i = 0; i < 60; i++) {
+        const one = worker(${JSON.stringify(source)});
+        await next(one);
+        await new Promise((resolve) => setTimeout(resolve, i % 6));
+        await one.terminate();
+      }
+      console.log('all');`,
+      { status: 0, stdout: 'all\n' },
+      170,
+    );
+  });
+
   it('that nobody waits for end with the process', () => {
     const source = `${MESSAGE}${SOON}${LONG_WORK}`;
     const workers = `const two = [0, 1].map(() => worker(${JSON.stringify(source)}));`;
