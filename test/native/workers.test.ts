@@ -49,8 +49,13 @@ const LONG_WORK = `
 const MESSAGE = `import { parentPort } from 'node:worker_threads';`;
 const SOON = `const begun = () => parentPort.postMessage('begun');`;
 
-function expectEnd(source: string, end: { status: number; stdout?: string }, seconds = 60): string {
-  const { status, signal, stdout, stderr } = runSource(source, { seconds });
+function expectEnd(
+  source: string,
+  end: { status: number; stdout?: string },
+  seconds = 60,
+  o: { flags?: string[]; env?: Record<string, string> } = {},
+): string {
+  const { status, signal, stdout, stderr } = runSource(source, { ...o, seconds });
   expect({ status, signal, ...(end.stdout !== undefined && { stdout }) }, stderr).toEqual({
     signal: null,
     ...end,
@@ -148,6 +153,31 @@ describe('worker threads', () => {
       console.log('all');`,
       { status: 0, stdout: 'all\n' },
       170,
+    );
+  });
+
+  it('may collect garbage while they end', { timeout: 180_000 }, () => {
+    // Much garbage, collected often. Freed memory is overwritten, so that whoever still uses it fails.
+    const source = `${MESSAGE}
+      const { Tensor, TorchScriptModule } = await import(${JSON.stringify(RUNTIME)});
+      const module = await TorchScriptModule.load(
+        ${JSON.stringify(fixturePath('native/warns.pt'))}, { allowTorchScriptCode: true });
+      const run = () => module.run([Tensor.from(new Float32Array(2), [2])]);
+      for (let i = 0; i < 500; i++) run().then(() => parentPort.postMessage('begun'));`;
+    expectEnd(
+      `${PRELUDE}
+      for (let i = 0; i < 10; i++) {
+        const one = worker(${JSON.stringify(source)});
+        await next(one);
+        await one.terminate();
+      }
+      console.log('all');`,
+      { status: 0, stdout: 'all\n' },
+      170,
+      {
+        flags: ['--gc-interval=200'],
+        env: { JIT_FLUX_LOG_LEVEL: 'error', GLIBC_TUNABLES: 'glibc.malloc.perturb=165' },
+      },
     );
   });
 
