@@ -71,10 +71,10 @@ void Environment::create(Napi::Env env) { env.SetInstanceData(new Environment(en
 
 Environment::Environment(Napi::Env env) : env_(env), default_threads_(at::get_num_threads()) {
   const Napi::String name = Napi::String::New(env, "jit-flux");
-  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this,
+  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, on_closed, this,
                                       on_message, &messages_) != napi_ok ||
       napi_unref_threadsafe_function(env, messages_) != napi_ok ||
-      napi_add_env_cleanup_hook(env, on_cleanup, this) != napi_ok) {
+      napi_add_async_cleanup_hook(env, on_cleanup, this, &cleanup_) != napi_ok) {
     throw Error(error_code::kNative, "Could not set up the native environment");
   }
 }
@@ -87,10 +87,17 @@ void Environment::stop() {
 }
 
 // The environment goes away, perhaps with work in flight. The messages it posts are dropped.
-void Environment::on_cleanup(void* self) {
+void Environment::on_cleanup(napi_async_cleanup_hook_handle, void* self) {
   auto* environment = static_cast<Environment*>(self);
   environment->stop();
   napi_release_threadsafe_function(environment->messages_, napi_tsfn_abort);
+}
+
+// The clean-up ends here and not in on_cleanup: a garbage collection in between would leave Node
+// (20.20) with finalizers to run, whose turn frees napi_env and then uses it if nothing else keeps
+// it. Removing the hook gives up its share in a later turn.
+void Environment::on_closed(napi_env, void*, void* self) {
+  napi_remove_async_cleanup_hook(static_cast<Environment*>(self)->cleanup_);
 }
 
 Environment::Worker& Environment::worker(int device) {

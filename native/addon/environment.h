@@ -70,7 +70,8 @@ class Environment final : public LogSink {
 
   explicit Environment(Napi::Env env);
   static void on_message(napi_env env, napi_value, void* context, void* data);
-  static void on_cleanup(void* self);
+  static void on_cleanup(napi_async_cleanup_hook_handle handle, void* self);
+  static void on_closed(napi_env env, void* data, void* self);
   void execute(Task& task);
   void post(std::unique_ptr<Message> message);
   void deliver(Napi::Env env, const Message& message);
@@ -80,6 +81,7 @@ class Environment final : public LogSink {
 
   napi_env env_;
   napi_threadsafe_function messages_ = nullptr;
+  napi_async_cleanup_hook_handle cleanup_ = nullptr;
   AbortFlag shutdown_ = std::make_shared<std::atomic<bool>>(false);
   int64_t pending_ = 0;
   bool announced_ = false;

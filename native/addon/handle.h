@@ -37,7 +37,7 @@ struct Box {
 template <typename T>
 Napi::Object make_handle(Napi::Env env, std::shared_ptr<T> pointer, int64_t external_bytes = 0) {
   Napi::Object object = Napi::Object::New(env);
-  auto box = std::make_unique<Box<T>>(Box<T>{std::move(pointer), external_bytes});
+  auto box = std::make_unique<Box<T>>(Box<T>{std::move(pointer)});
   const napi_finalize finalize = [](napi_env finalizer_env, void* data, void*) {
     auto* owned = static_cast<Box<T>*>(data);
     if (owned->external_bytes != 0) {
@@ -46,14 +46,17 @@ Napi::Object make_handle(Napi::Env env, std::shared_ptr<T> pointer, int64_t exte
     }
     delete owned;
   };
-  if (napi_wrap(env, object, box.get(), finalize, nullptr, nullptr) != napi_ok ||
-      napi_type_tag_object(env, object, &HandleType<T>::tag) != napi_ok) {
-    throw Error(error_code::kNative, "Could not create a native handle");
-  }
-  (void)box.release();  // owned by the JavaScript object now
-  if (external_bytes != 0) {
-    int64_t total = 0;
-    napi_adjust_external_memory(env, external_bytes, &total);
+  const auto check = [](napi_status status) {
+    if (status != napi_ok) throw Error(error_code::kNative, "Could not create a native handle");
+  };
+  check(napi_wrap(env, object, box.get(), finalize, nullptr, nullptr));
+  // The object frees it from now on, even if the next call fails: a worker thread may be terminated
+  // between any two calls.
+  Box<T>* owned = box.release();
+  check(napi_type_tag_object(env, object, &HandleType<T>::tag));
+  int64_t total = 0;
+  if (external_bytes != 0 && napi_adjust_external_memory(env, external_bytes, &total) == napi_ok) {
+    owned->external_bytes = external_bytes;
   }
   return object;
 }

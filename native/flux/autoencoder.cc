@@ -220,6 +220,10 @@ class Autoencoder::Run {
     const std::array<int64_t, 2> strides = {stride, stride};
     const std::array<int64_t, 2> padding = {0, pad};
     const int64_t carry = 3 - stride;  // input rows that neighbouring strips share
+    const bool widens =
+        dtype_ == at::kBFloat16 && current_session() == nullptr && !multiplies_bfloat16();
+    const at::Tensor weight = widens ? conv.weight.to(at::kFloat) : conv.weight;
+    const at::Tensor bias = widens ? conv.bias.to(at::kFloat) : conv.bias;
     const int64_t out_rows = rows / stride;
     const int64_t row_bytes =
         stride * padded_columns * channels * static_cast<int64_t>(c10::elementSize(dtype_));
@@ -244,8 +248,9 @@ class Autoencoder::Run {
       const at::Tensor input = rows_of(scratch, 0, last - first)
                                    .view({1, last - first, padded_columns, channels})
                                    .permute({0, 3, 1, 2});
-      const at::Tensor output = at::conv2d(input, conv.weight, conv.bias, strides, padding);
-      sink(begin, end, output.permute({0, 2, 3, 1})[0]);
+      const at::Tensor output =
+          at::conv2d(widens ? input.to(at::kFloat) : input, weight, bias, strides, padding);
+      sink(begin, end, (widens ? output.to(dtype_) : output).permute({0, 2, 3, 1})[0]);
       if (end < out_rows) {
         rows_of(scratch, 0, carry).copy_(rows_of(scratch, strip * stride, strip * stride + carry));
       }

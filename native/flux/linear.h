@@ -5,6 +5,9 @@
 
 namespace jitflux {
 
+// Whether oneDNN multiplies bfloat16 on this CPU: with AVX2 alone it does not.
+bool multiplies_bfloat16();
+
 // Applied to a linear layer's output in the same pass.
 enum class PostOp { kNone, kGeluTanh };
 
@@ -20,6 +23,7 @@ struct Linear {
   // float32 with AVX2 kernels (measured on an AMD EPYC with AVX-512, 4608 x 3072 x 3072 on two
   // threads: 186 against 381 GFLOP/s; bfloat16 767 against 782). Plain weights are reordered in
   // every call, which costs a few percent; PackedLinear (packed_linear.h) passes reordered ones.
+  // Without bfloat16 products it computes in float32 and rounds the result.
   at::Tensor operator()(const at::Tensor& x, PostOp post = PostOp::kNone) const;
 
   // The same into `out`, contiguous [rows, out], of x: [rows, in].

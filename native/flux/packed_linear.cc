@@ -98,7 +98,9 @@ void PackedLinear::prepare() {
   // Neither the prepared weights nor what they are made from belong to the passes' memory.
   const MemoryArena::Scope scope(nullptr);
   Linear linear = reader_->linear(modules_);
-  if (form_ == WeightForm::kPacked) {
+  const bool reorders =
+      form_ == WeightForm::kPacked && (reader_->dtype() != at::kBFloat16 || multiplies_bfloat16());
+  if (reorders) {
     linear.weight = reorder(linear.weight);
   } else if (form_ == WeightForm::kInt8) {
     auto [bytes, scale] = linear.weight.scalar_type() == at::kBFloat16
@@ -109,7 +111,7 @@ void PackedLinear::prepare() {
     linear.weight = prepack_int8(bytes);
     linear.bias = linear.bias.to(at::kFloat);
   }
-  if (form_ == WeightForm::kPacked || form_ == WeightForm::kInt8) {
+  if (reorders || form_ == WeightForm::kInt8) {
     for (const std::string& module : modules_) reader_->release(module);
   }
   linear_ = std::move(linear);
@@ -119,9 +121,11 @@ LayerOutput PackedLinear::operator()(const LayerInput& x, PostOp post) {
   if (!linear_.weight.defined()) prepare();
   if (form_ == WeightForm::kInt8) {
     count(Counter::kLinearInt8);
-    return {
-        linear_int8(x.values, linear_.weight, weight_scale_, weight_zero_point_, reader_->dtype()),
-        x.row_scale, linear_.bias};
+    const at::ScalarType type = reader_->dtype();
+    const bool rounds = type == at::kBFloat16 && !multiplies_bfloat16();
+    at::Tensor y = linear_int8(x.values, linear_.weight, weight_scale_, weight_zero_point_,
+                               rounds ? at::kFloat : type);
+    return {rounds ? y.to(type) : std::move(y), x.row_scale, linear_.bias};
   }
   return {used()(x.values, post), {}, {}};
 }

@@ -18,7 +18,7 @@ namespace jitflux {
 
 enum class WeightForm {
   kMapped,  // as the file holds them: shared between processes, dropped under memory pressure
-  kPacked,  // reordered into oneDNN's blocks: memory of this process
+  kPacked,  // reordered into oneDNN's blocks, if it takes the type: memory of this process
   kInt8,    // quantised per output channel; 8-bit products
   // On an accelerator:
   kResident,  // in device memory

@@ -25,6 +25,7 @@ enum class Counter : size_t {
   kLinearPlain,      // oneDNN, weights in the file's layout
   kLinearPacked,     // oneDNN, weights reordered once
   kLinearInt8,       // oneDNN, 8-bit weights and activations
+  kLinearWidened,    // of the plain and packed ones: in float32, for want of bfloat16 products
   kLinearDevice,     // cuBLASLt, weights in device memory
   kLinearStreamed,   // cuBLASLt, weights copied to the device for this pass
   kGraphLaunch,      // passes that ran as a recorded graph
@@ -49,6 +50,7 @@ inline constexpr std::array<const char*, static_cast<size_t>(Counter::kCount)> k
     "linearPlain",
     "linearPacked",
     "linearInt8",
+    "linearWidened",
     "linearDevice",
     "linearStreamed",
     "graphLaunch",

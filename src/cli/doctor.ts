@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises';
 import { availableParallelism, totalmem } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
-import { JitFluxError, throwIfAborted } from '../errors.js';
+import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import type { NativeLibraries } from '../native/load.js';
 import {
   LEAST_REQUIREMENTS,
@@ -21,6 +21,18 @@ import { checkCuda, cudaFacts, type Check } from './cuda-check.js';
 import type { CudaReport, SelfTestReport } from './self-test.js';
 
 const SELF_TEST_TIMEOUT = 120_000;
+const REPORT_IT =
+  'Please report this with the output of `npx jit-flux doctor --json`. Rebuilding (`npm run build:native`) or ' +
+  'another LibTorch (`npx jit-flux setup --force`) may help.';
+/** What its user can repair. */
+const SELF_TEST_REMEDIES: Record<string, string> = {
+  [ERROR_CODES.INVALID_ARGUMENT]: 'Correct or unset the variable that the message names.',
+  [ERROR_CODES.OUT_OF_MEMORY]:
+    'Free memory, or raise the limit of the container or of JIT_FLUX_MEMORY_LIMIT.',
+  [ERROR_CODES.NATIVE_LOAD]:
+    'Correct the variable if the message names one; else reinstall jit-flux, run `npx jit-flux setup --force`, or ' +
+    '`npm run build:native` in a source checkout.',
+};
 
 export const doctorCommand = defineCommand({
   command: 'doctor',
@@ -160,8 +172,14 @@ async function checkLibTorch(libraries: NativeLibraries | undefined): Promise<Ch
     const detail = `${found.version} in ${found.path} (from ${found.source})`;
     return { name, status: 'ok', detail, facts: { ...found } };
   } catch (error) {
-    const command = error instanceof JitFluxError ? error.details?.command : undefined;
-    return failure(name, error, `Run \`${typeof command === 'string' ? command : SETUP_COMMAND}\`.`);
+    const { command, source, required } = (error instanceof JitFluxError ? error.details : undefined) ?? {};
+    const install = typeof command === 'string' ? command : SETUP_COMMAND;
+    // What is named by the user is never passed over: installing another one would not help.
+    const remedy =
+      typeof source === 'string'
+        ? `Unset ${source} and run \`${install}\`, or let it name a LibTorch ${String(required)}.`
+        : `Run \`${install}\`.`;
+    return failure(name, error, remedy);
   }
 }
 
@@ -205,11 +223,10 @@ async function selfTest(signal: AbortSignal): Promise<{ check: Check; cuda?: Cud
     const detail = `loaded in ${formatDuration(report.loadMilliseconds)}, picture in ${formatDuration(report.milliseconds)}`;
     return { check: { name, status: 'ok', detail, facts: { ...report } }, cuda: report.cuda };
   }
-  const remedy =
-    'Please report this with the output of `npx jit-flux doctor --json`. Rebuilding (`npm run build:native`) or ' +
-    'another LibTorch (`npx jit-flux setup --force`) may help.';
   if (report?.ok === false) {
-    const detail = `${report.message} [${report.code}]`;
+    const { code, message } = report;
+    const remedy = SELF_TEST_REMEDIES[code] ?? REPORT_IT;
+    const detail = `${message} [${code}]`;
     return { check: { name, status: 'failed', detail, remedy, facts: { ...report } } };
   }
   const { error } = outcome;
@@ -220,7 +237,7 @@ async function selfTest(signal: AbortSignal): Promise<{ check: Check; cuda?: Cud
       : `the process ended with code ${error?.code ?? 0}`;
   const last = outcome.stderr.trim().split('\n').slice(-5).join('\n');
   const detail = last ? `${how}\n${last}` : how;
-  return { check: { name, status: 'failed', detail, remedy, facts: { stderr: last } } };
+  return { check: { name, status: 'failed', detail, remedy: REPORT_IT, facts: { stderr: last } } };
 }
 
 function failure(name: string, error: unknown, remedy: string): Check {

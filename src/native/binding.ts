@@ -107,6 +107,7 @@ export type KernelName =
   | 'deviceAttention'
   | 'linearPlain'
   | 'linearPacked'
+  | 'linearWidened'
   | 'linearInt8'
   | 'linearDevice'
   | 'linearStreamed'

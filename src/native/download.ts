@@ -72,10 +72,10 @@ export async function download(url: string, path: string, options: DownloadOptio
 export function proxyFor(url: URL, env: NodeJS.ProcessEnv = process.env): URL | undefined {
   const setting =
     url.protocol === 'https:'
-      ? (env.https_proxy ?? env.HTTPS_PROXY ?? env.all_proxy ?? env.ALL_PROXY)
-      : (env.http_proxy ?? env.HTTP_PROXY ?? env.all_proxy ?? env.ALL_PROXY);
+      ? env.https_proxy || env.HTTPS_PROXY || env.all_proxy || env.ALL_PROXY
+      : env.http_proxy || env.HTTP_PROXY || env.all_proxy || env.ALL_PROXY;
   if (!setting) return undefined;
-  const exceptions = (env.no_proxy ?? env.NO_PROXY ?? '').split(/[\s,]+/).filter(Boolean);
+  const exceptions = (env.no_proxy || env.NO_PROXY || '').split(/[\s,]+/).filter(Boolean);
   const port = url.port || (url.protocol === 'https:' ? '443' : '80');
   for (const exception of exceptions) {
     if (exception === '*') return undefined;

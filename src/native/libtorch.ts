@@ -181,7 +181,7 @@ export function findLibTorch(options: FindLibTorchOptions = {}): LibTorch {
     const reason = whyUnusable(directory, purpose);
     if (reason !== undefined) {
       attempts.push({ place, reason });
-      if (binding) throw notFound(attempts, wanted);
+      if (binding) throw notFound(attempts, wanted, source);
       return undefined;
     }
     const version = versionOf(directory);
@@ -328,14 +328,23 @@ function readOptional(path: string): string | undefined {
   }
 }
 
-function notFound(attempts: Attempt[], { required, cuda, command }: Wanted): JitFluxError {
+/** @param source the setting that named the one place, if it was one */
+function notFound(
+  attempts: Attempt[],
+  { required, cuda, command }: Wanted,
+  source?: LibTorch['source'],
+): JitFluxError {
   const tried = attempts.map(({ place, reason }) => `${place} (${reason})`);
+  const remedy =
+    source === undefined
+      ? `Run \`${command}\` to install it, or point JIT_FLUX_LIBTORCH to a LibTorch directory.`
+      : `Run \`${command}\` and remove the setting, or name a LibTorch directory.`;
   return new JitFluxError(
     ERROR_CODES.LIBTORCH_NOT_FOUND,
     `No usable LibTorch ${required}${cuda ? ' with CUDA' : ''} was found. Tried:\n` +
       `${tried.map((line) => `  - ${line}`).join('\n')}\n` +
-      `Run \`${command}\` to install it, or point JIT_FLUX_LIBTORCH to a LibTorch directory.`,
-    { required, cuda, tried, command },
+      remedy,
+    { required, cuda, tried, command, ...(source && { source }) },
   );
 }
 

@@ -49,8 +49,13 @@ const LONG_WORK = `
 const MESSAGE = `import { parentPort } from 'node:worker_threads';`;
 const SOON = `const begun = () => parentPort.postMessage('begun');`;
 
-function expectEnd(source: string, end: { status: number; stdout?: string }, seconds = 60): string {
-  const { status, signal, stdout, stderr } = runSource(source, { seconds });
+function expectEnd(
+  source: string,
+  end: { status: number; stdout?: string },
+  seconds = 60,
+  o: { flags?: string[]; env?: Record<string, string> } = {},
+): string {
+  const { status, signal, stdout, stderr } = runSource(source, { ...o, seconds });
   expect({ status, signal, ...(end.stdout !== undefined && { stdout }) }, stderr).toEqual({
     signal: null,
     ...end,
@@ -127,6 +132,53 @@ describe('worker threads', () => {
     const counts = JSON.parse(stdout) as number[];
     expect(counts).toHaveLength(30);
     expect(Math.max(...counts.slice(20))).toBeLessThanOrEqual(Math.max(...counts.slice(0, 5)));
+  });
+
+  it('may be terminated between any two native calls', { timeout: 180_000 }, () => {
+    // Nearly all its time goes into making handles, so that several of 60 ends fall into the middle of one.
+    const source = `${MESSAGE}
+      const { Tensor } = await import(${JSON.stringify(RUNTIME)});
+      const data = new Float32Array(2);
+      Tensor.from(data, [2]);
+      parentPort.postMessage('begun');
+      for (;;) Tensor.from(data, [2]);`;
+    expectEnd(
+      `${PRELUDE}
+      for (let i = 0; i < 60; i++) {
+        const one = worker(${JSON.stringify(source)});
+        await next(one);
+        await new Promise((resolve) => setTimeout(resolve, i % 6));
+        await one.terminate();
+      }
+      console.log('all');`,
+      { status: 0, stdout: 'all\n' },
+      170,
+    );
+  });
+
+  it('may collect garbage while they end', { timeout: 180_000 }, () => {
+    // Much garbage, collected often. Freed memory is overwritten, so that whoever still uses it fails.
+    const source = `${MESSAGE}
+      const { Tensor, TorchScriptModule } = await import(${JSON.stringify(RUNTIME)});
+      const module = await TorchScriptModule.load(
+        ${JSON.stringify(fixturePath('native/warns.pt'))}, { allowTorchScriptCode: true });
+      const run = () => module.run([Tensor.from(new Float32Array(2), [2])]);
+      for (let i = 0; i < 500; i++) run().then(() => parentPort.postMessage('begun'));`;
+    expectEnd(
+      `${PRELUDE}
+      for (let i = 0; i < 10; i++) {
+        const one = worker(${JSON.stringify(source)});
+        await next(one);
+        await one.terminate();
+      }
+      console.log('all');`,
+      { status: 0, stdout: 'all\n' },
+      170,
+      {
+        flags: ['--gc-interval=200'],
+        env: { JIT_FLUX_LOG_LEVEL: 'error', GLIBC_TUNABLES: 'glibc.malloc.perturb=165' },
+      },
+    );
   });
 
   it('that nobody waits for end with the process', () => {

@@ -478,6 +478,8 @@ describe('proxyFor', () => {
     [{}, undefined],
     [{ HTTPS_PROXY: 'http://p:3128' }, 'http://p:3128/'],
     [{ https_proxy: 'p:3128', HTTPS_PROXY: 'http://q' }, 'http://p:3128/'],
+    [{ https_proxy: '', HTTPS_PROXY: 'http://q' }, 'http://q/'],
+    [{ HTTPS_PROXY: 'http://p', no_proxy: '', NO_PROXY: '*' }, undefined],
     [{ HTTP_PROXY: 'http://p:3128' }, undefined],
     [{ ALL_PROXY: 'http://p:3128' }, 'http://p:3128/'],
     [{ HTTPS_PROXY: 'http://p', NO_PROXY: 'example.org' }, undefined],
