@@ -43,7 +43,12 @@ describe('flux-tiny', () => {
       schedule: { kind: 'sigmas', sigmas },
     } as const;
     const { latents } = await pipeline.generate({ ...request, output: 'latent' });
-    expectWithin('final latents', 'max abs', maxAbs(await latents!.toFloat32Array(), record.float32('final')), 1e-3);
+    expectWithin(
+      'final latents',
+      'max abs',
+      maxAbs(await latents!.toFloat32Array(), record.float32('final')),
+      1e-3,
+    );
     latents!.dispose();
 
     const { images } = await pipeline.generate(request);
@@ -68,7 +73,9 @@ describe('flux-tiny', () => {
     const sizes = readdirSync(BUNDLED_MODEL).map((name) => statSync(join(BUNDLED_MODEL, name)).size);
     expect(sizes.reduce((sum, size) => sum + size, 0)).toBeLessThanOrEqual(20e6);
     for (const name of ['text_encoder.pt', 'vae_decoder.pt']) {
-      const hash = createHash('sha256').update(readFileSync(join(BUNDLED_MODEL, name))).digest('hex');
+      const hash = createHash('sha256')
+        .update(readFileSync(join(BUNDLED_MODEL, name)))
+        .digest('hex');
       expect(TRUSTED_ARCHIVES).toContain(hash);
     }
   });

@@ -30,7 +30,9 @@ const path = (i) => join(values.out, `${String(i).padStart(4, '0')}.png`);
 await mkdir(values.out, { recursive: true });
 const pipeline = await FluxPipeline.load(values.model);
 
-const open = captions.slice(0, Number(values.count ?? captions.length)).flatMap((_, i) => (existsSync(path(i)) ? [] : [i]));
+const open = captions
+  .slice(0, Number(values.count ?? captions.length))
+  .flatMap((_, i) => (existsSync(path(i)) ? [] : [i]));
 let sampling = 0;
 let drawn = 0;
 // Images of one request have consecutive seeds, so a batch is a run of consecutive pictures.
@@ -53,7 +55,10 @@ while (open.length > 0) {
   }
   sampling += timings.stages.reduce((sum, stage) => sum + stage.milliseconds, 0);
   drawn += indices.length;
-  if (drawn % 50 < n) console.log(`${values.out}: ${drawn} pictures, ${Math.round(sampling / drawn)} ms each`);
+  if (drawn % 50 < n)
+    console.log(`${values.out}: ${drawn} pictures, ${Math.round(sampling / drawn)} ms each`);
 }
 await pipeline.dispose();
-console.log(`${values.out}: ${drawn} pictures drawn, ${drawn ? Math.round(sampling / drawn) : 0} ms of sampling each`);
+console.log(
+  `${values.out}: ${drawn} pictures drawn, ${drawn ? Math.round(sampling / drawn) : 0} ms of sampling each`,
+);
