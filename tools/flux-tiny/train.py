@@ -47,8 +47,14 @@ LABELS = len(L.TOKEN_CLASSES) + L.GEOMETRY
 class Scenes(torch.utils.data.IterableDataset):
     """Endless batches of (uint8 pictures, token ids, token labels with the coverage behind them)."""
 
-    def __init__(self, size, batch, seed):
-        self.size, self.batch, self.seed = size, batch, seed
+    def __init__(self, size, batch, seed, layouts=None):
+        self.size, self.batch, self.seed, self.layouts = size, batch, seed, layouts
+
+    def scene(self, rng):
+        while True:
+            scene = S.random_scene(rng)
+            if self.layouts is None or scene["layout"] in self.layouts:
+                return scene
 
     def __iter__(self):
         info = torch.utils.data.get_worker_info()
@@ -56,7 +62,7 @@ class Scenes(torch.utils.data.IterableDataset):
         if info:
             torch.set_num_threads(1)
         while True:
-            scenes = [S.random_scene(rng) for _ in range(self.batch)]
+            scenes = [self.scene(rng) for _ in range(self.batch)]
             x = np.stack([S.render(s, self.size) for s in scenes])
             x = torch.from_numpy((x * 255 + 0.5).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
             side = self.size // 8
@@ -65,13 +71,15 @@ class Scenes(torch.utils.data.IterableDataset):
 
 
 class Task:
-    """Pictures of one size: {"size", "batch", "shift"}, and "keep", the number of random tokens trained on (0: all)."""
+    """Pictures of one size: {"size", "batch", "shift"}, and perhaps "keep", the number of random tokens trained on, and
+    "layouts", the only ones drawn.
+    """
 
     def __init__(self, spec, seed, workers, device):
         self.size, self.batch, self.keep = spec["size"], spec["batch"], spec.get("keep", 0)
         self.shift = spec["shift"]  # of the logit-normal sigmas: the more tokens, the more noise hides as much
         self.name = f"{self.size}px" + (f"/{self.keep}" if self.keep else "")
-        data = Scenes(self.size, self.batch, seed)
+        data = Scenes(self.size, self.batch, seed, spec.get("layouts"))
         self.data = iter(torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers,
                                                      prefetch_factor=4 if workers else None))
         self.img_ids = image_ids(self.size // 8, self.size // 8, device)

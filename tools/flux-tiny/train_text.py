@@ -31,6 +31,7 @@ class Heads(nn.Module):
         self.word = nn.Linear(dim, sum(L.WORD_CLASSES.values()) + L.PLACE)
         self.caption = nn.Linear(dim, sum(L.CAPTION_CLASSES.values()))
         self.pooled = nn.Linear(pooled_dim, sum(L.CAPTION_CLASSES.values()))
+        self.occurs = nn.Linear(pooled_dim, sum(L.WORD_CLASSES.values()))
 
 
 def losses(encoder, heads, ids, words, captions):
@@ -46,6 +47,11 @@ def losses(encoder, heads, ids, words, captions):
                                ("pooled", heads.pooled(pooled), captions)):
         for k, (name, part) in enumerate(zip(L.CAPTION_CLASSES, out.split(list(L.CAPTION_CLASSES.values()), -1))):
             loss[f"{where} {name}"] = 0.5 * F.cross_entropy(part, target[:, k], ignore_index=-1)
+    occurs = [torch.zeros(len(ids), n) for n in L.WORD_CLASSES.values()]
+    for k, part in enumerate(occurs):
+        rows, _ = says.nonzero(as_tuple=True)
+        part[rows, words[says][:, k].long()] = 1
+    loss["pooled occurs"] = 4 * F.binary_cross_entropy_with_logits(heads.occurs(pooled), torch.cat(occurs, -1))
     return loss
 
 
