@@ -106,18 +106,23 @@ class Head(nn.Module):
         return self.out(F.silu(self.fc(self.norm(h))))
 
 
+def mean(values):
+    """0 for none: a few random tokens may all be background."""
+    return values.sum() / max(values.numel(), 1)
+
+
 def layout_losses(out, labels):
     """Cross entropies and a squared error by name, and the share of object tokens whose shape is told."""
     parts = out.float().split([*L.TOKEN_CLASSES.values(), L.GEOMETRY], -1)
     near = labels[..., 0] > 0
     losses = {}
-    ask = lambda k, where: F.cross_entropy(parts[k][where], labels[..., k][where].long())
+    ask = lambda k, where: mean(F.cross_entropy(parts[k][where], labels[..., k][where].long(), reduction="none"))
     for k, name in enumerate(L.TOKEN_CLASSES):
         losses[name] = ask(k, near)
         if name in ("shape", "covered"):  # most tokens are background: weighed apart, or the shapes would not count
             losses[f"{name} of background"] = ask(k, ~near)
-    losses["geometry"] = F.mse_loss(parts[-1][near], labels[near][:, len(L.TOKEN_CLASSES):])
-    told = (parts[0][near].argmax(-1) == labels[..., 0][near]).float().mean()
+    losses["geometry"] = mean((parts[-1][near] - labels[near][:, len(L.TOKEN_CLASSES):]).pow(2))
+    told = mean((parts[0][near].argmax(-1) == labels[..., 0][near]).float())
     return losses, told
 
 
@@ -126,7 +131,7 @@ def coverage_loss(out, covered):
     loss = F.binary_cross_entropy_with_logits(out.float(), covered, reduction="none").mean(-1)
     share = covered.mean(-1)
     edge = (share > 0) & (share < 1)
-    return 0.5 * (loss[edge].mean() + loss[~edge].mean())
+    return 0.5 * (mean(loss[edge]) + mean(loss[~edge]))
 
 
 class Hidden:
