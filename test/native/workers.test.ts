@@ -131,7 +131,8 @@ describe('worker threads', () => {
     expect(status, stderr).toBe(0);
     const counts = JSON.parse(stdout) as number[];
     expect(counts).toHaveLength(30);
-    expect(Math.max(...counts.slice(20))).toBeLessThanOrEqual(Math.max(...counts.slice(0, 5)));
+    // A thread of an OpenMP team may still be on its way out when it is counted; one that stays is in every later count.
+    expect(Math.min(...counts.slice(20)), String(counts)).toBeLessThanOrEqual(Math.max(...counts.slice(0, 5)));
   });
 
   it('may be terminated between any two native calls', { timeout: 180_000 }, () => {
