@@ -132,7 +132,9 @@ describe('worker threads', () => {
     const counts = JSON.parse(stdout) as number[];
     expect(counts).toHaveLength(30);
     // A thread of an OpenMP team may still be on its way out when it is counted; one that stays is in every later count.
-    expect(Math.min(...counts.slice(20)), String(counts)).toBeLessThanOrEqual(Math.max(...counts.slice(0, 5)));
+    expect(Math.min(...counts.slice(20)), String(counts)).toBeLessThanOrEqual(
+      Math.max(...counts.slice(0, 5)),
+    );
   });
 
   it('may be terminated between any two native calls', { timeout: 180_000 }, () => {
