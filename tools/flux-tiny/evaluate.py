@@ -250,9 +250,9 @@ def score(net, pictures, captions):
 
 
 def scenes_of(seed, count):
-    """Scenes of a seed that no training stream uses."""
+    """Scenes with captions that are never trained on."""
     rng = np.random.default_rng(seed)
-    return [S.random_scene(rng) for _ in range(count)]
+    return [S.evaluation_scene(rng) for _ in range(count)]
 
 
 def read_picture(path):

@@ -24,45 +24,47 @@ def _classes(o):
     return [COLORS.index(o["color"]), FILLS.index(o["fill"]), SIZES.index(o["size"])]
 
 
-def token_labels(scene, side):
-    """float32 [side * side, len(TOKEN_CLASSES) + GEOMETRY] for the tokens of a square picture, row by row.
+def centres(side, tokens):
+    """x and y in picture sides of the given tokens (indices, row by row) of a picture of side x side tokens."""
+    return ((tokens % side + 0.5) / side).astype(np.float32), ((tokens // side + 0.5) / side).astype(np.float32)
+
+
+def token_labels(scene, side, tokens):
+    """float32 [len(tokens), len(TOKEN_CLASSES) + GEOMETRY] for some tokens of a picture of side x side.
 
     Shape 0 is background. Colour, fill, size and geometry are those of the front object that covers the token's
     centre, else of the nearest one in reach, else -1 and 0.
     """
-    t = (np.arange(side, dtype=np.float32) + 0.5) / side
-    out = np.zeros((side, side, len(TOKEN_CLASSES) + GEOMETRY), np.float32)
-    out[..., 2:5] = -1
-    nearest = np.full((side, side), np.inf, np.float32)
+    x, y = centres(side, tokens)
+    out = np.zeros((len(tokens), len(TOKEN_CLASSES) + GEOMETRY), np.float32)
+    out[:, 2:5] = -1
+    nearest = np.full(len(tokens), np.inf, np.float32)
     for o in S.paint_order(scene):
-        dx = np.broadcast_to((t[None, :] - o["x"]) / o["r"], (side, side))
-        dy = np.broadcast_to((t[:, None] - o["y"]) / o["r"], (side, side))
+        dx, dy = (x - np.float32(o["x"])) / o["r"], (y - np.float32(o["y"])) / o["r"]
         distance = S.sdf(o["shape"], dx, dy)
-        covered = distance < 0
-        mine = covered | ((np.maximum(abs(dx), abs(dy)) < REACH) & (distance * o["r"] < nearest) & (out[..., 1] == 0))
-        nearest = np.where(mine, distance * o["r"], nearest)
-        label = np.empty((side, side, out.shape[-1]), np.float32)
-        label[..., 0] = 1 + SHAPES.index(o["shape"])
-        label[..., 1] = covered
-        label[..., 2:5] = _classes(o)
-        label[..., 5], label[..., 6], label[..., 7] = dx, dy, np.clip(distance, -1, 1)
-        out = np.where(mine[..., None], label, out)
-    return out.reshape(side * side, -1)
+        near = np.maximum(abs(dx), abs(dy)) < REACH
+        mine = (distance < 0) | (near & (distance * o["r"] < nearest) & (out[:, 1] == 0))
+        nearest[mine] = distance[mine] * o["r"]
+        out[mine, 0], out[mine, 1] = 1 + SHAPES.index(o["shape"]), distance[mine] < 0
+        out[mine, 2:5] = _classes(o)
+        out[mine, 5:] = np.stack([dx[mine], dy[mine], np.clip(distance[mine], -1, 1)], -1)
+    return out
 
 
 SUB = 4  # a token's coverage is told on SUB x SUB points
 
 
-def token_coverage(scene, side):
-    """uint8 [side * side, SUB * SUB]: which points of every token any object covers, row by row."""
-    n = side * SUB
-    t = (np.arange(n, dtype=np.float32) + 0.5) / n
-    covered = np.zeros((n, n), bool)
+def token_coverage(scene, side, tokens):
+    """bool [len(tokens), SUB * SUB]: which points of every token any object covers, row by row."""
+    x, y = centres(side, tokens)
+    inside = ((np.arange(SUB, dtype=np.float32) + 0.5) / SUB - 0.5) / side
+    covered = np.zeros((len(tokens), SUB, SUB), bool)
     for o in scene["objects"]:
-        a, b, c, d = (int(np.clip((o[axis] + way * REACH * o["r"]) * n, 0, n)) for axis in "xy" for way in (-1, 1))
-        x, y = (t[None, a:b] - np.float32(o["x"])) / o["r"], (t[c:d, None] - np.float32(o["y"])) / o["r"]
-        covered[c:d, a:b] |= S.sdf(o["shape"], x, y) < 0
-    return covered.reshape(side, SUB, side, SUB).transpose(0, 2, 1, 3).reshape(side * side, SUB * SUB).astype(np.uint8)
+        near = np.maximum(abs(x - o["x"]), abs(y - o["y"])) < REACH * o["r"] + 1 / side
+        px = (x[near, None, None] + inside[None, None, :] - np.float32(o["x"])) / o["r"]
+        py = (y[near, None, None] + inside[None, :, None] - np.float32(o["y"])) / o["r"]
+        covered[near] |= S.sdf(o["shape"], px, py) < 0
+    return covered.reshape(len(tokens), SUB * SUB)
 
 
 # Columns of word_labels.

@@ -7,6 +7,7 @@ picture side (x to the right, y down), so one scene can be rendered at any resol
 import json
 import math
 import re
+import zlib
 
 import numpy as np
 
@@ -214,52 +215,85 @@ def caption(scene):
     return f"{text} on {'an' if words[0] in 'aeio' else 'a'} {words}"
 
 
+HELD_OUT = 20  # one caption in 20 is never trained on, neither by the transformer nor by the text encoder
+
+
+def held_out(text):
+    """Whether a caption is kept for evaluation: decided by its words, so that no run can see it by chance."""
+    return zlib.crc32(text.encode()) % HELD_OUT == 0
+
+
+def training_scene(rng):
+    """A random scene whose caption may be trained on."""
+    while held_out(caption(scene := random_scene(rng))):
+        pass
+    return scene
+
+
+def evaluation_scene(rng):
+    """A random scene whose caption is never trained on."""
+    while not held_out(caption(scene := random_scene(rng))):
+        pass
+    return scene
+
+
 # ----------------------------------------------------------------------------------------------------- renderer
 
 
-def _background(bg, size):
-    t = (np.arange(size, dtype=np.float32) + 0.5) / size
+def _mix(img, color, alpha):
+    return img + (np.float32(color) - img) * alpha[..., None]
+
+
+def _background(bg, x, y, size):
+    """The background at the points (x, y), which may be a column and a row that broadcast: [..., 3]."""
     kind = bg["kind"]
     if kind in LANDSCAPES:
         rng = np.random.default_rng(bg["seed"])
         if kind == "over green hills":
-            img = _gradient((0.42, 0.70, 0.95), (0.86, 0.94, 0.99), t)
+            img = _gradient((0.42, 0.70, 0.95), (0.86, 0.94, 0.99), x, y)
             for level, amp, col in ((0.66, 0.05, (0.45, 0.70, 0.35)), (0.80, 0.04, (0.22, 0.52, 0.22))):
                 f, p = rng.uniform(5, 9), rng.uniform(0, 6.28)
-                edge = level + amp * np.sin(f * t + p)
-                a = _cover(edge[None, :] - t[:, None], size)[..., None]
-                img = img * (1 - a) + np.float32(col) * a
+                img = _mix(img, col, _cover(level + amp * np.sin(f * x + p) - y, size))
         elif kind == "over the sea":
-            img = _gradient((0.98, 0.72, 0.48), (0.99, 0.90, 0.72), t)
+            img = _gradient((0.98, 0.72, 0.48), (0.99, 0.90, 0.72), x, y)
             p = rng.uniform(0, 6.28)
-            line = 0.66 + 0.0 * t
-            a = _cover(line[None, :] - t[:, None], size)[..., None]
-            depth = t[:, None] + 0.012 * np.sin(28 * t[None, :] + p)
-            s = _stripes(depth, 0.07, size)[..., None]
+            s = _stripes(y + 0.012 * np.sin(28 * x + p), 0.07, size)[..., None]
             sea = np.float32((0.10, 0.36, 0.62)) * (1 - s) + np.float32((0.20, 0.52, 0.74)) * s
-            img = img * (1 - a) + sea * a
+            img = _mix(img, sea, _cover(0.66 - y + 0 * x, size))
         else:
-            img = _gradient((0.03, 0.03, 0.12), (0.13, 0.10, 0.34), t)
+            img = _gradient((0.03, 0.03, 0.12), (0.13, 0.10, 0.34), x, y)
+            reach = 1 / 32 + 2 / size
             for sx, sy in rng.uniform(0.02, 0.98, (26, 2)):
-                x0, x1 = max(int(sx * size) - size // 32 - 2, 0), int(sx * size) + size // 32 + 2
-                y0, y1 = max(int(sy * size) - size // 32 - 2, 0), int(sy * size) + size // 32 + 2
-                d = np.hypot(t[None, x0:x1] - sx, t[y0:y1, None] - sy) - 0.009
-                a = _cover(d, size)[..., None]
-                img[y0:y1, x0:x1] = img[y0:y1, x0:x1] * (1 - a) + np.float32((1, 0.97, 0.85)) * a
+                at = _near(x, y, sx, sy, reach)
+                px, py = _take(x, y, at)
+                img[at] = _mix(img[at], (1, 0.97, 0.85), _cover(np.hypot(px - sx, py - sy) - 0.009, size))
         return img
     a = np.float32(BACKGROUNDS[bg["colors"][0]])
     if kind == "plain":
-        return np.broadcast_to(a, (size, size, 3)).copy()
+        return np.broadcast_to(a, (*np.broadcast_shapes(x.shape, y.shape), 3)).copy()
     if kind == "gradient":
-        return _gradient(a, BACKGROUNDS[bg["colors"][1]], t)
+        return _gradient(a, BACKGROUNDS[bg["colors"][1]], x, y)
     b = a * 0.72 + 0.28 * (1.0 if a.mean() < 0.6 else 0.0)
-    m = pattern(kind, t[None, :] - 0.5, t[:, None] - 0.5, size)[..., None]
+    m = pattern(kind, x - 0.5, y - 0.5, size)[..., None]
     return a * (1 - m) + b * m
 
 
-def _gradient(a, b, t):
-    row = np.float32(a)[None] * (1 - t[:, None]) + np.float32(b)[None] * t[:, None]
-    return np.repeat(row[:, None], len(t), axis=1)
+def _gradient(a, b, x, y):
+    y = (y + 0 * x)[..., None]
+    return np.float32(a) * (1 - y) + np.float32(b) * y
+
+
+def _near(x, y, cx, cy, reach):
+    """Index of the points within reach of (cx, cy) per axis: a window of a grid, a mask of loose points."""
+    if x.ndim == 1:
+        return (np.abs(x - cx) < reach) & (np.abs(y - cy) < reach)
+    rows, columns = (np.flatnonzero(np.abs(t.ravel() - c) < reach) for t, c in ((y, cy), (x, cx)))
+    window = lambda at: slice(at[0], at[-1] + 1) if len(at) else slice(0, 0)
+    return window(rows), window(columns)
+
+
+def _take(x, y, at):
+    return (x[at], y[at]) if x.ndim == 1 else (x[:, at[1]], y[at[0]])
 
 
 def paint_order(scene):
@@ -267,28 +301,44 @@ def paint_order(scene):
     return scene["objects"][::-1] if scene["relation"] == "inside" else scene["objects"]
 
 
-def render(scene, size):
-    """The picture as float32 [size, size, 3] in [0, 1]."""
-    img = _background(scene["background"], size).astype(np.float32)
-    order = paint_order(scene)
-    for o in order:
-        reach = o["r"] * 1.12 + 1.0 / size
-        x0, x1 = max(int((o["x"] - reach) * size), 0), min(int((o["x"] + reach) * size) + 1, size)
-        y0, y1 = max(int((o["y"] - reach) * size), 0), min(int((o["y"] + reach) * size) + 1, size)
-        if x0 >= x1 or y0 >= y1:
-            continue
-        x = ((np.arange(x0, x1, dtype=np.float32) + 0.5) / size - np.float32(o["x"]))[None, :]
-        y = ((np.arange(y0, y1, dtype=np.float32) + 0.5) / size - np.float32(o["y"]))[:, None]
-        r = np.float32(o["r"])
-        a = _cover(sdf(o["shape"], x / r, y / r) * r, size)[..., None].astype(np.float32)
+def paint(scene, x, y, size):
+    """The colours [..., 3] in [0, 1] of a picture of `size` pixels at the points (x, y) in picture sides.
+
+    The points are two arrays [n], or a row [1, W] and a column [H, 1] that span a grid.
+    """
+    img = _background(scene["background"], x, y, size).astype(np.float32)
+    for o in paint_order(scene):
+        at = _near(x, y, o["x"], o["y"], o["r"] * 1.12 + 1.0 / size)
+        dx, dy = _take(x, y, at)
+        dx, dy, r = dx - np.float32(o["x"]), dy - np.float32(o["y"]), np.float32(o["r"])
+        alpha = _cover(sdf(o["shape"], dx / r, dy / r) * r, size).astype(np.float32)
         base = np.float32(COLORS[o["color"]])
-        col = base * (1 - 0.13 * np.clip(y / r * 0.5 + 0.5, 0, 1)[..., None])  # a little shade towards the bottom
+        color = base * (1 - 0.13 * np.clip(dy / r * 0.5 + 0.5, 0, 1)[..., None])  # a little shade towards the bottom
         if o["fill"]:
             second = np.float32((0.97, 0.97, 0.97) if base.mean() < 0.8 else (0.15, 0.15, 0.17))
-            m = pattern(o["fill"], x, y, size)[..., None].astype(np.float32)
-            col = col * (1 - m) + second * m
-        img[y0:y1, x0:x1] = img[y0:y1, x0:x1] * (1 - a) + col * a
+            m = pattern(o["fill"], dx, dy, size)[..., None].astype(np.float32)
+            color = color * (1 - m) + second * m
+        img[at] = _mix(img[at], color, alpha)
     return np.clip(img, 0, 1)
+
+
+def render(scene, size):
+    """The picture as float32 [size, size, 3] in [0, 1]."""
+    t = (np.arange(size, dtype=np.float32) + 0.5) / size
+    return paint(scene, t[None, :], t[:, None], size)
+
+
+def render_patches(scene, size, patches, side=8):
+    """float32 [side, side * n, 3]: only the given patches of side x side pixels, next to each other.
+
+    patches: indices [n], row by row. Each comes out as `render` would draw it, at a cost of n and not of size^2.
+    """
+    n, columns = len(patches), size // side
+    inside = np.arange(side)
+    row = (patches // columns * side)[None, :, None] + inside[:, None, None]
+    column = (patches % columns * side)[None, :, None] + inside[None, None, :]
+    at = lambda pixels: ((np.broadcast_to(pixels, (side, n, side)).reshape(-1) + 0.5) / size).astype(np.float32)
+    return paint(scene, at(column), at(row), size).reshape(side, n * side, 3)
 
 
 # ---------------------------------------------------------------------------------------------------- tokenizer

@@ -44,15 +44,30 @@ LABELS = len(L.TOKEN_CLASSES) + L.GEOMETRY
 # --------------------------------------------------------------------------------------------------------- data
 
 
-class Scenes(torch.utils.data.IterableDataset):
-    """Endless batches of (uint8 pictures, token ids, token labels with the coverage behind them)."""
+def some_tokens(rng, side, keep):
+    """Sorted indices of `keep` tokens of a picture of side x side: a square of neighbours, where edges go on from token
+    to token, for half of them; the others anywhere.
+    """
+    width = int((keep / 2) ** 0.5)
+    row, column = rng.integers(side - width + 1, size=2)
+    square = np.zeros((side, side), bool)
+    square[row:row + width, column:column + width] = True
+    inside, outside = np.flatnonzero(square), np.flatnonzero(~square)
+    return np.sort(np.concatenate([inside, rng.choice(outside, keep - len(inside), replace=False)]))
 
-    def __init__(self, size, batch, seed, layouts=None):
-        self.size, self.batch, self.seed, self.layouts = size, batch, seed, layouts
+
+class Scenes(torch.utils.data.IterableDataset):
+    """Endless batches of (uint8 pictures, token ids, token labels with the coverage behind them, tokens).
+
+    With `keep`, a picture is the row of the kept tokens' patches, and nothing else of it is drawn.
+    """
+
+    def __init__(self, size, batch, seed, keep=0, layouts=None):
+        self.size, self.batch, self.seed, self.keep, self.layouts = size, batch, seed, keep, layouts
 
     def scene(self, rng):
         while True:
-            scene = S.random_scene(rng)
+            scene = S.training_scene(rng)
             if self.layouts is None or scene["layout"] in self.layouts:
                 return scene
 
@@ -61,25 +76,31 @@ class Scenes(torch.utils.data.IterableDataset):
         rng = np.random.default_rng([*self.seed, info.id if info else 0])
         if info:
             torch.set_num_threads(1)
+        side = self.size // 8
+        tokens = np.arange(side * side)
         while True:
             scenes = [self.scene(rng) for _ in range(self.batch)]
-            x = np.stack([S.render(s, self.size) for s in scenes])
+            if self.keep:
+                tokens = some_tokens(rng, side, self.keep)
+                x = np.stack([S.render_patches(s, self.size, tokens) for s in scenes])
+            else:
+                x = np.stack([S.render(s, self.size) for s in scenes])
             x = torch.from_numpy((x * 255 + 0.5).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
-            side = self.size // 8
-            labels = np.stack([np.concatenate([L.token_labels(s, side), L.token_coverage(s, side)], -1) for s in scenes])
-            yield x, torch.tensor([S.encode(S.caption(s)) for s in scenes]), torch.from_numpy(labels)
+            labels = np.stack([np.concatenate([L.token_labels(s, side, tokens), L.token_coverage(s, side, tokens)], -1)
+                               for s in scenes])
+            yield x, torch.tensor([S.encode(S.caption(s)) for s in scenes]), torch.from_numpy(labels), torch.from_numpy(tokens)
 
 
 class Task:
-    """Pictures of one size: {"size", "batch", "shift"}, and perhaps "keep", the number of random tokens trained on, and
+    """Pictures of one size: {"size", "batch", "shift"}, and perhaps "keep", the number of tokens trained on, and
     "layouts", the only ones drawn.
     """
 
     def __init__(self, spec, seed, workers, device):
-        self.size, self.batch, self.keep = spec["size"], spec["batch"], spec.get("keep", 0)
+        self.size, keep = spec["size"], spec.get("keep", 0)
         self.shift = spec["shift"]  # of the logit-normal sigmas: the more tokens, the more noise hides as much
-        self.name = f"{self.size}px" + (f"/{self.keep}" if self.keep else "")
-        data = Scenes(self.size, self.batch, seed, spec.get("layouts"))
+        self.name = f"{self.size}px" + (f"/{keep}" if keep else "")
+        data = Scenes(self.size, spec["batch"], seed, keep, spec.get("layouts"))
         self.data = iter(torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers,
                                                      prefetch_factor=4 if workers else None))
         self.img_ids = image_ids(self.size // 8, self.size // 8, device)
@@ -153,21 +174,30 @@ class Hidden:
 
 
 @torch.no_grad()
-def pass_noise_through(transformer):
-    """Initial weights with which velocity = latents, nearly right at high noise.
+def start_open(transformer):
+    """Initial weights from which a few thousand pictures are enough to tell shapes; with adaLN-zero it takes many more.
 
-    Every block would have to learn to keep 64 dimensions of noise for the output; half of the hidden channels start
-    with them.
+    - Noise passes through: the velocity contains all 64 dimensions of the noise, so half of the hidden channels start
+      with them and lead to the output (velocity = latents, nearly right at high noise).
+    - Gates start at 1: no block has to wait for its gate to open.
+    - Queries and keys have random biases: RoPE turns the part of them that does not depend on content into functions of
+      place, at once and in spite of the noise. A token learns where it is in no other way.
     """
     c = transformer.x_embedder.in_features
     transformer.x_embedder.weight[:c] = torch.eye(c)
     transformer.proj_out.weight[:, :c] = torch.eye(c)
+    for module in transformer.modules():
+        if isinstance(module, model.AdaLayerNorm) and module.parts > 2:
+            module.linear.bias.view(module.parts // 3, 3, -1)[:, 2] = 1  # (shift, scale, gate), once or twice
+    for name, module in transformer.named_modules():
+        if name.endswith(("to_q", "to_k", "add_q_proj", "add_k_proj")):
+            module.bias.normal_()
 
 
 def build(run, device):
     net = nn.ModuleDict({"transformer": FluxTransformer2DModel(**CONFIG), "text": TextEncoder(**TEXT_CONFIG)})
     net["transformer"].init_weights()
-    pass_noise_through(net["transformer"])
+    start_open(net["transformer"])
     text = os.path.join(run, TEXT_FILE)
     if os.path.exists(text):
         net["text"].load_state_dict(load_file(text))
@@ -334,13 +364,10 @@ class Run:
         for o, factor in self.opts:
             for group in o.param_groups:
                 group["lr"] = lr * factor
-        pictures, ids, labels = next(task.data)
+        pictures, ids, labels, tokens = next(task.data)
         x0 = pack(self.vae.encode(pictures.to(dev).float() / 127.5 - 1))
         ids = torch.where((torch.rand(len(x0), 1) < stage.get("drop", 0.1)).to(dev), self.null, ids.to(dev))
-        labels, img_ids = labels.to(dev), task.img_ids
-        if task.keep:
-            kept = torch.randperm(len(img_ids))[: task.keep].sort().values.to(dev)
-            x0, labels, img_ids = x0[:, kept], labels[:, kept], img_ids[kept]
+        labels, img_ids = labels.to(dev), task.img_ids[tokens.to(dev)]
         n = len(x0)
         batch = (x0, torch.randn_like(x0), task.sigmas(n).to(dev), 1 + 5 * torch.rand(n, device=dev), ids, labels)
         # Micro-batches of a few thousand tokens keep a thread's activations in the caches.
