@@ -1,10 +1,13 @@
 """Write a training run as a jit-flux model directory, and check what was written.
 
     python export.py --run run --out ../../models/flux-tiny
+    python export.py --run run --checkpoint checkpoint.safetensors
 
 Writes transformer.pt and text_encoder.pt (TorchScript, float32; the EMA weights) and tokenizer.json, and with --vae also
 vae_decoder.pt and the latents' scale and shift in model_index.json; without it, the shipped decoder stays. The bundled
 model's archives whose code runs are pinned by SHA-256: --pin writes the hashes into src/runtime/trusted-archives.ts.
+--checkpoint writes the EMA weights with the heads of the layout losses in float16 and nothing else: what train.py --init
+goes on from, on another machine.
 """
 import argparse
 import hashlib
@@ -14,6 +17,7 @@ import re
 import shutil
 
 import torch
+from safetensors.torch import save_file
 
 import scene as S
 from config import CONFIG, TEXT_CONFIG
@@ -45,10 +49,14 @@ def main():
     ap.add_argument("--vae", default=None, help="folder of train_vae.py, if its autoencoder is to be shipped")
     ap.add_argument("--out", default="model")
     ap.add_argument("--pin", action="store_true", help="pin the hashes of the new archives in the package's source")
+    ap.add_argument("--checkpoint", help="write this file instead")
     args = ap.parse_args()
+    state = torch.load(os.path.join(args.run, "last.pt"), map_location="cpu")["ema"]
+    if args.checkpoint:
+        save_file({k: v.half() for k, v in state.items()}, args.checkpoint)
+        return
     os.makedirs(args.out, exist_ok=True)
     path = lambda name: os.path.join(args.out, name)
-    state = torch.load(os.path.join(args.run, "last.pt"), map_location="cpu")["ema"]
     vae = VAE.from_run(args.vae) if args.vae else VAE.from_model(SHIPPED)
     transformer = module(FluxTransformer2DModel, CONFIG, state, "transformer")
     text = module(TextEncoder, TEXT_CONFIG, state, "text")

@@ -7,7 +7,8 @@ Safe to kill at any time: the run is written every few minutes and the same comm
 in pictures, so a run is the same on every machine but for rounding. What was seen, and every loss, is appended to
 run/log.jsonl (curves.py draws it). On CPUs with AVX-512 and on GPUs the products are in bfloat16, else in float32.
 
-Two things beside the plain recipe, because a small model has few pictures to learn from:
+Beside the plain recipe, because a small model has few pictures to learn from:
+- The initial weights are open (start_open).
 - Layout loss. A head on a middle block is asked what every token shows (labels.py): shape, colour, fill, size, offset
   from the object's centre; another one on the last block, which 4x4 points of the token an object covers. A shape is a
   few edge pixels to the velocity loss, and one class in eight to the first of these. The heads are not exported.
@@ -250,13 +251,16 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimizers(net, threads, dtype):
-    """Muon for the blocks' matrices, AdamW for the rest; (optimizer, factor of the learning rate) each."""
+    """Muon for the blocks' matrices, AdamW for the rest; (optimizer, factor of the learning rate) each.
+
+    Muon bears high rates; at the same one AdamW kept the outputs from settling.
+    """
     blocks = [p for n, p in net["transformer"].named_parameters() if p.ndim == 2 and "blocks" in n]
     rest = [p for n, p in net["transformer"].named_parameters() if not (p.ndim == 2 and "blocks" in n)]
     muon = [Muon(blocks[i::threads], dtype) for i in range(threads)]
     adam = lambda parameters: torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    return [*((o, 1.0) for o in muon), (adam([*rest, *net["layout"].parameters(), *net["coverage"].parameters()]), 1.0),
-            (adam(net["text"].parameters()), 0.3)]
+    return [*((o, 1.0) for o in muon), (adam([*rest, *net["layout"].parameters(), *net["coverage"].parameters()]), 0.3),
+            (adam(net["text"].parameters()), 0.1)]
 
 
 def attend_fp32(q, k, v):
@@ -282,7 +286,9 @@ class Run:
         self.vae = VAE.from_run(args.vae, self.device) if args.vae else VAE.from_model(SHIPPED, self.device)
         torch.manual_seed(args.seed)
         self.net = build(args.run, self.device)
-        if args.init:
+        if args.init and args.init.endswith(".safetensors"):
+            self.net.load_state_dict({k: v.float() for k, v in load_file(args.init).items()})
+        elif args.init:
             for part, name in (("transformer", "transformer.pt"), ("text", "text_encoder.pt")):
                 self.net[part].load_state_dict(weights(args.init, name))
         self.ema = copy.deepcopy(self.net).requires_grad_(False)
@@ -339,13 +345,15 @@ class Run:
         xt = x0 + sigma[:, None, None] * (noise - x0)
         target = noise - x0
         with self.cast():
-            if self.teacher is not None:  # v = c + (w - 1) (c - u), with c estimated by the data and c - u by the teacher
+            if self.teacher is not None:
                 with torch.no_grad():
                     pooled, seq = self.teacher["text"](torch.cat([ids, self.null.expand_as(ids)]))
                     both = lambda t: torch.cat([t, t])
+                    plain = torch.ones_like(guidance)  # guided weights may be the teacher of a later stage
                     c, u = self.teacher["transformer"](both(xt), seq, pooled, both(sigma), img_ids, self.txt_ids,
-                                                       both(guidance)).float().chunk(2)
-                target = target + (guidance - 1)[:, None, None] * (c - u)
+                                                       both(plain)).float().chunk(2)
+                difference = (guidance - 1)[:, None, None] * (c - u)
+                target = c + difference  # and not data + difference: the noise of the data would hide what is to be learnt
             pooled, seq = self.net["text"](ids)
             v = self.net["transformer"](xt, seq, pooled, sigma, img_ids, self.txt_ids, guidance)
             n = self.txt_ids.shape[0]
@@ -355,7 +363,8 @@ class Run:
         layout["coverage"] = coverage_loss(covered, labels[..., LABELS:])
         velocity = (v.float() - target).pow(2).mean()
         loss = (velocity + layout_weight * (sum(layout.values()) + 4 * layout["coverage"])) * weight
-        figures = {"velocity": velocity.item(), "told": told.item(), **{k: t.item() for k, t in layout.items()}}
+        figures = {"velocity": velocity.item(), **({} if self.teacher is None else {"difference": difference.pow(2).mean().item()}),
+                   "told": told.item(), **{k: t.item() for k, t in layout.items()}}
         return {k: t * weight for k, t in figures.items()}, torch.autograd.grad(loss, self.params)
 
     def step(self, task, stage, lr):
@@ -429,7 +438,9 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--run", default="run")
     ap.add_argument("--recipe", default=os.path.join(HERE, "recipe.json"))
-    ap.add_argument("--init", help="model directory whose weights a new run starts with (layout head and optimisers start anew)")
+    ap.add_argument("--init", help="what a new run starts from, with new optimisers: a model directory, or a file of "
+                                   "export.py --checkpoint, which has the heads too")
+    ap.add_argument("--stage", help="name of the stage that a new run starts with")
     ap.add_argument("--vae", help="folder of train_vae.py (default: the shipped autoencoder)")
     ap.add_argument("--minutes", type=float, help="stop after this time; the run goes on with the next call")
     ap.add_argument("--write-every", type=float, default=3, help="minutes between checkpoints")
@@ -448,6 +459,8 @@ def main():
     with open(args.recipe) as f:
         stages = json.load(f)["stages"]
     run = Run(args)
+    if args.stage and run.steps == 0:
+        run.stage = [stage["name"] for stage in stages].index(args.stage)
     count = lambda part: sum(p.numel() for p in run.net[part].parameters()) / 1e6
     print(f"transformer {count('transformer'):.2f} M parameters, text encoder {count('text'):.2f} M; stage {run.stage} of "
           f"{len(stages)}, step {run.steps}", flush=True)
