@@ -19,6 +19,7 @@ from torch import nn
 
 import scene as S
 from labels import BACKGROUNDS, COLORS, FILLS, KINDS, SHAPES, SIZES
+from sampling import picture_tensor
 
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "detector.safetensors")
 VIEW, GRID = 64, 16  # pixels that the finder sees, cells of its maps
@@ -105,7 +106,10 @@ class Detector(nn.Module):
 
 
 def window(picture, x, y, r, bend=None):
-    """[1, 3, 32, 32] of a picture [3, H, W]: REACH radii around (x, y), every pixel the mean of 2x2 samples."""
+    """[1, 3, 32, 32] of a picture [3, H, W]: REACH radii around (x, y), every pixel the mean of 2x2 samples.
+
+    bend [64, 64, 2]: how far every sample is moved, in radii.
+    """
     t = (torch.arange(2 * WINDOW) + 0.5) / WINDOW - 1
     gx, gy = torch.meshgrid(t, t, indexing="xy")
     grid = torch.stack([gx, gy], -1) * (REACH * r)
@@ -118,8 +122,8 @@ def window(picture, x, y, r, bend=None):
 
 def background_of(logits):
     kind, first, last = (int(p.argmax()) for p in logits.split([len(KINDS), len(BACKGROUNDS), len(BACKGROUNDS)]))
-    colors = {"gradient": [BACKGROUNDS[first], BACKGROUNDS[last]]}.get(KINDS[kind], [BACKGROUNDS[first]])
-    return {"kind": KINDS[kind], "colors": [] if KINDS[kind] in S.LANDSCAPES else colors}
+    name, colors = KINDS[kind], [BACKGROUNDS[first], BACKGROUNDS[last]]
+    return {"kind": name, "colors": [] if name in S.LANDSCAPES else colors if name == "gradient" else colors[:1]}
 
 
 # ----------------------------------------------------------------------------------------------------- training
@@ -132,12 +136,8 @@ def worse(x):
     return x + torch.randn_like(x) * torch.rand(len(x), 1, 1, 1) ** 2 * 0.12 + torch.randn(len(x), 3, 1, 1) * 0.03
 
 
-def tensor(pictures):
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) * 2 - 1
-
-
 def finder_loss(net, scenes):
-    maps, background = net(worse(tensor([S.render(s, VIEW) for s in scenes])))
+    maps, background = net(worse(picture_tensor([S.render(s, VIEW) for s in scenes])))
     heat = torch.zeros(len(scenes), GRID, GRID, len(SIZES))
     where, radius, offset = [], [], []
     t = torch.arange(GRID)
@@ -174,11 +174,11 @@ def reader_loss(net, scenes, rng):
         first = [int((c - 1.6 * r) * size) for c in (x, y)]
         pixels = int(3.2 * r * size) + 2
         t = [((np.arange(pixels) + f + 0.5) / size).astype(np.float32) for f in first]
-        part = torch.from_numpy(S.paint(s, t[0][None], t[1][:, None], size)).permute(2, 0, 1) * 2 - 1
+        part = picture_tensor([S.paint(s, t[0][None], t[1][:, None], size)])[0]
         bend = torch.from_numpy(rng.normal(0, rng.uniform(0, 0.07), (1, 2, 4, 4))).float()
-        bend = F.interpolate(bend, size=2 * WINDOW, mode="bicubic")[0].permute(1, 2, 0) * pixels / size / r
+        bend = F.interpolate(bend, size=2 * WINDOW, mode="bicubic")[0].permute(1, 2, 0)
         side = pixels / size  # window() measures in picture sides: here the part is the picture
-        windows.append(window(part, (x - first[0] / size) / side, (y - first[1] / size) / side, r / side, bend * r / side))
+        windows.append(window(part, (x - first[0] / size) / side, (y - first[1] / size) / side, r / side, bend))
         truth.append([SHAPES.index(o["shape"]), COLORS.index(o["color"]), FILLS.index(o["fill"])])
     truth = torch.tensor(truth)
     return sum(F.cross_entropy(out, truth[:, k]) for k, out in enumerate(net(worse(torch.cat(windows)))))

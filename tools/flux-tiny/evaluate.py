@@ -27,6 +27,7 @@ import torch
 import detector
 import scene as S
 from labels import BACKGROUNDS, COLORS, SHAPES, SIZES
+from sampling import picture_tensor
 
 
 def parse(caption):
@@ -133,7 +134,7 @@ def score(net, pictures, captions):
 def scenes_of(seed, count):
     """Scenes with captions that are never trained on."""
     rng = np.random.default_rng(seed)
-    return [S.evaluation_scene(rng) for _ in range(count)]
+    return [S.split_scene(rng, evaluation=True) for _ in range(count)]
 
 
 def read_picture(path):
@@ -180,7 +181,7 @@ def main():
         scenes = scenes_of(args.seed, args.count)
         for i in range(0, args.count, 50):
             part = scenes[i:i + 50]
-            x = torch.from_numpy(np.stack([S.render(s, args.size) for s in part])).permute(0, 3, 1, 2) * 2 - 1
+            x = picture_tensor([S.render(s, args.size) for s in part])
             results += score(net, x, [S.caption(s) for s in part])
         print(f"rendered scenes ({args.count}, {args.size} px):", line(results))
     if args.model:

@@ -50,6 +50,11 @@ class VAE:
         return self.decoder(latent / self.scale + self.shift)
 
 
+def picture_tensor(pictures):
+    """Pictures [H, W, 3] in [0, 1] of scene.py -> [B, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) * 2 - 1
+
+
 def shifted(u, shift):
     """FLUX's time shift; shift = exp(mu)."""
     return shift * u / (1 + (shift - 1) * u)

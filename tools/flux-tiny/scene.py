@@ -223,16 +223,9 @@ def held_out(text):
     return zlib.crc32(text.encode()) % HELD_OUT == 0
 
 
-def training_scene(rng):
-    """A random scene whose caption may be trained on."""
-    while held_out(caption(scene := random_scene(rng))):
-        pass
-    return scene
-
-
-def evaluation_scene(rng):
-    """A random scene whose caption is never trained on."""
-    while not held_out(caption(scene := random_scene(rng))):
+def split_scene(rng, evaluation):
+    """A random scene whose caption is never trained on (for evaluation), or one whose caption may be."""
+    while held_out(caption(scene := random_scene(rng))) != evaluation:
         pass
     return scene
 

@@ -9,13 +9,13 @@ latter's; `error` is that of the difference to the true velocity, noise - data.
 import argparse
 import json
 
-import numpy as np
 import torch
 
 import scene as S
 from evaluate import scenes_of
 from model import image_ids, pack
 from sample import MODEL, FluxTiny
+from sampling import picture_tensor
 
 
 def kept_tokens(side, ratio, generator):
@@ -29,8 +29,7 @@ def kept_tokens(side, ratio, generator):
 def measure(model, size, ratios, sigmas, count, seed):
     generator = torch.Generator().manual_seed(seed)
     scenes = scenes_of(seed, count)
-    x = torch.from_numpy(np.stack([S.render(s, size) for s in scenes])).permute(0, 3, 1, 2) * 2 - 1
-    x0 = pack(model.vae.encode(x))
+    x0 = pack(model.vae.encode(picture_tensor([S.render(s, size) for s in scenes])))
     noise = torch.randn(x0.shape, generator=generator)
     pooled, seq = model.text_encoder(torch.tensor([S.encode(S.caption(s)) for s in scenes]))
     ids, txt_ids = image_ids(size // 8, size // 8), torch.zeros(S.MAX_TOKENS, 3)

@@ -68,7 +68,7 @@ class Scenes(torch.utils.data.IterableDataset):
 
     def scene(self, rng):
         while True:
-            scene = S.training_scene(rng)
+            scene = S.split_scene(rng, evaluation=False)
             if self.layouts is None or scene["layout"] in self.layouts:
                 return scene
 

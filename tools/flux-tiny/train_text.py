@@ -82,7 +82,7 @@ def main():
     for step in range(steps):
         for group in opt.param_groups:
             group["lr"] = args.lr * min(1, (step + 1) / 50, 1.02 - step / steps)
-        scenes = [S.training_scene(rng) for _ in range(args.batch)]
+        scenes = [S.split_scene(rng, evaluation=False) for _ in range(args.batch)]
         words, captions = (torch.from_numpy(np.stack(part)) for part in zip(*map(L.word_labels, scenes)))
         loss = losses(encoder, heads, torch.tensor([S.encode(S.caption(s)) for s in scenes]), words, captions)
         opt.zero_grad()

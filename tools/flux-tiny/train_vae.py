@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 
 import scene as S
 from model import Decoder, Encoder
+from sampling import picture_tensor
 
 
 def batch(rng, n, size):
-    x = np.stack([S.render(S.random_scene(rng), size) for _ in range(n)])
-    return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous() * 2 - 1
+    return picture_tensor([S.render(S.random_scene(rng), size) for _ in range(n)]).contiguous()
 
 
 @torch.no_grad()
