@@ -20,6 +20,10 @@ const { values } = parseArgs({
     count: { type: 'string' },
     seed: { type: 'string', default: '1234' },
     batch: { type: 'string', default: '1' },
+    device: { type: 'string', default: 'cpu' },
+    dtype: { type: 'string', default: 'float32' },
+    // A model that was just exported is not among those whose code the package knows.
+    'allow-torchscript-code': { type: 'boolean', default: false },
   },
 });
 if (!values.captions || !values.out) throw new Error('--captions and --out are needed');
@@ -28,7 +32,11 @@ const captions = (await readFile(values.captions, 'utf8')).trimEnd().split('\n')
 const size = Number(values.size);
 const path = (i) => join(values.out, `${String(i).padStart(4, '0')}.png`);
 await mkdir(values.out, { recursive: true });
-const pipeline = await FluxPipeline.load(values.model);
+const pipeline = await FluxPipeline.load(values.model, {
+  device: values.device,
+  dtype: values.dtype,
+  allowTorchScriptCode: values['allow-torchscript-code'],
+});
 
 const open = captions
   .slice(0, Number(values.count ?? captions.length))

@@ -147,6 +147,7 @@ def main():
     ap.add_argument("--detector", default=detector.FILE)
     ap.add_argument("--truth", action="store_true")
     ap.add_argument("--model", help="folder of the model to score")
+    ap.add_argument("--device", default="cpu", help="of the model; on a GPU in bfloat16")
     ap.add_argument("--size", type=int, default=128)
     ap.add_argument("--steps", type=int, default=50)
     ap.add_argument("--guidance", type=float, default=3.5)
@@ -186,11 +187,12 @@ def main():
         print(f"rendered scenes ({args.count}, {args.size} px):", line(results))
     if args.model:
         from sample import FluxTiny
-        model = FluxTiny(args.model)
+        model = FluxTiny(args.model, args.device, bf16=args.device != "cpu")
         captions, start = [S.caption(s) for s in scenes_of(args.seed, args.count)], time.time()
         for i in range(0, args.count, 20):
             c = captions[i:i + 20]
-            results += score(net, model(c, args.size, args.steps, guidance=args.guidance, cfg=args.cfg, seed=args.seed + i), c)
+            pictures = model(c, args.size, args.steps, guidance=args.guidance, cfg=args.cfg, seed=args.seed + i).cpu()
+            results += score(net, pictures, c)
             print(len(results), f"{time.time() - start:.0f} s", line(results), flush=True)
     if args.json:
         with open(args.json, "w") as f:

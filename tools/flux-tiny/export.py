@@ -3,13 +3,15 @@
     python export.py --run run --out ../../models/flux-tiny
     python export.py --run run --checkpoint checkpoint.safetensors
 
-Writes transformer.pt and text_encoder.pt (TorchScript, float32; the EMA weights) and tokenizer.json, and with --vae also
-vae_decoder.pt and the latents' scale and shift in model_index.json; without it, the shipped decoder stays. The bundled
-model's archives whose code runs are pinned by SHA-256: --pin writes the hashes into src/runtime/trusted-archives.ts.
+Writes the EMA weights as TorchScript, transformer.pt in float16 and text_encoder.pt in float32 (its code runs as it is),
+tokenizer.json, and with --vae also vae_decoder.pt and the latents' scale and shift in model_index.json; without it, the
+shipped decoder stays. The bundled model's archives whose code runs are pinned by SHA-256: --pin writes the hashes into
+src/runtime/trusted-archives.ts.
 --checkpoint writes the EMA weights with the heads of the layout losses in float16 and nothing else: what train.py --init
 goes on from, on another machine.
 """
 import argparse
+import copy
 import hashlib
 import json
 import os
@@ -60,7 +62,7 @@ def main():
     vae = VAE.from_run(args.vae) if args.vae else VAE.from_model(SHIPPED)
     transformer = module(FluxTransformer2DModel, CONFIG, state, "transformer")
     text = module(TextEncoder, TEXT_CONFIG, state, "text")
-    archives = {"transformer.pt": transformer, "text_encoder.pt": text}
+    archives = {"transformer.pt": copy.deepcopy(transformer).half(), "text_encoder.pt": text}
     if args.vae:
         archives["vae_decoder.pt"] = vae.decoder
     elif os.path.realpath(args.out) != os.path.realpath(SHIPPED):
@@ -94,7 +96,7 @@ def main():
 @torch.no_grad()
 def check(path, transformer, text, decoder):
     """Any number of picture tokens, any batch, the same numbers as eager; the tokenizer file."""
-    scripted = torch.jit.load(path("transformer.pt"))
+    scripted = torch.jit.load(path("transformer.pt")).float()
     for b, n in ((1, 256), (3, 300), (2, 1024), (4, 7)):
         ids = image_ids(32, 32)[torch.randperm(1024)[:n]] if n != 256 else image_ids(16, 16)
         x = (torch.randn(b, n, 64), torch.randn(b, S.MAX_TOKENS, 128), torch.randn(b, 64), torch.rand(b), ids,

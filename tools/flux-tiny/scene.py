@@ -30,62 +30,63 @@ MAX_TOKENS = 24
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 
 # ------------------------------------------------------------------------------------------------------- shapes
-# Signed distance (negative inside) in units of the object's radius.
+# Signed distance (negative inside) in units of the object's radius. `xp` is the library of the arrays: numpy, or torch
+# for scene_batch.py.
 
 
-def _polar_star(x, y, points, inner):
+def _polar_star(x, y, points, inner, xp):
     half = math.pi / points
-    rho, ang = np.hypot(x, y), np.arctan2(x, -y)
-    ang = np.abs((ang + half) % (2 * half) - half)
-    px, py = rho * np.cos(ang), rho * np.sin(ang)
+    rho, ang = xp.hypot(x, y), xp.arctan2(x, -y)
+    ang = abs((ang + half) % (2 * half) - half)
+    px, py = rho * xp.cos(ang), rho * xp.sin(ang)
     bx, by = inner * math.cos(half), inner * math.sin(half)  # the edge runs from (1, 0) to (bx, by)
     ex, ey = bx - 1, by
     return ((px - 1) * ey - py * ex) / math.hypot(ex, ey)
 
 
-def sdf(shape, x, y):
+def sdf(shape, x, y, xp=np):
     if shape == "circle":
-        return np.hypot(x, y) - 0.92
+        return xp.hypot(x, y) - 0.92
     if shape == "ring":
-        return np.abs(np.hypot(x, y) - 0.74) - 0.24
+        return abs(xp.hypot(x, y) - 0.74) - 0.24
     if shape == "square":
-        return np.maximum(np.abs(x), np.abs(y)) - 0.82
+        return xp.maximum(abs(x), abs(y)) - 0.82
     if shape == "diamond":
-        return (np.abs(x) * 1.35 + np.abs(y) - 1.05) / 1.68
+        return (abs(x) * 1.35 + abs(y) - 1.05) / 1.68
     if shape == "triangle":
-        return np.maximum(y - 0.78, (1.86 * np.abs(x) - y - 1.05) / 2.11)
+        return xp.maximum(y - 0.78, (1.86 * abs(x) - y - 1.05) / 2.11)
     if shape == "star":
-        return _polar_star(x, y + 0.02, 5, 0.45) - 0.03
+        return _polar_star(x, y + 0.02, 5, 0.45, xp) - 0.03
     if shape == "cross":
-        ax, ay = np.abs(x), np.abs(y)
-        return np.maximum(np.minimum(ax, ay) - 0.31, np.maximum(ax, ay) - 0.95)
+        ax, ay = abs(x), abs(y)
+        return xp.maximum(xp.minimum(ax, ay) - 0.31, xp.maximum(ax, ay) - 0.95)
     if shape == "heart":
-        ax, s = np.abs(x), 0.6
-        square = (ax + np.abs(y - 0.05) - s * math.sqrt(2)) / math.sqrt(2)
-        lobe = np.hypot(ax - s / math.sqrt(2), y - 0.05 + s / math.sqrt(2)) - s
-        return np.minimum(square, lobe)
+        ax, s = abs(x), 0.6
+        square = (ax + abs(y - 0.05) - s * math.sqrt(2)) / math.sqrt(2)
+        lobe = xp.hypot(ax - s / math.sqrt(2), y - 0.05 + s / math.sqrt(2)) - s
+        return xp.minimum(square, lobe)
     raise ValueError(shape)
 
 
-def _cover(d, size):
+def cover(d, size, xp=np):
     """Anti-aliased coverage of a signed distance given in picture sides."""
-    return np.clip(0.5 - d * size, 0.0, 1.0)
+    return xp.clip(0.5 - d * size, 0.0, 1.0)
 
 
-def _stripes(u, period, size):
-    return _cover((np.abs((u / period) % 1.0 - 0.5) - 0.25) * period, size)
+def stripes(u, period, size, xp=np):
+    return cover((abs((u / period) % 1.0 - 0.5) - 0.25) * period, size, xp)
 
 
-def pattern(fill, x, y, size):
+def pattern(fill, x, y, size, xp=np):
     """Coverage of the second colour; x, y are offsets from the object's centre in picture sides."""
     if fill == "striped":
-        return _stripes((x + y) * 0.7071, 0.085, size)
+        return stripes((x + y) * 0.7071, 0.085, size, xp)
     if fill == "checkered":
-        a, b = _stripes(x, 0.15, size), _stripes(y, 0.15, size)
+        a, b = stripes(x, 0.15, size, xp), stripes(y, 0.15, size, xp)
         return a + b - 2 * a * b
     if fill == "dotted":
         p = 0.095
-        return _cover(np.hypot((x / p) % 1.0 - 0.5, (y / p) % 1.0 - 0.5) * p - 0.027, size)
+        return cover(xp.hypot((x / p) % 1.0 - 0.5, (y / p) % 1.0 - 0.5) * p - 0.027, size, xp)
     raise ValueError(fill)
 
 
@@ -237,36 +238,61 @@ def _mix(img, color, alpha):
     return img + (np.float32(color) - img) * alpha[..., None]
 
 
+SHADE = 0.13  # an object's colour at its bottom is this much darker than at its top
+HILLS = ((0.66, 0.05, (0.45, 0.70, 0.35)), (0.80, 0.04, (0.22, 0.52, 0.22)))  # height, amplitude, colour
+HORIZON, WAVES = 0.66, ((0.10, 0.36, 0.62), (0.20, 0.52, 0.74))
+STARS, STAR_RADIUS, STAR_COLOR = 26, 0.009, (1, 0.97, 0.85)
+SKIES = {"over green hills": ((0.42, 0.70, 0.95), (0.86, 0.94, 0.99)),
+         "over the sea": ((0.98, 0.72, 0.48), (0.99, 0.90, 0.72)), "in the night sky": ((0.03, 0.03, 0.12), (0.13, 0.10, 0.34))}
+
+
+def landscape(bg):
+    """The numbers that a landscape's seed stands for: (frequency, phase) of the two hills, the waves' phase or the stars'
+    places (x, y).
+    """
+    rng = np.random.default_rng(bg["seed"])
+    if bg["kind"] == "over green hills":
+        return [(rng.uniform(5, 9), rng.uniform(0, 6.28)) for _ in HILLS]
+    if bg["kind"] == "over the sea":
+        return [(rng.uniform(0, 6.28),)]
+    return rng.uniform(0.02, 0.98, (STARS, 2)).tolist()
+
+
+def second_of_background(a):
+    """The other colour of a patterned background."""
+    return a * 0.72 + 0.28 * (1.0 if a.mean() < 0.6 else 0.0)
+
+
+def second_of_object(base):
+    """The other colour of a patterned object."""
+    return np.float32((0.97, 0.97, 0.97) if base.mean() < 0.8 else (0.15, 0.15, 0.17))
+
+
 def _background(bg, x, y, size):
     """The background at the points (x, y), which may be a column and a row that broadcast: [..., 3]."""
     kind = bg["kind"]
     if kind in LANDSCAPES:
-        rng = np.random.default_rng(bg["seed"])
+        img, numbers = _gradient(*SKIES[kind], x, y), landscape(bg)
         if kind == "over green hills":
-            img = _gradient((0.42, 0.70, 0.95), (0.86, 0.94, 0.99), x, y)
-            for level, amp, col in ((0.66, 0.05, (0.45, 0.70, 0.35)), (0.80, 0.04, (0.22, 0.52, 0.22))):
-                f, p = rng.uniform(5, 9), rng.uniform(0, 6.28)
-                img = _mix(img, col, _cover(level + amp * np.sin(f * x + p) - y, size))
+            for (level, amp, col), (f, p) in zip(HILLS, numbers):
+                img = _mix(img, col, cover(level + amp * np.sin(f * x + p) - y, size))
         elif kind == "over the sea":
-            img = _gradient((0.98, 0.72, 0.48), (0.99, 0.90, 0.72), x, y)
-            p = rng.uniform(0, 6.28)
-            s = _stripes(y + 0.012 * np.sin(28 * x + p), 0.07, size)[..., None]
-            sea = np.float32((0.10, 0.36, 0.62)) * (1 - s) + np.float32((0.20, 0.52, 0.74)) * s
-            img = _mix(img, sea, _cover(0.66 - y + 0 * x, size))
+            s = stripes(y + 0.012 * np.sin(28 * x + numbers[0][0]), 0.07, size)[..., None]
+            sea = np.float32(WAVES[0]) * (1 - s) + np.float32(WAVES[1]) * s
+            img = _mix(img, sea, cover(HORIZON - y + 0 * x, size))
         else:
-            img = _gradient((0.03, 0.03, 0.12), (0.13, 0.10, 0.34), x, y)
             reach = 1 / 32 + 2 / size
-            for sx, sy in rng.uniform(0.02, 0.98, (26, 2)):
+            for sx, sy in numbers:
                 at = _near(x, y, sx, sy, reach)
                 px, py = _take(x, y, at)
-                img[at] = _mix(img[at], (1, 0.97, 0.85), _cover(np.hypot(px - sx, py - sy) - 0.009, size))
+                img[at] = _mix(img[at], STAR_COLOR, cover(np.hypot(px - sx, py - sy) - STAR_RADIUS, size))
         return img
     a = np.float32(BACKGROUNDS[bg["colors"][0]])
     if kind == "plain":
         return np.broadcast_to(a, (*np.broadcast_shapes(x.shape, y.shape), 3)).copy()
     if kind == "gradient":
         return _gradient(a, BACKGROUNDS[bg["colors"][1]], x, y)
-    b = a * 0.72 + 0.28 * (1.0 if a.mean() < 0.6 else 0.0)
+    b = second_of_background(a)
     m = pattern(kind, x - 0.5, y - 0.5, size)[..., None]
     return a * (1 - m) + b * m
 
@@ -304,13 +330,12 @@ def paint(scene, x, y, size):
         at = _near(x, y, o["x"], o["y"], o["r"] * 1.12 + 1.0 / size)
         dx, dy = _take(x, y, at)
         dx, dy, r = dx - np.float32(o["x"]), dy - np.float32(o["y"]), np.float32(o["r"])
-        alpha = _cover(sdf(o["shape"], dx / r, dy / r) * r, size).astype(np.float32)
+        alpha = cover(sdf(o["shape"], dx / r, dy / r) * r, size).astype(np.float32)
         base = np.float32(COLORS[o["color"]])
-        color = base * (1 - 0.13 * np.clip(dy / r * 0.5 + 0.5, 0, 1)[..., None])  # a little shade towards the bottom
+        color = base * (1 - SHADE * np.clip(dy / r * 0.5 + 0.5, 0, 1)[..., None])
         if o["fill"]:
-            second = np.float32((0.97, 0.97, 0.97) if base.mean() < 0.8 else (0.15, 0.15, 0.17))
             m = pattern(o["fill"], dx, dy, size)[..., None].astype(np.float32)
-            color = color * (1 - m) + second * m
+            color = color * (1 - m) + second_of_object(base) * m
         img[at] = _mix(img[at], color, alpha)
     return np.clip(img, 0, 1)
 

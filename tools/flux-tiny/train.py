@@ -1,11 +1,15 @@
 """Train flux-tiny: a rectified-flow text-to-image model with the FLUX.1 architecture, on procedural scenes.
 
     python train.py --run run                      every stage of recipe.json, from where the run stands
-    python train.py --run run --device cuda --workers 14
+    python train.py --run run --device cuda --workers 12 --recipe recipe-gpu.json
 
 Safe to kill at any time: the run is written every few minutes and the same command goes on with it. Stages are counted
-in pictures, so a run is the same on every machine but for rounding. What was seen, and every loss, is appended to
-run/log.jsonl (curves.py draws it). On CPUs with AVX-512 and on GPUs the products are in bfloat16, else in float32.
+in pictures, so a run is the same on every machine but for rounding, or in seconds, where a machine is lent for a time.
+What was seen, and every loss, is appended to run/log.jsonl (curves.py draws it). On CPUs with AVX-512 and on GPUs the
+products are in bfloat16, else in float32.
+
+On CPUs processes draw the scenes and every step is split over threads. On a GPU they only think scenes up; drawing,
+encoding and learning are one CUDA graph per task.
 
 Beside the plain recipe, because a small model has few pictures to learn from:
 - The initial weights are open (start_open).
@@ -15,9 +19,11 @@ Beside the plain recipe, because a small model has few pictures to learn from:
 - The text encoder can read before training starts (train_text.py).
 """
 import argparse
+import contextlib
 import copy
 import json
 import os
+import queue
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +37,7 @@ from torch import nn
 import labels as L
 import model
 import scene as S
+import scene_batch
 from config import CONFIG, PROMPTS, TEXT_CONFIG
 from model import FluxTransformer2DModel, TextEncoder, image_ids, pack
 from sampling import VAE, sample, sheet, shifted, weights
@@ -57,6 +64,22 @@ def some_tokens(rng, side, keep):
     return np.sort(np.concatenate([inside, rng.choice(outside, keep - len(inside), replace=False)]))
 
 
+def random_scene(rng, layouts):
+    """A scene whose caption may be trained on, of the given layouts (None: all)."""
+    while True:
+        scene = S.split_scene(rng, evaluation=False)
+        if layouts is None or scene["layout"] in layouts:
+            return scene
+
+
+def worker_rng(seed):
+    """A process of a DataLoader has its own stream of scenes, and one thread."""
+    info = torch.utils.data.get_worker_info()
+    if info:
+        torch.set_num_threads(1)
+    return np.random.default_rng([*seed, info.id if info else 0])
+
+
 class Scenes(torch.utils.data.IterableDataset):
     """Endless batches of (uint8 pictures, token ids, token labels with the coverage behind them, tokens).
 
@@ -66,21 +89,12 @@ class Scenes(torch.utils.data.IterableDataset):
     def __init__(self, size, batch, seed, keep=0, layouts=None):
         self.size, self.batch, self.seed, self.keep, self.layouts = size, batch, seed, keep, layouts
 
-    def scene(self, rng):
-        while True:
-            scene = S.split_scene(rng, evaluation=False)
-            if self.layouts is None or scene["layout"] in self.layouts:
-                return scene
-
     def __iter__(self):
-        info = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([*self.seed, info.id if info else 0])
-        if info:
-            torch.set_num_threads(1)
+        rng = worker_rng(self.seed)
         side = self.size // 8
         tokens = np.arange(side * side)
         while True:
-            scenes = [self.scene(rng) for _ in range(self.batch)]
+            scenes = [random_scene(rng, self.layouts) for _ in range(self.batch)]
             if self.keep:
                 tokens = some_tokens(rng, side, self.keep)
                 x = np.stack([S.render_patches(s, self.size, tokens) for s in scenes])
@@ -92,23 +106,70 @@ class Scenes(torch.utils.data.IterableDataset):
             yield x, torch.tensor([S.encode(S.caption(s)) for s in scenes]), torch.from_numpy(labels), torch.from_numpy(tokens)
 
 
+def loader(dataset, workers):
+    return iter(torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers,
+                                            prefetch_factor=4 if workers else None))
+
+
+class Rows(torch.utils.data.IterableDataset):
+    """Endless chunks of scenes as rows of scene_batch.py."""
+
+    def __init__(self, chunk, seed, layouts=None):
+        self.chunk, self.seed, self.layouts = chunk, seed, layouts
+
+    def __iter__(self):
+        rng = worker_rng(self.seed)
+        while True:
+            yield torch.from_numpy(np.stack([scene_batch.row(random_scene(rng, self.layouts)) for _ in range(self.chunk)]))
+
+
+class ScenePool:
+    """Scenes on the device, to be drawn from at random. Processes think up new ones, which replace the oldest, so a scene
+    is seen a few times, with other noise and at other sizes; a step never waits for them.
+    """
+
+    CHUNK = 1024
+
+    def __init__(self, capacity, seed, workers, device, layouts=None):
+        chunks = loader(Rows(self.CHUNK, seed, layouts), workers)
+        self.rows = torch.cat([next(chunks) for _ in range(capacity // self.CHUNK)]).to(device)
+        self.position, self.made = 0, len(self.rows)
+        self.fresh = queue.Queue(8)
+        if workers:
+            threading.Thread(target=self.fetch, args=(chunks,), daemon=True).start()
+
+    def fetch(self, chunks):
+        for chunk in chunks:
+            self.fresh.put(chunk)
+
+    def refresh(self):
+        try:
+            chunk = self.fresh.get_nowait()
+        except queue.Empty:
+            return
+        self.rows[self.position:self.position + self.CHUNK].copy_(chunk.pin_memory() if self.rows.is_cuda else chunk, non_blocking=True)
+        self.position = (self.position + self.CHUNK) % len(self.rows)
+        self.made += self.CHUNK
+
+    def draw(self, n):
+        return self.rows[torch.randint(len(self.rows), (n,), device=self.rows.device)]
+
+
 class Task:
     """Pictures of one size: {"size", "batch", "shift"}, and perhaps "keep", the number of tokens trained on, and
     "layouts", the only ones drawn.
     """
 
-    def __init__(self, spec, seed, workers, device):
-        self.size, keep = spec["size"], spec.get("keep", 0)
+    def __init__(self, spec, device):
+        self.size, self.batch, self.keep = spec["size"], spec["batch"], spec.get("keep", 0)
         self.shift = spec["shift"]  # of the logit-normal sigmas: the more tokens, the more noise hides as much
-        self.name = f"{self.size}px" + (f"/{keep}" if keep else "")
-        data = Scenes(self.size, spec["batch"], seed, keep, spec.get("layouts"))
-        self.data = iter(torch.utils.data.DataLoader(data, batch_size=None, num_workers=workers,
-                                                     prefetch_factor=4 if workers else None))
-        self.img_ids = image_ids(self.size // 8, self.size // 8, device)
+        self.name = f"{self.size}px" + (f"/{self.keep}" if self.keep else "")
+        self.side = self.size // 8
+        self.img_ids = image_ids(self.side, self.side, device)
 
-    def sigmas(self, n):
+    def sigmas(self, n, device):
         """Stratified over the batch, in random order."""
-        u = (torch.randperm(n) + torch.rand(n)) / n
+        u = (torch.rand(n, device=device).argsort() + torch.rand(n, device=device)) / n
         return shifted(torch.sigmoid(torch.special.ndtri(u.double().clamp(1e-6, 1 - 1e-6))), self.shift).float()
 
 
@@ -128,9 +189,12 @@ class Head(nn.Module):
         return self.out(F.silu(self.fc(self.norm(h))))
 
 
-def mean(values):
-    """0 for none: a few random tokens may all be background."""
-    return values.sum() / max(values.numel(), 1)
+def mean(values, where):
+    """Over the places that are asked; 0 for none: a few random tokens may all be background. Nothing here may depend on
+    how many there are, or it would not fit into a CUDA graph.
+    """
+    where = where.float()
+    return (values * where).sum() / where.sum().clamp(min=1)
 
 
 def layout_losses(out, labels):
@@ -138,13 +202,13 @@ def layout_losses(out, labels):
     parts = out.float().split([*L.TOKEN_CLASSES.values(), L.GEOMETRY], -1)
     near = labels[..., 0] > 0
     losses = {}
-    ask = lambda k, where: mean(F.cross_entropy(parts[k][where], labels[..., k][where].long(), reduction="none"))
     for k, name in enumerate(L.TOKEN_CLASSES):
-        losses[name] = ask(k, near)
+        entropy = F.cross_entropy(parts[k].flatten(0, 1), labels[..., k].flatten().long().clamp(min=0), reduction="none")
+        losses[name] = mean(entropy.view_as(near), near)
         if name in ("shape", "covered"):  # most tokens are background: weighed apart, or the shapes would not count
-            losses[f"{name} of background"] = ask(k, ~near)
-    losses["geometry"] = mean((parts[-1][near] - labels[near][:, len(L.TOKEN_CLASSES):]).pow(2))
-    told = mean((parts[0][near].argmax(-1) == labels[..., 0][near]).float())
+            losses[f"{name} of background"] = mean(entropy.view_as(near), ~near)
+    losses["geometry"] = mean((parts[-1] - labels[..., len(L.TOKEN_CLASSES):]).pow(2).mean(-1), near)
+    told = mean((parts[0].argmax(-1) == labels[..., 0]).float(), near)
     return losses, told
 
 
@@ -153,7 +217,7 @@ def coverage_loss(out, covered):
     loss = F.binary_cross_entropy_with_logits(out.float(), covered, reduction="none").mean(-1)
     share = covered.mean(-1)
     edge = (share > 0) & (share < 1)
-    return 0.5 * (mean(loss[edge]) + mean(loss[~edge]))
+    return 0.5 * (mean(loss, edge) + mean(loss, ~edge))
 
 
 class Hidden:
@@ -246,8 +310,8 @@ class Muon(torch.optim.Optimizer):
                 grads, moments = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
                 torch._foreach_lerp_(moments, grads, 1 - momentum)
                 update = self.orthogonalise(torch.stack(grads).lerp_(torch.stack(moments), momentum))
-                torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
-                torch._foreach_add_(params, list(update.unbind()), alpha=-0.2 * lr * max(shape) ** 0.5)
+                torch._foreach_mul_(params, 1 - lr * group["weight_decay"])  # lr may be a tensor, in a CUDA graph
+                torch._foreach_add_(params, list((update * (-0.2 * max(shape) ** 0.5 * lr)).unbind()))
 
 
 def optimizers(net, threads, dtype):
@@ -258,7 +322,8 @@ def optimizers(net, threads, dtype):
     blocks = [p for n, p in net["transformer"].named_parameters() if p.ndim == 2 and "blocks" in n]
     rest = [p for n, p in net["transformer"].named_parameters() if not (p.ndim == 2 and "blocks" in n)]
     muon = [Muon(blocks[i::threads], dtype) for i in range(threads)]
-    adam = lambda parameters: torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    on_gpu = blocks[0].is_cuda
+    adam = lambda parameters: torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.0, fused=True, capturable=on_gpu)
     return [*((o, 1.0) for o in muon), (adam([*rest, *net["layout"].parameters(), *net["coverage"].parameters()]), 0.3),
             (adam(net["text"].parameters()), 0.1)]
 
@@ -271,6 +336,17 @@ def attend_fp32(q, k, v):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 
 
+def rms_norm_fused(x, weight, eps):
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
+def rotate_complex(x, cos, sin):
+    """model.rotate in three passes over memory instead of eight."""
+    turns = torch.complex(cos[:, ::2], sin[:, ::2])
+    y = torch.view_as_complex(x.float().unflatten(-1, [-1, 2])) * turns
+    return torch.view_as_real(y).flatten(-2).to(x.dtype)
+
+
 # ----------------------------------------------------------------------------------------------------- training
 
 
@@ -281,6 +357,10 @@ class Run:
         self.args, self.device = args, args.device
         if self.device == "cpu":
             model.attend = attend_fp32
+        else:
+            model.rms_norm, model.rotate = rms_norm_fused, rotate_complex
+            torch.backends.cudnn.allow_tf32 = False  # the autoencoder's
+        self.on_device = self.device != "cpu" or args.pool > 0  # drawing as well
         has_bf16 = self.device != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
         self.cast = lambda: torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=has_bf16)
         self.vae = VAE.from_run(args.vae, self.device) if args.vae else VAE.from_model(SHIPPED, self.device)
@@ -292,18 +372,28 @@ class Run:
             for part, name in (("transformer", "transformer.pt"), ("text", "text_encoder.pt")):
                 self.net[part].load_state_dict(weights(args.init, name))
         self.ema = copy.deepcopy(self.net).requires_grad_(False)
-        blocks = self.net["transformer"].single_transformer_blocks
+        # What is run: on a GPU a bfloat16 copy of the weights, without the conversions that autocast adds to every layer.
+        self.work = copy.deepcopy(self.net).bfloat16() if self.device != "cpu" else self.net
+        self.work_params = list(self.work.parameters())
+        blocks = self.work["transformer"].single_transformer_blocks
         self.hidden, self.last = Hidden(blocks[LAYOUT_BLOCK]), Hidden(blocks[COVERAGE_BLOCK])
         self.opts = optimizers(self.net, args.threads, torch.bfloat16 if has_bf16 else torch.float32)
         self.params = list(self.net.parameters())
-        self.stage, self.stage_pictures, self.steps, self.seconds, self.seen = 0, 0, 0, 0.0, {}
+        self.stage, self.stage_pictures, self.stage_seconds, self.steps, self.seconds, self.seen = 0, 0, 0.0, 0, 0.0, {}
+        self.rate = 1.0  # halved after a divergence
+        self.ema_weight = torch.zeros((), device=self.device)
         self.teacher = None
         self.path = os.path.join(args.run, "last.pt")
         if os.path.exists(self.path):
             self.restore()
-        self.pool = ThreadPoolExecutor(args.threads) if args.threads > 1 else None
+        self.follow()
+        self.threads = ThreadPoolExecutor(args.threads) if args.threads > 1 else None
+        self.memory = None
+        self.scenes = {}
         self.txt_ids = torch.zeros(S.MAX_TOKENS, 3, device=self.device)
         self.null = torch.tensor(S.encode(""), device=self.device)
+
+    POSITION = ("stage", "stage_pictures", "stage_seconds", "steps", "seconds", "seen")
 
     def restore(self):
         ck = torch.load(self.path, map_location=self.device)
@@ -312,23 +402,30 @@ class Run:
         if len(ck["opts"]) == len(self.opts):  # else another number of threads: Muon's momentum starts anew
             for (o, _), s in zip(self.opts, ck["opts"]):
                 o.load_state_dict(s)
-        for key in ("stage", "stage_pictures", "steps", "seconds", "seen"):
-            setattr(self, key, ck[key])
+        for key in self.POSITION:
+            setattr(self, key, ck.get(key, 0.0))
         torch.manual_seed(self.steps)
         if ck["teacher"] is not None:
             self.teach(ck["teacher"])
+
+    def follow(self):
+        """The weights that are run follow those that are trained."""
+        if self.work is not self.net:
+            with torch.no_grad():
+                torch._foreach_copy_(self.work_params, self.params)
 
     def teach(self, state=None):
         """Guidance distillation against the EMA weights at the start of its stage."""
         self.teacher = copy.deepcopy(self.ema)
         if state is not None:
             self.teacher.load_state_dict(state)
+        if self.work is not self.net:
+            self.teacher.bfloat16()
 
     def write(self):
         torch.save({"net": self.net.state_dict(), "ema": self.ema.state_dict(), "opts": [o.state_dict() for o, _ in self.opts],
-                    "teacher": self.teacher and self.teacher.state_dict(), "stage": self.stage,
-                    "stage_pictures": self.stage_pictures, "steps": self.steps, "seconds": self.seconds,
-                    "seen": self.seen}, self.path + ".tmp")
+                    "teacher": self.teacher and self.teacher.state_dict(),
+                    **{key: getattr(self, key) for key in self.POSITION}}, self.path + ".tmp")
         os.replace(self.path + ".tmp", self.path)
 
     def log(self, **entry):
@@ -342,9 +439,10 @@ class Run:
         sheet(self.vae.decode(latent.float())).save(os.path.join(self.args.run, f"{self.steps:06d}-{size}px.png"))
 
     def micro_batch(self, layout_weight, x0, noise, sigma, guidance, ids, labels, img_ids, weight):
-        xt = x0 + sigma[:, None, None] * (noise - x0)
+        dtype = self.work_params[0].dtype
+        xt = (x0 + sigma[:, None, None] * (noise - x0)).to(dtype)
         target = noise - x0
-        with self.cast():
+        with contextlib.nullcontext() if dtype == torch.bfloat16 else self.cast():
             if self.teacher is not None:
                 with torch.no_grad():
                     pooled, seq = self.teacher["text"](torch.cat([ids, self.null.expand_as(ids)]))
@@ -354,84 +452,184 @@ class Run:
                                                        both(plain)).float().chunk(2)
                 difference = (guidance - 1)[:, None, None] * (c - u)
                 target = c + difference  # and not data + difference: the noise of the data would hide what is to be learnt
-            pooled, seq = self.net["text"](ids)
-            v = self.net["transformer"](xt, seq, pooled, sigma, img_ids, self.txt_ids, guidance)
+            pooled, seq = self.work["text"](ids)
+            v = self.work["transformer"](xt, seq, pooled, sigma, img_ids, self.txt_ids, guidance)
             n = self.txt_ids.shape[0]
-            out = self.net["layout"](self.hidden.take()[:, n:])
-            covered = self.net["coverage"](self.last.take()[:, n:])
+            out = self.work["layout"](self.hidden.take()[:, n:])
+            covered = self.work["coverage"](self.last.take()[:, n:])
         layout, told = layout_losses(out, labels[..., :LABELS])
         layout["coverage"] = coverage_loss(covered, labels[..., LABELS:])
         velocity = (v.float() - target).pow(2).mean()
         loss = (velocity + layout_weight * (sum(layout.values()) + 4 * layout["coverage"])) * weight
-        figures = {"velocity": velocity.item(), **({} if self.teacher is None else {"difference": difference.pow(2).mean().item()}),
-                   "told": told.item(), **{k: t.item() for k, t in layout.items()}}
-        return {k: t * weight for k, t in figures.items()}, torch.autograd.grad(loss, self.params)
+        figures = {"velocity": velocity, **({} if self.teacher is None else {"difference": difference.pow(2).mean()}),
+                   "told": told, **layout}
+        return {k: t.detach() * weight for k, t in figures.items()}, torch.autograd.grad(loss, self.work_params)
 
-    def step(self, task, stage, lr):
-        """One step; the weighted figures of its micro-batches."""
-        dev, args = self.device, self.args
+    def set_rate(self, stage, lr):
+        """The learning rate and the EMA's weight of the next step: floats, or tensors that a CUDA graph reads."""
         for o, factor in self.opts:
             for group in o.param_groups:
-                group["lr"] = lr * factor
-        pictures, ids, labels, tokens = next(task.data)
-        x0 = pack(self.vae.encode(pictures.to(dev).float() / 127.5 - 1))
-        ids = torch.where((torch.rand(len(x0), 1) < stage.get("drop", 0.1)).to(dev), self.null, ids.to(dev))
-        labels, img_ids = labels.to(dev), task.img_ids[tokens.to(dev)]
-        n = len(x0)
-        batch = (x0, torch.randn_like(x0), task.sigmas(n).to(dev), 1 + 5 * torch.rand(n, device=dev), ids, labels)
-        # Micro-batches of a few thousand tokens keep a thread's activations in the caches.
-        parts = max(args.threads, round(n * x0.shape[1] / args.micro)) if self.pool else 1
-        chunks = list(zip(*(t.chunk(parts) for t in batch)))
-        run = self.pool.map if self.pool else map
-        results = list(run(lambda c: self.micro_batch(stage["layout"], *c, img_ids, len(c[0]) / n), chunks))
-        for p, *grads in zip(self.params, *(r[1] for r in results)):
-            p.grad = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
-        nn.utils.clip_grad_norm_(self.params, 1.0)
-        list(run(lambda o: o[0].step(), self.opts))
+                if not self.ema_weight.is_cuda:
+                    group["lr"] = lr * factor
+                elif isinstance(group["lr"], torch.Tensor):
+                    group["lr"].fill_(lr * factor)
+                else:
+                    group["lr"] = torch.tensor(lr * factor, device=self.device)
+        self.ema_weight.fill_(1 - min(stage.get("ema", 0.999), (1 + self.steps) / (10 + self.steps)))
+
+    def average(self):
+        with torch.no_grad():
+            ema = list(self.ema.parameters())
+            difference = torch._foreach_sub(self.params, ema)
+            torch._foreach_mul_(difference, self.ema_weight)
+            torch._foreach_add_(ema, difference)
+
+    def count(self, task, n):
         self.steps += 1
         self.stage_pictures += n
         self.seen[task.name] = self.seen.get(task.name, 0) + n
-        with torch.no_grad():
-            decay = min(stage.get("ema", 0.999), (1 + self.steps) / (10 + self.steps))
-            torch._foreach_lerp_(list(self.ema.parameters()), self.params, 1 - decay)
-        return {k: sum(r[0][k] for r in results) for k in results[0][0]}
+
+    def drop_captions(self, ids, stage):
+        return torch.where(torch.rand(len(ids), 1, device=ids.device) < stage.get("drop", 0.1), self.null, ids)
+
+    def noised(self, task, x0, ids, labels, stage):
+        """The arguments of micro_batch that are split over threads."""
+        n = len(x0)
+        guidance = 1 + 5 * torch.rand(n, device=x0.device)
+        return x0, torch.randn_like(x0), task.sigmas(n, x0.device), guidance, self.drop_captions(ids, stage), labels
+
+    def thread_steps(self, task, stage, seed):
+        """A function that takes a step with scenes drawn by other processes, split over threads, and returns its figures."""
+        args = self.args
+        data = loader(Scenes(task.size, task.batch, seed, task.keep, stage["layouts"]), args.workers)
+        run = self.threads.map if self.threads else map
+
+        def step():
+            pictures, ids, labels, tokens = next(data)
+            x0 = pack(self.vae.encode(pictures.float() / 127.5 - 1))
+            n = len(x0)
+            # Micro-batches of a few thousand tokens keep a thread's activations in the caches.
+            parts = max(args.threads, round(n * x0.shape[1] / args.micro)) if self.threads else 1
+            chunks = list(zip(*(t.chunk(parts) for t in self.noised(task, x0, ids, labels, stage))))
+            results = list(run(lambda c: self.micro_batch(stage["layout"], *c, task.img_ids[tokens], len(c[0]) / n), chunks))
+            for p, *grads in zip(self.params, *(r[1] for r in results)):
+                p.grad = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
+            nn.utils.clip_grad_norm_(self.params, 1.0)
+            list(run(lambda o: o[0].step(), self.opts))
+            self.average()
+            return {k: sum(r[0][k] for r in results) for k in results[0][0]}
+
+        return step
+
+    def device_steps(self, task, stage, seed):
+        """The same with scenes drawn on the device. On a GPU the whole step is captured, after some in the ordinary way."""
+        key = tuple(stage["layouts"] or ())
+        if key not in self.scenes:
+            self.scenes[key] = ScenePool(self.args.pool, seed, self.args.workers, self.device, stage["layouts"])
+        pool, rng, size = self.scenes[key], np.random.default_rng(seed), torch.tensor(float(task.size), device=self.device)
+        tokens = torch.arange(task.keep or task.side**2, device=self.device)
+        palette = scene_batch.palette(self.device)
+        figures = {}
+
+        def body():
+            rows = pool.draw(task.batch)
+            x, y = scene_batch.pixels(tokens, task.size)
+            pictures = scene_batch.patches(scene_batch.paint(rows, x, y, size, palette))
+            labels = scene_batch.token_labels(rows, size / 8, *scene_batch.centres(tokens, task.side))
+            batch = self.noised(task, pack(self.vae.encode(pictures * 2 - 1)), scene_batch.token_ids(rows), labels, stage)
+            new, grads = self.micro_batch(stage["layout"], *batch, task.img_ids[tokens], 1.0)
+            for p, g in zip(self.params, grads):
+                p.grad = g.float()
+            nn.utils.clip_grad_norm_(self.params, 1.0)
+            for o, _ in self.opts:
+                o.step()
+            self.follow()
+            self.average()
+            for k, value in new.items():
+                figures.setdefault(k, torch.zeros((), device=self.device)).copy_(value)
+
+        def prepare():
+            pool.refresh()
+            if task.keep:
+                chosen = torch.from_numpy(some_tokens(rng, task.side, task.keep))
+                tokens.copy_(chosen.pin_memory() if tokens.is_cuda else chosen, non_blocking=True)
+
+        run = body
+        if tokens.is_cuda:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    prepare()
+                    body()
+                    self.count(task, task.batch)
+            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            self.memory = self.memory or torch.cuda.graph_pool_handle()  # of all graphs, which never run at once
+            with torch.cuda.graph(graph, pool=self.memory, capture_error_mode="thread_local"):
+                body()
+            run = graph.replay
+
+        def step():
+            prepare()
+            run()
+            return {k: value.clone() for k, value in figures.items()}
+
+        return step
 
     def train_stage(self, stage):
         args = self.args
         if stage.get("guidance") and self.teacher is None:
             self.teach()
-        seed = [args.seed, self.stage, self.stage_pictures]
-        tasks = [Task(t, [*seed, i], args.workers, self.device) for i, t in enumerate(stage["tasks"])]
+        seed = [args.seed, self.stage, self.stage_pictures, self.steps]
+        tasks = [Task(t, self.device) for t in stage["tasks"]]
+        make = self.device_steps if self.on_device else self.thread_steps
+        self.set_rate(stage, 0.0)
+        steps = [make(task, {**stage, "layouts": spec.get("layouts")}, [*seed, i])
+                 for i, (task, spec) in enumerate(zip(tasks, stage["tasks"]))]
         figures = {task.name: [] for task in tasks}
         start = previous = written = time.time()
-        begun, step = self.stage_pictures, 0
-        while self.stage_pictures < stage["pictures"]:
-            done = self.stage_pictures / stage["pictures"]
-            lr = stage["lr"][0] + (stage["lr"][1] - stage["lr"][0]) * done
+        begun, step, every = self.stage_pictures, 0, 200 if self.on_device else 50
+        self.log(stage=stage["name"], ready=round(start - args.started, 1))
+        share = lambda: self.stage_seconds / stage["seconds"] if "seconds" in stage else self.stage_pictures / stage["pictures"]
+        while (done := share()) < 1:
+            lr = self.rate * (stage["lr"][0] + (stage["lr"][1] - stage["lr"][0]) * done)
             task = tasks[step % len(tasks)]
-            figures[task.name].append(self.step(task, stage, lr * min(1.0, (step + 1) / stage.get("warmup", 50))))
+            self.set_rate(stage, lr * min(1.0, (step + 1) / stage.get("warmup", 50)))
+            figures[task.name].append(steps[step % len(tasks)]())
+            self.count(task, task.batch)
             step += 1
-            now = time.time()
-            self.seconds += now - previous
-            previous = now
-            if step % 50 == 0:
-                mean = {name: {k: round(float(np.mean([f[k] for f in fs])), 4) for k in fs[0]} for name, fs in figures.items() if fs}
-                rate = (self.stage_pictures - begun) / (now - start)
+            if step % every == 0:  # also keeps the program from running far ahead of a GPU
+                read = {name: {k: torch.stack([f[k] for f in fs]).mean().item() for k in fs[0]} for name, fs in figures.items() if fs}
+                if not all(np.isfinite(value) for values in read.values() for value in values.values()):
+                    raise Diverged(stage["name"], self.steps)
+                mean = {name: {k: round(value, 4) for k, value in values.items()} for name, values in read.items()}
+                rate = (self.stage_pictures - begun) / (time.time() - start)
                 self.log(stage=stage["name"], pictures=self.stage_pictures, seen=self.seen, lr=lr, rate=round(rate, 1), losses=mean)
                 print(f"{stage['name']}: {self.stage_pictures} pictures, {rate:.1f}/s, lr {lr:.1e}; "
                       + "; ".join(f"{name}: " + ", ".join(f"{k} {v:.3f}" for k, v in m.items()) for name, m in mean.items()), flush=True)
                 figures = {task.name: [] for task in tasks}
-            if now - written > 60 * args.write_every:
+            now = time.time()
+            self.seconds += now - previous
+            self.stage_seconds += now - previous
+            previous = now
+            over = args.minutes and now - args.started > 60 * args.minutes
+            if (now - written > 60 * args.write_every or over) and step % every == 0:  # only what was seen to be finite
                 self.write()
                 written = now
-            if args.minutes and now - args.started > 60 * args.minutes:
-                self.write()
-                return False
-        self.stage, self.stage_pictures, self.teacher = self.stage + 1, 0, None
+                if over:
+                    return False
+        self.stage, self.stage_pictures, self.stage_seconds, self.teacher = self.stage + 1, 0, 0.0, None
         self.write()
-        for size in sorted({task.size for task in tasks if task.size <= 256}):  # 512 px would take minutes of a CPU
+        largest = 256 if self.device == "cpu" else 512  # 512 px would take minutes of a CPU
+        for size in sorted({task.size for task in tasks if task.size <= largest}):
             self.samples(size)
         return True
+
+
+class Diverged(Exception):
+    """A loss is not a number any more: the run goes on from its last checkpoint with half the learning rate."""
 
 
 def main():
@@ -445,7 +643,8 @@ def main():
     ap.add_argument("--minutes", type=float, help="stop after this time; the run goes on with the next call")
     ap.add_argument("--write-every", type=float, default=3, help="minutes between checkpoints")
     ap.add_argument("--device", default="cpu")
-    ap.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
+    ap.add_argument("--workers", type=int, default=1, help="processes that draw scenes, or on a GPU think them up")
+    ap.add_argument("--pool", type=int, help="draw on the device, from so many scenes (default on a GPU: 131072)")
     ap.add_argument("--threads", type=int, help="split each batch over this many threads (default: the CPU's cores)")
     ap.add_argument("--micro", type=int, default=2048, help="tokens per micro-batch with several threads")
     ap.add_argument("--seed", type=int, default=0)
@@ -455,6 +654,8 @@ def main():
         args.threads = len(os.sched_getaffinity(0)) if args.device == "cpu" else 1
     if args.device == "cpu":
         torch.set_num_threads(1 if args.threads > 1 else len(os.sched_getaffinity(0)))
+    if args.pool is None:
+        args.pool = 0 if args.device == "cpu" else 1 << 17
     os.makedirs(args.run, exist_ok=True)
     with open(args.recipe) as f:
         stages = json.load(f)["stages"]
@@ -464,8 +665,17 @@ def main():
     count = lambda part: sum(p.numel() for p in run.net[part].parameters()) / 1e6
     print(f"transformer {count('transformer'):.2f} M parameters, text encoder {count('text'):.2f} M; stage {run.stage} of "
           f"{len(stages)}, step {run.steps}", flush=True)
-    while run.stage < len(stages) and run.train_stage(stages[run.stage]):
-        pass
+    rate = 1.0
+    while run.stage < len(stages):
+        try:
+            if not run.train_stage(stages[run.stage]):
+                break
+        except Diverged as e:
+            rate /= 2
+            print(f"not finite at {e}: goes on from the last checkpoint with {rate} of the learning rate", flush=True)
+            run = Run(args)
+            run.rate = rate
+            run.log(diverged=str(e), rate=rate)
     print("seen:", run.seen, flush=True)
 
 
