@@ -306,7 +306,8 @@ class Muon(torch.optim.Optimizer):
                 shapes.setdefault(p.shape, []).append(p)
             for shape, params in shapes.items():
                 for p in params:
-                    self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    if not self.state[p]:
+                        self.state[p]["momentum"] = torch.zeros_like(p)
                 grads, moments = [p.grad for p in params], [self.state[p]["momentum"] for p in params]
                 torch._foreach_lerp_(moments, grads, 1 - momentum)
                 update = self.orthogonalise(torch.stack(grads).lerp_(torch.stack(moments), momentum))
@@ -337,7 +338,7 @@ def attend_fp32(q, k, v):
 
 
 def rms_norm_fused(x, weight, eps):
-    return F.rms_norm(x, weight.shape, weight, eps)
+    return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
 
 
 def rotate_complex(x, cos, sin):
@@ -555,7 +556,7 @@ class Run:
                 tokens.copy_(chosen.pin_memory() if tokens.is_cuda else chosen, non_blocking=True)
 
         run = body
-        if tokens.is_cuda:
+        if tokens.is_cuda and not self.args.no_graphs:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -644,6 +645,7 @@ def main():
     ap.add_argument("--write-every", type=float, default=3, help="minutes between checkpoints")
     ap.add_argument("--device", default="cpu")
     ap.add_argument("--workers", type=int, default=1, help="processes that draw scenes, or on a GPU think them up")
+    ap.add_argument("--no-graphs", action="store_true", help="launch every operation of a step by itself on a GPU")
     ap.add_argument("--pool", type=int, help="draw on the device, from so many scenes (default on a GPU: 131072)")
     ap.add_argument("--threads", type=int, help="split each batch over this many threads (default: the CPU's cores)")
     ap.add_argument("--micro", type=int, default=2048, help="tokens per micro-batch with several threads")
