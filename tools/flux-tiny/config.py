@@ -1,8 +1,8 @@
-"""Sizes of the model that is trained, and the prompts of its sample sheets."""
+"""Sizes of the model that is trained (a recipe may have others), and the prompts of its sample sheets."""
 import scene as S
 
 CONFIG = dict(patch_size=1, in_channels=64, out_channels=None, num_layers=2, num_single_layers=4,
-              attention_head_dim=64, num_attention_heads=3, joint_attention_dim=128, pooled_projection_dim=64,
+              attention_head_dim=64, num_attention_heads=2, joint_attention_dim=128, pooled_projection_dim=64,
               guidance_embeds=True, axes_dims_rope=[4, 30, 30])
 TEXT_CONFIG = dict(vocab_size=len(S.vocabulary()), max_length=S.MAX_TOKENS, dim=128, pooled_dim=64, layers=2, heads=4,
                    pad_id=0)

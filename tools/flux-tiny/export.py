@@ -3,10 +3,10 @@
     python export.py --run run --out ../../models/flux-tiny
     python export.py --run run --checkpoint checkpoint.safetensors
 
-Writes the EMA weights as TorchScript, transformer.pt in float16 and text_encoder.pt in float32 (its code runs as it is),
-tokenizer.json, and with --vae also vae_decoder.pt and the latents' scale and shift in model_index.json; without it, the
-shipped decoder stays. The bundled model's archives whose code runs are pinned by SHA-256: --pin writes the hashes into
-src/runtime/trusted-archives.ts.
+Writes transformer.pt and text_encoder.pt (TorchScript, float32; the EMA weights) and tokenizer.json, and with --vae also
+vae_decoder.pt and the latents' scale and shift in model_index.json; without it, the shipped decoder stays. --half stores
+the transformer in float16, which its weights are rounded to anyway: wider ones would not fit into the package else. The
+bundled model's archives whose code runs are pinned by SHA-256: --pin writes the hashes into src/runtime/trusted-archives.ts.
 --checkpoint writes the EMA weights with the heads of the layout losses in float16 and nothing else: what train.py --init
 goes on from, on another machine.
 """
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 import scene as S
 from config import CONFIG, TEXT_CONFIG
 from model import FluxTransformer2DModel, TextEncoder, image_ids
-from sampling import VAE
+from sampling import VAE, config_of
 from train import SHIPPED
 
 PINS = os.path.join(SHIPPED, "..", "..", "src", "runtime", "trusted-archives.ts")
@@ -51,6 +51,7 @@ def main():
     ap.add_argument("--vae", default=None, help="folder of train_vae.py, if its autoencoder is to be shipped")
     ap.add_argument("--out", default="model")
     ap.add_argument("--pin", action="store_true", help="pin the hashes of the new archives in the package's source")
+    ap.add_argument("--half", action="store_true", help="store the transformer in float16")
     ap.add_argument("--checkpoint", help="write this file instead")
     args = ap.parse_args()
     state = torch.load(os.path.join(args.run, "last.pt"), map_location="cpu")["ema"]
@@ -60,9 +61,10 @@ def main():
     os.makedirs(args.out, exist_ok=True)
     path = lambda name: os.path.join(args.out, name)
     vae = VAE.from_run(args.vae) if args.vae else VAE.from_model(SHIPPED)
-    transformer = module(FluxTransformer2DModel, CONFIG, state, "transformer")
+    tensors = {k.removeprefix("transformer."): v for k, v in state.items() if k.startswith("transformer.")}
+    transformer = module(FluxTransformer2DModel, config_of(tensors, CONFIG["axes_dims_rope"]), state, "transformer")
     text = module(TextEncoder, TEXT_CONFIG, state, "text")
-    archives = {"transformer.pt": copy.deepcopy(transformer).half(), "text_encoder.pt": text}
+    archives = {"transformer.pt": copy.deepcopy(transformer).half() if args.half else transformer, "text_encoder.pt": text}
     if args.vae:
         archives["vae_decoder.pt"] = vae.decoder
     elif os.path.realpath(args.out) != os.path.realpath(SHIPPED):

@@ -10,21 +10,11 @@ import os
 import torch
 
 from model import FluxTransformer2DModel, TextEncoder
-from config import CONFIG, TEXT_CONFIG
-from sampling import VAE, sample, sheet, weights
+from config import TEXT_CONFIG
+from sampling import VAE, config_of, sample, sheet, weights
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODEL = os.path.normpath(os.path.join(HERE, "..", "..", "models", "flux-tiny"))
-
-
-def config_of(state, rope_axes):
-    """The sizes of a transformer, from its tensors."""
-    count = lambda prefix: len({k.split(".")[1] for k in state if k.startswith(prefix + ".")})
-    width, channels = state["x_embedder.weight"].shape
-    head = len(state["transformer_blocks.0.attn.norm_q.weight"])
-    return {**CONFIG, "in_channels": channels, "num_layers": count("transformer_blocks"),
-            "num_single_layers": count("single_transformer_blocks"), "attention_head_dim": head,
-            "num_attention_heads": width // head, "axes_dims_rope": rope_axes}
 
 
 def eager(module, state):

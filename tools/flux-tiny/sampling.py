@@ -8,12 +8,23 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import scene as S
+from config import CONFIG
 from model import Decoder, Encoder, image_ids, pack, unpack
 
 
 def weights(folder, name):
     """The tensors of a TorchScript archive (which may run its code: only for archives you trust)."""
     return torch.jit.load(os.path.join(folder, name), map_location="cpu").state_dict()
+
+
+def config_of(state, rope_axes):
+    """The sizes of a transformer, from its tensors."""
+    count = lambda prefix: len({k.split(".")[1] for k in state if k.startswith(prefix + ".")})
+    width, channels = state["x_embedder.weight"].shape
+    head = len(state["transformer_blocks.0.attn.norm_q.weight"])
+    return {**CONFIG, "in_channels": channels, "num_layers": count("transformer_blocks"),
+            "num_single_layers": count("single_transformer_blocks"), "attention_head_dim": head,
+            "num_attention_heads": width // head, "axes_dims_rope": rope_axes}
 
 
 class VAE:

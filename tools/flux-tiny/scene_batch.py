@@ -69,8 +69,7 @@ def palette(device):
 def paint(rows, x, y, size, palette):
     """float32 [B, 3, P] in [0, 1]: what `scene.paint` gives, at the points (x, y) [P] in picture sides, for every row.
 
-    size: a tensor, so that compiled code serves every size. All objects, all stars and all kinds are worked out together
-    for all scenes: many numbers for nothing, but few operations.
+    All objects, all stars and all kinds are worked out together for all scenes: many numbers for nothing, but few operations.
     """
     start = MAX_OBJECTS * OBJECT
     background = rows[:, start:start + BACKGROUND, None]

@@ -259,8 +259,8 @@ def start_open(transformer):
             module.bias.normal_()
 
 
-def build(run, device):
-    net = nn.ModuleDict({"transformer": FluxTransformer2DModel(**CONFIG), "text": TextEncoder(**TEXT_CONFIG)})
+def build(run, device, config):
+    net = nn.ModuleDict({"transformer": FluxTransformer2DModel(**config), "text": TextEncoder(**TEXT_CONFIG)})
     net["transformer"].init_weights()
     start_open(net["transformer"])
     text = os.path.join(run, TEXT_FILE)
@@ -366,7 +366,7 @@ class Run:
         self.cast = lambda: torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=has_bf16)
         self.vae = VAE.from_run(args.vae, self.device) if args.vae else VAE.from_model(SHIPPED, self.device)
         torch.manual_seed(args.seed)
-        self.net = build(args.run, self.device)
+        self.net = build(args.run, self.device, {**CONFIG, **args.sizes})
         if args.init and args.init.endswith(".safetensors"):
             self.net.load_state_dict({k: v.float() for k, v in load_file(args.init).items()})
         elif args.init:
@@ -499,7 +499,7 @@ class Run:
         guidance = 1 + 5 * torch.rand(n, device=x0.device)
         return x0, torch.randn_like(x0), task.sigmas(n, x0.device), guidance, self.drop_captions(ids, stage), labels
 
-    def thread_steps(self, task, stage, seed):
+    def thread_step(self, task, stage, seed):
         """A function that takes a step with scenes drawn by other processes, split over threads, and returns its figures."""
         args = self.args
         data = loader(Scenes(task.size, task.batch, seed, task.keep, stage["layouts"]), args.workers)
@@ -522,62 +522,12 @@ class Run:
 
         return step
 
-    def device_steps(self, task, stage, seed):
-        """The same with scenes drawn on the device. On a GPU the whole step is captured, after some in the ordinary way."""
+    def device_step(self, task, stage, seed):
+        """The same with scenes drawn on the device."""
         key = tuple(stage["layouts"] or ())
         if key not in self.scenes:
             self.scenes[key] = ScenePool(self.args.pool, seed, self.args.workers, self.device, stage["layouts"])
-        pool, rng, size = self.scenes[key], np.random.default_rng(seed), torch.tensor(float(task.size), device=self.device)
-        tokens = torch.arange(task.keep or task.side**2, device=self.device)
-        palette = scene_batch.palette(self.device)
-        figures = {}
-
-        def body():
-            rows = pool.draw(task.batch)
-            x, y = scene_batch.pixels(tokens, task.size)
-            pictures = scene_batch.patches(scene_batch.paint(rows, x, y, size, palette))
-            labels = scene_batch.token_labels(rows, size / 8, *scene_batch.centres(tokens, task.side))
-            batch = self.noised(task, pack(self.vae.encode(pictures * 2 - 1)), scene_batch.token_ids(rows), labels, stage)
-            new, grads = self.micro_batch(stage["layout"], *batch, task.img_ids[tokens], 1.0)
-            for p, g in zip(self.params, grads):
-                p.grad = g.float()
-            nn.utils.clip_grad_norm_(self.params, 1.0)
-            for o, _ in self.opts:
-                o.step()
-            self.follow()
-            self.average()
-            for k, value in new.items():
-                figures.setdefault(k, torch.zeros((), device=self.device)).copy_(value)
-
-        def prepare():
-            pool.refresh()
-            if task.keep:
-                chosen = torch.from_numpy(some_tokens(rng, task.side, task.keep))
-                tokens.copy_(chosen.pin_memory() if tokens.is_cuda else chosen, non_blocking=True)
-
-        run = body
-        if tokens.is_cuda and not self.args.no_graphs:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    prepare()
-                    body()
-                    self.count(task, task.batch)
-            torch.cuda.current_stream().wait_stream(stream)
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            self.memory = self.memory or torch.cuda.graph_pool_handle()  # of all graphs, which never run at once
-            with torch.cuda.graph(graph, pool=self.memory, capture_error_mode="thread_local"):
-                body()
-            run = graph.replay
-
-        def step():
-            prepare()
-            run()
-            return {k: value.clone() for k, value in figures.items()}
-
-        return step
+        return DeviceStep(self, task, stage, self.scenes[key], np.random.default_rng(seed))
 
     def train_stage(self, stage):
         args = self.args
@@ -585,8 +535,9 @@ class Run:
             self.teach()
         seed = [args.seed, self.stage, self.stage_pictures, self.steps]
         tasks = [Task(t, self.device) for t in stage["tasks"]]
-        make = self.device_steps if self.on_device else self.thread_steps
+        make = self.device_step if self.on_device else self.thread_step
         self.set_rate(stage, 0.0)
+        self.memory = None  # the graphs of another stage are gone, and their memory with them
         steps = [make(task, {**stage, "layouts": spec.get("layouts")}, [*seed, i])
                  for i, (task, spec) in enumerate(zip(tasks, stage["tasks"]))]
         figures = {task.name: [] for task in tasks}
@@ -629,6 +580,69 @@ class Run:
         return True
 
 
+class DeviceStep:
+    """A training step all of whose parts run on one device: draws, encodes, adds noise, learns. Called, it returns its figures.
+
+    On a GPU the step is captured as a CUDA graph after a few in the ordinary way (with a learning rate of 0, see
+    train_stage). A graph reads its inputs where they were when it was captured: they are this object's attributes, as others
+    would be freed and their memory used for something else, without any error.
+    """
+
+    def __init__(self, run, task, stage, scenes, rng):
+        self.run, self.task, self.stage, self.scenes, self.rng = run, task, stage, scenes, rng
+        self.tokens = torch.arange(task.keep or task.side**2, device=run.device)
+        self.palette = scene_batch.palette(run.device)
+        self.figures = {}
+        self.replay = self.body
+        if run.device != "cpu" and not run.args.no_graphs:
+            self.capture()
+
+    def body(self):
+        run, task = self.run, self.task
+        rows = self.scenes.draw(task.batch)
+        points = scene_batch.paint(rows, *scene_batch.pixels(self.tokens, task.size), task.size, self.palette)
+        labels = scene_batch.token_labels(rows, task.side, *scene_batch.centres(self.tokens, task.side))
+        x0 = pack(run.vae.encode(scene_batch.patches(points) * 2 - 1))
+        batch = run.noised(task, x0, scene_batch.token_ids(rows), labels, self.stage)
+        figures, grads = run.micro_batch(self.stage["layout"], *batch, task.img_ids[self.tokens], 1.0)
+        for p, g in zip(run.params, grads):
+            p.grad = g.float()
+        nn.utils.clip_grad_norm_(run.params, 1.0)
+        for o, _ in run.opts:
+            o.step()
+        run.follow()
+        run.average()
+        for k, value in figures.items():
+            self.figures.setdefault(k, torch.zeros((), device=run.device)).copy_(value)
+
+    def prepare(self):
+        self.scenes.refresh()
+        if self.task.keep:
+            chosen = torch.from_numpy(some_tokens(self.rng, self.task.side, self.task.keep))
+            self.tokens.copy_(chosen.pin_memory() if self.tokens.is_cuda else chosen, non_blocking=True)
+
+    def capture(self):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.prepare()
+                self.body()
+                self.run.count(self.task, self.task.batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        self.run.memory = self.run.memory or torch.cuda.graph_pool_handle()  # of all graphs, which never run at once
+        with torch.cuda.graph(self.graph, pool=self.run.memory, capture_error_mode="thread_local"):
+            self.body()
+        self.replay = self.graph.replay
+
+    def __call__(self):
+        self.prepare()
+        self.replay()
+        return {k: value.clone() for k, value in self.figures.items()}
+
+
 class Diverged(Exception):
     """A loss is not a number any more: the run goes on from its last checkpoint with half the learning rate."""
 
@@ -660,7 +674,8 @@ def main():
         args.pool = 0 if args.device == "cpu" else 1 << 17
     os.makedirs(args.run, exist_ok=True)
     with open(args.recipe) as f:
-        stages = json.load(f)["stages"]
+        recipe = json.load(f)
+    stages, args.sizes = recipe["stages"], recipe.get("transformer", {})
     run = Run(args)
     if args.stage and run.steps == 0:
         run.stage = [stage["name"] for stage in stages].index(args.stage)
