@@ -114,11 +114,13 @@ class GpuCheck {
       torchPath: torch,
       python: capture(python, ['--version'])?.trim().split(' ')[1],
       node: process.versions.node,
-      // Neither of git's answers is to be had on the device, where only files travel.
-      commit: git('rev-parse', '--short=10', 'HEAD') ?? pack?.commit.slice(0, 10) ?? 'unknown',
-      modified: existsSync(join(ROOT, '.git'))
-        ? Boolean(git('status', '--porcelain', '--untracked-files=no'))
-        : pack?.modified,
+      // Only files travel to the device. If it has a repository, then one of an earlier commit.
+      ...(pack && existsSync(join(ROOT, 'dist', '.from-pack'))
+        ? { commit: pack.commit.slice(0, 10), modified: pack.modified }
+        : {
+            commit: git('rev-parse', '--short=10', 'HEAD') ?? 'unknown',
+            modified: Boolean(git('status', '--porcelain', '--untracked-files=no')),
+          }),
       jitFlux: JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')).version,
       pack: pack && {
         commit: pack.commit,
