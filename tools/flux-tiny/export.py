@@ -2,13 +2,14 @@
 
     python export.py --run run --out ../../models/flux-tiny
     python export.py --run run --checkpoint checkpoint.safetensors
+    python export.py --weights checkpoint.safetensors --out model
 
 Writes transformer.pt and text_encoder.pt (TorchScript, float32; the EMA weights) and tokenizer.json, and with --vae also
 vae_decoder.pt and the latents' scale and shift in model_index.json; without it, the shipped decoder stays. --half stores
 the transformer in float16, which its weights are rounded to anyway: wider ones would not fit into the package else. The
 bundled model's archives whose code runs are pinned by SHA-256: --pin writes the hashes into src/runtime/trusted-archives.ts.
 --checkpoint writes the EMA weights with the heads of the layout losses in float16 and nothing else: what train.py --init
-goes on from, on another machine.
+goes on from, and what --weights exports, on another machine.
 """
 import argparse
 import copy
@@ -19,7 +20,7 @@ import re
 import shutil
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import scene as S
 from config import CONFIG, TEXT_CONFIG
@@ -48,13 +49,14 @@ def module(cls, config, state, prefix):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--run", default="run", help="folder of train.py")
+    ap.add_argument("--weights", help="a file of --checkpoint, instead of a run")
     ap.add_argument("--vae", default=None, help="folder of train_vae.py, if its autoencoder is to be shipped")
     ap.add_argument("--out", default="model")
     ap.add_argument("--pin", action="store_true", help="pin the hashes of the new archives in the package's source")
     ap.add_argument("--half", action="store_true", help="store the transformer in float16")
     ap.add_argument("--checkpoint", help="write this file instead")
     args = ap.parse_args()
-    state = torch.load(os.path.join(args.run, "last.pt"), map_location="cpu")["ema"]
+    state = load_file(args.weights) if args.weights else torch.load(os.path.join(args.run, "last.pt"), map_location="cpu")["ema"]
     if args.checkpoint:
         save_file({k: v.half() for k, v in state.items()}, args.checkpoint)
         return

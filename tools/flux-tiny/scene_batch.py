@@ -2,6 +2,8 @@
 
 scene.py and labels.py draw and label one scene at a time with numpy, and only near its objects, which suits CPUs. This
 does the same for every point of every scene, which suits GPUs; what a shape or a pattern is stands in scene.py alone.
+
+    python scene_batch.py         the largest difference between the two, on random scenes
 """
 import numpy as np
 import torch
@@ -146,3 +148,21 @@ def token_labels(rows, side, x, y):
     px, py = x[:, None, None] + inside[None, :], y[:, None, None] + inside[:, None]
     covered = (_sdf(shape, (px - ox) / r, (py - oy) / r) < 0) & (shape >= 0)
     return torch.cat([out, covered.any(1).flatten(2).float()], -1)
+
+
+def largest_difference(count=100, size=256, kept=256):
+    """(of a pixel, of a label) between this and scene.py, at random tokens of random scenes."""
+    rng = np.random.default_rng(0)
+    scenes = [S.random_scene(rng) for _ in range(count)]
+    side = size // 8
+    tokens = np.sort(rng.choice(side * side, kept, replace=False))
+    rows, at = torch.from_numpy(np.stack([row(s) for s in scenes])), torch.from_numpy(tokens)
+    drawn = patches(paint(rows, *pixels(at, size), size, palette("cpu")))
+    labels = token_labels(rows, side, *centres(at, side))
+    wanted = torch.from_numpy(np.stack([S.render_patches(s, size, tokens) for s in scenes])).permute(0, 3, 1, 2)
+    told = np.stack([np.concatenate([L.token_labels(s, side, tokens), L.token_coverage(s, side, tokens)], -1) for s in scenes])
+    return (drawn - wanted).abs().max().item(), (labels - torch.from_numpy(told)).abs().max().item()
+
+
+if __name__ == "__main__":
+    print("largest difference of a pixel %.1e, of a label %.1e" % largest_difference())

@@ -403,6 +403,9 @@ class Run:
         if len(ck["opts"]) == len(self.opts):  # else another number of threads: Muon's momentum starts anew
             for (o, _), s in zip(self.opts, ck["opts"]):
                 o.load_state_dict(s)
+                for group in o.param_groups:
+                    if "capturable" in group:  # a run may go on where there is no GPU
+                        group["capturable"] = self.device != "cpu"
         for key in self.POSITION:
             setattr(self, key, ck.get(key, 0.0))
         torch.manual_seed(self.steps)
