@@ -427,6 +427,9 @@ class Run:
             self.teacher.bfloat16()
 
     def write(self):
+        norms = torch._foreach_norm([*self.params, *self.ema.parameters()])
+        if not torch.stack(norms).isfinite().all():  # the losses were read some steps ago
+            raise Diverged(f"step {self.steps}")
         torch.save({"net": self.net.state_dict(), "ema": self.ema.state_dict(), "opts": [o.state_dict() for o, _ in self.opts],
                     "teacher": self.teacher and self.teacher.state_dict(),
                     **{key: getattr(self, key) for key in self.POSITION}}, self.path + ".tmp")
@@ -543,6 +546,10 @@ class Run:
         self.memory = None  # the graphs of another stage are gone, and their memory with them
         steps = [make(task, {**stage, "layouts": spec.get("layouts")}, [*seed, i])
                  for i, (task, spec) in enumerate(zip(tasks, stage["tasks"]))]
+        if self.on_device:
+            for made in steps:  # when all are there, since each might take the memory of another
+                made.check()
+            torch.manual_seed(self.steps)
         figures = {task.name: [] for task in tasks}
         start = previous = written = time.time()
         begun, step, every = self.stage_pictures, 0, 200 if self.on_device else 50
@@ -558,7 +565,7 @@ class Run:
             if step % every == 0:  # also keeps the program from running far ahead of a GPU
                 read = {name: {k: torch.stack([f[k] for f in fs]).mean().item() for k in fs[0]} for name, fs in figures.items() if fs}
                 if not all(np.isfinite(value) for values in read.values() for value in values.values()):
-                    raise Diverged(stage["name"], self.steps)
+                    raise Diverged(f"step {self.steps}, {stage['name']}")
                 mean = {name: {k: round(value, 4) for k, value in values.items()} for name, values in read.items()}
                 rate = (self.stage_pictures - begun) / (time.time() - start)
                 self.log(stage=stage["name"], pictures=self.stage_pictures, seen=self.seen, lr=lr, rate=round(rate, 1), losses=mean)
@@ -640,6 +647,20 @@ class DeviceStep:
             self.body()
         self.replay = self.graph.replay
 
+    def check(self):
+        """That the graph does what its operations do one by one with the same random numbers."""
+        if self.replay == self.body:
+            return
+        read = []
+        self.prepare()
+        for step in (self.body, self.replay):
+            torch.cuda.manual_seed(1)
+            step()
+            read.append({k: self.figures[k].item() for k in ("velocity", "coverage")})
+        by_hand, replayed = read
+        if any(abs(replayed[k] - by_hand[k]) > 0.02 * by_hand[k] + 1e-3 for k in by_hand):
+            raise RuntimeError(f"{self.task.name}: the CUDA graph computes {replayed}, its operations {by_hand}")
+
     def __call__(self):
         self.prepare()
         self.replay()
@@ -647,7 +668,7 @@ class DeviceStep:
 
 
 class Diverged(Exception):
-    """A loss is not a number any more: the run goes on from its last checkpoint with half the learning rate."""
+    """A loss or a weight is not finite any more: the run goes on from its last checkpoint with half the learning rate."""
 
 
 def main():
@@ -679,9 +700,17 @@ def main():
     with open(args.recipe) as f:
         recipe = json.load(f)
     stages, args.sizes = recipe["stages"], recipe.get("transformer", {})
-    run = Run(args)
-    if args.stage and run.steps == 0:
-        run.stage = [stage["name"] for stage in stages].index(args.stage)
+    names = [stage["name"] for stage in stages]
+    if args.stage and args.stage not in names:
+        ap.error(f"--stage: the recipe has {', '.join(names)}, and no {args.stage}")
+
+    def begin():
+        run = Run(args)
+        if args.stage and run.steps == 0:
+            run.stage = names.index(args.stage)
+        return run
+
+    run = begin()
     count = lambda part: sum(p.numel() for p in run.net[part].parameters()) / 1e6
     print(f"transformer {count('transformer'):.2f} M parameters, text encoder {count('text'):.2f} M; stage {run.stage} of "
           f"{len(stages)}, step {run.steps}", flush=True)
@@ -692,8 +721,10 @@ def main():
                 break
         except Diverged as e:
             rate /= 2
+            if rate < 1 / 16:
+                raise
             print(f"not finite at {e}: goes on from the last checkpoint with {rate} of the learning rate", flush=True)
-            run = Run(args)
+            run = begin()
             run.rate = rate
             run.log(diverged=str(e), rate=rate)
     print("seen:", run.seen, flush=True)
