@@ -4,7 +4,7 @@
  */
 export const TRUSTED_ARCHIVES: ReadonlySet<string> = new Set([
   // text_encoder.pt
-  '7205527526f4a3c717c4519b7025dc5da04f66734c4eb0e9e0ea52e1cafcb38d',
+  '1b619d76fc93e402afdc086a697f048c6553d64999cf8f833cef23607dc4008d',
   // vae_decoder.pt
   '487a9ec12d7e322af90d93bad73ab5b181fb8e62b2c49dd2c276e12d478f7551',
 ]);

@@ -25,8 +25,8 @@ export const FLUX_1_DEV: Readonly<FluxConfig> = Object.freeze<FluxConfig>({
 export const FLUX_TINY: Readonly<FluxConfig> = Object.freeze<FluxConfig>({
   doubleBlocks: 2,
   singleBlocks: 4,
-  heads: 4,
-  headDim: 32,
+  heads: 2,
+  headDim: 64,
   hiddenSize: 128,
   inChannels: 64,
   outChannels: 64,
@@ -34,7 +34,7 @@ export const FLUX_TINY: Readonly<FluxConfig> = Object.freeze<FluxConfig>({
   pooledDim: 64,
   mlpRatio: 4,
   guidance: true,
-  ropeAxes: [8, 12, 12],
+  ropeAxes: [4, 30, 30],
 });
 
 /** Where the operations of one forward pass of one image go. */

@@ -124,7 +124,7 @@ describe('jit-flux', () => {
     expect(JSON.parse(stdout)).toMatchObject({
       format: 'torchscript',
       layout: 'diffusers',
-      parameters: 2_366_272,
+      parameters: 2_366_784,
       config: { doubleBlocks: 2, singleBlocks: 4, hiddenSize: 128 },
     });
     const missing = await jitFlux(['inspect', join(directory, 'missing.pt'), '--json']);

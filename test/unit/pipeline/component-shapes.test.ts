@@ -24,7 +24,7 @@ describe('parameter counts', () => {
     expect(fusedParameters(FLUX_1_DEV)).toBe(380 * 3072 * 3072 + 380 * 3072);
     expect(blockParameters(FLUX_1_DEV)).toBe(912 * 3072 * 3072 + 646 * 3072);
     expect(modulationParameters(FLUX_1_DEV)).toBe(344 * 3072 * 3073);
-    expect(transformerParameters(FLUX_TINY)).toBe(2_366_272);
+    expect(transformerParameters(FLUX_TINY)).toBe(2_366_784);
     expect(clipParameters(CLIP_L)).toBe(123_060_480);
     expect(t5Parameters(T5_XXL)).toBe(4_762_310_656);
     expect(vaeParameters(FLUX_VAE)).toBe(83_819_683);
