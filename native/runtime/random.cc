@@ -12,9 +12,9 @@ namespace jitflux {
 
 namespace {
 
-// LibTorch 2.13 draws 16-bit noise in float32 and rounds it; 2.11 draws other numbers (seen on a GPU
-// machine). Rounding ourselves gives the same noise with both. What LibTorch does with the tail of
-// other lengths is left to it: latents have none.
+// LibTorch 2.13 draws 16-bit noise in float32 and rounds it; 2.11 draws other numbers (seen on a
+// machine with a GPU). Rounding ourselves gives the same noise with both. What LibTorch does with
+// the tail of other lengths is left to it: latents have none.
 at::Tensor draw(const std::vector<int64_t>& shape, uint64_t seed, at::ScalarType dtype) {
   at::Generator generator = at::detail::createCPUGenerator(seed);
   const int64_t count = c10::multiply_integers(shape);
