@@ -98,6 +98,7 @@ class GpuCheck {
       .split(',')
       .map((text) => text.trim());
     const git = (...args) => capture('git', args)?.trim();
+    const changes = git('status', '--porcelain', '--untracked-files=no');
     this.hasDevice = !this.options.withoutGpu && Boolean(device);
     this.architecture =
       this.options.architectures ??
@@ -119,7 +120,7 @@ class GpuCheck {
         ? { commit: pack.commit.slice(0, 10), modified: pack.modified }
         : {
             commit: git('rev-parse', '--short=10', 'HEAD') ?? 'unknown',
-            modified: Boolean(git('status', '--porcelain', '--untracked-files=no')),
+            modified: changes === undefined ? undefined : changes !== '',
           }),
       jitFlux: JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')).version,
       pack: pack && {

@@ -25,8 +25,8 @@ def _classes(o):
 
 
 def centres(side, tokens):
-    """x and y in picture sides of the given tokens (indices, row by row) of a picture of side x side tokens."""
-    return ((tokens % side + 0.5) / side).astype(np.float32), ((tokens // side + 0.5) / side).astype(np.float32)
+    """x and y in picture sides of the given tokens (indices, row by row; numpy or torch) of a picture of side x side tokens."""
+    return (tokens % side + 0.5) / side, (tokens // side + 0.5) / side
 
 
 def token_labels(scene, side, tokens):
@@ -35,7 +35,7 @@ def token_labels(scene, side, tokens):
     Shape 0 is background. Colour, fill, size and geometry are those of the front object that covers the token's
     centre, else of the nearest one in reach, else -1 and 0.
     """
-    x, y = centres(side, tokens)
+    x, y = (t.astype(np.float32) for t in centres(side, tokens))
     out = np.zeros((len(tokens), len(TOKEN_CLASSES) + GEOMETRY), np.float32)
     out[:, 2:5] = -1
     nearest = np.full(len(tokens), np.inf, np.float32)
@@ -56,7 +56,7 @@ SUB = 4  # a token's coverage is told on SUB x SUB points
 
 def token_coverage(scene, side, tokens):
     """bool [len(tokens), SUB * SUB]: which points of every token any object covers, row by row."""
-    x, y = centres(side, tokens)
+    x, y = (t.astype(np.float32) for t in centres(side, tokens))
     inside = ((np.arange(SUB, dtype=np.float32) + 0.5) / SUB - 0.5) / side
     covered = np.zeros((len(tokens), SUB, SUB), bool)
     for o in scene["objects"]:
@@ -65,6 +65,11 @@ def token_coverage(scene, side, tokens):
         py = (y[near, None, None] + inside[None, :, None] - np.float32(o["y"])) / o["r"]
         covered[near] |= S.sdf(o["shape"], px, py) < 0
     return covered.reshape(len(tokens), SUB * SUB)
+
+
+def all_token_labels(scene, side, tokens):
+    """token_labels and behind it token_coverage: float32 [len(tokens), ...]."""
+    return np.concatenate([token_labels(scene, side, tokens), token_coverage(scene, side, tokens)], -1)
 
 
 # Columns of word_labels.

@@ -16,11 +16,11 @@ MAX_OBJECTS = 4
 OBJECT = 7 + 6
 # Columns of a background: kind as in labels.py; both of its colours (equal for a plain one); a landscape's numbers.
 BACKGROUND = 1 + 6 + 2 * S.STARS
-COLUMNS = MAX_OBJECTS * OBJECT + BACKGROUND + S.MAX_TOKENS  # the caption's token ids at the end
+# Behind them a row has the caption's token ids.
 
 
 def row(scene):
-    """float32 [COLUMNS]: all of a scene, the objects in the order in which they are painted."""
+    """float32 [columns]: all of a scene, the objects in the order in which they are painted."""
     objects = np.full((MAX_OBJECTS, OBJECT), -1, np.float32)
     for k, o in enumerate(S.paint_order(scene)):
         base = np.float32(S.COLORS[o["color"]])
@@ -120,16 +120,9 @@ def patches(points, side=8):
     return points.view(b, c, -1, side, side).permute(0, 1, 3, 2, 4).reshape(b, c, side, -1)
 
 
-def centres(tokens, side):
-    """x and y [N] of the centres of the given tokens of a picture of side x side tokens."""
-    return (tokens % side + 0.5) / side, (tokens // side + 0.5) / side
-
-
-def token_labels(rows, side, x, y):
-    """`labels.token_labels` and behind it `labels.token_coverage`, of every row: float32 [B, N, ...].
-
-    x, y [N]: the tokens' centres; side: tokens per side.
-    """
+def token_labels(rows, side, tokens):
+    """`labels.all_token_labels` of every row: float32 [B, N, ...], at the given tokens of side x side."""
+    x, y = L.centres(side, tokens)
     shape, color, fill, size, ox, oy, r, *_ = _objects(rows, 1)
     dx, dy = (x - ox) / r, (y - oy) / r
     distance = _sdf(shape, dx, dy)
@@ -158,9 +151,9 @@ def largest_difference(count=100, size=256, kept=256):
     tokens = np.sort(rng.choice(side * side, kept, replace=False))
     rows, at = torch.from_numpy(np.stack([row(s) for s in scenes])), torch.from_numpy(tokens)
     drawn = patches(paint(rows, *pixels(at, size), size, palette("cpu")))
-    labels = token_labels(rows, side, *centres(at, side))
+    labels = token_labels(rows, side, at)
     wanted = torch.from_numpy(np.stack([S.render_patches(s, size, tokens) for s in scenes])).permute(0, 3, 1, 2)
-    told = np.stack([np.concatenate([L.token_labels(s, side, tokens), L.token_coverage(s, side, tokens)], -1) for s in scenes])
+    told = np.stack([L.all_token_labels(s, side, tokens) for s in scenes])
     return (drawn - wanted).abs().max().item(), (labels - torch.from_numpy(told)).abs().max().item()
 
 

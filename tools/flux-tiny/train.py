@@ -64,7 +64,7 @@ def some_tokens(rng, side, keep):
     return np.sort(np.concatenate([inside, rng.choice(outside, keep - len(inside), replace=False)]))
 
 
-def random_scene(rng, layouts):
+def training_scene(rng, layouts):
     """A scene whose caption may be trained on, of the given layouts (None: all)."""
     while True:
         scene = S.split_scene(rng, evaluation=False)
@@ -94,15 +94,14 @@ class Scenes(torch.utils.data.IterableDataset):
         side = self.size // 8
         tokens = np.arange(side * side)
         while True:
-            scenes = [random_scene(rng, self.layouts) for _ in range(self.batch)]
+            scenes = [training_scene(rng, self.layouts) for _ in range(self.batch)]
             if self.keep:
                 tokens = some_tokens(rng, side, self.keep)
                 x = np.stack([S.render_patches(s, self.size, tokens) for s in scenes])
             else:
                 x = np.stack([S.render(s, self.size) for s in scenes])
             x = torch.from_numpy((x * 255 + 0.5).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
-            labels = np.stack([np.concatenate([L.token_labels(s, side, tokens), L.token_coverage(s, side, tokens)], -1)
-                               for s in scenes])
+            labels = np.stack([L.all_token_labels(s, side, tokens) for s in scenes])
             yield x, torch.tensor([S.encode(S.caption(s)) for s in scenes]), torch.from_numpy(labels), torch.from_numpy(tokens)
 
 
@@ -120,7 +119,7 @@ class Rows(torch.utils.data.IterableDataset):
     def __iter__(self):
         rng = worker_rng(self.seed)
         while True:
-            yield torch.from_numpy(np.stack([scene_batch.row(random_scene(rng, self.layouts)) for _ in range(self.chunk)]))
+            yield torch.from_numpy(np.stack([scene_batch.row(training_scene(rng, self.layouts)) for _ in range(self.chunk)]))
 
 
 class ScenePool:
@@ -133,7 +132,7 @@ class ScenePool:
     def __init__(self, capacity, seed, workers, device, layouts=None):
         chunks = loader(Rows(self.CHUNK, seed, layouts), workers)
         self.rows = torch.cat([next(chunks) for _ in range(capacity // self.CHUNK)]).to(device)
-        self.position, self.made = 0, len(self.rows)
+        self.position = 0
         self.fresh = queue.Queue(8)
         if workers:
             threading.Thread(target=self.fetch, args=(chunks,), daemon=True).start()
@@ -149,7 +148,6 @@ class ScenePool:
             return
         self.rows[self.position:self.position + self.CHUNK].copy_(chunk.pin_memory() if self.rows.is_cuda else chunk, non_blocking=True)
         self.position = (self.position + self.CHUNK) % len(self.rows)
-        self.made += self.CHUNK
 
     def draw(self, n):
         return self.rows[torch.randint(len(self.rows), (n,), device=self.rows.device)]
@@ -162,6 +160,7 @@ class Task:
 
     def __init__(self, spec, device):
         self.size, self.batch, self.keep = spec["size"], spec["batch"], spec.get("keep", 0)
+        self.layouts = spec.get("layouts")
         self.shift = spec["shift"]  # of the logit-normal sigmas: the more tokens, the more noise hides as much
         self.name = f"{self.size}px" + (f"/{self.keep}" if self.keep else "")
         self.side = self.size // 8
@@ -508,7 +507,7 @@ class Run:
     def thread_step(self, task, stage, seed):
         """A function that takes a step with scenes drawn by other processes, split over threads, and returns its figures."""
         args = self.args
-        data = loader(Scenes(task.size, task.batch, seed, task.keep, stage["layouts"]), args.workers)
+        data = loader(Scenes(task.size, task.batch, seed, task.keep, task.layouts), args.workers)
         run = self.threads.map if self.threads else map
 
         def step():
@@ -530,9 +529,9 @@ class Run:
 
     def device_step(self, task, stage, seed):
         """The same with scenes drawn on the device."""
-        key = tuple(stage["layouts"] or ())
+        key = tuple(task.layouts or ())
         if key not in self.scenes:
-            self.scenes[key] = ScenePool(self.args.pool, seed, self.args.workers, self.device, stage["layouts"])
+            self.scenes[key] = ScenePool(self.args.pool, seed, self.args.workers, self.device, task.layouts)
         return DeviceStep(self, task, stage, self.scenes[key], np.random.default_rng(seed))
 
     def train_stage(self, stage):
@@ -544,8 +543,7 @@ class Run:
         make = self.device_step if self.on_device else self.thread_step
         self.set_rate(stage, 0.0)
         self.memory = None  # the graphs of another stage are gone, and their memory with them
-        steps = [make(task, {**stage, "layouts": spec.get("layouts")}, [*seed, i])
-                 for i, (task, spec) in enumerate(zip(tasks, stage["tasks"]))]
+        steps = [make(task, stage, [*seed, i]) for i, task in enumerate(tasks)]
         if self.on_device:
             for made in steps:  # when all are there, since each might take the memory of another
                 made.check()
@@ -611,7 +609,7 @@ class DeviceStep:
         run, task = self.run, self.task
         rows = self.scenes.draw(task.batch)
         points = scene_batch.paint(rows, *scene_batch.pixels(self.tokens, task.size), task.size, self.palette)
-        labels = scene_batch.token_labels(rows, task.side, *scene_batch.centres(self.tokens, task.side))
+        labels = scene_batch.token_labels(rows, task.side, self.tokens)
         x0 = pack(run.vae.encode(scene_batch.patches(points) * 2 - 1))
         batch = run.noised(task, x0, scene_batch.token_ids(rows), labels, self.stage)
         figures, grads = run.micro_batch(self.stage["layout"], *batch, task.img_ids[self.tokens], 1.0)
