@@ -198,7 +198,7 @@ def main():
         for step in range(count // batch):
             for group in opt.param_groups:
                 group["lr"] = lr * min(1, (step + 1) / 50, 1.01 - step * batch / count)
-            scenes = [S.random_scene(rng) for _ in range(batch)]
+            scenes = [S.random_scene(rng, spread=1) for _ in range(batch)]
             loss = finder_loss(model, scenes) if part == "finder" else reader_loss(model, scenes, rng)
             opt.zero_grad()
             loss.backward()

@@ -97,11 +97,21 @@ def _pick(rng, seq):
     return seq[int(rng.integers(len(seq)))]
 
 
-def _object(rng, colors, shape=None, size=None, fill_p=0.35):
+# Place and size of an object are left to chance within limits; this is the part of them that is used. With less chance
+# the picture is decided by fewer guesses at high noise, where a small model goes wrong (README.md).
+SPREAD = 0.1
+
+
+def _object(rng, colors, spread, shape=None, size=None, fill_p=0.35):
     size = size if size is not None else _pick(rng, ["small", "", "", "large", "large"])
     fill = _pick(rng, FILLS) if rng.random() < fill_p and size != "small" else ""
     return {"color": _pick(rng, colors), "shape": shape or _pick(rng, SHAPES), "size": size, "fill": fill,
-            "r": float(rng.uniform(*SIZES[size]))}
+            "r": _radius(rng, size, spread)}
+
+
+def _radius(rng, size, spread):
+    low, high = SIZES[size]
+    return (low + high) / 2 + spread * float(rng.uniform(low - high, high - low)) / 2
 
 
 def _phrase(o, article=True):
@@ -113,8 +123,11 @@ def plural(shape):
     return shape + ("es" if shape == "cross" else "s")
 
 
-def random_scene(rng):
-    """A scene: {objects: [{color, shape, size, fill, x, y, r}], layout, relation, background}."""
+def random_scene(rng, spread=SPREAD):
+    """A scene: {objects: [{color, shape, size, fill, x, y, r}], layout, relation, background}.
+
+    The same for any `spread` (0 to 1) but for x, y and r; so is its caption.
+    """
     # background
     u = rng.random()
     if u < 0.38:
@@ -133,12 +146,12 @@ def random_scene(rng):
         used = LANDSCAPES[bg["kind"]]
     free = [c for c in COLORS if c not in used]
     # objects
-    jit = lambda s=0.035: float(rng.uniform(-s, s))
+    jit = lambda s=0.035: spread * float(rng.uniform(-s, s))
     u = rng.random()
     relation, place = "", ""
     if u < 0.40:
         layout = "one"
-        o = _object(rng, free, size=_pick(rng, ["small", "", "", "large", "large", "large", "large"]), fill_p=0.4)
+        o = _object(rng, free, spread, size=_pick(rng, ["small", "", "", "large", "large", "large", "large"]), fill_p=0.4)
         if rng.random() < 0.5:
             place = _pick(rng, list(PLACES))
             o["x"], o["y"] = PLACES[place][0] + jit(), PLACES[place][1] + jit()
@@ -149,16 +162,16 @@ def random_scene(rng):
         layout = "two"
         relation = _pick(rng, RELATIONS)
         if relation == "inside":
-            b = _object(rng, free, shape=_pick(rng, ("circle", "square", "diamond", "heart")), size="large", fill_p=0.0)
-            a = _object(rng, [c for c in free if c != b["color"]], size="small")
+            b = _object(rng, free, spread, shape=_pick(rng, ("circle", "square", "diamond", "heart")), size="large", fill_p=0.0)
+            a = _object(rng, [c for c in free if c != b["color"]], spread, size="small")
             b["r"] *= 1.25
             b["x"], b["y"] = 0.5 + jit(0.08), 0.5 + jit(0.08)
             a["x"], a["y"] = b["x"] + jit(0.01), b["y"] + jit(0.01)
         else:
-            a, b = _object(rng, free), _object(rng, free)
+            a, b = _object(rng, free, spread), _object(rng, free, spread)
             if a["size"] == b["size"] == "large":
-                b.update(size="", r=float(rng.uniform(*SIZES[""])))
-            gap, mid = 0.055 + rng.uniform(0, 0.05), 0.5 + jit(0.03)
+                b.update(size="", r=_radius(rng, "", spread))
+            gap, mid = 0.08 + jit(0.025), 0.5 + jit(0.03)
             half = (a["r"] + b["r"] + gap) / 2
             sides = "left of", "right of", "above", "below"
             rel = _pick(rng, sides[:2]) if relation == "and" else relation
@@ -176,7 +189,7 @@ def random_scene(rng):
     elif u < 0.87:
         layout = "count"
         n = 2 + int(rng.integers(3))
-        o = _object(rng, free, size=_pick(rng, ["small", ""]) if n < 4 else "small")
+        o = _object(rng, free, spread, size=_pick(rng, ["small", ""]) if n < 4 else "small")
         spots = {2: [(0.28, 0.5), (0.72, 0.5)], 3: [(0.2, 0.5), (0.5, 0.5), (0.8, 0.5)],
                  4: [(0.3, 0.3), (0.7, 0.3), (0.3, 0.7), (0.7, 0.7)]}[n]
         if n == 3 and o["size"] == "":
@@ -184,7 +197,7 @@ def random_scene(rng):
         objects = [dict(o, x=sx + jit(0.02), y=sy + jit(0.02)) for sx, sy in spots]
     else:
         layout = _pick(rng, ("row", "column"))
-        objects = [_object(rng, free, size="", fill_p=0.0) for _ in range(3)]
+        objects = [_object(rng, free, spread, size="", fill_p=0.0) for _ in range(3)]
         if rng.random() < 0.4:
             _pick(rng, objects)["fill"] = _pick(rng, FILLS)
         for i, o in enumerate(objects):

@@ -64,6 +64,17 @@ def some_tokens(rng, side, keep):
     return np.sort(np.concatenate([inside, rng.choice(outside, keep - len(inside), replace=False)]))
 
 
+def tokens_near_objects(rng, scene, side, keep):
+    """Sorted indices of `keep` tokens, at most four in five of them around the scene's objects, the others anywhere else."""
+    x, y = L.centres(side, np.arange(side * side))
+    near = np.zeros(side * side, bool)
+    for o in scene["objects"]:
+        near |= np.maximum(abs(x - o["x"]), abs(y - o["y"])) < 1.15 * o["r"] + 0.5 / side
+    chosen = rng.permutation(np.flatnonzero(near))[:keep * 4 // 5]
+    others = np.setdiff1d(np.arange(side * side), chosen)
+    return np.sort(np.concatenate([chosen, rng.choice(others, keep - len(chosen), replace=False)]))
+
+
 def training_scene(rng, layouts):
     """A scene whose caption may be trained on, of the given layouts (None: all)."""
     while True:
@@ -83,11 +94,12 @@ def worker_rng(seed):
 class Scenes(torch.utils.data.IterableDataset):
     """Endless batches of (uint8 pictures, token ids, token labels with the coverage behind them, tokens).
 
-    With `keep`, a picture is the row of the kept tokens' patches, and nothing else of it is drawn.
+    With `keep`, a picture is the row of the kept tokens' patches, and nothing else of it is drawn. Tokens are [N], the
+    same ones of the whole batch, or with `near` [B, N], in every picture those around its objects.
     """
 
-    def __init__(self, size, batch, seed, keep=0, layouts=None):
-        self.size, self.batch, self.seed, self.keep, self.layouts = size, batch, seed, keep, layouts
+    def __init__(self, size, batch, seed, keep=0, layouts=None, near=False):
+        self.size, self.batch, self.seed, self.keep, self.layouts, self.near = size, batch, seed, keep, layouts, near
 
     def __iter__(self):
         rng = worker_rng(self.seed)
@@ -95,13 +107,17 @@ class Scenes(torch.utils.data.IterableDataset):
         tokens = np.arange(side * side)
         while True:
             scenes = [training_scene(rng, self.layouts) for _ in range(self.batch)]
-            if self.keep:
+            if self.near:
+                tokens = np.stack([tokens_near_objects(rng, s, side, self.keep) for s in scenes])
+            elif self.keep:
                 tokens = some_tokens(rng, side, self.keep)
-                x = np.stack([S.render_patches(s, self.size, tokens) for s in scenes])
+            each = np.broadcast_to(tokens, (self.batch, tokens.shape[-1]))
+            if self.keep:
+                x = np.stack([S.render_patches(s, self.size, t) for s, t in zip(scenes, each)])
             else:
                 x = np.stack([S.render(s, self.size) for s in scenes])
             x = torch.from_numpy((x * 255 + 0.5).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
-            labels = np.stack([L.all_token_labels(s, side, tokens) for s in scenes])
+            labels = np.stack([L.all_token_labels(s, side, t) for s, t in zip(scenes, each)])
             yield x, torch.tensor([S.encode(S.caption(s)) for s in scenes]), torch.from_numpy(labels), torch.from_numpy(tokens)
 
 
@@ -154,22 +170,30 @@ class ScenePool:
 
 
 class Task:
-    """Pictures of one size: {"size", "batch", "shift"}, and perhaps "keep", the number of tokens trained on, and
-    "layouts", the only ones drawn.
+    """Pictures of one size: {"size", "batch", "shift"}, and perhaps
+    - "keep", the number of tokens trained on; with "near": true those around the objects,
+    - "layouts", the only ones drawn,
+    - "pattern_shift" instead of "shift" where the caption names a pattern. Patterns are finer than the model can place from
+      a caption: at high noise their error is most of the loss and drowns that of the outlines.
     """
 
     def __init__(self, spec, device):
         self.size, self.batch, self.keep = spec["size"], spec["batch"], spec.get("keep", 0)
-        self.layouts = spec.get("layouts")
+        self.layouts, self.near = spec.get("layouts"), spec.get("near", False)
         self.shift = spec["shift"]  # of the logit-normal sigmas: the more tokens, the more noise hides as much
-        self.name = f"{self.size}px" + (f"/{self.keep}" if self.keep else "")
+        self.pattern_shift = spec.get("pattern_shift", self.shift)
+        self.patterns = torch.tensor([S.encode(fill)[0] for fill in S.FILLS], device=device)
+        self.name = f"{self.size}px" + (f"/{self.keep}" if self.keep else "") + (" near objects" if self.near else "")
         self.side = self.size // 8
         self.img_ids = image_ids(self.side, self.side, device)
 
-    def sigmas(self, n, device):
-        """Stratified over the batch, in random order."""
+    def sigmas(self, ids):
+        """Of pictures with these captions: stratified over the batch, in random order."""
+        n, device = len(ids), ids.device
         u = (torch.rand(n, device=device).argsort() + torch.rand(n, device=device)) / n
-        return shifted(torch.sigmoid(torch.special.ndtri(u.double().clamp(1e-6, 1 - 1e-6))), self.shift).float()
+        patterned = (ids[..., None] == self.patterns).flatten(1).any(1)
+        shift = torch.where(patterned, self.pattern_shift, self.shift)
+        return shifted(torch.sigmoid(torch.special.ndtri(u.double().clamp(1e-6, 1 - 1e-6))), shift).float()
 
 
 # ------------------------------------------------------------------------------------------------------- losses
@@ -342,7 +366,7 @@ def rms_norm_fused(x, weight, eps):
 
 def rotate_complex(x, cos, sin):
     """model.rotate in three passes over memory instead of eight."""
-    turns = torch.complex(cos[:, ::2], sin[:, ::2])
+    turns = torch.complex(cos[..., ::2], sin[..., ::2])
     y = torch.view_as_complex(x.float().unflatten(-1, [-1, 2])) * turns
     return torch.view_as_real(y).flatten(-2).to(x.dtype)
 
@@ -444,7 +468,7 @@ class Run:
             latent = sample(self.ema["transformer"], self.ema["text"], PROMPTS, size, 20, shift=2.0, device=self.device)
         sheet(self.vae.decode(latent.float())).save(os.path.join(self.args.run, f"{self.steps:06d}-{size}px.png"))
 
-    def micro_batch(self, layout_weight, x0, noise, sigma, guidance, ids, labels, img_ids, weight):
+    def micro_batch(self, stage, x0, noise, sigma, guidance, ids, labels, img_ids, weight):
         dtype = self.work_params[0].dtype
         xt = (x0 + sigma[:, None, None] * (noise - x0)).to(dtype)
         target = noise - x0
@@ -466,7 +490,8 @@ class Run:
         layout, told = layout_losses(out, labels[..., :LABELS])
         layout["coverage"] = coverage_loss(covered, labels[..., LABELS:])
         velocity = (v.float() - target).pow(2).mean()
-        loss = (velocity + layout_weight * (sum(layout.values()) + 4 * layout["coverage"])) * weight
+        parts = {"geometry": 1, "coverage": 5, **stage.get("parts", {})}
+        loss = (velocity + stage["layout"] * sum(parts.get(k, 1) * t for k, t in layout.items())) * weight
         figures = {"velocity": velocity, **({} if self.teacher is None else {"difference": difference.pow(2).mean()}),
                    "told": told, **layout}
         return {k: t.detach() * weight for k, t in figures.items()}, torch.autograd.grad(loss, self.work_params)
@@ -501,13 +526,13 @@ class Run:
     def noised(self, task, x0, ids, labels, stage):
         """The arguments of micro_batch that are split over threads."""
         n = len(x0)
-        guidance = 1 + 5 * torch.rand(n, device=x0.device)
-        return x0, torch.randn_like(x0), task.sigmas(n, x0.device), guidance, self.drop_captions(ids, stage), labels
+        guidance = 1 + 2.5 * torch.rand(2, n, device=x0.device).sum(0)  # 1 to 6, most often about the default of 3.5
+        return x0, torch.randn_like(x0), task.sigmas(ids), guidance, self.drop_captions(ids, stage), labels
 
     def thread_step(self, task, stage, seed):
         """A function that takes a step with scenes drawn by other processes, split over threads, and returns its figures."""
         args = self.args
-        data = loader(Scenes(task.size, task.batch, seed, task.keep, task.layouts), args.workers)
+        data = loader(Scenes(task.size, task.batch, seed, task.keep, task.layouts, task.near), args.workers)
         run = self.threads.map if self.threads else map
 
         def step():
@@ -516,8 +541,10 @@ class Run:
             n = len(x0)
             # Micro-batches of a few thousand tokens keep a thread's activations in the caches.
             parts = max(args.threads, round(n * x0.shape[1] / args.micro)) if self.threads else 1
-            chunks = list(zip(*(t.chunk(parts) for t in self.noised(task, x0, ids, labels, stage))))
-            results = list(run(lambda c: self.micro_batch(stage["layout"], *c, task.img_ids[tokens], len(c[0]) / n), chunks))
+            img_ids = task.img_ids[tokens]
+            shared = [img_ids] * parts if img_ids.dim() == 2 else img_ids.chunk(parts)
+            chunks = list(zip(*(t.chunk(parts) for t in self.noised(task, x0, ids, labels, stage)), shared))
+            results = list(run(lambda c: self.micro_batch(stage, *c, len(c[0]) / n), chunks))
             for p, *grads in zip(self.params, *(r[1] for r in results)):
                 p.grad = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
             nn.utils.clip_grad_norm_(self.params, 1.0)
@@ -597,6 +624,8 @@ class DeviceStep:
     """
 
     def __init__(self, run, task, stage, scenes, rng):
+        if task.near:
+            raise ValueError(f"{task.name}: all pictures of a step have the same tokens when they are drawn on the device")
         self.run, self.task, self.stage, self.scenes, self.rng = run, task, stage, scenes, rng
         self.tokens = torch.arange(task.keep or task.side**2, device=run.device)
         self.palette = scene_batch.palette(run.device)
@@ -612,7 +641,7 @@ class DeviceStep:
         labels = scene_batch.token_labels(rows, task.side, self.tokens)
         x0 = pack(run.vae.encode(scene_batch.patches(points) * 2 - 1))
         batch = run.noised(task, x0, scene_batch.token_ids(rows), labels, self.stage)
-        figures, grads = run.micro_batch(self.stage["layout"], *batch, task.img_ids[self.tokens], 1.0)
+        figures, grads = run.micro_batch(self.stage, *batch, task.img_ids[self.tokens], 1.0)
         for p, g in zip(run.params, grads):
             p.grad = g.float()
         nn.utils.clip_grad_norm_(run.params, 1.0)
