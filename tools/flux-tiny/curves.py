@@ -3,14 +3,16 @@
     python curves.py --run run --out ../../docs/images/flux-tiny-training.svg
 
 Above: velocity loss; below: share of object tokens whose shape the layout head tells. Both over the pictures seen, one
-line per picture size. Losses of different sizes do not compare: their noise levels differ.
+line per picture size and choice of tokens. Losses of different lines do not compare, nor those of the stages of one line where
+noise levels, target or scenes changed.
 """
 import argparse
 import json
 import math
 import os
 
-COLORS = ["#4477aa", "#ee6677", "#228833", "#aa3377", "#66ccee", "#bbbb44"]
+COLORS = ["#4477aa", "#ee6677", "#228833", "#aa3377", "#66ccee", "#bbbb44", "#222222", "#999933", "#dd7733", "#8877cc", "#44bb99",
+          "#cc99bb", "#996633"]
 WIDTH, HEIGHT, LEFT, TOP, GAP = 720, 200, 60, 30, 50
 
 

@@ -478,7 +478,8 @@ class Run:
                     pooled, seq = self.teacher["text"](torch.cat([ids, self.null.expand_as(ids)]))
                     both = lambda t: torch.cat([t, t])
                     plain = torch.ones_like(guidance)  # guided weights may be the teacher of a later stage
-                    c, u = self.teacher["transformer"](both(xt), seq, pooled, both(sigma), img_ids, self.txt_ids,
+                    ids_of_both = img_ids if img_ids.dim() == 2 else both(img_ids)
+                    c, u = self.teacher["transformer"](both(xt), seq, pooled, both(sigma), ids_of_both, self.txt_ids,
                                                        both(plain)).float().chunk(2)
                 difference = (guidance - 1)[:, None, None] * (c - u)
                 target = c + difference  # and not data + difference: the noise of the data would hide what is to be learnt
