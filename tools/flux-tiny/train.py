@@ -182,6 +182,8 @@ class Task:
         self.layouts, self.near = spec.get("layouts"), spec.get("near", False)
         self.shift = spec["shift"]  # of the logit-normal sigmas: the more tokens, the more noise hides as much
         self.pattern_shift = spec.get("pattern_shift", self.shift)
+        if self.near and not self.keep:
+            raise ValueError(f'{self.size}px: "near" needs "keep"')
         self.patterns = torch.tensor([S.encode(fill)[0] for fill in S.FILLS], device=device)
         self.name = f"{self.size}px" + (f"/{self.keep}" if self.keep else "") + (" near objects" if self.near else "")
         self.side = self.size // 8
@@ -491,7 +493,7 @@ class Run:
         layout, told = layout_losses(out, labels[..., :LABELS])
         layout["coverage"] = coverage_loss(covered, labels[..., LABELS:])
         velocity = (v.float() - target).pow(2).mean()
-        parts = {"geometry": 1, "coverage": 5, **stage.get("parts", {})}
+        parts = {"coverage": 5, **stage.get("parts", {})}  # weights of some of the auxiliary losses, 1 for the others
         loss = (velocity + stage["layout"] * sum(parts.get(k, 1) * t for k, t in layout.items())) * weight
         figures = {"velocity": velocity, **({} if self.teacher is None else {"difference": difference.pow(2).mean()}),
                    "told": told, **layout}
