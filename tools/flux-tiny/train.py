@@ -94,8 +94,8 @@ def worker_rng(seed):
 class Scenes(torch.utils.data.IterableDataset):
     """Endless batches of (uint8 pictures, token ids, token labels with the coverage behind them, tokens).
 
-    With `keep`, a picture is the row of the kept tokens' patches, and nothing else of it is drawn. Tokens are [N], the
-    same ones of the whole batch, or with `near` [B, N], in every picture those around its objects.
+    With `keep`, a picture is the row of the kept tokens' patches, and nothing else of it is drawn. Tokens are [B, N]: the
+    same ones in the whole batch, or with `near` in every picture those around its objects.
     """
 
     def __init__(self, size, batch, seed, keep=0, layouts=None, near=False):
@@ -104,20 +104,19 @@ class Scenes(torch.utils.data.IterableDataset):
     def __iter__(self):
         rng = worker_rng(self.seed)
         side = self.size // 8
-        tokens = np.arange(side * side)
+        every = np.arange(side * side)
         while True:
             scenes = [training_scene(rng, self.layouts) for _ in range(self.batch)]
             if self.near:
                 tokens = np.stack([tokens_near_objects(rng, s, side, self.keep) for s in scenes])
-            elif self.keep:
-                tokens = some_tokens(rng, side, self.keep)
-            each = np.broadcast_to(tokens, (self.batch, tokens.shape[-1]))
+            else:
+                tokens = np.stack([some_tokens(rng, side, self.keep) if self.keep else every] * self.batch)
             if self.keep:
-                x = np.stack([S.render_patches(s, self.size, t) for s, t in zip(scenes, each)])
+                x = np.stack([S.render_patches(s, self.size, t) for s, t in zip(scenes, tokens)])
             else:
                 x = np.stack([S.render(s, self.size) for s in scenes])
             x = torch.from_numpy((x * 255 + 0.5).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
-            labels = np.stack([L.all_token_labels(s, side, t) for s, t in zip(scenes, each)])
+            labels = np.stack([L.all_token_labels(s, side, t) for s, t in zip(scenes, tokens)])
             yield x, torch.tensor([S.encode(S.caption(s)) for s in scenes]), torch.from_numpy(labels), torch.from_numpy(tokens)
 
 
@@ -480,8 +479,7 @@ class Run:
                     pooled, seq = self.teacher["text"](torch.cat([ids, self.null.expand_as(ids)]))
                     both = lambda t: torch.cat([t, t])
                     plain = torch.ones_like(guidance)  # guided weights may be the teacher of a later stage
-                    ids_of_both = img_ids if img_ids.dim() == 2 else both(img_ids)
-                    c, u = self.teacher["transformer"](both(xt), seq, pooled, both(sigma), ids_of_both, self.txt_ids,
+                    c, u = self.teacher["transformer"](both(xt), seq, pooled, both(sigma), both(img_ids), self.txt_ids,
                                                        both(plain)).float().chunk(2)
                 difference = (guidance - 1)[:, None, None] * (c - u)
                 target = c + difference  # and not data + difference: the noise of the data would hide what is to be learnt
@@ -526,11 +524,11 @@ class Run:
     def drop_captions(self, ids, stage):
         return torch.where(torch.rand(len(ids), 1, device=ids.device) < stage.get("drop", 0.1), self.null, ids)
 
-    def noised(self, task, x0, ids, labels, stage):
-        """The arguments of micro_batch that are split over threads."""
+    def noised(self, task, x0, ids, labels, tokens, stage):
+        """The arguments of micro_batch that are split over threads; tokens [B, N]."""
         n = len(x0)
         guidance = 1 + 2.5 * torch.rand(2, n, device=x0.device).sum(0)  # 1 to 6, most often about the default of 3.5
-        return x0, torch.randn_like(x0), task.sigmas(ids), guidance, self.drop_captions(ids, stage), labels
+        return x0, torch.randn_like(x0), task.sigmas(ids), guidance, self.drop_captions(ids, stage), labels, task.img_ids[tokens]
 
     def thread_step(self, task, stage, seed):
         """A function that takes a step with scenes drawn by other processes, split over threads, and returns its figures."""
@@ -544,9 +542,7 @@ class Run:
             n = len(x0)
             # Micro-batches of a few thousand tokens keep a thread's activations in the caches.
             parts = max(args.threads, round(n * x0.shape[1] / args.micro)) if self.threads else 1
-            img_ids = task.img_ids[tokens]
-            shared = [img_ids] * parts if img_ids.dim() == 2 else img_ids.chunk(parts)
-            chunks = list(zip(*(t.chunk(parts) for t in self.noised(task, x0, ids, labels, stage)), shared))
+            chunks = list(zip(*(t.chunk(parts) for t in self.noised(task, x0, ids, labels, tokens, stage))))
             results = list(run(lambda c: self.micro_batch(stage, *c, len(c[0]) / n), chunks))
             for p, *grads in zip(self.params, *(r[1] for r in results)):
                 p.grad = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
@@ -643,8 +639,8 @@ class DeviceStep:
         points = scene_batch.paint(rows, *scene_batch.pixels(self.tokens, task.size), task.size, self.palette)
         labels = scene_batch.token_labels(rows, task.side, self.tokens)
         x0 = pack(run.vae.encode(scene_batch.patches(points) * 2 - 1))
-        batch = run.noised(task, x0, scene_batch.token_ids(rows), labels, self.stage)
-        figures, grads = run.micro_batch(self.stage, *batch, task.img_ids[self.tokens], 1.0)
+        batch = run.noised(task, x0, scene_batch.token_ids(rows), labels, self.tokens.expand(task.batch, -1), self.stage)
+        figures, grads = run.micro_batch(self.stage, *batch, 1.0)
         for p, g in zip(run.params, grads):
             p.grad = g.float()
         nn.utils.clip_grad_norm_(run.params, 1.0)
