@@ -97,8 +97,9 @@ def _pick(rng, seq):
     return seq[int(rng.integers(len(seq)))]
 
 
-# Place and size of an object are left to chance within limits; this is the part of them that is used. With less chance
-# the picture is decided by fewer guesses at high noise, where a small model goes wrong (README.md).
+# Place and size of an object, the sides of "and" and the curves of landscapes are left to chance within limits; this is
+# the part of them that is used. With less chance the picture is decided by fewer guesses at high noise, where a small
+# model goes wrong (README.md). 0.1 puts the first object of "and" on the left.
 SPREAD = 0.1
 
 
@@ -126,7 +127,7 @@ def plural(shape):
 def random_scene(rng, spread=SPREAD):
     """A scene: {objects: [{color, shape, size, fill, x, y, r}], layout, relation, background}.
 
-    The same for any `spread` (0 to 1) but for x, y and r; so is its caption.
+    The same for any `spread` (0 to 1) but for x, y, r and the numbers of a landscape; so is its caption.
     """
     # background
     u = rng.random()
@@ -142,7 +143,7 @@ def random_scene(rng, spread=SPREAD):
         bg = {"kind": _pick(rng, FILLS), "colors": [_pick(rng, list(BACKGROUNDS))]}
         used = bg["colors"]
     else:
-        bg = {"kind": _pick(rng, list(LANDSCAPES)), "colors": [], "seed": int(rng.integers(1 << 30))}
+        bg = {"kind": _pick(rng, list(LANDSCAPES)), "colors": [], "seed": int(rng.integers(1 << 30)), "spread": spread}
         used = LANDSCAPES[bg["kind"]]
     free = [c for c in COLORS if c not in used]
     # objects
@@ -174,7 +175,7 @@ def random_scene(rng, spread=SPREAD):
             gap, mid = 0.08 + jit(0.025), 0.5 + jit(0.03)
             half = (a["r"] + b["r"] + gap) / 2
             sides = "left of", "right of", "above", "below"
-            rel = _pick(rng, sides[:2]) if relation == "and" else relation
+            rel = sides[round(spread * int(rng.integers(2)))] if relation == "and" else relation
             pa, pb = mid - half, mid + half
             shift = (b["r"] - a["r"]) / 2
             pa, pb = pa - shift, pb - shift
@@ -253,7 +254,8 @@ def _mix(img, color, alpha):
 
 SHADE = 0.13  # an object's colour at its bottom is this much darker than at its top
 HILLS = ((0.66, 0.05, (0.45, 0.70, 0.35)), (0.80, 0.04, (0.22, 0.52, 0.22)))  # height, amplitude, colour
-HORIZON, WAVES = 0.66, ((0.10, 0.36, 0.62), (0.20, 0.52, 0.74))
+HILL_CURVES = ((6.0, 1.2), (7.5, 4.4))  # frequency and phase, where they are not left to chance
+HORIZON, WAVES, WAVE_PHASE = 0.66, ((0.10, 0.36, 0.62), (0.20, 0.52, 0.74)), 0.0
 STARS, STAR_RADIUS, STAR_COLOR = 26, 0.009, (1, 0.97, 0.85)
 SKIES = {"over green hills": ((0.42, 0.70, 0.95), (0.86, 0.94, 0.99)),
          "over the sea": ((0.98, 0.72, 0.48), (0.99, 0.90, 0.72)), "in the night sky": ((0.03, 0.03, 0.12), (0.13, 0.10, 0.34))}
@@ -261,13 +263,14 @@ SKIES = {"over green hills": ((0.42, 0.70, 0.95), (0.86, 0.94, 0.99)),
 
 def landscape(bg):
     """The numbers that a landscape's seed stands for: (frequency, phase) of the two hills, the waves' phase or the stars'
-    places (x, y).
+    places (x, y). With less spread, hills and waves are nearly the same for every seed.
     """
     rng = np.random.default_rng(bg["seed"])
+    chance = lambda usual, low, high: usual + bg["spread"] * (rng.uniform(low, high) - usual)
     if bg["kind"] == "over green hills":
-        return [(rng.uniform(5, 9), rng.uniform(0, 6.28)) for _ in HILLS]
+        return [(chance(frequency, 5, 9), chance(phase, 0, 6.28)) for frequency, phase in HILL_CURVES]
     if bg["kind"] == "over the sea":
-        return [(rng.uniform(0, 6.28),)]
+        return [(chance(WAVE_PHASE, 0, 6.28),)]
     return rng.uniform(0.02, 0.98, (STARS, 2)).tolist()
 
 

@@ -75,11 +75,14 @@ def tokens_near_objects(rng, scene, side, keep):
     return np.sort(np.concatenate([chosen, rng.choice(others, keep - len(chosen), replace=False)]))
 
 
-def training_scene(rng, layouts):
-    """A scene whose caption may be trained on, of the given layouts (None: all)."""
+def training_scene(rng, only=None):
+    """A scene whose caption may be trained on and has one of the words `only` (None: any caption).
+
+    Where a caption says nothing of it, its layout is such a word as well: "one", "two", "count".
+    """
     while True:
         scene = S.split_scene(rng, evaluation=False)
-        if layouts is None or scene["layout"] in layouts:
+        if only is None or not {scene["layout"], *S.caption(scene).split()}.isdisjoint(only):
             return scene
 
 
@@ -98,15 +101,15 @@ class Scenes(torch.utils.data.IterableDataset):
     same ones in the whole batch, or with `near` in every picture those around its objects.
     """
 
-    def __init__(self, size, batch, seed, keep=0, layouts=None, near=False):
-        self.size, self.batch, self.seed, self.keep, self.layouts, self.near = size, batch, seed, keep, layouts, near
+    def __init__(self, size, batch, seed, keep=0, only=None, near=False):
+        self.size, self.batch, self.seed, self.keep, self.only, self.near = size, batch, seed, keep, only, near
 
     def __iter__(self):
         rng = worker_rng(self.seed)
         side = self.size // 8
         every = np.arange(side * side)
         while True:
-            scenes = [training_scene(rng, self.layouts) for _ in range(self.batch)]
+            scenes = [training_scene(rng, self.only) for _ in range(self.batch)]
             if self.near:
                 tokens = np.stack([tokens_near_objects(rng, s, side, self.keep) for s in scenes])
             else:
@@ -128,13 +131,13 @@ def loader(dataset, workers):
 class Rows(torch.utils.data.IterableDataset):
     """Endless chunks of scenes as rows of scene_batch.py."""
 
-    def __init__(self, chunk, seed, layouts=None):
-        self.chunk, self.seed, self.layouts = chunk, seed, layouts
+    def __init__(self, chunk, seed, only=None):
+        self.chunk, self.seed, self.only = chunk, seed, only
 
     def __iter__(self):
         rng = worker_rng(self.seed)
         while True:
-            yield torch.from_numpy(np.stack([scene_batch.row(training_scene(rng, self.layouts)) for _ in range(self.chunk)]))
+            yield torch.from_numpy(np.stack([scene_batch.row(training_scene(rng, self.only)) for _ in range(self.chunk)]))
 
 
 class ScenePool:
@@ -144,8 +147,8 @@ class ScenePool:
 
     CHUNK = 1024
 
-    def __init__(self, capacity, seed, workers, device, layouts=None):
-        chunks = loader(Rows(self.CHUNK, seed, layouts), workers)
+    def __init__(self, capacity, seed, workers, device, only=None):
+        chunks = loader(Rows(self.CHUNK, seed, only), workers)
         self.rows = torch.cat([next(chunks) for _ in range(capacity // self.CHUNK)]).to(device)
         self.position = 0
         self.fresh = queue.Queue(8)
@@ -171,14 +174,14 @@ class ScenePool:
 class Task:
     """Pictures of one size: {"size", "batch", "shift"}, and perhaps
     - "keep", the number of tokens trained on; with "near": true those around the objects,
-    - "layouts", the only ones drawn,
+    - "only", words of which a caption must have one (training_scene),
     - "pattern_shift" instead of "shift" where the caption names a pattern. Patterns are finer than the model can place from
       a caption: at high noise their error is most of the loss and drowns that of the outlines.
     """
 
     def __init__(self, spec, device):
         self.size, self.batch, self.keep = spec["size"], spec["batch"], spec.get("keep", 0)
-        self.layouts, self.near = spec.get("layouts"), spec.get("near", False)
+        self.only, self.near = spec.get("only"), spec.get("near", False)
         self.shift = spec["shift"]  # of the logit-normal sigmas: the more tokens, the more noise hides as much
         self.pattern_shift = spec.get("pattern_shift", self.shift)
         if self.near and not self.keep:
@@ -527,13 +530,15 @@ class Run:
     def noised(self, task, x0, ids, labels, tokens, stage):
         """The arguments of micro_batch that are split over threads; tokens [B, N]."""
         n = len(x0)
-        guidance = 1 + 2.5 * torch.rand(2, n, device=x0.device).sum(0)  # 1 to 6, most often about the default of 3.5
+        guidance = torch.ones(n, device=x0.device)  # what the data teach
+        if self.teacher is not None:
+            guidance += 2.5 * torch.rand(2, n, device=x0.device).sum(0)  # 1 to 6, most often about the default of 3.5
         return x0, torch.randn_like(x0), task.sigmas(ids), guidance, self.drop_captions(ids, stage), labels, task.img_ids[tokens]
 
     def thread_step(self, task, stage, seed):
         """A function that takes a step with scenes drawn by other processes, split over threads, and returns its figures."""
         args = self.args
-        data = loader(Scenes(task.size, task.batch, seed, task.keep, task.layouts, task.near), args.workers)
+        data = loader(Scenes(task.size, task.batch, seed, task.keep, task.only, task.near), args.workers)
         run = self.threads.map if self.threads else map
 
         def step():
@@ -555,9 +560,9 @@ class Run:
 
     def device_step(self, task, stage, seed):
         """The same with scenes drawn on the device."""
-        key = tuple(task.layouts or ())
+        key = tuple(task.only or ())
         if key not in self.scenes:
-            self.scenes[key] = ScenePool(self.args.pool, seed, self.args.workers, self.device, task.layouts)
+            self.scenes[key] = ScenePool(self.args.pool, seed, self.args.workers, self.device, task.only)
         return DeviceStep(self, task, stage, self.scenes[key], np.random.default_rng(seed))
 
     def train_stage(self, stage):
