@@ -7,12 +7,13 @@ line per picture size and choice of tokens. Losses of different lines do not com
 noise levels, target or scenes changed.
 """
 import argparse
+import itertools
 import json
 import math
 import os
 
 COLORS = ["#4477aa", "#ee6677", "#228833", "#aa3377", "#66ccee", "#bbbb44", "#222222", "#999933", "#dd7733", "#8877cc", "#44bb99",
-          "#cc99bb", "#996633"]
+          "#cc99bb", "#996633", "#5500cc", "#005500"]  # again from the first after the last
 WIDTH, HEIGHT, LEFT, TOP, GAP = 720, 200, 60, 30, 50
 
 
@@ -51,7 +52,7 @@ def panel(lines, stages, column, title, high, top, x_high):
     for seen, name in stages:
         out.append(f'<line x1="{x(seen):.1f}" x2="{x(seen):.1f}" y1="{top}" y2="{top + HEIGHT}" stroke="#999" '
                    f'stroke-dasharray="3 3"><title>{name}</title></line>')
-    for color, (task, points) in zip(COLORS, lines.items()):
+    for color, (task, points) in zip(itertools.cycle(COLORS), lines.items()):
         path = " ".join(f"{x(p[0]):.1f},{y(p[column]):.1f}" for p in points)
         out.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"/>')
     return out
@@ -67,7 +68,7 @@ def main():
     second = TOP + HEIGHT + GAP
     body = panel(lines, stages, 1, "velocity loss", 1.0, TOP, x_high)
     body += panel(lines, stages, 2, "shape told, share of object tokens", 1.0, second, x_high)
-    for k, (color, task) in enumerate(zip(COLORS, lines)):
+    for k, (color, task) in enumerate(zip(itertools.cycle(COLORS), lines)):
         body.append(f'<text x="{LEFT + WIDTH - 8}" y="{TOP + 16 + 15 * k}" text-anchor="end" fill="{color}">{task}</text>')
     body.append(f'<text x="{LEFT + WIDTH}" y="{second + HEIGHT + 34}" text-anchor="end">pictures seen</text>')
     size = f'width="{LEFT + WIDTH + 20}" height="{second + HEIGHT + 45}"'

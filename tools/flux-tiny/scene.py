@@ -99,7 +99,7 @@ def _pick(rng, seq):
 
 # Place and size of an object, the sides of "and" and the curves of landscapes are left to chance within limits; this is
 # the part of them that is used. With less chance the picture is decided by fewer guesses at high noise, where a small
-# model goes wrong (README.md). 0.1 puts the first object of "and" on the left.
+# model goes wrong (README.md). Up to a half, the first object of "and" is on the left.
 SPREAD = 0.1
 
 
