@@ -4,7 +4,7 @@
  */
 export const TRUSTED_ARCHIVES: ReadonlySet<string> = new Set([
   // text_encoder.pt
-  '5f9097ae6a7d221adaf3ff4d42d31146337f0db8332519c00925e084053460ed',
+  'eede10fb8601e3a7cc1f83435e2274cf0ba842e23fafc45fabad608c3e308833',
   // vae_decoder.pt
   '487a9ec12d7e322af90d93bad73ab5b181fb8e62b2c49dd2c276e12d478f7551',
 ]);
