@@ -14,7 +14,6 @@ import os
 import torch
 import torch.nn.functional as F
 
-from config import CONFIG
 from model import TimestepEmbedding, sinusoid
 
 PREFIX = "transformer.time_text_embed.guidance_embedder."
@@ -58,7 +57,7 @@ def main():
     args = ap.parse_args()
     path = os.path.join(args.run, "last.pt")
     run = torch.load(path, map_location="cpu")
-    embedder = TimestepEmbedding(256, CONFIG["num_attention_heads"] * CONFIG["attention_head_dim"])
+    embedder = TimestepEmbedding(256, len(run["ema"][PREFIX + "linear_1.bias"]))
     state = embedder.state_dict()
     embedder.load_state_dict({k: run["ema"][PREFIX + k] for k in state})
     print(f"change at {DEFAULT}: {smooth(embedder):.2%}")
