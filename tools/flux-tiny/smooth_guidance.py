@@ -27,7 +27,7 @@ def powers(guidance):
 
 @torch.no_grad()
 def smooth(embedder):
-    """Replaces the weights of a TimestepEmbedding; returns the largest change of its output at the default, relative."""
+    """Replaces the weights of a TimestepEmbedding; returns the relative change of its output at the default."""
     embed = lambda guidance: embedder(sinusoid(guidance * 1000)).double()
     seen = torch.linspace(LOWEST, HIGHEST, 4000)
     guidance = torch.cat([seen, torch.tensor([DEFAULT])])
