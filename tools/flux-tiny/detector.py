@@ -1,11 +1,14 @@
 """What does a picture show? Its objects with place, size, shape, colour and fill, and its background.
 
-    python detector.py                  train on rendered scenes, write detector.safetensors; half an hour of a core
+    python detector.py --part finder    train one of the networks of detector.safetensors further, on drawn scenes
+    python detector.py --part finder --fresh --pictures 100000        half an hour of a core; the other two are faster
 
-Two small convolutional networks. The finder sees the picture at 64x64: for every size word a map of object centres,
+Three small convolutional networks. The finder sees the picture at 64x64: for every size word a map of object centres,
 so that an object inside a larger one is found beside it, their radii, and the background. The reader sees a window of
-32x32 around every object that was found: shape, colour, fill. They learn from blurred and noisy scenes, the reader
-also from bent ones, since generated pictures are never exact.
+32x32 around every object that was found, and two pieces of its surface: shape, colour, fill. The ground sees pieces of the
+background: its fill and colour. Pieces are not scaled, because patterns are as fine as the tokens at every size. All learn
+from scenes that are blurred, noisy, of too much contrast, bent, and torn along the tokens' borders, since generated
+pictures are never exact.
 """
 import argparse
 import os
@@ -23,7 +26,11 @@ from sampling import picture_tensor
 
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "detector.safetensors")
 VIEW, GRID = 64, 16  # pixels that the finder sees, cells of its maps
+TOKEN = 8  # pixels
 WINDOW, REACH = 32, 1.4  # pixels that the reader sees, and the radii they reach from the centre
+PIECE, LOWER = 24, 0.74  # pixels of a piece; the second one of an object is so many radii below the centre, for rings
+PIECES = 8  # of a background
+SURFACES = ("plain", *S.FILLS)  # kinds of background that the ground tells apart
 THRESHOLD = 0.4  # of a centre's probability
 MEAN_RADIUS = torch.tensor([sum(S.SIZES[s]) / 2 for s in SIZES])
 
@@ -51,8 +58,13 @@ class Finder(nn.Module):
         return self.maps(h).permute(0, 2, 3, 1), self.background(F.adaptive_avg_pool2d(h, 4).flatten(1))
 
 
+def texture():
+    """Pieces [B, 3, 24, 24] -> [B, 64]."""
+    return nn.Sequential(conv(3, 24), conv(24, 32, 2), conv(32, 48), conv(48, 48, 2), nn.Flatten(), nn.Linear(48 * 36, 64), nn.ReLU())
+
+
 class Reader(nn.Module):
-    """Windows [B, 3, 32, 32] in [-1, 1] -> logits of shape, colour and fill."""
+    """Windows [B, 3, 32, 32] and pieces [B, 2, 3, 24, 24], in [-1, 1] -> logits of shape, colour and fill."""
 
     PARTS = {"shape": SHAPES, "color": COLORS, "fill": FILLS}
 
@@ -60,23 +72,42 @@ class Reader(nn.Module):
         super().__init__()
         self.body = nn.Sequential(conv(3, 24), conv(24, 32, 2), conv(32, 48), conv(48, 64, 2), conv(64, 64),
                                   nn.Flatten(), nn.Linear(64 * 64, 96), nn.ReLU())
-        self.out = nn.Linear(96, sum(map(len, self.PARTS.values())))
+        self.texture = texture()
+        self.out = nn.Linear(96 + 2 * 64, sum(map(len, self.PARTS.values())))
 
-    def forward(self, x):
-        return self.out(self.body(x)).split([len(p) for p in self.PARTS.values()], -1)
+    def forward(self, windows, pieces):
+        seen = self.texture(pieces.flatten(0, 1)).unflatten(0, (-1, 2)).flatten(1)
+        return self.out(torch.cat([self.body(windows), seen], 1)).split([len(p) for p in self.PARTS.values()], -1)
+
+
+class Ground(nn.Module):
+    """Pieces of a background [B, 3, 24, 24] in [-1, 1] -> logits of SURFACES and of its colour."""
+
+    def __init__(self):
+        super().__init__()
+        self.texture = texture()
+        self.out = nn.Linear(64, len(SURFACES) + len(BACKGROUNDS))
+
+    def forward(self, pieces):
+        return self.out(self.texture(pieces)).split([len(SURFACES), len(BACKGROUNDS)], -1)
 
 
 class Detector(nn.Module):
     def __init__(self):
         super().__init__()
-        self.finder, self.reader = Finder(), Reader()
+        self.finder, self.reader, self.ground = Finder(), Reader(), Ground()
 
     @torch.no_grad()
     def forward(self, pictures):
         """[B, 3, H, W] in [-1, 1] -> for each its objects, the surest first, and its background, in scene.py's terms."""
         view = F.interpolate(pictures, size=VIEW, mode="area")
-        maps, background = self.finder(view)
-        return [(self.read(picture, self.find(m)), background_of(b)) for picture, m, b in zip(pictures, maps, background)]
+        result = []
+        for picture, maps, logits in zip(pictures, *self.finder(view)):
+            objects, background = self.read(picture, self.find(maps)), background_of(logits)
+            if background["kind"] in SURFACES:
+                background = self.surface(picture, objects)
+            result.append((objects, background))
+        return result
 
     def find(self, maps):
         heat, radius, offset = maps.split([len(SIZES), len(SIZES), 2], -1)
@@ -95,14 +126,34 @@ class Detector(nn.Module):
                 kept.append(o)
         return kept
 
+    def surface(self, picture, objects):
+        """The plain or patterned background: from the pieces that are farthest from the objects."""
+        t = ((torch.arange(6) + 0.5) / 6).tolist()
+        away = lambda at: min((np.hypot(at[0] - o["x"], at[1] - o["y"]) - o["r"] for o in objects), default=0)
+        places = sorted(((x, y) for x in t for y in t), key=away)[-PIECES:]
+        kind, color = self.ground(torch.stack([piece(picture, *at) for at in places]))
+        return surface_of(kind.log_softmax(-1).mean(0), color.log_softmax(-1).mean(0))
+
     def read(self, picture, objects):
         if not objects:
             return []
         windows = torch.cat([window(picture, o["x"], o["y"], o["r"]) for o in objects])
-        for name, logits in zip(Reader.PARTS, self.reader(windows)):
+        pieces = torch.stack([pieces_of(picture, o["x"], o["y"], o["r"]) for o in objects])
+        for name, logits in zip(Reader.PARTS, self.reader(windows, pieces)):
             for o, k in zip(objects, logits.argmax(-1).tolist()):
                 o[name] = Reader.PARTS[name][k]
         return objects
+
+
+def piece(picture, x, y):
+    """[3, 24, 24] of a picture [3, H, W], around (x, y) in picture sides, or the nearest place where it is inside."""
+    row, column = (min(max(round(c * n) - PIECE // 2, 0), n - PIECE) for c, n in zip((y, x), picture.shape[1:]))
+    return picture[:, row:row + PIECE, column:column + PIECE]
+
+
+def pieces_of(picture, x, y, r):
+    """[2, 3, 24, 24] of an object."""
+    return torch.stack([piece(picture, x, y), piece(picture, x, y + LOWER * r)])
 
 
 def window(picture, x, y, r, bend=None):
@@ -120,6 +171,10 @@ def window(picture, x, y, r, bend=None):
     return F.avg_pool2d(out, 2)
 
 
+def surface_of(kind, color):
+    return {"kind": SURFACES[int(kind.argmax())], "colors": [BACKGROUNDS[int(color.argmax())]]}
+
+
 def background_of(logits):
     kind, first, last = (int(p.argmax()) for p in logits.split([len(KINDS), len(BACKGROUNDS), len(BACKGROUNDS)]))
     name, colors = KINDS[kind], [BACKGROUNDS[first], BACKGROUNDS[last]]
@@ -130,14 +185,35 @@ def background_of(logits):
 
 
 def worse(x):
-    """Pictures as a generator might draw them: some blurred, all with some noise and a wrong tint."""
+    """Pictures as a generator might draw them: some blurred, all with some noise, a wrong tint and a wrong contrast, which
+    guidance makes too strong.
+    """
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
     x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.4, blurred, x)
-    return x + torch.randn_like(x) * torch.rand(len(x), 1, 1, 1) ** 2 * 0.12 + torch.randn(len(x), 3, 1, 1) * 0.03
+    x = x + torch.randn_like(x) * torch.rand(len(x), 1, 1, 1) ** 2 * 0.12 + torch.randn(len(x), 3, 1, 1) * 0.03
+    return (x * (0.9 + 0.3 * torch.rand(len(x), 1, 1, 1))).clamp(-1, 1)
 
 
-def finder_loss(net, scenes):
-    maps, background = net(worse(picture_tensor([S.render(s, VIEW) for s in scenes])))
+def tear(n):
+    """How far the tokens of n pictures are out of place, in tokens: a standard deviation for each, 0 for half of them."""
+    return (0.25 * (2 * torch.rand(n) - 1)).clamp(min=0)
+
+
+def torn(x):
+    """Pictures [B, 3, H, W] whose tokens show what is beside their place, and in another tint."""
+    n, rows, columns = len(x), x.shape[2] // TOKEN, x.shape[3] // TOKEN
+    spread = tear(n)[:, None, None, None]
+    tiles = lambda t: t.repeat_interleave(TOKEN, -1).repeat_interleave(TOKEN, -2)
+    moved = tiles(torch.randn(n, 2, rows, columns) * spread).permute(0, 2, 3, 1) * torch.tensor([2 / columns, 2 / rows])
+    ty, tx = ((torch.arange(k) + 0.5) / k * 2 - 1 for k in x.shape[2:])
+    grid = torch.stack(torch.meshgrid(tx, ty, indexing="xy"), -1) + moved
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False) + tiles(torch.randn(n, 3, rows, columns) * 0.3 * spread)
+
+
+def finder_loss(net, scenes, rng):
+    size = int(rng.choice([128, 256, 512], p=[0.6, 0.35, 0.05]))
+    pictures = picture_tensor([S.render(s, size) for s in scenes])
+    maps, background = net(worse(F.interpolate(torn(pictures), size=VIEW, mode="area")))
     heat = torch.zeros(len(scenes), GRID, GRID, len(SIZES))
     where, radius, offset = [], [], []
     t = torch.arange(GRID)
@@ -157,57 +233,91 @@ def finder_loss(net, scenes):
     loss = loss + 2 * F.l1_loss(maps[n, i, j, len(SIZES) + k], torch.tensor(radius).float())
     loss = loss + F.l1_loss(maps[n, i, j, -2:], torch.tensor(offset).float())
     kind, first, last = background.split([len(KINDS), len(BACKGROUNDS), len(BACKGROUNDS)], -1)
-    colors = [[BACKGROUNDS.index(c) for c in s["background"]["colors"]] or [-1] for s in scenes]
-    loss = loss + 0.3 * F.cross_entropy(kind, torch.tensor([KINDS.index(s["background"]["kind"]) for s in scenes]))
+    # Which surface it is, and its colour, the ground tells.
+    kinds = ["plain" if s["background"]["kind"] in SURFACES else s["background"]["kind"] for s in scenes]
+    colors = [[BACKGROUNDS.index(c) for c in s["background"]["colors"]] if k == "gradient" else [-1] for k, s in zip(kinds, scenes)]
+    loss = loss + 0.3 * F.cross_entropy(kind, torch.tensor([KINDS.index(k) for k in kinds]))
     for logits, at in ((first, 0), (last, -1)):
-        loss = loss + 0.3 * F.cross_entropy(logits, torch.tensor([c[at] for c in colors]), ignore_index=-1)
+        asked = torch.tensor([c[at] for c in colors])
+        if (asked >= 0).any():
+            loss = loss + 0.3 * F.cross_entropy(logits, asked, ignore_index=-1)
     return loss
 
 
+def some_size(rng):
+    return int(rng.choice([128, 192, 256, 384, 512]))
+
+
+def part_of(scene, size, x, y, reach):
+    """([3, n, n] of the scene's picture, the corner's pixels) around (x, y) in picture sides, `reach` pixels in each direction."""
+    pixels = -(-2 * reach // TOKEN) * TOKEN
+    first = [(int(c * size) - pixels // 2) // TOKEN * TOKEN for c in (x, y)]
+    t = [((np.arange(pixels) + f + 0.5) / size).astype(np.float32) for f in first]
+    return torn(picture_tensor([S.paint(scene, t[0][None], t[1][:, None], size)]))[0], first
+
+
 def reader_loss(net, scenes, rng):
-    windows, truth = [], []
+    windows, pieces, truth = [], [], []
     for s in scenes:
         o = s["objects"][int(rng.integers(len(s["objects"])))]
-        size = int(rng.choice([96, 128, 192, 256, 384]))
+        size = some_size(rng)
         x, y = (o[a] + o["r"] * rng.normal(0, 0.06) for a in "xy")
         r = o["r"] * np.exp(rng.normal(0, 0.08))
-        first = [int((c - 1.6 * r) * size) for c in (x, y)]
-        pixels = int(3.2 * r * size) + 2
-        t = [((np.arange(pixels) + f + 0.5) / size).astype(np.float32) for f in first]
-        part = picture_tensor([S.paint(s, t[0][None], t[1][:, None], size)])[0]
+        part, first = part_of(s, size, x, y, int(1.6 * r * size) + PIECE)
         bend = torch.from_numpy(rng.normal(0, rng.uniform(0, 0.07), (1, 2, 4, 4))).float()
         bend = F.interpolate(bend, size=2 * WINDOW, mode="bicubic")[0].permute(1, 2, 0)
-        side = pixels / size  # window() measures in picture sides: here the part is the picture
-        windows.append(window(part, (x - first[0] / size) / side, (y - first[1] / size) / side, r / side, bend))
+        side = part.shape[-1] / size  # places and radii are in picture sides: here the part is the picture
+        place = (x - first[0] / size) / side, (y - first[1] / size) / side, r / side
+        windows.append(window(part, *place, bend))
+        pieces.append(pieces_of(part, *place))
         truth.append([SHAPES.index(o["shape"]), COLORS.index(o["color"]), FILLS.index(o["fill"])])
     truth = torch.tensor(truth)
-    return sum(F.cross_entropy(out, truth[:, k]) for k, out in enumerate(net(worse(torch.cat(windows)))))
+    logits = net(worse(torch.cat(windows)), worse(torch.cat(pieces)).unflatten(0, (-1, 2)))
+    return sum(F.cross_entropy(out, truth[:, k]) for k, out in enumerate(logits))
+
+
+def ground_loss(net, scenes, rng):
+    pieces, truth = [], []
+    for s in scenes:
+        bg = s["background"]
+        if bg["kind"] in SURFACES:
+            part, _ = part_of(s, some_size(rng), *rng.random(2), PIECE)
+            pieces.append(piece(part, *rng.uniform(0.3, 0.7, 2)))  # anywhere in the pattern
+            truth.append([SURFACES.index(bg["kind"]), BACKGROUNDS.index(bg["colors"][0])])
+    truth = torch.tensor(truth)
+    return sum(F.cross_entropy(out, truth[:, k]) for k, out in enumerate(net(worse(torch.stack(pieces)))))
 
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--out", default=FILE)
-    ap.add_argument("--finder", type=int, default=36_000, help="pictures for the finder")
-    ap.add_argument("--reader", type=int, default=36_000, help="windows for the reader")
+    ap.add_argument("--part", choices=("finder", "reader", "ground"), required=True)
+    ap.add_argument("--file", default=FILE, help="only this part of it is changed")
+    ap.add_argument("--fresh", action="store_true", help="start from random weights instead of those of the file")
+    ap.add_argument("--pictures", type=int, default=40_000, help="pictures for the finder, objects for the reader, scenes for the "
+                                                                  "ground")
     args = ap.parse_args()
     torch.manual_seed(1)
-    rng, net = np.random.default_rng(77), Detector()
-    for part, count, batch, lr in (("reader", args.reader, 64, 3e-3), ("finder", args.finder, 32, 3e-3)):
-        model, start, figures = getattr(net, part), time.time(), []
-        opt = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
-        for step in range(count // batch):
-            for group in opt.param_groups:
-                group["lr"] = lr * min(1, (step + 1) / 50, 1.01 - step * batch / count)
-            scenes = [S.random_scene(rng, spread=1) for _ in range(batch)]
-            loss = finder_loss(model, scenes) if part == "finder" else reader_loss(model, scenes, rng)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            figures.append(loss.item())
-            if step % 100 == 99:
-                print(f"{part}: {(step + 1) * batch} scenes, {time.time() - start:.0f} s, "
-                      f"loss {np.mean(figures[-100:]):.3f}", flush=True)
-        save_file({k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}, args.out)
+    rng, net = np.random.default_rng(77), Detector() if args.fresh else load(args.file).train()
+    model, start, figures = getattr(net, args.part), time.time(), []
+    batch, lr = 32 if args.part == "finder" else 64, 3e-3 if args.fresh else 2e-3
+    loss_of = {"finder": finder_loss, "reader": reader_loss, "ground": ground_loss}[args.part]
+    opt = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
+    for step in range(args.pictures // batch):
+        for group in opt.param_groups:
+            group["lr"] = lr * min(1, (step + 1) / 50, 1.01 - step * batch / args.pictures)
+        scenes = [S.random_scene(rng, spread=1) for _ in range(batch)]
+        loss = loss_of(model, scenes, rng)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        figures.append(loss.item())
+        if step % 100 == 99:
+            print(f"{args.part}: {(step + 1) * batch} scenes, {time.time() - start:.0f} s, "
+                  f"loss {np.mean(figures[-100:]):.3f}", flush=True)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    # The others may have been trained meanwhile.
+    other = load_file(args.file) if os.path.exists(args.file) else half
+    save_file({k: (half if k.startswith(args.part + ".") else other)[k] for k in half}, args.file)
 
 
 def load(path=FILE):

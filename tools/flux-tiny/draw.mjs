@@ -1,7 +1,7 @@
 // Draws the pictures of a file of captions with the package itself, for evaluate.py to score:
 //   node tools/flux-tiny/draw.mjs --captions captions.txt --out pictures --size 512 --preset jit-4x
 // Picture i has seed --seed + i, is written to 0000.png, 0001.png, ..., and left alone if it is there: an interrupted
-// call is gone on with. Prints the time spent in sampling.
+// call is gone on with. --first and --count choose a part of the captions. Prints the time spent in sampling.
 import { existsSync } from 'node:fs';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -17,6 +17,7 @@ const { values } = parseArgs({
     preset: { type: 'string', default: 'dense' },
     steps: { type: 'string' },
     guidance: { type: 'string', default: '3.5' },
+    first: { type: 'string', default: '0' },
     count: { type: 'string' },
     seed: { type: 'string', default: '1234' },
     batch: { type: 'string', default: '1' },
@@ -38,9 +39,11 @@ const pipeline = await FluxPipeline.load(values.model, {
   allowTorchScriptCode: values['allow-torchscript-code'],
 });
 
-const open = captions
-  .slice(0, Number(values.count ?? captions.length))
-  .flatMap((_, i) => (existsSync(path(i)) ? [] : [i]));
+const first = Number(values.first);
+const last = Math.min(captions.length, first + Number(values.count ?? captions.length));
+const open = Array.from({ length: Math.max(0, last - first) }, (_, i) => first + i).filter(
+  (i) => !existsSync(path(i)),
+);
 let sampling = 0;
 let drawn = 0;
 // Images of one request have consecutive seeds, so a batch is a run of consecutive pictures.

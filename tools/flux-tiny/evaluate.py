@@ -5,6 +5,9 @@
                                                     write the captions to score, for another program to draw
     python evaluate.py --captions captions.txt --pictures folder
                                                     score 0000.png, 0001.png, ... against the captions' lines
+    python evaluate.py --captions captions.txt --pictures folder --verdicts scores/256px-dense.jsonl
+                                                    keep the verdicts too: days of drawing need not be done at one go
+    python evaluate.py --table scores/*.jsonl       shares of kept verdicts, and their differences from the first file's
     python evaluate.py --model ../../models/flux-tiny --count 400
                                                     draw with PyTorch and score
     python evaluate.py --image a.png --caption "a red circle on a grey background"
@@ -12,9 +15,12 @@
 All captions are held out: neither the transformer nor the text encoder is trained on them. detector.py says what a
 picture shows; a caption is parsed by the grammar of scene.py. A picture passes when the number of objects is right,
 every object is found with its shape, colour and fill, and the relation or place holds; `strict` also asks for the size
-word and the background. --json writes shares with 95 % Wilson intervals.
+word and the background. Intervals are of 95 %: Wilson's for a share; for a difference over the same captions the
+one of paired proportions.
 """
 import argparse
+import copy
+import hashlib
 import itertools
 import json
 import math
@@ -26,8 +32,11 @@ import torch
 
 import detector
 import scene as S
-from labels import BACKGROUNDS, COLORS, SHAPES, SIZES
+from labels import BACKGROUNDS, COLORS, FILLS, SHAPES, SIZES
 from sampling import picture_tensor
+
+SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "models", "flux-tiny", "transformer.pt")
+PARTS = ("count", "color", "shape", "objects", "fill", "size", "relation", "background", "pass", "strict")
 
 
 def parse(caption):
@@ -72,7 +81,7 @@ def parse(caption):
 
 def check(want, found, background):
     """Which parts of the description hold: {count, color, shape, objects, fill, size, ...}."""
-    res = dict.fromkeys(("count", "color", "shape", "objects", "fill", "size", "relation", "background", "pass", "strict"), False)
+    res = dict.fromkeys(PARTS, False)
     objs = want["objects"]
     res["count"] = len(found) == len(objs)
     res["background"] = background["kind"] == want["background"]["kind"] and \
@@ -106,6 +115,26 @@ def check(want, found, background):
     return res
 
 
+def altered(want, rng):
+    """What another caption would ask for: one shape, colour, fill, relation or place changed, or an object more or less."""
+    want = copy.deepcopy(want)
+    other = lambda values, value: values[int(rng.choice([i for i, v in enumerate(values) if v != value]))]
+    opposite = {"left of": "right of", "above": "below"}
+    opposite.update({v: k for k, v in opposite.items()})
+    o = want["objects"][int(rng.integers(len(want["objects"])))]
+    kinds = ["shape", "color", "fill", "count"] + ["relation"] * (want["relation"] in opposite) + ["place"] * bool(want["place"])
+    kind = kinds[int(rng.integers(len(kinds)))]
+    if kind == "count":
+        want["objects"] = want["objects"][:-1] if len(want["objects"]) > 1 else want["objects"] * 2
+    elif kind == "relation":
+        want["relation"] = opposite[want["relation"]]
+    elif kind == "place":
+        want["place"] = other(list(S.PLACES), want["place"])
+    else:
+        o[kind] = other({"shape": SHAPES, "color": COLORS, "fill": FILLS}[kind], o[kind])
+    return want
+
+
 def interval(successes, n):
     """95 % Wilson interval."""
     z, p = 1.96, successes / n
@@ -127,8 +156,64 @@ def line(results):
     return ", ".join(f"{k} {np.mean([r[k] for r in results]):.3f}" for k in results[0])
 
 
-def score(net, pictures, captions):
-    return [check(parse(c), *d) for c, d in zip(captions, net(pictures))]
+def score(net, pictures, captions, rng=None):
+    """With rng, against altered captions, of which none should pass."""
+    wants = map(parse, captions)
+    return [check(altered(want, rng) if rng else want, *d) for want, d in zip(wants, net(pictures))]
+
+
+class Verdicts:
+    """A file of results by picture: a line that says which weights, detector and captions they are of, then a line for
+    each picture with the parts that are wrong.
+    """
+
+    def __init__(self, path, of=None):
+        self.path, self.results = path, {}
+        if os.path.exists(path):
+            with open(path) as f:
+                was, *lines = map(json.loads, f)
+            if of is not None and of != was:
+                raise ValueError(f"{path} is of {was}, not of {of}")
+            self.results = {line["picture"]: {k: k not in line["wrong"] for k in PARTS} for line in lines}
+        elif of is None:
+            raise FileNotFoundError(path)
+        else:
+            with open(path, "w") as f:
+                f.write(json.dumps(of) + "\n")
+
+    def add(self, picture, result):
+        self.results[picture] = result
+        with open(self.path, "a") as f:
+            f.write(json.dumps({"picture": picture, "wrong": [k for k in PARTS if not result[k]]}) + "\n")
+
+
+def digest(path):
+    with open(path, "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()[:16]
+
+
+def difference(results, reference, part="pass"):
+    """(pictures of both, difference of the shares, half its 95 % interval) over the pictures of both."""
+    both = results.keys() & reference.keys()
+    n = len(both)
+    gained = sum(results[i][part] and not reference[i][part] for i in both) / n
+    lost = sum(reference[i][part] and not results[i][part] for i in both) / n
+    return n, gained - lost, 1.96 * math.sqrt((gained + lost - (gained - lost) ** 2) / n)
+
+
+def table(paths):
+    """Lines of the model card's table."""
+    columns = [k for k in PARTS if k != "objects"]
+    print("| | pictures | " + " | ".join(columns) + " | pass, difference |\n" + "|---" * (len(columns) + 3) + "|")
+    reference = None
+    for path in paths:
+        results = Verdicts(path).results
+        reference = reference or results
+        parts = summary(list(results.values()))["parts"]
+        shares = [f'{parts[k]["share"]:.3f} ({parts[k]["low"]:.2f}-{parts[k]["high"]:.2f})' for k in columns]
+        n, change, half = difference(results, reference)
+        name = os.path.splitext(os.path.basename(path))[0]
+        print(f"| {name} | {len(results)} | " + " | ".join(shares) + f" | {100 * change:+.1f} ± {100 * half:.1f} (of {n}) |")
 
 
 def scenes_of(seed, count):
@@ -156,6 +241,11 @@ def main():
     ap.add_argument("--seed", type=int, default=1234)
     ap.add_argument("--captions", help="file of captions, one a line; written from --seed and --count without --pictures")
     ap.add_argument("--pictures", help="folder of pictures to score against --captions")
+    ap.add_argument("--altered", action="store_true", help="score against captions in which one thing was changed: what passes "
+                                                           "should not")
+    ap.add_argument("--verdicts", help="file of verdicts on --pictures, which is added to")
+    ap.add_argument("--weights", default=SHIPPED, help="transformer that drew --pictures, for --verdicts")
+    ap.add_argument("--table", nargs="+", help="files of verdicts")
     ap.add_argument("--json", help="write the shares to this file")
     ap.add_argument("--image")
     ap.add_argument("--caption")
@@ -164,26 +254,37 @@ def main():
         with open(args.captions, "w") as f:
             f.writelines(S.caption(s) + "\n" for s in scenes_of(args.seed, args.count))
         return
+    if args.table:
+        table(args.table)
+        return
     net = detector.load(args.detector)
     if args.image:
         found, bg = net(read_picture(args.image)[None])[0]
         print(json.dumps({"found": found, "background": bg, "check": check(parse(args.caption), found, bg)}, indent=1))
         return
-    results = []
+    if args.altered and args.verdicts:
+        ap.error("--altered: its verdicts are none to keep")
+    results, rng = [], np.random.default_rng(args.seed) if args.altered else None
     if args.pictures:
         with open(args.captions) as f:
             captions = f.read().splitlines()
+        of = {"weights": digest(args.weights), "detector": digest(args.detector), "captions": digest(args.captions)}
+        kept = Verdicts(args.verdicts, of) if args.verdicts else None
         for i, caption in enumerate(captions):
             path = os.path.join(args.pictures, f"{i:04d}.png")
-            if os.path.exists(path):  # a folder that is still being filled can be scored
-                results += score(net, read_picture(path)[None], [caption])
+            if os.path.exists(path) and not (kept and i in kept.results):  # a folder that is still being filled can be scored
+                results += score(net, read_picture(path)[None], [caption], rng)
+                if kept:
+                    kept.add(i, results[-1])
+        if kept:
+            results = list(kept.results.values())
         print(f"{args.pictures} ({len(results)}):", line(results))
     if args.truth:
         scenes = scenes_of(args.seed, args.count)
         for i in range(0, args.count, 50):
             part = scenes[i:i + 50]
             x = picture_tensor([S.render(s, args.size) for s in part])
-            results += score(net, x, [S.caption(s) for s in part])
+            results += score(net, x, [S.caption(s) for s in part], rng)
         print(f"rendered scenes ({args.count}, {args.size} px):", line(results))
     if args.model:
         from sample import FluxTiny

@@ -77,16 +77,21 @@ def stripes(u, period, size, xp=np):
     return cover((abs((u / period) % 1.0 - 0.5) - 0.25) * period, size, xp)
 
 
+# All patterns repeat after so many pixels, which are a token, from the picture's corner on: every token of a patterned
+# surface shows the same. A net of this size does not learn where in a longer period a token is (README.md).
+PERIOD = 8
+
+
 def pattern(fill, x, y, size, xp=np):
-    """Coverage of the second colour; x, y are offsets from the object's centre in picture sides."""
+    """Coverage of the second colour; x, y in picture sides from the picture's corner."""
+    p = PERIOD / size
     if fill == "striped":
-        return stripes((x + y) * 0.7071, 0.085, size, xp)
+        return stripes(x + y, p, size, xp)
     if fill == "checkered":
-        a, b = stripes(x, 0.15, size, xp), stripes(y, 0.15, size, xp)
+        a, b = (stripes(t + p / 4, p, size, xp) for t in (x, y))  # edges at multiples of half a period
         return a + b - 2 * a * b
     if fill == "dotted":
-        p = 0.095
-        return cover(xp.hypot((x / p) % 1.0 - 0.5, (y / p) % 1.0 - 0.5) * p - 0.027, size, xp)
+        return cover(xp.hypot((x / p) % 1.0 - 0.5, (y / p) % 1.0 - 0.5) * p - 0.3 * p, size, xp)
     raise ValueError(fill)
 
 
@@ -274,14 +279,20 @@ def landscape(bg):
     return rng.uniform(0.02, 0.98, (STARS, 2)).tolist()
 
 
+def waves(x, y, size, xp=np):
+    """Coverage of the lighter water."""
+    p = PERIOD / size
+    return stripes(y + 0.2 * p * xp.sin(2 * math.pi / p * x), p, size, xp)
+
+
 def second_of_background(a):
     """The other colour of a patterned background."""
     return a * 0.72 + 0.28 * (1.0 if a.mean() < 0.6 else 0.0)
 
 
 def second_of_object(base):
-    """The other colour of a patterned object."""
-    return np.float32((0.97, 0.97, 0.97) if base.mean() < 0.8 else (0.15, 0.15, 0.17))
+    """The other colour of a patterned object: white, and for white a grey that is far from black, whose patterns are white too."""
+    return np.float32((0.97, 0.97, 0.97) if base.mean() < 0.8 else (0.42, 0.42, 0.45))
 
 
 def _background(bg, x, y, size):
@@ -293,7 +304,7 @@ def _background(bg, x, y, size):
             for (level, amp, col), (f, p) in zip(HILLS, numbers):
                 img = _mix(img, col, cover(level + amp * np.sin(f * x + p) - y, size))
         elif kind == "over the sea":
-            s = stripes(y + 0.012 * np.sin(28 * x + numbers[0][0]), 0.07, size)[..., None]
+            s = waves(x, y, size)[..., None]
             sea = np.float32(WAVES[0]) * (1 - s) + np.float32(WAVES[1]) * s
             img = _mix(img, sea, cover(HORIZON - y + 0 * x, size))
         else:
@@ -309,7 +320,7 @@ def _background(bg, x, y, size):
     if kind == "gradient":
         return _gradient(a, BACKGROUNDS[bg["colors"][1]], x, y)
     b = second_of_background(a)
-    m = pattern(kind, x - 0.5, y - 0.5, size)[..., None]
+    m = pattern(kind, x, y, size)[..., None]
     return a * (1 - m) + b * m
 
 
@@ -344,13 +355,13 @@ def paint(scene, x, y, size):
     img = _background(scene["background"], x, y, size).astype(np.float32)
     for o in paint_order(scene):
         at = _near(x, y, o["x"], o["y"], o["r"] * 1.12 + 1.0 / size)
-        dx, dy = _take(x, y, at)
-        dx, dy, r = dx - np.float32(o["x"]), dy - np.float32(o["y"]), np.float32(o["r"])
+        px, py = _take(x, y, at)
+        dx, dy, r = px - np.float32(o["x"]), py - np.float32(o["y"]), np.float32(o["r"])
         alpha = cover(sdf(o["shape"], dx / r, dy / r) * r, size).astype(np.float32)
         base = np.float32(COLORS[o["color"]])
         color = base * (1 - SHADE * np.clip(dy / r * 0.5 + 0.5, 0, 1)[..., None])
         if o["fill"]:
-            m = pattern(o["fill"], dx, dy, size)[..., None].astype(np.float32)
+            m = pattern(o["fill"], px, py, size)[..., None].astype(np.float32)
             color = color * (1 - m) + second_of_object(base) * m
         img[at] = _mix(img[at], color, alpha)
     return np.clip(img, 0, 1)

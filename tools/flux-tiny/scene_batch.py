@@ -80,14 +80,14 @@ def paint(rows, x, y, size, palette):
     x, y = x[None], y[None]
     share = y  # of the second colour
     for f in S.FILLS:
-        share = torch.where(kind == L.KINDS.index(f), S.pattern(f, x - 0.5, y - 0.5, size, torch), share)
+        share = torch.where(kind == L.KINDS.index(f), S.pattern(f, x, y, size, torch), share)
     img = first + (second - first) * share[:, None]
     *hills, dark, light, star = palette
     over = lambda new, alpha: img + (new - img) * alpha[:, None]
     for i, (level, amplitude, _) in enumerate(S.HILLS):
         top = level + amplitude * torch.sin(numbers[:, 2 * i] * x + numbers[:, 2 * i + 1])
         img = over(hills[i], S.cover(top - y, size, torch) * is_kind("over green hills"))
-    wave = S.stripes(y + 0.012 * torch.sin(28 * x + numbers[:, 0]), 0.07, size, torch)[:, None]
+    wave = S.waves(x, y, size, torch)[:, None]
     img = over(dark + (light - dark) * wave, S.cover(S.HORIZON - y, size, torch) * is_kind("over the sea"))
     distance = torch.hypot(x[None] - numbers[:, 0::2], y[None] - numbers[:, 1::2])
     stars = 1 - (1 - S.cover(distance - S.STAR_RADIUS, size, torch)).prod(1)
@@ -97,7 +97,7 @@ def paint(rows, x, y, size, palette):
     dx, dy = x - ox, y - oy
     alpha = S.cover(_sdf(shape, dx / r, dy / r) * r, size, torch) * (shape >= 0)
     shade = 1 - S.SHADE * torch.clip(dy / r * 0.5 + 0.5, 0, 1)
-    share = _choose(fill - 1, [S.pattern(f, dx, dy, size, torch) for f in S.FILLS]) * (fill > 0)
+    share = _choose(fill - 1, [S.pattern(f, x, y, size, torch) for f in S.FILLS]) * (fill > 0)
     base, other = (torch.stack(c, 2) for c in (colors[:3], colors[3:]))
     base = base * shade[:, :, None]
     new = base + (other - base) * share[:, :, None]

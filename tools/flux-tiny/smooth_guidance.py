@@ -1,6 +1,7 @@
-"""Make the EMA weights' guidance embedder a smooth function of guidance: after guidance was distilled, before export.py.
+"""Make the EMA weights' guidance embedder a smooth function of guidance.
 
-    python smooth_guidance.py --run run
+    python smooth_guidance.py --run run     for a run that is exported before its guidance stage has ended, at which
+                                            train.py does it
 
 FLUX scales guidance by 1000 before the sinusoids, most of which then turn many times from one guidance weight to the next.
 What training leaves in them is noise between the weights it has shown, and at exactly 1, which data stages show alone, another

@@ -38,6 +38,7 @@ import labels as L
 import model
 import scene as S
 import scene_batch
+import smooth_guidance
 from config import CONFIG, PROMPTS, TEXT_CONFIG
 from model import FluxTransformer2DModel, TextEncoder, image_ids, pack
 from sampling import VAE, sample, sheet, shifted, weights
@@ -95,7 +96,7 @@ def worker_rng(seed):
 
 
 class Scenes(torch.utils.data.IterableDataset):
-    """Endless batches of (uint8 pictures, token ids, token labels with the coverage behind them, tokens).
+    """Endless batches of (uint8 pictures, token ids, all token labels, tokens).
 
     With `keep`, a picture is the row of the kept tokens' patches, and nothing else of it is drawn. Tokens are [B, N]: the
     same ones in the whole batch, or with `near` in every picture those around its objects.
@@ -453,6 +454,15 @@ class Run:
         if self.work is not self.net:
             self.teacher.bfloat16()
 
+    def smooth_embedder(self):
+        """At the end of its stage (smooth_guidance.py): of the EMA weights, and of those that another stage would go on with."""
+        embedder = lambda net: net["transformer"].time_text_embed.guidance_embedder
+        smoothed = copy.deepcopy(embedder(self.ema)).cpu()
+        self.log(guidance_changed_by=round(smooth_guidance.smooth(smoothed), 5))
+        for net in (self.ema, self.net):
+            embedder(net).load_state_dict(smoothed.state_dict())
+        self.follow()
+
     def write(self):
         norms = torch._foreach_norm([*self.params, *self.ema.parameters()])
         if not torch.stack(norms).isfinite().all():  # the losses were read some steps ago
@@ -532,7 +542,8 @@ class Run:
         n = len(x0)
         guidance = torch.ones(n, device=x0.device)  # what the data teach
         if self.teacher is not None:
-            guidance += 2.5 * torch.rand(2, n, device=x0.device).sum(0)  # 1 to 6, most often about the default of 3.5
+            # 1 to 6, most often about the default of 3.5, and a tenth of them 1 as the data are
+            guidance += 2.5 * torch.rand(2, n, device=x0.device).sum(0) * (torch.rand(n, device=x0.device) > 0.1)
         return x0, torch.randn_like(x0), task.sigmas(ids), guidance, self.drop_captions(ids, stage), labels, task.img_ids[tokens]
 
     def thread_step(self, task, stage, seed):
@@ -611,6 +622,8 @@ class Run:
                 written = now
                 if over:
                     return False
+        if self.teacher is not None:
+            self.smooth_embedder()
         self.stage, self.stage_pictures, self.stage_seconds, self.teacher = self.stage + 1, 0, 0.0, None
         self.write()
         largest = 256 if self.device == "cpu" else 512  # 512 px would take minutes of a CPU

@@ -2,7 +2,7 @@
 
 The encoder is a principal component analysis of 4x4 pixel patches, 16 of 48 components, each divided by the square
 root of its standard deviation so that fine detail is not drowned by flat colour. The decoder starts as the exact
-inverse projection and learns a correction; it is trained on latents with a little added noise, so that it also
+inverse projection, or from the shipped one, and learns a correction; it is trained on latents with a little added noise, so that it also
 removes a generator's small errors.
 """
 import argparse
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import scene as S
 from model import Decoder, Encoder
-from sampling import picture_tensor
+from sampling import picture_tensor, weights
 
 
 def batch(rng, n, size):
@@ -50,7 +50,8 @@ def fit_pca(rng, power=0.5):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--out", default="run")
-    ap.add_argument("--decoder-only", action="store_true", help="keep the shipped encoder and its scale, train the decoder")
+    ap.add_argument("--decoder-only", action="store_true", help="keep the shipped encoder and its scale, train the shipped "
+                                                                "decoder further")
     ap.add_argument("--minutes", type=float, default=4)
     ap.add_argument("--batch", type=int, default=12)
     ap.add_argument("--lr", type=float, default=1e-3)
@@ -69,22 +70,21 @@ def main():
             shipped = json.load(f)["decoder"]
         config = {"latent_channels": shipped["channels"], "spatial_factor": shipped["spatialFactor"],
                   "scaling_factor": shipped["scalingFactor"], "shift_factor": shipped["shiftFactor"]}
-        w = enc.proj.weight.detach().view(16, 48)
-        pinv = torch.linalg.pinv(w)  # [48, 16]
-        mean = -pinv @ enc.proj.bias.detach()
-        linear = {"weight": pinv.T.reshape(16, 3, 4, 4).contiguous(), "bias": mean.view(3, 16).mean(1)}
+        decoder = weights(os.path.join(here, "..", "..", "models", "flux-tiny"), shipped["file"])
     else:
         enc, linear, config = fit_pca(rng)
+        decoder = {**Decoder().state_dict(), **{"linear." + k: v for k, v in linear.items()}}
     save_file(enc.state_dict(), path("vae_encoder.safetensors"))
     with open(path("vae_config.json"), "w") as f:
         json.dump(config, f, indent=1)
     scale = config["scaling_factor"]
     dec = Decoder()
-    dec.linear.load_state_dict(linear)
+    dec.load_state_dict(decoder)
     enc.to(dev).requires_grad_(False)
     dec.to(dev)
     opt = torch.optim.AdamW(dec.parameters(), lr=args.lr, weight_decay=0.0)
     ema = {k: v.clone() for k, v in dec.state_dict().items()}
+    has_bf16 = dev != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
     start, step, losses = time.time(), 0, []
     while time.time() - start < 60 * args.minutes:
         frac = (time.time() - start) / 60 / args.minutes
@@ -93,7 +93,7 @@ def main():
         x = (batch(rng, args.batch, 128) if step % 4 else batch(rng, max(1, args.batch // 4), 256)).to(dev)
         z = enc(x)
         z = z + torch.randn_like(z) / scale * (torch.rand(len(z), 1, 1, 1, device=dev) ** 2 * args.noise)
-        with torch.autocast(torch.device(dev).type, dtype=torch.bfloat16):
+        with torch.autocast(torch.device(dev).type, dtype=torch.bfloat16, enabled=has_bf16):
             y = dec(z)
         loss = (y.float() - x).abs().mean() + 2 * (y.float() - x).pow(2).mean()
         opt.zero_grad()
