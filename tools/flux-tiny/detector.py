@@ -132,7 +132,8 @@ class Detector(nn.Module):
         away = lambda at: min((np.hypot(at[0] - o["x"], at[1] - o["y"]) - o["r"] for o in objects), default=0)
         places = sorted(((x, y) for x in t for y in t), key=away)[-PIECES:]
         kind, color = self.ground(torch.stack([piece(picture, *at) for at in places]))
-        return surface_of(kind.log_softmax(-1).mean(0), color.log_softmax(-1).mean(0))
+        surest = lambda logits: int(logits.log_softmax(-1).mean(0).argmax())
+        return {"kind": SURFACES[surest(kind)], "colors": [BACKGROUNDS[surest(color)]]}
 
     def read(self, picture, objects):
         if not objects:
@@ -171,14 +172,11 @@ def window(picture, x, y, r, bend=None):
     return F.avg_pool2d(out, 2)
 
 
-def surface_of(kind, color):
-    return {"kind": SURFACES[int(kind.argmax())], "colors": [BACKGROUNDS[int(color.argmax())]]}
-
-
 def background_of(logits):
+    """Of a gradient or a landscape; of others only that they are a surface."""
     kind, first, last = (int(p.argmax()) for p in logits.split([len(KINDS), len(BACKGROUNDS), len(BACKGROUNDS)]))
     name, colors = KINDS[kind], [BACKGROUNDS[first], BACKGROUNDS[last]]
-    return {"kind": name, "colors": [] if name in S.LANDSCAPES else colors if name == "gradient" else colors[:1]}
+    return {"kind": name, "colors": colors if name == "gradient" else []}
 
 
 # ----------------------------------------------------------------------------------------------------- training
@@ -194,15 +192,10 @@ def worse(x):
     return (x * (0.9 + 0.3 * torch.rand(len(x), 1, 1, 1))).clamp(-1, 1)
 
 
-def tear(n):
-    """How far the tokens of n pictures are out of place, in tokens: a standard deviation for each, 0 for half of them."""
-    return (0.25 * (2 * torch.rand(n) - 1)).clamp(min=0)
-
-
 def torn(x):
     """Pictures [B, 3, H, W] whose tokens show what is beside their place, and in another tint."""
     n, rows, columns = len(x), x.shape[2] // TOKEN, x.shape[3] // TOKEN
-    spread = tear(n)[:, None, None, None]
+    spread = (0.25 * (2 * torch.rand(n, 1, 1, 1) - 1)).clamp(min=0)  # in tokens, 0 for half of the pictures
     tiles = lambda t: t.repeat_interleave(TOKEN, -1).repeat_interleave(TOKEN, -2)
     moved = tiles(torch.randn(n, 2, rows, columns) * spread).permute(0, 2, 3, 1) * torch.tensor([2 / columns, 2 / rows])
     ty, tx = ((torch.arange(k) + 0.5) / k * 2 - 1 for k in x.shape[2:])

@@ -41,7 +41,7 @@ import scene_batch
 import smooth_guidance
 from config import CONFIG, PROMPTS, TEXT_CONFIG
 from model import FluxTransformer2DModel, TextEncoder, image_ids, pack
-from sampling import VAE, sample, sheet, shifted, weights
+from sampling import VAE, fast_bfloat16, sample, sheet, shifted, weights
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SHIPPED = os.path.normpath(os.path.join(HERE, "..", "..", "models", "flux-tiny"))
@@ -390,7 +390,7 @@ class Run:
             model.rms_norm, model.rotate = rms_norm_fused, rotate_complex
             torch.backends.cudnn.allow_tf32 = False  # the autoencoder's
         self.on_device = self.device != "cpu" or args.pool > 0  # drawing as well
-        has_bf16 = self.device != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+        has_bf16 = fast_bfloat16(self.device)
         self.cast = lambda: torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=has_bf16)
         self.vae = VAE.from_run(args.vae, self.device) if args.vae else VAE.from_model(SHIPPED, self.device)
         torch.manual_seed(args.seed)

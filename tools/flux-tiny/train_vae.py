@@ -2,7 +2,7 @@
 
 The encoder is a principal component analysis of 4x4 pixel patches, 16 of 48 components, each divided by the square
 root of its standard deviation so that fine detail is not drowned by flat colour. The decoder starts as the exact
-inverse projection, or from the shipped one, and learns a correction; it is trained on latents with a little added noise, so that it also
+inverse projection and learns a correction; it is trained on latents with a little added noise, so that it also
 removes a generator's small errors.
 """
 import argparse
@@ -13,11 +13,14 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import scene as S
 from model import Decoder, Encoder
-from sampling import picture_tensor, weights
+from sampling import VAE, fast_bfloat16, picture_tensor
+
+
+SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "models", "flux-tiny")
 
 
 def batch(rng, n, size):
@@ -63,14 +66,9 @@ def main():
     rng, dev = np.random.default_rng(123), args.device
     path = lambda name: os.path.join(args.out, name)
     if args.decoder_only:
-        enc = Encoder()
-        here = os.path.dirname(os.path.abspath(__file__))
-        enc.load_state_dict(load_file(os.path.join(here, "vae_encoder.safetensors")))
-        with open(os.path.join(here, "..", "..", "models", "flux-tiny", "model_index.json")) as f:
-            shipped = json.load(f)["decoder"]
-        config = {"latent_channels": shipped["channels"], "spatial_factor": shipped["spatialFactor"],
-                  "scaling_factor": shipped["scalingFactor"], "shift_factor": shipped["shiftFactor"]}
-        decoder = weights(os.path.join(here, "..", "..", "models", "flux-tiny"), shipped["file"])
+        shipped = VAE.from_model(SHIPPED)
+        enc, decoder = shipped.encoder, shipped.decoder.state_dict()
+        config = {"latent_channels": 16, "spatial_factor": 4, "scaling_factor": shipped.scale, "shift_factor": shipped.shift}
     else:
         enc, linear, config = fit_pca(rng)
         decoder = {**Decoder().state_dict(), **{"linear." + k: v for k, v in linear.items()}}
@@ -84,7 +82,6 @@ def main():
     dec.to(dev)
     opt = torch.optim.AdamW(dec.parameters(), lr=args.lr, weight_decay=0.0)
     ema = {k: v.clone() for k, v in dec.state_dict().items()}
-    has_bf16 = dev != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
     start, step, losses = time.time(), 0, []
     while time.time() - start < 60 * args.minutes:
         frac = (time.time() - start) / 60 / args.minutes
@@ -93,7 +90,7 @@ def main():
         x = (batch(rng, args.batch, 128) if step % 4 else batch(rng, max(1, args.batch // 4), 256)).to(dev)
         z = enc(x)
         z = z + torch.randn_like(z) / scale * (torch.rand(len(z), 1, 1, 1, device=dev) ** 2 * args.noise)
-        with torch.autocast(torch.device(dev).type, dtype=torch.bfloat16, enabled=has_bf16):
+        with torch.autocast(torch.device(dev).type, dtype=torch.bfloat16, enabled=fast_bfloat16(dev)):
             y = dec(z)
         loss = (y.float() - x).abs().mean() + 2 * (y.float() - x).pow(2).mean()
         opt.zero_grad()
