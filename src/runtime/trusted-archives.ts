@@ -4,7 +4,7 @@
  */
 export const TRUSTED_ARCHIVES: ReadonlySet<string> = new Set([
   // text_encoder.pt
-  'eede10fb8601e3a7cc1f83435e2274cf0ba842e23fafc45fabad608c3e308833',
+  'a772cb7c5f8bd2527cd07b30872d89100cea1cc2c84425189cdc71455f4bb1c6',
   // vae_decoder.pt
-  '487a9ec12d7e322af90d93bad73ab5b181fb8e62b2c49dd2c276e12d478f7551',
+  'f0e8ce1467fb5134e96f60840fac2a6699d749bf4134e86d588e086342920b2e',
 ]);

@@ -269,13 +269,21 @@ def reader_loss(net, scenes, rng):
     return sum(F.cross_entropy(out, truth[:, k]) for k, out in enumerate(logits))
 
 
+def contrasted(x, color, rng):
+    """A piece of a pattern whose contrast is up to four times as strong: guidance exaggerates that of backgrounds as well."""
+    first = torch.tensor(S.BACKGROUNDS[color])[:, None, None] * 2 - 1
+    base = torch.lerp(x.mean((1, 2), keepdim=True), first, float(rng.random()))
+    return (base + 4 ** float(rng.uniform(-0.1, 1)) * (x - base)).clamp(-1, 1)
+
+
 def ground_loss(net, scenes, rng):
     pieces, truth = [], []
     for s in scenes:
         bg = s["background"]
         if bg["kind"] in SURFACES:
             part, _ = part_of(s, some_size(rng), *rng.random(2), PIECE)
-            pieces.append(piece(part, *rng.uniform(0.3, 0.7, 2)))  # anywhere in the pattern
+            cut = piece(part, *rng.uniform(0.3, 0.7, 2))  # anywhere in the pattern
+            pieces.append(cut if bg["kind"] == "plain" or rng.random() < 0.3 else contrasted(cut, bg["colors"][0], rng))
             truth.append([SURFACES.index(bg["kind"]), BACKGROUNDS.index(bg["colors"][0])])
     truth = torch.tensor(truth)
     return sum(F.cross_entropy(out, truth[:, k]) for k, out in enumerate(net(worse(torch.stack(pieces)))))

@@ -9,13 +9,12 @@ embedding than the distillation's: velocities there were worse than none. This f
 taught, through its value at 3.5, and puts it into the embedder's two layers, the first of which reads only the slow sinusoids.
 """
 import argparse
-import math
 import os
 
 import torch
 import torch.nn.functional as F
 
-from model import TimestepEmbedding, sinusoid
+from model import TimestepEmbedding, sinusoid, sinusoid_frequencies
 
 PREFIX = "transformer.time_text_embed.guidance_embedder."
 DEFAULT, LOWEST, HIGHEST = 3.5, 1.45, 6.0  # the weight that is kept exactly; the range in which enough pictures were seen
@@ -38,8 +37,7 @@ def smooth(embedder):
     before = embed(guidance[-1:])
 
     inner, width = embedder.linear_1.weight.shape
-    frequencies = torch.exp(-math.log(10000) * torch.arange(width // 2) / (width // 2))  # of `sinusoid`
-    slow = (frequencies * HIGHEST * 1000 < 8).float().repeat(2)
+    slow = (sinusoid_frequencies(width // 2, torch.device("cpu")) * HIGHEST * 1000 < 8).float().repeat(2)
     generator = torch.Generator().manual_seed(0)
     embedder.linear_1.weight.copy_((0.6 * slow * torch.randn(inner, width, generator=generator)).half())  # exact in float16
     embedder.linear_1.bias.copy_(torch.randn(inner, generator=generator).half())

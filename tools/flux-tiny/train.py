@@ -287,14 +287,14 @@ def start_open(transformer):
             module.bias.normal_()
 
 
-def build(run, device, config):
+def build(run, device, config, init):
     net = nn.ModuleDict({"transformer": FluxTransformer2DModel(**config), "text": TextEncoder(**TEXT_CONFIG)})
     net["transformer"].init_weights()
     start_open(net["transformer"])
     text = os.path.join(run, TEXT_FILE)
     if os.path.exists(text):
         net["text"].load_state_dict(load_file(text))
-    else:
+    elif not init:
         print(f"no {text}: the text encoder starts without knowledge (train_text.py)", flush=True)
     d = net["transformer"].x_embedder.out_features
     net["layout"] = Head(d, sum(L.TOKEN_CLASSES.values()) + L.GEOMETRY)  # in the order of labels.token_labels
@@ -394,7 +394,7 @@ class Run:
         self.cast = lambda: torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=has_bf16)
         self.vae = VAE.from_run(args.vae, self.device) if args.vae else VAE.from_model(SHIPPED, self.device)
         torch.manual_seed(args.seed)
-        self.net = build(args.run, self.device, {**CONFIG, **args.sizes})
+        self.net = build(args.run, self.device, {**CONFIG, **args.sizes}, args.init)
         if args.init and args.init.endswith(".safetensors"):
             self.net.load_state_dict({k: v.float() for k, v in load_file(args.init).items()})
         elif args.init:
