@@ -2,12 +2,14 @@
 # Draws the first pictures of the model card's 400 captions with the package, and adds what they show to scores/SIZE-NAME.jsonl:
 #   ./score.sh 512 jit-4x 400 --preset jit-4x
 # A call that was interrupted, or one with a smaller number before, is gone on with. Pictures are kept in .train/scoring
-# (or $PICTURES), verdicts of earlier weights, detectors or captions are refused. $PYTHON: a Python with torch.
+# (or $PICTURES) by the model that drew them, verdicts of earlier weights, detectors or captions are refused. $PYTHON: a
+# Python with torch.
 set -euo pipefail
 cd "$(dirname "$0")"
 size=$1 name=$2 count=$3
 shift 3
-pictures=${PICTURES:-../../.train/scoring}
+model=$(cat ../../models/flux-tiny/*.pt | sha256sum | cut -c1-16)
+pictures=${PICTURES:-../../.train/scoring}/$model
 captions=$pictures/captions.txt
 verdicts=scores/$size-$name.jsonl
 mkdir -p "$pictures" scores
