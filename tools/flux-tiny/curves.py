@@ -14,7 +14,7 @@ import os
 
 COLORS = ["#4477aa", "#ee6677", "#228833", "#aa3377", "#66ccee", "#bbbb44", "#222222", "#999933", "#dd7733", "#8877cc", "#44bb99",
           "#cc99bb", "#996633", "#5500cc", "#005500"]  # again from the first after the last
-WIDTH, HEIGHT, LEFT, TOP, GAP = 720, 200, 60, 30, 50
+WIDTH, HEIGHT, LEFT, TOP, GAP, LEGEND = 720, 200, 60, 30, 50, 170
 
 
 def series(path):
@@ -69,9 +69,9 @@ def main():
     body = panel(lines, stages, 1, "velocity loss", 1.0, TOP, x_high)
     body += panel(lines, stages, 2, "shape told, share of object tokens", 1.0, second, x_high)
     for k, (color, task) in enumerate(zip(itertools.cycle(COLORS), lines)):
-        body.append(f'<text x="{LEFT + WIDTH - 8}" y="{TOP + 16 + 15 * k}" text-anchor="end" fill="{color}">{task}</text>')
+        body.append(f'<text x="{LEFT + WIDTH + 12}" y="{TOP + 16 + 18 * k}" fill="{color}">{task}</text>')
     body.append(f'<text x="{LEFT + WIDTH}" y="{second + HEIGHT + 34}" text-anchor="end">pictures seen</text>')
-    size = f'width="{LEFT + WIDTH + 20}" height="{second + HEIGHT + 45}"'
+    size = f'width="{LEFT + WIDTH + LEGEND}" height="{second + HEIGHT + 45}"'
     with open(args.out, "w") as f:
         f.write(f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">\n'
                 f'<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(body) + "\n</svg>\n")
