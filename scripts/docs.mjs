@@ -61,8 +61,9 @@ async function cliPage() {
     '# Command line\n',
     'Written by `npm run docs` from the commands themselves. Results go to standard output, progress and warnings to',
     'standard error. With `--json` standard output holds exactly one JSON document, errors included',
-    '(`{ "error": { "code", "message", "details" } }`, codes in [errors.md](errors.md)). Ctrl-C aborts what is running; no',
-    'half-written file stays. Environment variables: [environment.md](environment.md).\n',
+    '(`{ "error": { "code", "message", "details" } }`, codes in [errors.md](errors.md), or `ERR_UNEXPECTED`). Ctrl-C',
+    'aborts what is running; no half-written file stays but the journal of a conversion, which goes on from it',
+    '([convert.md](convert.md)). Environment variables: [environment.md](environment.md).\n',
     `\`\`\`\n${await helpOf([])}\n\`\`\`\n`,
     ...sections,
   ].join('\n');

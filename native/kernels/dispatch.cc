@@ -41,7 +41,7 @@ std::vector<const KernelTable*> supported_tables() {
 
 const KernelTable& choose() {
   const auto tables = supported_tables();
-  if (const char* wanted = std::getenv("JIT_FLUX_ISA")) {
+  if (const char* wanted = std::getenv("JIT_FLUX_ISA"); wanted != nullptr && *wanted != '\0') {
     for (const KernelTable* candidate : tables) {
       if (std::strcmp(candidate->isa, wanted) == 0) return *candidate;
     }

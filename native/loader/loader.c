@@ -187,13 +187,18 @@ static napi_value init_core(napi_env env, const char* path) {
   return result == NULL ? exports : result;
 }
 
+static int is_set(const char* variable) {
+  const char* value = getenv(variable);
+  return value != NULL && *value != '\0';
+}
+
 // OpenMP threads spin at barriers unless told otherwise, and a service shares its cores: once one
 // thread of a team is descheduled the others burn their cores waiting for it (measured: a forward
 // pass took 790 ms instead of 130 ms on two cores beside a compiler). libgomp reads this when it is
 // opened. The user's own setting stays.
 static void choose_wait_policy(void) {
-  if (getenv("OMP_WAIT_POLICY") == NULL && getenv("GOMP_SPINCOUNT") == NULL)
-    setenv("OMP_WAIT_POLICY", "passive", 0);
+  if (!is_set("OMP_WAIT_POLICY") && !is_set("GOMP_SPINCOUNT"))
+    setenv("OMP_WAIT_POLICY", "passive", 1);
 }
 
 static napi_value load(napi_env env, napi_callback_info info) {

@@ -22,7 +22,8 @@ export const encodeCommand = defineCommand({
         requiresArg: true,
         describe: 'model directory or checkpoint (default: the bundled flux-tiny)',
       })
-      .options(MODEL_FLAGS)
+      .option('text-encoders', MODEL_FLAGS['text-encoders'])
+      .option('memory-check', MODEL_FLAGS['memory-check'])
       .option('text-tokens', { type: 'number', requiresArg: true, describe: "default: the model's" })
       .options(DEVICE_FLAGS)
       .option('threads', { type: 'number', requiresArg: true, describe: 'default: physical cores' })
@@ -44,6 +45,7 @@ export const encodeCommand = defineCommand({
         maxSequenceLength: args['text-tokens'],
       }),
       allowTorchScriptCode: args['allow-torchscript-code'],
+      memoryCheck: args['memory-check'],
       signal,
     });
     await encoded.save(args.out, { signal });

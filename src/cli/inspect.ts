@@ -4,7 +4,8 @@ import { formatBytes, formatCount, table } from './format.js';
 
 export const inspectCommand = defineCommand({
   command: 'inspect <file>',
-  describe: 'Show format, layout, architecture and size of a weight file; exit code 2 if it cannot be used',
+  describe:
+    'Show format, layout, architecture and size of a weight file; exit code 2 if it holds no usable transformer',
   builder: (yargs) =>
     yargs
       .positional('file', {

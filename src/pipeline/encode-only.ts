@@ -2,13 +2,15 @@
 import { invalidArgument } from '../errors.js';
 import type { LoadOptions } from '../types.js';
 import { EncodedPrompts } from './encoded-prompts.js';
+import { checkMemory, memoryAvailableTo, planEncoding } from './memory-plan.js';
 import { resolveModel } from './model-source.js';
 import { checkPrompts } from './request.js';
 import { loadTextConditioner } from './text-conditioner.js';
 
 /**
  * Encodes prompts with a model's text encoders, loading nothing else of the model and releasing them afterwards. The
- * caller disposes the result.
+ * caller disposes the result. Encoders that cannot fit into memory are refused before they are read, unless
+ * `memoryCheck` is false.
  * @param model as `FluxPipeline.load` takes
  * @throws what `FluxPipeline.load` and `FluxPipeline.encodePrompt` throw
  */
@@ -24,6 +26,16 @@ export async function encodeOnly(
   const length = o.maxSequenceLength ?? defaultLength ?? most;
   if (!Number.isInteger(length) || length < 1 || length > most) {
     throw invalidArgument('maxSequenceLength', `an integer from 1 to ${most}`, length);
+  }
+  if (o.memoryCheck !== false) {
+    const { dtype, device, textEncoderDevice = device ?? 'cpu' } = o;
+    const request = {
+      ...(dtype && { dtype }),
+      device: textEncoderDevice,
+      textTokens: length,
+      images: prompts.length,
+    };
+    checkMemory(planEncoding(source, request, await memoryAvailableTo(request)));
   }
   const conditioner = await loadTextConditioner(source, o);
   try {

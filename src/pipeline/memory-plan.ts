@@ -183,11 +183,19 @@ export function planModelMemory(source: ModelSource, o: MemoryPlanOptions, avail
   return plan;
 }
 
+/** {@link planModelMemory} where nothing but the text encoders is loaded, on `o.device`. `o.images` counts prompts. */
+export function planEncoding(source: ModelSource, o: MemoryPlanOptions, available: Available): MemoryPlan {
+  return planForm(source, o, requestedBlockWeights(o), available, ['encode']);
+}
+
+const PHASES = ['encode', 'sample', 'decode'] as const satisfies PhaseMemory['phase'][];
+
 function planForm(
   source: ModelSource,
   o: MemoryPlanOptions,
   blockWeights: BlockWeights,
   available: Available,
+  work: readonly PhaseMemory['phase'][] = PHASES,
 ): MemoryPlan {
   const { info } = source;
   const transformer = transformerPlacement(o);
@@ -245,7 +253,7 @@ function planForm(
     };
   };
 
-  const components: ComponentMemory[] = [
+  const all: ComponentMemory[] = [
     {
       component: 'runtime',
       fileBytes: 0,
@@ -258,7 +266,7 @@ function planForm(
   ];
   if (source.text?.kind === 'native') {
     const { clip, t5 } = source.text;
-    components.push(
+    all.push(
       component('text_encoder', clip.weights, text, {
         parameters: clip.shape && clipParameters(clip.shape),
         copiedBytes: 0,
@@ -271,12 +279,12 @@ function planForm(
       }),
     );
   } else if (source.text) {
-    components.push(
+    all.push(
       component('text_encoder', source.text.weights, text, { parameters: undefined, transientBytes: 0 }),
     );
   }
   const { config } = source.transformer;
-  components.push(
+  all.push(
     component('transformer', source.transformer.weights, transformer, {
       parameters: config && transformerParameters(config),
       copiedBytes: config && copiedBytes(config, size, blockWeights),
@@ -307,7 +315,7 @@ function planForm(
 
   const planned = plannedAccelerator(o);
   if (planned !== undefined) {
-    components.push({
+    all.push({
       component: 'device_runtime',
       fileBytes: 0,
       device: planned,
@@ -317,7 +325,8 @@ function planForm(
       transientBytes: 0,
     });
   }
-  const phases = planPhases(components, planned, o);
+  const components = all.filter((c) => isRuntime(c) || work.some((phase) => ACTIVE[phase](c)));
+  const phases = planPhases(components, planned, work, o);
   const peakBytes = Math.max(...phases.map(({ bytes }) => bytes));
   const { host } = available;
   const onDevice = phases.flatMap(({ deviceBytes }) => deviceBytes ?? []);
@@ -353,7 +362,8 @@ function planForm(
 export function checkMemory(plan: MemoryPlan): void {
   const { available, accelerator } = plan;
   if (plan.fits) return;
-  const weights = plan.components.filter(({ component }) => !component.endsWith('runtime'));
+  const weights = plan.components.filter((c) => !isRuntime(c));
+  const encoding = plan.phases.every(({ phase }) => phase === 'encode');
   const parts = weights.map(({ component, residentBytes }) => `${component} ${gigabytes(residentBytes)}`);
   const short = (accelerator?.peakBytes ?? 0) > (accelerator?.availableBytes ?? Infinity);
   const worst = plan.phases.find(({ bytes, deviceBytes }) =>
@@ -368,23 +378,47 @@ export function checkMemory(plan: MemoryPlan): void {
       : available?.limitedBy;
   const advice = [
     ...(plan.dtype === 'float32' ? ["dtype 'bfloat16'"] : []),
+    ...(encoding ? encodingAdvice(plan) : generationAdvice(plan, weights)),
+  ];
+  const what = encoding
+    ? 'for its text encoders'
+    : `at ${plan.width}x${plan.height} (${worst?.phase ?? 'sample'})`;
+  throw new JitFluxError(
+    ERROR_CODES.OUT_OF_MEMORY,
+    `${plan.model} in ${plan.dtype} needs ${gigabytes(needed)} ${what}, but only ${gigabytes(there)} are available ` +
+      `(${where}). Weights: ${parts.join(', ')}. ` +
+      `${advice.length > 0 ? `Try ${advice.join('; ')}; ` : ''}memoryCheck: false skips this check`,
+    { ...plan },
+  );
+}
+
+function encodingAdvice({ accelerator }: MemoryPlan): string[] {
+  return accelerator ? ["textEncoderDevice 'cpu'"] : [];
+}
+
+function generationAdvice(plan: MemoryPlan, weights: readonly ComponentMemory[]): string[] {
+  const { accelerator } = plan;
+  return [
     ...(plan.blockWeights === 'packed' ? ['packWeights: false'] : []),
     ...(accelerator || plan.blockWeights === 'int8' ? [] : ["quantize 'int8'"]),
     ...(plan.blockWeights === 'resident' ? ['weightStreaming', 'keepModulation: false'] : []),
     ...(accelerator ? ["textEncoderDevice 'cpu'", 'keepDecoder: false'] : []),
-    ...(weights.some(({ component }) => component.startsWith('text_encoder'))
+    ...(weights.some(isText)
       ? ['keepTextEncoders: false, or prompts encoded in advance (encodePrompt)']
       : []),
     'a smaller picture',
   ];
-  throw new JitFluxError(
-    ERROR_CODES.OUT_OF_MEMORY,
-    `${plan.model} in ${plan.dtype} needs ${gigabytes(needed)} at ${plan.width}x${plan.height}` +
-      ` (${worst?.phase ?? 'sample'}), but only ${gigabytes(there)} are available (${where}). ` +
-      `Weights: ${parts.join(', ')}. Try ${advice.join('; ')}; memoryCheck: false skips this check`,
-    { ...plan },
-  );
 }
+
+const isRuntime = ({ component }: ComponentMemory) => component.endsWith('runtime');
+const isText = ({ component }: ComponentMemory) => component.startsWith('text_encoder');
+
+/** Which components work in a phase. */
+const ACTIVE: Record<PhaseMemory['phase'], (c: ComponentMemory) => boolean> = {
+  encode: isText,
+  sample: ({ component }) => component === 'transformer',
+  decode: ({ component }) => component === 'vae',
+};
 
 /**
  * What is in memory in each phase: copied weights always, mapped ones while they are in use. Released text encoders
@@ -393,16 +427,11 @@ export function checkMemory(plan: MemoryPlan): void {
 function planPhases(
   components: readonly ComponentMemory[],
   accelerator: Device | undefined,
+  phases: readonly PhaseMemory['phase'][],
   { keepTextEncoders = true, keepDecoder = true }: MemoryPlanOptions,
 ): PhaseMemory[] {
-  const isText = (c: ComponentMemory) => c.component.startsWith('text_encoder');
   const kept = (c: ComponentMemory) =>
     isText(c) ? keepTextEncoders : c.component === 'vae' ? keepDecoder : true;
-  const active: Record<PhaseMemory['phase'], (c: ComponentMemory) => boolean> = {
-    encode: isText,
-    sample: (c) => c.component === 'transformer',
-    decode: (c) => c.component === 'vae',
-  };
   /** Of the components in one memory: the host's or the GPU's. */
   const sum = (phase: PhaseMemory['phase'], device: Device): number => {
     let bytes = 0;
@@ -410,7 +439,7 @@ function planPhases(
     for (const c of components) {
       if (device === 'cpu') bytes += c.streamedBytes ?? 0;
       if (!sameDevice(c.device, device)) continue;
-      const working = active[phase](c);
+      const working = ACTIVE[phase](c);
       if (working) bytes += c.residentBytes;
       else if (kept(c)) bytes += c.copiedBytes;
       if (c.component === 'transformer') bytes += c.transientBytes;
@@ -419,7 +448,7 @@ function planPhases(
     }
     return bytes + transient;
   };
-  return (Object.keys(active) as PhaseMemory['phase'][]).map((phase) => ({
+  return phases.map((phase) => ({
     phase,
     bytes: sum(phase, 'cpu'),
     ...(accelerator !== undefined && { deviceBytes: sum(phase, accelerator) }),

@@ -340,11 +340,20 @@ describe('latents of the whole grid', () => {
   });
 });
 
-it('refuses an instruction set that the CPU lacks', () => {
-  const result = spawnSync(process.execPath, ['--input-type=module', '-e', fileRunner()], {
-    env: { ...process.env, JIT_FLUX_ISA: 'avx1024' },
+const runWithIsa = (isa: string) =>
+  spawnSync(process.execPath, ['--input-type=module', '-e', fileRunner()], {
+    env: { ...process.env, JIT_FLUX_ISA: isa },
     encoding: 'utf8',
   });
+
+it('takes an empty JIT_FLUX_ISA as not set', () => {
+  const result = runWithIsa('');
+  expect(result.stderr).toBe('');
+  expect(result.status).toBe(0);
+});
+
+it('refuses an instruction set that the CPU lacks', () => {
+  const result = runWithIsa('avx1024');
   expect(result.status).not.toBe(0);
   expect(result.stderr).toMatch(/JIT_FLUX_ISA.*default.*avx1024/s);
 });

@@ -13,7 +13,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import {
   convertModel,
   encodeOnly,
@@ -162,6 +162,16 @@ describe('an original checkpoint', () => {
 });
 
 describe('prompts encoded in advance', () => {
+  it('refuse encoders that cannot fit, before reading them', async () => {
+    vi.stubEnv('JIT_FLUX_MEMORY_LIMIT', '1MB');
+    try {
+      await expectError(() => encodeOnly(dev, 'x'), 'ERR_JITFLUX_OUT_OF_MEMORY', /for its text encoders/);
+      (await encodeOnly(dev, 'x', { memoryCheck: false })).dispose();
+    } finally {
+      vi.unstubAllEnvs();
+    }
+  });
+
   it('give the same picture in another process, without text encoders', async () => {
     const file = join(scratch, 'conditioning.safetensors');
     using encoded = await encodeOnly(dev, request.prompt!);

@@ -40,7 +40,7 @@ describe('docs/environment.md', () => {
   const product = [...texts('src'), ...texts('native')];
   const developers = ['scripts', 'test', 'bench'].flatMap(texts);
   /** Reading of an environment variable, in TypeScript and C++. */
-  const READ = /(?:\benv\.|\benv\[['"]|getenv\(['"])([A-Z][A-Z0-9_]+)\b/g;
+  const READ = /(?:\benv\.|\benv\[['"]|(?:getenv|is_set)\(['"])([A-Z][A-Z0-9_]+)\b/g;
   const NAME = /\b(JIT_FLUX_[A-Z][A-Z0-9_]*)\b/g;
   const [users, forDevelopers] = read('docs/environment.md').split('\n## For developers\n') as [
     string,

@@ -16,6 +16,7 @@ import {
   decodeBytes,
   type MemoryPlanOptions,
   planMemory,
+  planEncoding,
   planModelMemory,
   RUNTIME_BYTES,
   t5TransientBytes,
@@ -246,6 +247,23 @@ describe('checkMemory', () => {
         }) as object,
       }),
     );
+  });
+
+  it('speaks of the encoders alone where nothing else is loaded', () => {
+    const available = { host: { bytes: 8e9, limitedBy: 'machine' as const } };
+    const p = planEncoding(fluxDev(), { images: 2 }, available);
+    expect(p.components.map(({ component }) => component)).toEqual([
+      'runtime',
+      'text_encoder',
+      'text_encoder_2',
+    ]);
+    expect(p.phases.map(({ phase }) => phase)).toEqual(['encode']);
+    expect(() => checkMemory(p)).toThrow(
+      /needs 20\.\d GB for its text encoders, .*text_encoder_2 19\.0 GB\. Try dtype 'bfloat16'; memoryCheck/,
+    );
+    expect(() =>
+      checkMemory(planEncoding(fluxDev(), {}, { host: { bytes: 24e9, limitedBy: 'machine' } })),
+    ).not.toThrow();
   });
 
   it('does not advise what was done already', () => {
