@@ -13,7 +13,11 @@ await main(async () => {
   const check = takeFlag(args, 'check');
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);
   ensureTypeScript();
-  const pages = { 'docs/api/README.md': apiPage(), 'docs/cli.md': await cliPage() };
+  const pages = {
+    'docs/api/README.md': apiPage(),
+    'docs/api/sampler.md': apiPage('--name', 'jit-flux/sampler', '--entryPoints', 'src/sampler/index.ts'),
+    'docs/cli.md': await cliPage(),
+  };
   const outdated = Object.keys(pages).filter((path) => textOf(join(ROOT, path)) !== pages[path]);
   if (check && outdated.length > 0)
     throw new UserError(`Not up to date: ${outdated.join(', ')}. Run \`npm run docs\``);
@@ -24,12 +28,14 @@ await main(async () => {
   }
 });
 
-function apiPage() {
+function apiPage(...options) {
   const out = mkdtempSync(join(tmpdir(), 'jit-flux-docs-'));
   try {
-    run(process.execPath, [toolPath('typedoc', 'bin/typedoc'), '--logLevel', 'Warn', '--out', out], {
-      name: 'typedoc',
-    });
+    run(
+      process.execPath,
+      [toolPath('typedoc', 'bin/typedoc'), '--logLevel', 'Warn', '--out', out, ...options],
+      { name: 'typedoc' },
+    );
     return textOf(join(out, 'README.md'));
   } finally {
     rmSync(out, { recursive: true, force: true });

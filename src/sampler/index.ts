@@ -32,6 +32,7 @@ export { ERROR_CODES, JitFluxError, type JitFluxErrorCode } from '../errors.js';
 export type {
   ActivationContext,
   ActivationPolicy,
+  DType,
   FluxConfig,
   Grid,
   JitOperators,
