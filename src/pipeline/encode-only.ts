@@ -1,6 +1,8 @@
 /** Encoding without the transformer: what `jit-flux encode` and prompt caches need. */
 import { invalidArgument } from '../errors.js';
+import { deviceIndex, nativeLoadOptions } from '../runtime/index.js';
 import type { LoadOptions } from '../types.js';
+import { textPlacement } from './component-options.js';
 import { EncodedPrompts } from './encoded-prompts.js';
 import { checkMemory, memoryAvailableTo, planEncoding } from './memory-plan.js';
 import { resolveModel } from './model-source.js';
@@ -21,6 +23,9 @@ export async function encodeOnly(
 ): Promise<EncodedPrompts> {
   const prompts = checkPrompts(prompt);
   const { signal } = o;
+  // A bad option is refused before anything is loaded.
+  nativeLoadOptions(o);
+  deviceIndex(o.textEncoderDevice);
   const source = await resolveModel(model, { textEncoders: o.textEncoders, signal });
   const { length: most, defaultLength } = source.info.text;
   const length = o.maxSequenceLength ?? defaultLength ?? most;
@@ -28,10 +33,9 @@ export async function encodeOnly(
     throw invalidArgument('maxSequenceLength', `an integer from 1 to ${most}`, length);
   }
   if (o.memoryCheck !== false) {
-    const { dtype, device, textEncoderDevice = device ?? 'cpu' } = o;
     const request = {
-      ...(dtype && { dtype }),
-      device: textEncoderDevice,
+      ...(o.dtype && { dtype: o.dtype }),
+      device: textPlacement(o, source.text).device,
       textTokens: length,
       images: prompts.length,
     };

@@ -15,6 +15,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import {
+  BUNDLED_MODEL,
   convertModel,
   encodeOnly,
   engineInfo,
@@ -162,6 +163,20 @@ describe('an original checkpoint', () => {
 });
 
 describe('prompts encoded in advance', () => {
+  it('refuse a bad device or type', async () => {
+    for (const [option, value] of [
+      ['device', 'tpu'],
+      ['textEncoderDevice', 'tpu'],
+      ['dtype', 'int3'],
+    ] as const) {
+      await expectError(
+        () => encodeOnly(BUNDLED_MODEL, 'x', { [option]: value }),
+        'ERR_JITFLUX_INVALID_ARGUMENT',
+        /tpu|int3/,
+      );
+    }
+  });
+
   it('refuse encoders that cannot fit, before reading them', async () => {
     vi.stubEnv('JIT_FLUX_MEMORY_LIMIT', '1MB');
     try {
