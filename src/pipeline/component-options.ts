@@ -1,5 +1,5 @@
 /** Where the parts of a pipeline compute, and in which type. */
-import { computeDType, isAccelerator } from '../runtime/index.js';
+import { computeDType, deviceIndex, isAccelerator, nativeLoadOptions } from '../runtime/index.js';
 import type { Device, LoadOptions } from '../types.js';
 import type { ModelSource } from './model-source.js';
 
@@ -8,6 +8,15 @@ type Placement = Pick<LoadOptions, 'device' | 'dtype' | 'textEncoderDevice' | 'd
 export interface ComponentPlacement {
   device: Device;
   dtype: NonNullable<LoadOptions['dtype']>;
+}
+
+/**
+ * Refuses a bad option before anything is loaded.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function checkLoadOptions(o: LoadOptions): void {
+  nativeLoadOptions(o);
+  for (const where of [o.textEncoderDevice, o.decoderDevice]) deviceIndex(where);
 }
 
 /** The transformer's, and what the others go by. */

@@ -1,8 +1,7 @@
 /** Encoding without the transformer: what `jit-flux encode` and prompt caches need. */
 import { invalidArgument } from '../errors.js';
-import { deviceIndex, nativeLoadOptions } from '../runtime/index.js';
 import type { LoadOptions } from '../types.js';
-import { textPlacement } from './component-options.js';
+import { checkLoadOptions, textPlacement } from './component-options.js';
 import { EncodedPrompts } from './encoded-prompts.js';
 import { checkMemory, memoryAvailableTo, planEncoding } from './memory-plan.js';
 import { resolveModel } from './model-source.js';
@@ -23,9 +22,7 @@ export async function encodeOnly(
 ): Promise<EncodedPrompts> {
   const prompts = checkPrompts(prompt);
   const { signal } = o;
-  // A bad option is refused before anything is loaded.
-  nativeLoadOptions(o);
-  deviceIndex(o.textEncoderDevice);
+  checkLoadOptions(o);
   const source = await resolveModel(model, { textEncoders: o.textEncoders, signal });
   const { length: most, defaultLength } = source.info.text;
   const length = o.maxSequenceLength ?? defaultLength ?? most;

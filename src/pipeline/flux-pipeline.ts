@@ -2,16 +2,10 @@
 import { publishStep, traceLoad } from '../diagnostics.js';
 import { abortedError, ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { log } from '../logging.js';
-import {
-  deviceIndex,
-  FluxTransformer,
-  memoryReport,
-  type MemoryReport,
-  nativeLoadOptions,
-  type Tensor,
-} from '../runtime/index.js';
+import { FluxTransformer, memoryReport, type MemoryReport, type Tensor } from '../runtime/index.js';
 import type { FluxConfig, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
+import { checkLoadOptions } from './component-options.js';
 import type { EncodedPrompts } from './encoded-prompts.js';
 import {
   batchKey,
@@ -80,9 +74,7 @@ export class FluxPipeline {
 
   static async #load(model: string, o: PipelineOptions): Promise<FluxPipeline> {
     const { signal, device = 'cpu' } = o;
-    // A bad option is refused before anything is loaded.
-    nativeLoadOptions(o);
-    for (const where of [o.textEncoderDevice, o.decoderDevice]) deviceIndex(where);
+    checkLoadOptions(o);
     const queue = queueOptions(o);
     const started = performance.now();
     const source = await resolveModel(model, { textEncoders: o.textEncoders, signal });

@@ -1,5 +1,5 @@
 /** FluxTransformer: validation, cancellation, disposal, instruction sets. */
-import { execFileSync, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -376,15 +376,12 @@ it('gives the same velocity with and without resident modulation weights', async
 
 it('gives the same velocity with every instruction set', () => {
   // The kernel table is chosen once per process.
-  const script = fileRunner();
   const outputs = native()
     .info()
     .supportedIsas.map((isa) => {
-      const text = execFileSync(process.execPath, ['--input-type=module', '-e', script], {
-        env: { ...process.env, JIT_FLUX_ISA: isa },
-        encoding: 'utf8',
-      });
-      const result = JSON.parse(text) as { isa: string; values: number[] };
+      const { stdout, stderr } = runWithIsa(isa);
+      expect(stderr).toBe('');
+      const result = JSON.parse(stdout) as { isa: string; values: number[] };
       expect(result.isa).toBe(isa);
       return result.values;
     });
