@@ -1,5 +1,5 @@
 # LibTorch as the target jit_flux_libtorch, from the directory JIT_FLUX_LIBTORCH (lib/, include/, version.py or
-# build-version). scripts/build-native.mjs passes it, found or provisioned by src/native/libtorch.ts. Without it the
+# build-version). scripts/build-native.mjs passes it, found or provisioned by src/libtorch/libtorch.ts. Without it the
 # same places are tried here, short of provisioning and of an installed Python torch:
 #   -DJIT_FLUX_LIBTORCH=<dir>, $JIT_FLUX_LIBTORCH, $LIBTORCH, the cache filled by `npx jit-flux setup`.
 # With JIT_FLUX_CUDA only a LibTorch with CUDA counts, and the cache is that of `npx jit-flux setup --variant cu130`.

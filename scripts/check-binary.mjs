@@ -2,7 +2,7 @@
 // Checks what the native libraries ask of a machine: dependencies, search paths, exports, instruction sets.
 //   node scripts/check-binary.mjs [DIR]...
 // Default: build/Release, build/Cuda and prebuilds/linux-x64[-cuda], those that exist. Exit code 1 if anything is wrong.
-// What is below prebuilds/ must also be stripped and run on the systems that src/native/requirements.ts promises.
+// What is below prebuilds/ must also be stripped and run on the systems that src/libtorch/requirements.ts promises.
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { homedir } from 'node:os';

@@ -54,7 +54,7 @@ export {
   type MemoryReport,
   type TransferStatistics,
   type WeightInspection,
-} from './runtime/index.js';
+} from './engine/index.js';
 export {
   createPlan,
   FLUX_1_DEV,
@@ -83,9 +83,9 @@ export {
   type SetupOptions,
   type SetupProgress,
   type SetupResult,
-} from './native/provision.js';
+} from './libtorch/provision.js';
 export type { PngMetadata, RgbImage } from './image/index.js';
-export { engineInfo, type EngineInfo, type KernelName } from './runtime/engine.js';
+export { engineInfo, type EngineInfo, type KernelName } from './engine/engine.js';
 export type { GenerateTrace, LoadTrace, StepTrace } from './diagnostics.js';
 export { LOG_LEVELS, setLogger, type LogEntry, type LoggerOptions, type LogLevel } from './logging.js';
 export { ERROR_CODES, JitFluxError, type JitFluxErrorCode } from './errors.js';

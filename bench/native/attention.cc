@@ -1,10 +1,10 @@
 // The engine's joint attention against at::scaled_dot_product_attention.
-#include "flux/attention.h"
+#include "layers/attention.h"
 
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 
-#include "flux/workspace.h"
+#include "layers/workspace.h"
 #include "sections.h"
 
 namespace jitflux::bench {

@@ -22,10 +22,10 @@
 #include <optional>
 #include <vector>
 
-#include "flux/activation.h"
-#include "flux/token_passes.h"
+#include "base/parallel.h"
 #include "jit/operators.h"
-#include "runtime/parallel.h"
+#include "layers/activation.h"
+#include "layers/token_passes.h"
 #include "sections.h"
 #include "token_choice.h"
 

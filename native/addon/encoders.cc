@@ -14,7 +14,7 @@ void set_number(Napi::Object& object, const char* key, double value) {
   object.Set(key, Napi::Number::New(object.Env(), value));
 }
 
-// The configuration as JavaScript sees it; src/native/binding.ts has the types.
+// The configuration as JavaScript sees it; src/engine/binding.ts has the types.
 Napi::Object config_to_js(Napi::Env env, const ClipConfig& config) {
   Napi::Object result = Napi::Object::New(env);
   set_number(result, "vocabulary", static_cast<double>(config.vocabulary));

@@ -10,10 +10,10 @@
 #include <optional>
 
 #include "addon/napi_setup.h"
+#include "base/job.h"
+#include "base/log.h"
 #include "jit/operators.h"
 #include "runtime/inference_thread.h"
-#include "runtime/job.h"
-#include "runtime/log.h"
 
 namespace jitflux::addon {
 

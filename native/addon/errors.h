@@ -2,8 +2,8 @@
 #pragma once
 
 #include "addon/napi_setup.h"
-#include "runtime/error.h"
-#include "runtime/log.h"
+#include "base/error.h"
+#include "base/log.h"
 
 namespace jitflux::addon {
 

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "addon/napi_setup.h"
-#include "flux/config.h"
+#include "weights/flux_config.h"
 
 namespace jitflux::addon {
 

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "addon/napi_setup.h"
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace jitflux::addon {
 

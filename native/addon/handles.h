@@ -8,10 +8,10 @@
 
 #include "addon/environment.h"
 #include "addon/handle.h"
-#include "flux/autoencoder.h"
-#include "flux/clip_text_encoder.h"
-#include "flux/t5_encoder.h"
-#include "flux/transformer.h"
+#include "models/autoencoder/autoencoder.h"
+#include "models/clip/clip_text_encoder.h"
+#include "models/flux/transformer.h"
+#include "models/t5/t5_encoder.h"
 #include "runtime/script_module.h"
 
 namespace jitflux::addon {

@@ -9,10 +9,10 @@
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
+#include "base/counters.h"
+#include "base/memory_use.h"
 #include "kernels/kernels.h"
-#include "runtime/counters.h"
 #include "runtime/memory_arena.h"
-#include "runtime/memory_use.h"
 
 namespace {
 
@@ -40,7 +40,7 @@ Napi::Value engine_info(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// () -> NativeMemoryUse of src/native/binding.ts
+// () -> NativeMemoryUse of src/engine/binding.ts
 Napi::Value memory_use(const Napi::CallbackInfo& info) {
   Napi::Object result = Napi::Object::New(info.Env());
   const auto number = [&](const char* key, uint64_t bytes) {

@@ -1,4 +1,4 @@
-// Each file of this folder adds its functions to the exports; src/native/binding.ts is their type.
+// Each file of this folder adds its functions to the exports; src/engine/binding.ts is their type.
 #pragma once
 
 #include "addon/napi_setup.h"

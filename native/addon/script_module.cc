@@ -1,4 +1,4 @@
-// TorchScript modules whose code runs. src/runtime/script-module.ts decides whether it may.
+// TorchScript modules whose code runs. src/engine/script-module.ts decides whether it may.
 #include "runtime/script_module.h"
 
 #include "addon/arguments.h"

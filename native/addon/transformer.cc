@@ -1,5 +1,5 @@
 // JavaScript's way to the transformer: load, condition, forward.
-#include "flux/transformer.h"
+#include "models/flux/transformer.h"
 
 #include <utility>
 

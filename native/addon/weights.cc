@@ -11,7 +11,7 @@ namespace jitflux::addon {
 
 namespace {
 
-// (path, verify, job) -> WeightInspection of src/native/binding.ts
+// (path, verify, job) -> WeightInspection of src/engine/binding.ts
 Napi::Value inspect(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");
   const OpenOptions options{info[1].ToBoolean()};

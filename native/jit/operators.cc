@@ -9,11 +9,11 @@
 #include <limits>
 #include <vector>
 
+#include "base/counters.h"
+#include "base/parallel.h"
 #include "kernels/kernels.h"
 #include "kernels/reflect.h"
-#include "runtime/counters.h"
 #include "runtime/device.h"
-#include "runtime/parallel.h"
 
 namespace jitflux::jit {
 

@@ -8,7 +8,7 @@
 #include <mutex>
 #include <utility>
 
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace jitflux {
 

@@ -12,8 +12,8 @@
 #include <new>
 #include <utility>
 
-#include "runtime/counters.h"
-#include "runtime/memory_use.h"
+#include "base/counters.h"
+#include "base/memory_use.h"
 
 namespace jitflux {
 

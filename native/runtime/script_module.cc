@@ -7,7 +7,7 @@
 #include <sstream>
 #include <utility>
 
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace jitflux {
 

@@ -1,5 +1,5 @@
 // A TorchScript module whose code runs. The only place where code from a file is executed: callers
-// reach it through an explicit opt-in (src/runtime/script-module.ts).
+// reach it through an explicit opt-in (src/engine/script-module.ts).
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -11,7 +11,7 @@
 #include <optional>
 #include <string>
 
-#include "runtime/job.h"
+#include "base/job.h"
 #include "weights/weight_file.h"
 
 namespace jitflux {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "flux/config.h"
+#include "weights/flux_config.h"
 #include "weights/weight_file.h"
 
 namespace jitflux {

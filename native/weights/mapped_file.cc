@@ -11,7 +11,7 @@
 #include <system_error>
 #include <utility>
 
-#include "runtime/memory_use.h"
+#include "base/memory_use.h"
 #include "weights/reader_util.h"
 
 namespace jitflux {

@@ -11,7 +11,7 @@
 #include <system_error>
 #include <utility>
 
-#include "runtime/error.h"
+#include "base/error.h"
 
 namespace jitflux {
 namespace {
@@ -21,7 +21,7 @@ namespace {
               {{"path", path}, {"reason", reason}});
 }
 
-// In the words of src/image/write-file.ts.
+// In the words of src/files/write-file.ts.
 std::string reason_of(int error) {
   switch (error) {
     case ENOENT:

@@ -15,7 +15,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "runtime/error.h"
+#include "base/error.h"
 #include "weights/weight_file.h"
 
 namespace jitflux {

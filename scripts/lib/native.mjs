@@ -92,7 +92,7 @@ function build(buildDirectory, config, libtorch, options) {
   if (options.cuda) names.push(CUDA_LIBRARY);
   if (options.bench) names.push(BENCHMARK);
   for (const name of names) install(join(buildDirectory, 'out', name), join(out, name));
-  // What the libraries were built against; src/native/load.ts reads it before it opens them.
+  // What the libraries were built against; src/engine/load.ts reads it before it opens them.
   const record = { libtorch: libtorch.version, config, ...(options.cuda && { cuda: true }) };
   writeFileSync(join(out, 'jit_flux.build.json'), `${JSON.stringify(record, undefined, 2)}\n`);
   log(`native libraries are in ${out}`);

@@ -69,12 +69,12 @@ export function ensureTypeScript() {
 }
 
 /**
- * The compiled module of src/native/, which holds the one implementation of finding and provisioning LibTorch. It must
+ * The compiled module of src/libtorch/, which holds the one implementation of finding and provisioning LibTorch. It must
  * be usable while other sources do not compile, so errors elsewhere are shown but do not matter here.
  */
 export async function nativeModule(name) {
-  const compiled = join(ROOT, 'dist', 'native', `${name}.js`);
-  const sources = ['src/native', 'src/errors.ts'].map((path) => newest(join(ROOT, path)));
+  const compiled = join(ROOT, 'dist', 'libtorch', `${name}.js`);
+  const sources = ['src/libtorch', 'src/errors.ts'].map((path) => newest(join(ROOT, path)));
   if (newest(compiled) < Math.max(...sources)) {
     const status = run(
       process.execPath,

@@ -1,6 +1,6 @@
 /** `doctor`'s check of CUDA: what is there, and what is missing. */
 import { formatBytes } from './format.js';
-import { CUDA_DRIVER } from '../native/nvidia.js';
+import { CUDA_DRIVER } from '../libtorch/nvidia.js';
 import type { CudaReport } from './self-test.js';
 
 const DRIVER_REMEDY =
@@ -38,9 +38,9 @@ export interface CudaFacts {
 export async function cudaFacts(report: CudaReport | undefined): Promise<CudaFacts> {
   const [{ findCudaLibraries, findLibTorchFor, locateNativeLibraries }, { hasNvidiaDevice }, libtorchModule] =
     await Promise.all([
-      import('../native/load.js'),
-      import('../native/nvidia.js'),
-      import('../native/libtorch.js'),
+      import('../engine/load.js'),
+      import('../libtorch/nvidia.js'),
+      import('../libtorch/libtorch.js'),
     ]);
   const attempt = <T>(action: () => T): T | undefined => {
     try {

@@ -6,14 +6,14 @@ import { availableParallelism, totalmem } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
-import type { NativeLibraries } from '../native/load.js';
+import type { NativeLibraries } from '../engine/load.js';
 import {
   LEAST_REQUIREMENTS,
   PREBUILT_REQUIREMENTS,
   SUITABLE_SYSTEMS,
   compareVersions,
   systemLibraries,
-} from '../native/requirements.js';
+} from '../libtorch/requirements.js';
 import { VERSION } from '../pipeline/version.js';
 import { defineCommand, EXIT } from './command.js';
 import { formatBytes, formatDuration } from './format.js';
@@ -150,7 +150,7 @@ function checkMemory(): Check {
 async function checkLibraries(): Promise<{ check: Check; found?: NativeLibraries }> {
   const name = 'native libraries';
   try {
-    const { locateNativeLibraries } = await import('../native/load.js');
+    const { locateNativeLibraries } = await import('../engine/load.js');
     const found = locateNativeLibraries();
     const detail = `${found.core}, built for LibTorch ${found.builtFor}`;
     return { found, check: { name, status: 'ok', detail, facts: { ...found } } };
@@ -164,8 +164,8 @@ async function checkLibraries(): Promise<{ check: Check; found?: NativeLibraries
 async function checkLibTorch(libraries: NativeLibraries | undefined): Promise<Check> {
   const name = 'LibTorch';
   const [{ SETUP_COMMAND, findLibTorch }, { findLibTorchFor }] = await Promise.all([
-    import('../native/libtorch.js'),
-    import('../native/load.js'),
+    import('../libtorch/libtorch.js'),
+    import('../engine/load.js'),
   ]);
   try {
     const found = libraries === undefined ? findLibTorch() : findLibTorchFor(libraries);
@@ -186,7 +186,7 @@ async function checkLibTorch(libraries: NativeLibraries | undefined): Promise<Ch
 async function checkModel(): Promise<Check> {
   const name = 'bundled model';
   try {
-    const { BUNDLED_MODEL, readModelDirectory } = await import('../pipeline/model-directory.js');
+    const { BUNDLED_MODEL, readModelDirectory } = await import('../model/model-directory.js');
     const { index, path } = await readModelDirectory(BUNDLED_MODEL);
     return { name, status: 'ok', detail: `${index.name} in ${path}`, facts: { path } };
   } catch (error) {

@@ -1,5 +1,5 @@
 /** `jit-flux encode`: prompt to a file that `generate --conditioning` takes. */
-import { BUNDLED_MODEL } from '../pipeline/model-directory.js';
+import { BUNDLED_MODEL } from '../model/model-directory.js';
 import { checkPrompts } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
 import { DEVICE_FLAGS, given, MODEL_FLAGS, parseDevice } from './options.js';

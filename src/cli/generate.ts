@@ -3,8 +3,8 @@ import { extname } from 'node:path';
 
 import { invalidArgument } from '../errors.js';
 import type { GenerateRequest } from '../pipeline/index.js';
-import { BUNDLED_MODEL } from '../pipeline/model-directory.js';
-import { resolveModel } from '../pipeline/model-source.js';
+import { BUNDLED_MODEL } from '../model/model-directory.js';
+import { resolveModel } from '../model/model-source.js';
 import { MAX_IMAGES, resolveRequest } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
 import { formatDuration } from './format.js';

@@ -16,7 +16,7 @@ export const inspectCommand = defineCommand({
       .option('tensors', { type: 'boolean', default: false, describe: 'list every tensor' })
       .example('$0 inspect models/flux-tiny/transformer.pt', ''),
   async run(args, context) {
-    const { inspectWeights } = await import('../runtime/index.js');
+    const { inspectWeights } = await import('../engine/index.js');
     const found = await inspectWeights(args.file, { signal: context.signal });
     const { format, layout, prefix, config, problem, tensors, totalBytes } = found;
     const dtypes = new Map<string, { tensors: number; parameters: number; bytes: number }>();

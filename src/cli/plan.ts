@@ -1,11 +1,11 @@
 /** `jit-flux plan`: what a preset will do, without doing it. */
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
-import { availableMemory } from '../pipeline/available-memory.js';
-import { type MemoryPlan, type PhaseMemory, planModelMemory } from '../pipeline/memory-plan.js';
-import { type ModelSource, resolveModel } from '../pipeline/model-source.js';
+import { availableMemory } from '../model/available-memory.js';
+import { type MemoryPlan, type PhaseMemory, planModelMemory } from '../model/memory-plan.js';
+import { type ModelSource, resolveModel } from '../model/model-source.js';
 import { createPlan, FLUX_1_DEV, FLUX_TINY, fluxFlops } from '../sampler/index.js';
 import type { FluxConfig, JitPlan, PresetName } from '../types.js';
-import { checkSide } from '../pipeline/size.js';
+import { checkSide } from '../model/size.js';
 import { defineCommand } from './command.js';
 import { table } from './format.js';
 import {

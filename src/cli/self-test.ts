@@ -1,6 +1,6 @@
 /** What `doctor` runs in a child process: loads everything, makes a tiny picture, prints one JSON document. */
 import { JitFluxError } from '../errors.js';
-import { type DeviceInfo, devices } from '../runtime/device.js';
+import { type DeviceInfo, devices } from '../engine/device.js';
 
 /** What came of the CUDA library. */
 export interface CudaReport {
@@ -40,7 +40,7 @@ async function selfTest(): Promise<SelfTestReport> {
 }
 
 async function cudaReport(): Promise<CudaReport | undefined> {
-  const { loadNative, loadedNative } = await import('../native/load.js');
+  const { loadNative, loadedNative } = await import('../engine/load.js');
   const native = loadedNative();
   if (native?.libraries.cuda === undefined || !native.libtorch.cuda) return undefined;
   if (native.cudaError) return { error: native.cudaError.message };

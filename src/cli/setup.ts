@@ -30,8 +30,8 @@ export const setupCommand = defineCommand({
       .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no progress' }),
   async run(args, context) {
     const [{ setupLibTorch }, { AUTO_VARIANT, chooseVariant }] = await Promise.all([
-      import('../native/provision.js'),
-      import('../native/variant.js'),
+      import('../libtorch/provision.js'),
+      import('../libtorch/variant.js'),
     ]);
     let { variant } = args;
     if (variant === AUTO_VARIANT) {

@@ -5,10 +5,10 @@ import { extname, join, resolve, sep } from 'node:path';
 import { z } from 'zod';
 
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
-import { assertWritable, writeFileAtomic } from '../image/write-file.js';
-import { runNative } from '../native/call.js';
-import { ropeAxesBeside } from '../runtime/flux-transformer.js';
-import { inspectWeights } from '../runtime/inspect.js';
+import { assertWritable, writeFileAtomic } from '../files/write-file.js';
+import { runNative } from '../engine/call.js';
+import { ropeAxesBeside } from '../engine/flux-transformer.js';
+import { inspectWeights } from '../engine/inspect.js';
 import { readSnapshot, type Snapshot } from './snapshot.js';
 
 const FORMATS = ['torchscript', 'safetensors'] as const;

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError } from '../errors.js';
-import { MODEL_INDEX } from '../pipeline/model-directory.js';
+import { MODEL_INDEX } from '../model/model-directory.js';
 
 /** A component with weights. */
 export interface WeightComponent {

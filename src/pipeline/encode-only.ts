@@ -1,10 +1,10 @@
 /** Encoding without the transformer: what `jit-flux encode` and prompt caches need. */
 import { invalidArgument } from '../errors.js';
 import type { LoadOptions } from '../types.js';
-import { checkLoadOptions, textPlacement } from './component-options.js';
+import { checkLoadOptions, textPlacement } from '../model/component-options.js';
 import { EncodedPrompts } from './encoded-prompts.js';
-import { checkMemory, memoryAvailableTo, planEncoding } from './memory-plan.js';
-import { resolveModel } from './model-source.js';
+import { checkMemory, memoryAvailableTo, planEncoding } from '../model/memory-plan.js';
+import { resolveModel } from '../model/model-source.js';
 import { checkPrompts } from './request.js';
 import { loadTextConditioner } from './text-conditioner.js';
 

@@ -5,7 +5,7 @@ import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import { writeFileAtomic } from '../image/index.js';
-import { Tensor } from '../runtime/index.js';
+import { Tensor } from '../engine/index.js';
 import type { TokenCounts } from './text-conditioner.js';
 import type { GenerateWarning } from './types.js';
 import { VERSION } from './version.js';

@@ -2,10 +2,10 @@
 import { publishStep, traceLoad } from '../diagnostics.js';
 import { abortedError, ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { log } from '../logging.js';
-import { FluxTransformer, memoryReport, type MemoryReport, type Tensor } from '../runtime/index.js';
+import { FluxTransformer, memoryReport, type MemoryReport, type Tensor } from '../engine/index.js';
 import type { FluxConfig, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
-import { checkLoadOptions } from './component-options.js';
+import { checkLoadOptions } from '../model/component-options.js';
 import type { EncodedPrompts } from './encoded-prompts.js';
 import {
   batchKey,
@@ -16,8 +16,8 @@ import {
   runGeneration,
 } from './generation.js';
 import { loadLatentDecoder } from './latent-decoder.js';
-import { checkMemory, memoryAvailableTo, type MemoryPlan, planModelMemory } from './memory-plan.js';
-import { checkChannels, type ModelInfo, resolveModel } from './model-source.js';
+import { checkMemory, memoryAvailableTo, type MemoryPlan, planModelMemory } from '../model/memory-plan.js';
+import { checkChannels, type ModelInfo, resolveModel } from '../model/model-source.js';
 import { OpenRequest } from './open-request.js';
 import { queueOptions } from './queue-options.js';
 import { checkPrompts, type ResolvedRequest, resolveRequest } from './request.js';

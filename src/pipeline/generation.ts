@@ -1,12 +1,12 @@
 /** One sampling run from prompts to pictures, for one request or for several that share it. */
 import { invalidArgument, type JitFluxError, throwIfAborted } from '../errors.js';
 import type { PngMetadata } from '../image/index.js';
-import { type FluxTransformer, JitSampler, latentOps, Tensor } from '../runtime/index.js';
+import { type FluxTransformer, JitSampler, latentOps, Tensor } from '../engine/index.js';
 import type { Device, StepEvent } from '../types.js';
 import { EncodedPrompts } from './encoded-prompts.js';
 import { GeneratedImage } from './image.js';
 import type { LatentDecoder } from './latent-decoder.js';
-import type { ModelInfo } from './model-source.js';
+import type { ModelInfo } from '../model/model-source.js';
 import { plainSeed, type ResolvedRequest } from './request.js';
 import { onDevice, Resources } from './resources.js';
 import { checkConditions, type TextConditioner } from './text-conditioner.js';

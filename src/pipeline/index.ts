@@ -9,10 +9,10 @@ export {
   type MemoryPlan,
   type MemoryPlanOptions,
   type PhaseMemory,
-} from './memory-plan.js';
-export { BUNDLED_MODEL, MODEL_INDEX, pixelsPerToken } from './model-directory.js';
-export { resolveModel, type ModelInfo, type ModelKind, type ModelSource } from './model-source.js';
-export type { AvailableMemory } from './available-memory.js';
+} from '../model/memory-plan.js';
+export { BUNDLED_MODEL, MODEL_INDEX, pixelsPerToken } from '../model/model-directory.js';
+export { resolveModel, type ModelInfo, type ModelKind, type ModelSource } from '../model/model-source.js';
+export type { AvailableMemory } from '../model/available-memory.js';
 export type { Durations, Outcome, Phase, PipelineStats } from './statistics.js';
 export {
   DEFAULT_MAX_QUEUE,

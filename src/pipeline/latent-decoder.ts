@@ -1,9 +1,9 @@
 /** Latents to pixels, whatever a model's decoder is. */
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
-import { Autoencoder, latentOps, type Tensor, TorchScriptModule } from '../runtime/index.js';
+import { Autoencoder, latentOps, type Tensor, TorchScriptModule } from '../engine/index.js';
 import type { Device, Grid, LoadOptions } from '../types.js';
-import { componentOptions, decoderPlacement } from './component-options.js';
-import type { ModelInfo, ModelSource } from './model-source.js';
+import { componentOptions, decoderPlacement } from '../model/component-options.js';
+import type { ModelInfo, ModelSource } from '../model/model-source.js';
 import { onDevice, Resources, sameShape } from './resources.js';
 
 /** A model's decoder. */

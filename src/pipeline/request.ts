@@ -2,13 +2,13 @@
 import { randomInt } from 'node:crypto';
 
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
-import type { Tensor } from '../runtime/index.js';
+import type { Tensor } from '../engine/index.js';
 import { createPlan, imageSeed, normalizeSeed, type PlanModel } from '../sampler/index.js';
 import type { FluxConfig, JitOptions, JitPlan, StepEvent } from '../types.js';
 import type { EncodedPrompts } from './encoded-prompts.js';
-import { pixelsPerToken } from './model-directory.js';
-import type { ModelInfo } from './model-source.js';
-import { checkSide } from './size.js';
+import { pixelsPerToken } from '../model/model-directory.js';
+import type { ModelInfo } from '../model/model-source.js';
+import { checkSide } from '../model/size.js';
 import type { GenerateRequest } from './types.js';
 
 /** Most pictures of one request. They are sampled as one batch. */

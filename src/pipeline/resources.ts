@@ -1,4 +1,4 @@
-import { deviceIndex, type Tensor } from '../runtime/index.js';
+import { deviceIndex, type Tensor } from '../engine/index.js';
 import type { Device } from '../types.js';
 
 /** Frees native handles at the end of a block, last one first. */

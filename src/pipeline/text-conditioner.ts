@@ -1,10 +1,15 @@
 /** Prompts to what the transformer is conditioned on, whatever a model's text encoders are. */
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
-import { ClipTextEncoder, T5Encoder, Tensor, TorchScriptModule } from '../runtime/index.js';
+import { ClipTextEncoder, T5Encoder, Tensor, TorchScriptModule } from '../engine/index.js';
 import { type EncodedPrompt, loadClipTokenizer, loadT5Tokenizer, Tokenizer } from '../text/index.js';
 import type { LoadOptions } from '../types.js';
-import { componentOptions, textPlacement } from './component-options.js';
-import { checkTextWidths, type ModelSource, type NativeText, type TorchScriptText } from './model-source.js';
+import { componentOptions, textPlacement } from '../model/component-options.js';
+import {
+  checkTextWidths,
+  type ModelSource,
+  type NativeText,
+  type TorchScriptText,
+} from '../model/model-source.js';
 import { RequestQueue } from './request-queue.js';
 import { Resources, sameShape } from './resources.js';
 import type { GenerateWarning } from './types.js';

@@ -1,4 +1,4 @@
-import type { Tensor } from '../runtime/index.js';
+import type { Tensor } from '../engine/index.js';
 import type { JitOptions, JitPlan, LoadOptions, StepEvent } from '../types.js';
 import type { EncodedPrompts } from './encoded-prompts.js';
 import type { GeneratedImage } from './image.js';

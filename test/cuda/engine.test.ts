@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ERROR_CODES } from '../../src/errors.js';
 import { BUNDLED_MODEL, FluxPipeline, planMemory } from '../../src/pipeline/index.js';
-import { engineInfo } from '../../src/runtime/engine.js';
+import { engineInfo } from '../../src/engine/engine.js';
 import {
   type Conditioning,
   ClipTextEncoder,
@@ -19,7 +19,7 @@ import {
   resetPeakMemory,
   T5Encoder,
   Tensor,
-} from '../../src/runtime/index.js';
+} from '../../src/engine/index.js';
 import { selectInitialAnchors, Random } from '../../src/sampler/index.js';
 import type { LoadOptions } from '../../src/types.js';
 import { cudaUnderTest } from '../support/device.js';

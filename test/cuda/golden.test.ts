@@ -1,7 +1,7 @@
 /** The golden suites on CUDA: on the first GPU, or through the emulated kernels where there is none. */
 import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
-import { PACKAGE_ROOT } from '../../src/native/libtorch.js';
+import { PACKAGE_ROOT } from '../../src/libtorch/libtorch.js';
 import { cudaUnderTest } from '../support/device.js';
 
 const found = cudaUnderTest();

@@ -4,12 +4,12 @@ import { getEventListeners } from 'node:events';
 import { describe, expect, it } from 'vitest';
 
 import { BUNDLED_MODEL, FluxPipeline } from '../../src/pipeline/index.js';
-import { type Conditioning, FluxTransformer, Tensor } from '../../src/runtime/index.js';
+import { type Conditioning, FluxTransformer, Tensor } from '../../src/engine/index.js';
 import { runSource } from '../support/program.js';
 import { fixturePath } from '../support/safetensors.js';
 
 const GRID = [64, 64] as const;
-const RUNTIME = new URL('../../dist/runtime/index.js', import.meta.url).href;
+const RUNTIME = new URL('../../dist/engine/index.js', import.meta.url).href;
 const PIPELINE = new URL('../../dist/index.js', import.meta.url).href;
 const MODEL = fixturePath('flux/flux-mini.safetensors');
 const AXES = { ropeAxes: [8, 12, 12] as [number, number, number] };

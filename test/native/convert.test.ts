@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { convertModel, type ConvertOptions } from '../../src/convert/index.js';
-import { FluxTransformer, inspectWeights, Tensor } from '../../src/runtime/index.js';
+import { FluxTransformer, inspectWeights, Tensor } from '../../src/engine/index.js';
 import { expectError } from '../support/errors.js';
 import { fixturePath } from '../support/safetensors.js';
 import { cli, errorOf } from '../unit/cli/helpers.js';

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { fixturePath } from '../support/safetensors.js';
 
-const RUNTIME = new URL('../../dist/runtime/index.js', import.meta.url).href;
+const RUNTIME = new URL('../../dist/engine/index.js', import.meta.url).href;
 
 /** Loads the model, asks for far more than can be done, and then runs `end`. */
 const script = (end: string): string => `

@@ -2,12 +2,12 @@
 import { afterEach, describe, expect, it } from 'vitest';
 
 import { type LogEntry, setLogger } from '../../src/logging.js';
-import { native } from '../../src/native/call.js';
-import { Tensor, TorchScriptModule } from '../../src/runtime/index.js';
+import { native } from '../../src/engine/call.js';
+import { Tensor, TorchScriptModule } from '../../src/engine/index.js';
 import { runSource } from '../support/program.js';
 import { fixturePath } from '../support/safetensors.js';
 
-const RUNTIME = new URL('../../dist/runtime/index.js', import.meta.url).href;
+const RUNTIME = new URL('../../dist/engine/index.js', import.meta.url).href;
 const LOGGING = new URL('../../dist/logging.js', import.meta.url).href;
 const WARNING = { level: 'warn', source: 'native', message: "a warning of LibTorch's" };
 

@@ -1,9 +1,9 @@
 /** The memory plan, which knows no native code, against what the native code says of itself. */
 import { describe, expect, it } from 'vitest';
 
-import { vaeSettings } from '../../src/pipeline/component-shapes.js';
-import { decodeBytes } from '../../src/pipeline/memory-plan.js';
-import { Autoencoder } from '../../src/runtime/index.js';
+import { vaeSettings } from '../../src/model/component-shapes.js';
+import { decodeBytes } from '../../src/model/memory-plan.js';
+import { Autoencoder } from '../../src/engine/index.js';
 import { fixturePath } from '../support/safetensors.js';
 
 describe('decodeBytes', () => {

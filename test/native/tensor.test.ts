@@ -1,6 +1,6 @@
 /** Handles: creation, validation, ownership. */
 import { describe, expect, it } from 'vitest';
-import { jit, latentOps, Tensor } from '../../src/runtime/index.js';
+import { jit, latentOps, Tensor } from '../../src/engine/index.js';
 import { expectError } from '../support/errors.js';
 
 describe('Tensor.from', () => {
@@ -197,7 +197,7 @@ describe('operators check their arguments before any work', () => {
 });
 
 it('foreign objects are refused by the type tag, not read', async () => {
-  const { native } = await import('../../src/native/call.js');
+  const { native } = await import('../../src/engine/call.js');
   const binding = native();
   const flag = binding.createAbortFlag();
   for (const foreign of [{}, [], 7, null, undefined, 'x', flag, new Float32Array(2)]) {

@@ -3,10 +3,10 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type Conditioning, FluxTransformer, jit, JitSampler, Tensor } from '../../src/runtime/index.js';
+import { type Conditioning, FluxTransformer, jit, JitSampler, Tensor } from '../../src/engine/index.js';
 import { createPlan } from '../../src/sampler/index.js';
 import type { LoadOptions, VelocityModel } from '../../src/types.js';
-import { native } from '../../src/native/call.js';
+import { native } from '../../src/engine/call.js';
 import { expectError } from '../support/errors.js';
 import { maxAbs, relativeRms } from '../support/parity.js';
 import { fixturePath } from '../support/safetensors.js';
@@ -426,8 +426,8 @@ it('samples with a model of your own', async () => {
 
 /** A program on the compiled package: one dense forward pass; or one that is left behind unfinished. */
 function fileRunner(leave = false): string {
-  const runtime = JSON.stringify(new URL('../../dist/runtime/index.js', import.meta.url).href);
-  const call = JSON.stringify(new URL('../../dist/native/call.js', import.meta.url).href);
+  const runtime = JSON.stringify(new URL('../../dist/engine/index.js', import.meta.url).href);
+  const call = JSON.stringify(new URL('../../dist/engine/call.js', import.meta.url).href);
   return `(async () => {
     const { FluxTransformer, Tensor } = await import(${runtime});
     const { native } = await import(${call});

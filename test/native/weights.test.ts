@@ -1,6 +1,6 @@
 /** Weight files, well-formed and hostile (tools/fixtures/make_hostile_archives.py). */
 import { describe, expect, it } from 'vitest';
-import { FluxTransformer, inspectWeights, Tensor, TorchScriptModule } from '../../src/runtime/index.js';
+import { FluxTransformer, inspectWeights, Tensor, TorchScriptModule } from '../../src/engine/index.js';
 import { expectError } from '../support/errors.js';
 import { readManifest } from '../support/manifest.js';
 import { maxAbs } from '../support/parity.js';

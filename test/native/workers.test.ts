@@ -5,7 +5,7 @@ import { runSource } from '../support/program.js';
 import { fixturePath } from '../support/safetensors.js';
 
 const PACKAGE = new URL('../../dist/index.js', import.meta.url).href;
-const RUNTIME = new URL('../../dist/runtime/index.js', import.meta.url).href;
+const RUNTIME = new URL('../../dist/engine/index.js', import.meta.url).href;
 
 /** `worker(source)`: a worker thread that runs an ES module given as text. `next(worker)`: its next message. */
 const PRELUDE = `

@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { native } from '../../src/native/call.js';
+import { native } from '../../src/engine/call.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const { isa: active, supportedIsas } = native().info();

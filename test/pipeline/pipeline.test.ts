@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { readPngText } from '../../src/image/index.js';
 import { BUNDLED_MODEL, FluxPipeline, type GenerateRequest } from '../../src/pipeline/index.js';
 import { VERSION } from '../../src/pipeline/version.js';
-import { Tensor } from '../../src/runtime/index.js';
+import { Tensor } from '../../src/engine/index.js';
 
 const SMALL = {
   prompt: 'a red circle on a grey background',

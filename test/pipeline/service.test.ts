@@ -13,7 +13,7 @@ import {
   type PipelineOptions,
 } from '../../src/pipeline/index.js';
 import type { StepEvent } from '../../src/types.js';
-import type { Tensor } from '../../src/runtime/index.js';
+import type { Tensor } from '../../src/engine/index.js';
 
 const SMALL = { width: 64, height: 64, steps: 6, preset: 'jit-4x' } as const;
 const PROMPTS = [

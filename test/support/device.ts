@@ -5,12 +5,12 @@
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { PACKAGE_ROOT } from '../../src/native/libtorch.js';
-import { callNative } from '../../src/native/call.js';
-import * as runtime from '../../src/runtime/index.js';
+import { PACKAGE_ROOT } from '../../src/libtorch/libtorch.js';
+import { callNative } from '../../src/engine/call.js';
+import * as runtime from '../../src/engine/index.js';
 import type { Device, LoadOptions } from '../../src/types.js';
 
-export * from '../../src/runtime/index.js';
+export * from '../../src/engine/index.js';
 
 export const DEVICE: Device = process.env.JIT_FLUX_TEST_DEVICE === 'cuda' ? 'cuda' : 'cpu';
 

@@ -7,7 +7,7 @@
 Writes transformer.pt and text_encoder.pt (TorchScript, float32; the EMA weights) and tokenizer.json, and with --vae also
 vae_decoder.pt and the latents' scale and shift in model_index.json; without it, the shipped decoder stays. --half stores
 the transformer in float16, which its weights are rounded to anyway: wider ones would not fit into the package else. The
-bundled model's archives whose code runs are pinned by SHA-256: --pin writes the hashes into src/runtime/trusted-archives.ts.
+bundled model's archives whose code runs are pinned by SHA-256: --pin writes the hashes into src/engine/trusted-archives.ts.
 --checkpoint writes the EMA weights with the heads of the layout losses in float16 and nothing else: what train.py --init
 goes on from, and what --weights exports, on another machine.
 """

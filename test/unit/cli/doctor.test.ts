@@ -2,8 +2,8 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 
 import { checkPlatform } from '../../../src/cli/doctor.js';
-import type { NativeLibraries } from '../../../src/native/load.js';
-import { PREBUILT_REQUIREMENTS } from '../../../src/native/requirements.js';
+import type { NativeLibraries } from '../../../src/engine/load.js';
+import { PREBUILT_REQUIREMENTS } from '../../../src/libtorch/requirements.js';
 import { runProgram } from '../../support/program.js';
 import { cli } from './helpers.js';
 

@@ -8,7 +8,7 @@ import {
   packageRoot,
   readManifest,
   type FindLibTorchOptions,
-} from '../../../src/native/libtorch.js';
+} from '../../../src/libtorch/libtorch.js';
 import {
   CUDA_LIBRARY_NAMES,
   makeManifest,

@@ -5,7 +5,7 @@ import {
   PREBUILT_REQUIREMENTS,
   compareVersions,
   systemLibraries,
-} from '../../../src/native/requirements.js';
+} from '../../../src/libtorch/requirements.js';
 import { temporaryDirectory, writeFile } from './fake-libtorch.js';
 
 describe('systemLibraries', () => {

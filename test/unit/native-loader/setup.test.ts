@@ -8,8 +8,8 @@ import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { JitFluxError } from '../../../src/errors.js';
-import { proxyFor } from '../../../src/native/download.js';
-import { setupLibTorch, type SetupOptions, type SetupProgress } from '../../../src/native/provision.js';
+import { proxyFor } from '../../../src/libtorch/download.js';
+import { setupLibTorch, type SetupOptions, type SetupProgress } from '../../../src/libtorch/provision.js';
 import {
   CUDA_LIBRARY_NAMES,
   makeCudaManifest,

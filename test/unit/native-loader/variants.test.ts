@@ -2,15 +2,15 @@ import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { JitFluxError } from '../../../src/errors.js';
-import { readManifest, type LibTorch } from '../../../src/native/libtorch.js';
+import { readManifest, type LibTorch } from '../../../src/libtorch/libtorch.js';
 import {
   findCudaLibraries,
   findLibTorchFor,
   locateNativeLibraries,
   openCuda,
-} from '../../../src/native/load.js';
-import { hasNvidiaDevice, nvidiaDriver } from '../../../src/native/nvidia.js';
-import { chooseVariant } from '../../../src/native/variant.js';
+} from '../../../src/engine/load.js';
+import { hasNvidiaDevice, nvidiaDriver } from '../../../src/libtorch/nvidia.js';
+import { chooseVariant } from '../../../src/libtorch/variant.js';
 import { CUDA_LIBRARY_NAMES, temporaryDirectory, writeFakeLibTorch, writeFile } from './fake-libtorch.js';
 
 function errorOf(action: () => unknown): JitFluxError {

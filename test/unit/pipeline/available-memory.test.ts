@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 
-import { availableMemory, memAvailable, parseBytes } from '../../../src/pipeline/available-memory.js';
+import { availableMemory, memAvailable, parseBytes } from '../../../src/model/available-memory.js';
 
 const GIB = 1024 ** 3;
 const MEMINFO = 'MemTotal:       24684092 kB\nMemFree:        21461220 kB\nMemAvailable:   16777216 kB\n';

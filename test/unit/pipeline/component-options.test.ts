@@ -5,8 +5,8 @@ import {
   decoderPlacement,
   textPlacement,
   transformerPlacement,
-} from '../../../src/pipeline/component-options.js';
-import type { ModelSource } from '../../../src/pipeline/model-source.js';
+} from '../../../src/model/component-options.js';
+import type { ModelSource } from '../../../src/model/model-source.js';
 
 const native = { kind: 'native' } as ModelSource['text'] & ModelSource['decoder'];
 const torchscript = { kind: 'torchscript' } as ModelSource['text'] & ModelSource['decoder'];

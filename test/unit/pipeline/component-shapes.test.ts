@@ -12,8 +12,8 @@ import {
   transformerParameters,
   transformerShape,
   vaeParameters,
-} from '../../../src/pipeline/component-shapes.js';
-import { countParameters, readWeightSummary } from '../../../src/pipeline/weight-headers.js';
+} from '../../../src/model/component-shapes.js';
+import { countParameters, readWeightSummary } from '../../../src/model/weight-headers.js';
 import { FLUX_1_DEV, FLUX_TINY } from '../../../src/sampler/index.js';
 import { fixturePath } from '../../support/safetensors.js';
 

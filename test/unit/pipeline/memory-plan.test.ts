@@ -10,7 +10,7 @@ import {
   t5Parameters,
   transformerParameters,
   vaeParameters,
-} from '../../../src/pipeline/component-shapes.js';
+} from '../../../src/model/component-shapes.js';
 import {
   checkMemory,
   decodeBytes,
@@ -21,10 +21,10 @@ import {
   RUNTIME_BYTES,
   t5TransientBytes,
   transformerTransientBytes,
-} from '../../../src/pipeline/memory-plan.js';
-import { BUNDLED_MODEL } from '../../../src/pipeline/model-directory.js';
-import type { ModelSource } from '../../../src/pipeline/model-source.js';
-import type { HeaderTensor, WeightSummary } from '../../../src/pipeline/weight-headers.js';
+} from '../../../src/model/memory-plan.js';
+import { BUNDLED_MODEL } from '../../../src/model/model-directory.js';
+import type { ModelSource } from '../../../src/model/model-source.js';
+import type { HeaderTensor, WeightSummary } from '../../../src/model/weight-headers.js';
 import { FLUX_1_DEV } from '../../../src/sampler/index.js';
 
 const TRANSFORMER = 11_901_408_320;

@@ -9,7 +9,7 @@ import {
   parseModelIndex,
   pixelsPerToken,
   readModelDirectory,
-} from '../../../src/pipeline/model-directory.js';
+} from '../../../src/model/model-directory.js';
 
 const text = await readFile(join(BUNDLED_MODEL, 'model_index.json'), 'utf8');
 

@@ -5,8 +5,8 @@ import { join } from 'node:path';
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 
-import { BUNDLED_MODEL } from '../../../src/pipeline/model-directory.js';
-import { resolveModel } from '../../../src/pipeline/model-source.js';
+import { BUNDLED_MODEL } from '../../../src/model/model-directory.js';
+import { resolveModel } from '../../../src/model/model-source.js';
 import { resolveRequest } from '../../../src/pipeline/request.js';
 import { fixturePath } from '../../support/safetensors.js';
 import { writeTinySnapshot } from '../../support/tiny-snapshot.js';

@@ -1,0 +1,496 @@
+#include "models/autoencoder/autoencoder.h"
+
+#include <ATen/ops/addcmul.h>
+#include <ATen/ops/conv2d.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "base/parallel.h"
+#include "layers/activation.h"
+#include "models/autoencoder/tiling.h"
+#include "runtime/device.h"
+
+namespace jitflux {
+
+namespace {
+
+// Input of one call of a convolution: large enough to be efficient, also on an accelerator (130,000
+// pixels of 128 channels), small against a feature map.
+constexpr int64_t kStripBytes = int64_t{32} << 20;
+constexpr int64_t kMinStripRows = 8;
+
+constexpr int64_t kTile = 64;     // of Tiling::kAlways, in latent cells
+constexpr int64_t kMinTile = 32;  // smaller tiles see too little to be normalised well
+
+// y = x * scale + shift per channel: a group norm whose statistics are known.
+struct Affine {
+  at::Tensor scale;  // [channels] float32
+  at::Tensor shift;
+};
+
+// A feature map [rows, columns, channels]: each row contiguous, rows possibly apart. `spare` is a
+// map of the same shape that nobody needs any more, or undefined.
+struct Map {
+  at::Tensor data;
+  at::Tensor spare;
+
+  int64_t rows() const { return data.size(0); }
+  int64_t columns() const { return data.size(1); }
+  int64_t channels() const { return data.size(2); }
+};
+
+at::Tensor rows_of(const at::Tensor& map, int64_t begin, int64_t end) {
+  return map.narrow(0, begin, end - begin);
+}
+
+template <typename T>
+Affine group_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                  int64_t groups, double eps) {
+  const int64_t rows = x.size(0);
+  const int64_t columns = x.size(1);
+  const int64_t channels = x.size(2);
+  // A fixed number of partial sums, so that the result does not depend on the number of threads.
+  const int64_t parts = std::min<int64_t>(rows, 64);
+  std::vector<double> sums(static_cast<size_t>(parts * channels * 2));
+  const auto* from = const_data<T>(x);
+  at::parallel_for(0, parts, 1, [&](int64_t part_begin, int64_t part_end) {
+    std::vector<float> mean(static_cast<size_t>(channels));
+    std::vector<float> square(static_cast<size_t>(channels));
+    for (int64_t part = part_begin; part < part_end; ++part) {
+      double* sum = sums.data() + part * channels * 2;
+      double* square_sum = sum + channels;
+      for (int64_t row = rows * part / parts; row < rows * (part + 1) / parts; ++row) {
+        row_kernels<T>().column_moments(from + row * x.stride(0), columns, channels, mean.data(),
+                                        square.data());
+        for (int64_t c = 0; c < channels; ++c) {
+          const double m = mean[c];
+          sum[c] += m * static_cast<double>(columns);
+          square_sum[c] += square[c] + m * m * static_cast<double>(columns);
+        }
+      }
+    }
+  });
+  Affine affine{at::empty({channels}, at::kFloat), at::empty({channels}, at::kFloat)};
+  float* scale = affine.scale.mutable_data_ptr<float>();
+  float* shift = affine.shift.mutable_data_ptr<float>();
+  const float* gain = weight.const_data_ptr<float>();
+  const float* offset = bias.const_data_ptr<float>();
+  const int64_t width = channels / groups;
+  const double count = static_cast<double>(rows * columns * width);
+  for (int64_t group = 0; group < groups; ++group) {
+    double sum = 0.0;
+    double square_sum = 0.0;
+    for (int64_t part = 0; part < parts; ++part) {
+      const double* of = sums.data() + part * channels * 2 + group * width;
+      for (int64_t c = 0; c < width; ++c) {
+        sum += of[c];
+        square_sum += of[channels + c];
+      }
+    }
+    const double mean = sum / count;
+    const double variance = std::max(0.0, square_sum / count - mean * mean);
+    const double inverse = 1.0 / std::sqrt(variance + eps);
+    for (int64_t c = group * width; c < (group + 1) * width; ++c) {
+      scale[c] = static_cast<float>(gain[c] * inverse);
+      shift[c] = static_cast<float>(offset[c] - mean * gain[c] * inverse);
+    }
+  }
+  return affine;
+}
+
+// The same on an accelerator.
+Affine device_group_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                         int64_t groups, double eps) {
+  const auto& kernels = *current_kernels();
+  const int64_t rows = x.size(0);
+  const int64_t columns = x.size(1);
+  const int64_t channels = x.size(2);
+  const at::TensorOptions options = options_here(at::kFloat);
+  Affine affine{at::empty({channels}, options), at::empty({channels}, options)};
+  const at::Tensor scratch = at::empty({kernels.group_norm_scratch_bytes(rows, columns, channels)},
+                                       options.dtype(at::kByte));
+  kernels.group_norm(element_of(x.scalar_type()), x.const_data_ptr(), x.stride(0), rows, columns,
+                     channels, groups, weight.const_data_ptr<float>(), bias.const_data_ptr<float>(),
+                     static_cast<float>(eps), affine.scale.mutable_data_ptr<float>(),
+                     affine.shift.mutable_data_ptr<float>(), scratch.mutable_data_ptr(),
+                     current_session()->stream());
+  return affine;
+}
+
+// dst = silu(affine(src)) for maps of equal shape.
+template <typename T>
+void normed_silu(const at::Tensor& src, const Affine& affine, const at::Tensor& dst) {
+  const int64_t columns = src.size(1);
+  const int64_t channels = src.size(2);
+  const auto* from = const_data<T>(src);
+  auto* to = data<T>(dst);
+  const float* scale = affine.scale.const_data_ptr<float>();
+  const float* shift = affine.shift.const_data_ptr<float>();
+  parallel_rows(src.size(0), columns * channels, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      row_kernels<T>().scale_shift_silu(from + row * src.stride(0), scale, shift,
+                                        to + row * dst.stride(0), columns, channels);
+    }
+  });
+}
+
+}  // namespace
+
+// One pass through encoder or decoder.
+class Autoencoder::Run {
+ public:
+  Run(const Autoencoder& model, const Job& job, uint64_t done, uint64_t total)
+      : config_(model.config_), dtype_(model.dtype_), job_(job), done_(done), total_(total) {}
+
+  // z: [h, w, latent channels] -> out: [picture channels, h*f, w*f] float32.
+  void decode(const Network& network, const at::Tensor& z, const at::Tensor& out) {
+    Map map = enter(network, z);
+    middle(network, map);
+    for (const Level& level : network.levels) {
+      for (const ResidualBlock& block : level.blocks) residual(block, map);
+      if (level.resample) upsample(*level.resample, map);
+    }
+    leave(network, map, out);
+  }
+
+  // x: [H, W, picture channels] -> out: [2 * latent channels, H/f, W/f] float32.
+  void encode(const Network& network, const at::Tensor& x, const at::Tensor& out) {
+    Map map = enter(network, x);
+    for (const Level& level : network.levels) {
+      for (const ResidualBlock& block : level.blocks) residual(block, map);
+      if (level.resample) downsample(*level.resample, map);
+    }
+    middle(network, map);
+    leave(network, map, out);
+  }
+
+ private:
+  void advance(const char* what) {
+    job_.checkpoint();
+    ++done_;
+    if (job_.progress) job_.progress(done_, total_, what);
+  }
+
+  at::Tensor new_map(int64_t rows, int64_t columns, int64_t channels) const {
+    return at::empty({rows, columns, channels}, options_here(dtype_));
+  }
+
+  Affine norm(const at::Tensor& x, const Norm& norm) const {
+    const auto groups = config_.norm_groups;
+    if (current_session() != nullptr) {
+      return device_group_norm(x, norm.weight, norm.bias, groups, config_.eps);
+    }
+    return dtype_ == at::kBFloat16
+               ? group_norm<at::BFloat16>(x, norm.weight, norm.bias, groups, config_.eps)
+               : group_norm<float>(x, norm.weight, norm.bias, groups, config_.eps);
+  }
+
+  // fill(begin, end, strip) writes rows [begin, end) of a convolution's input into the strip.
+  auto normed(const at::Tensor& x, Affine affine) const {
+    return
+        [this, x, affine = std::move(affine)](int64_t begin, int64_t end, const at::Tensor& strip) {
+          if (const auto* device = current_kernels()) {
+            device->scale_shift_silu(element_of(dtype_), rows_of(x, begin, end).const_data_ptr(),
+                                     x.stride(0), affine.scale.const_data_ptr<float>(),
+                                     affine.shift.const_data_ptr<float>(), strip.mutable_data_ptr(),
+                                     strip.stride(0), end - begin, x.size(1), x.size(2),
+                                     current_session()->stream());
+          } else if (dtype_ == at::kBFloat16) {
+            normed_silu<at::BFloat16>(rows_of(x, begin, end), affine, strip);
+          } else {
+            normed_silu<float>(rows_of(x, begin, end), affine, strip);
+          }
+        };
+  }
+
+  // A 3x3 convolution over strips of rows: stride 1 with zeros around the map, or stride 2 with
+  // zeros below and to the right. The input is rows x columns, given by fill; sink(begin, end,
+  // strip) takes the output. Rows of the input that were filled are not asked for again, so that
+  // the sink may overwrite what they were made from.
+  template <typename Fill, typename Sink>
+  void convolve(const Conv& conv, int64_t rows, int64_t columns, int64_t stride, const Fill& fill,
+                const Sink& sink) const {
+    const int64_t channels = conv.weight.size(1);
+    const int64_t pad = stride == 1 ? 1 : 0;
+    const int64_t padded_columns = stride == 1 ? columns : columns + 1;
+    const std::array<int64_t, 2> strides = {stride, stride};
+    const std::array<int64_t, 2> padding = {0, pad};
+    const int64_t carry = 3 - stride;  // input rows that neighbouring strips share
+    const bool widens =
+        dtype_ == at::kBFloat16 && current_session() == nullptr && !multiplies_bfloat16();
+    const at::Tensor weight = widens ? conv.weight.to(at::kFloat) : conv.weight;
+    const at::Tensor bias = widens ? conv.bias.to(at::kFloat) : conv.bias;
+    const int64_t out_rows = rows / stride;
+    const int64_t row_bytes =
+        stride * padded_columns * channels * static_cast<int64_t>(c10::elementSize(dtype_));
+    const int64_t strip = std::min(out_rows, std::max(kMinStripRows, kStripBytes / row_bytes));
+    const at::Tensor scratch = new_map(strip * stride + carry, padded_columns, channels);
+    if (padded_columns > columns) scratch.narrow(1, columns, 1).zero_();
+    for (int64_t begin = 0; begin < out_rows; begin += strip) {
+      job_.checkpoint();
+      const int64_t end = std::min(begin + strip, out_rows);
+      const int64_t first = begin * stride - pad;  // input row in scratch row 0
+      const int64_t last = (end - 1) * stride - pad + 3;
+      int64_t next = begin == 0 ? first : first + carry;
+      if (next < 0) {
+        scratch[0].zero_();
+        next = 0;
+      }
+      const int64_t inside = std::min(last, rows);
+      if (inside > next) {
+        fill(next, inside, rows_of(scratch, next - first, inside - first).narrow(1, 0, columns));
+      }
+      if (last > rows) rows_of(scratch, rows - first, last - first).zero_();
+      const at::Tensor input = rows_of(scratch, 0, last - first)
+                                   .view({1, last - first, padded_columns, channels})
+                                   .permute({0, 3, 1, 2});
+      const at::Tensor output =
+          at::conv2d(widens ? input.to(at::kFloat) : input, weight, bias, strides, padding);
+      sink(begin, end, (widens ? output.to(dtype_) : output).permute({0, 2, 3, 1})[0]);
+      if (end < out_rows) {
+        rows_of(scratch, 0, carry).copy_(rows_of(scratch, strip * stride, strip * stride + carry));
+      }
+    }
+  }
+
+  Map enter(const Network& network, const at::Tensor& x) {
+    Map map{new_map(x.size(0), x.size(1), network.in.weight.size(0)), {}};
+    convolve(
+        network.in, x.size(0), x.size(1), 1,
+        [&](int64_t begin, int64_t end, const at::Tensor& strip) {
+          strip.copy_(rows_of(x, begin, end));
+        },
+        [&](int64_t begin, int64_t end, const at::Tensor& strip) {
+          rows_of(map.data, begin, end).copy_(strip);
+        });
+    advance("input");
+    return map;
+  }
+
+  void leave(const Network& network, const Map& map, const at::Tensor& out) {
+    convolve(network.out, map.rows(), map.columns(), 1,
+             normed(map.data, norm(map.data, network.norm_out)),
+             [&](int64_t begin, int64_t end, const at::Tensor& strip) {
+               out.narrow(1, begin, end - begin).copy_(strip.permute({2, 0, 1}));
+             });
+    advance("output");
+  }
+
+  void residual(const ResidualBlock& block, Map& map) {
+    const at::Tensor x = map.data;
+    const int64_t rows = map.rows();
+    const int64_t columns = map.columns();
+    const int64_t channels = map.channels();
+    const int64_t width = block.conv1.weight.size(0);
+    at::Tensor sum, hidden;
+    if (!block.shortcut) {
+      sum = x;
+      hidden = map.spare.defined() ? map.spare : new_map(rows, columns, width);
+    } else if (2 * width <= channels) {
+      // Both results of a row fit where the row was.
+      const auto part = [&](int64_t offset) {
+        return x.as_strided({rows, columns, width}, {x.stride(0), width, 1},
+                            x.storage_offset() + offset);
+      };
+      sum = part(0);
+      hidden = part(columns * width);
+    } else {
+      sum = new_map(rows, columns, width);
+      hidden = new_map(rows, columns, width);
+    }
+    map.spare.reset();
+    convolve(block.conv1, rows, columns, 1, normed(x, norm(x, block.norm1)),
+             [&](int64_t begin, int64_t end, const at::Tensor& strip) {
+               at::Tensor skip;
+               if (block.shortcut) {
+                 skip = (*block.shortcut)(rows_of(x, begin, end).reshape({-1, channels}));
+               }
+               rows_of(hidden, begin, end).copy_(strip);
+               if (block.shortcut) rows_of(sum, begin, end).copy_(skip.view(strip.sizes()));
+             });
+    convolve(block.conv2, rows, columns, 1, normed(hidden, norm(hidden, block.norm2)),
+             [&](int64_t begin, int64_t end, const at::Tensor& strip) {
+               rows_of(sum, begin, end).add_(strip);
+             });
+    map = {sum, hidden};
+    advance("residual block");
+  }
+
+  void attention(const Attention& block, Map& map) {
+    const int64_t tokens = map.rows() * map.columns();
+    const int64_t channels = map.channels();
+    map = {map.data.contiguous(), {}};
+    const Affine affine = norm(map.data, block.norm);
+    const at::Tensor x = map.data.view({tokens, channels});
+    const at::Tensor h = at::addcmul(affine.shift, x, affine.scale).to(dtype_);
+    const auto head = [&](const at::Tensor& t) { return t.view({1, 1, tokens, channels}); };
+    const at::Tensor attended =
+        at::scaled_dot_product_attention(head(block.q(h)), head(block.k(h)), head(block.v(h)));
+    x.add_(block.out(attended.reshape({tokens, channels})));
+    advance("attention");
+  }
+
+  void middle(const Network& network, Map& map) {
+    residual(network.middle1, map);
+    attention(network.attention, map);
+    residual(network.middle2, map);
+  }
+
+  // Nearest neighbours, twice in each direction, then the convolution.
+  void upsample(const Conv& conv, Map& map) {
+    const at::Tensor x = map.data;
+    const int64_t columns = map.columns();
+    const int64_t channels = map.channels();
+    map.spare.reset();
+    map.data = new_map(2 * x.size(0), 2 * columns, conv.weight.size(0));
+    convolve(
+        conv, 2 * x.size(0), 2 * columns, 1,
+        [&](int64_t begin, int64_t end, const at::Tensor& strip) {
+          for (int64_t row = begin; row < end; ++row) {
+            strip[row - begin]
+                .view({columns, 2, channels})
+                .copy_(x[row / 2].unsqueeze(1).expand({columns, 2, channels}));
+          }
+        },
+        [&](int64_t begin, int64_t end, const at::Tensor& strip) {
+          rows_of(map.data, begin, end).copy_(strip);
+        });
+    advance("upsampling");
+  }
+
+  void downsample(const Conv& conv, Map& map) {
+    const at::Tensor x = map.data;
+    map.spare.reset();
+    map.data = new_map(x.size(0) / 2, x.size(1) / 2, conv.weight.size(0));
+    convolve(
+        conv, x.size(0), x.size(1), 2,
+        [&](int64_t begin, int64_t end, const at::Tensor& strip) {
+          strip.copy_(rows_of(x, begin, end));
+        },
+        [&](int64_t begin, int64_t end, const at::Tensor& strip) {
+          rows_of(map.data, begin, end).copy_(strip);
+        });
+    advance("downsampling");
+  }
+
+  const AutoencoderConfig& config_;
+  at::ScalarType dtype_;
+  const Job& job_;
+  uint64_t done_;
+  uint64_t total_;
+};
+
+int64_t Autoencoder::decode_bytes(int64_t h, int64_t w) const {
+  const auto element = static_cast<int64_t>(c10::elementSize(dtype_));
+  int64_t area = h * w;
+  int64_t width = config_.channels.back();
+  // The attention holds its input, the normed input, q, k, v, the result and its projection.
+  int64_t values = 7 * area * width;
+  int64_t held = 2 * width;  // channels of the map and its spare
+  int64_t own = width;       // channels of the buffer that the map lies in
+  for (size_t i = config_.channels.size(); i-- > 0;) {
+    const int64_t out = config_.channels[i];
+    if (out != width) {
+      const bool in_place = 2 * out <= width;
+      values = std::max(values, area * (in_place ? own : own + 2 * out));
+      held = in_place ? own : 2 * out;
+      own = in_place ? own : out;
+    } else {
+      held = std::max(held, 2 * out);
+    }
+    width = out;
+    values = std::max(values, area * held);
+    if (i > 0) {
+      values = std::max(values, area * (own + 4 * out));
+      area *= 4;
+      held = own = out;
+    }
+  }
+  // A strip, what the convolution makes of it, the convolution's own scratch (more in bfloat16),
+  // and slack for what LibTorch touches for the first time.
+  const int64_t row = (w << (config_.channels.size() - 1)) * config_.channels.front() * 2 * element;
+  return values * element + 6 * std::max(kStripBytes, kMinStripRows * row);
+}
+
+at::Tensor Autoencoder::decode(const at::Tensor& latents, const Tiling& tiling,
+                               const Job& job) const {
+  const int64_t images = latents.size(0);
+  const int64_t h = latents.size(2);
+  const int64_t w = latents.size(3);
+  const int64_t factor = config_.spatial_factor();
+
+  TileAxis rows = TileAxis::whole(h);
+  TileAxis columns = TileAxis::whole(w);
+  if (tiling.mode == Tiling::kFixed) {
+    // As diffusers: a picture that is one tile at most is not tiled.
+    if (h > tiling.tile || w > tiling.tile) {
+      rows = TileAxis::fixed(h, tiling.tile, tiling.overlap);
+      columns = TileAxis::fixed(w, tiling.tile, tiling.overlap);
+    }
+  } else if (tiling.mode == Tiling::kAlways ||
+             (tiling.mode == Tiling::kAuto && decode_bytes(h, w) > tiling.budget_bytes)) {
+    int64_t tile = tiling.mode == Tiling::kAlways ? kTile : (std::max(h, w) + 15) / 16 * 16;
+    while (tile > kMinTile &&
+           decode_bytes(std::min(tile, h), std::min(tile, w)) > tiling.budget_bytes) {
+      tile -= 16;
+    }
+    tile = std::max(tile, kMinTile);
+    rows = TileAxis::balanced(h, tile, tile / 4);
+    columns = TileAxis::balanced(w, tile, tile / 4);
+  }
+
+  const at::TensorOptions options = options_here(at::kFloat);
+  at::Tensor out = at::empty({images, config_.picture_channels, h * factor, w * factor}, options);
+  const uint64_t blocks = decoder_.blocks();
+  const uint64_t total =
+      blocks * rows.starts.size() * columns.starts.size() * static_cast<uint64_t>(images);
+  uint64_t done = 0;
+  for (int64_t image = 0; image < images; ++image) {
+    at::Tensor z = latents[image].permute({1, 2, 0}).to(current_device(), dtype_);
+    if (post_quant_) z = (*post_quant_)(z);
+    TileCanvas canvas(out[image], rows, columns, factor);
+    for (size_t i = 0; i < rows.starts.size(); ++i) {
+      for (size_t j = 0; j < columns.starts.size(); ++j) {
+        const at::Tensor part = z.narrow(0, rows.starts[i], rows.extent(i))
+                                    .narrow(1, columns.starts[j], columns.extent(j));
+        at::Tensor tile = at::empty(
+            {config_.picture_channels, part.size(0) * factor, part.size(1) * factor}, options);
+        Run(*this, job, done, total).decode(decoder_, part, tile);
+        done += blocks;
+        canvas.add(std::move(tile));
+      }
+    }
+  }
+  return out;
+}
+
+Autoencoder::Moments Autoencoder::encode(const at::Tensor& pictures, const Job& job) const {
+  const int64_t images = pictures.size(0);
+  const int64_t factor = config_.spatial_factor();
+  const int64_t latent = config_.latent_channels;
+  at::Tensor moments =
+      at::empty({images, 2 * latent, pictures.size(2) / factor, pictures.size(3) / factor},
+                options_here(at::kFloat));
+  const uint64_t blocks = encoder_->blocks();
+  for (int64_t image = 0; image < images; ++image) {
+    const at::Tensor x = pictures[image].permute({1, 2, 0}).to(current_device(), dtype_);
+    Run(*this, job, blocks * static_cast<uint64_t>(image), blocks * static_cast<uint64_t>(images))
+        .encode(*encoder_, x, moments[image]);
+  }
+  if (quant_) {
+    moments = (*quant_)(moments.permute({0, 2, 3, 1}).to(dtype_))
+                  .to(at::kFloat)
+                  .permute({0, 3, 1, 2})
+                  .contiguous();
+  }
+  Moments result;
+  result.mean = moments.narrow(1, 0, latent).contiguous();
+  result.logvar = moments.narrow(1, latent, latent).clamp(-30.0, 20.0);
+  return result;
+}
+
+}  // namespace jitflux

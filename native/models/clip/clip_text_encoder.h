@@ -1,0 +1,74 @@
+// CLIP's text encoder as FLUX uses it (transformers' CLIPTextModel): pre-norm layers, causal
+// attention, no padding mask, quick-GELU; the pooled vector is the final state at the end of text.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <vector>
+
+#include "base/job.h"
+#include "layers/linear.h"
+#include "weights/weight_file.h"
+
+namespace jitflux {
+
+struct ClipConfig {
+  int64_t vocabulary = 0;
+  int64_t positions = 0;  // longest text, 77
+  int64_t width = 0;
+  int64_t mlp = 0;
+  int64_t layers = 0;
+  int64_t heads = 0;
+  double eps = 1e-5;
+  // Token at which the pooled vector is taken. 2 means "the largest id", as in transformers: old
+  // configurations, those of FLUX among them, carry it by mistake.
+  int64_t end_of_text = 2;
+};
+
+struct ClipOptions {
+  at::ScalarType dtype = at::kFloat;  // kFloat or kBFloat16: weights and matrix products
+  int64_t heads = 0;                  // 0: heads of 64, as in every published CLIP
+  double eps = 1e-5;
+  int64_t end_of_text = 2;
+};
+
+class ClipTextEncoder {
+ public:
+  // Hugging Face names, below any prefix, with or without "text_model.". Throws kWeightsMismatch.
+  static std::shared_ptr<ClipTextEncoder> load(std::shared_ptr<const WeightFile> file,
+                                               const ClipOptions& options, const Job& job);
+
+  struct Encoded {
+    at::Tensor pooled;  // [B, width] float32
+    at::Tensor hidden;  // [B, T, width] float32, after the final norm
+  };
+
+  const ClipConfig& config() const { return config_; }
+
+  // ids: [B, T] int64, T <= positions, every id in [0, vocabulary); the caller checks.
+  Encoded encode(const at::Tensor& ids, const Job& job) const;
+
+ private:
+  struct Norm {
+    at::Tensor weight;  // float32
+    at::Tensor bias;
+  };
+  struct Layer {
+    Norm norm1;
+    Linear q, k, v, out;
+    Norm norm2;
+    Linear mlp_in, mlp_out;
+  };
+
+  ClipTextEncoder() = default;
+
+  ClipConfig config_;
+  at::ScalarType dtype_ = at::kFloat;
+  at::Tensor tokens_;     // [vocabulary, width]
+  at::Tensor positions_;  // [positions, width] float32
+  std::vector<Layer> layers_;
+  Norm final_norm_;
+};
+
+}  // namespace jitflux

@@ -1,0 +1,167 @@
+// Loading: which parameters of the file, by diffusers name, make up which layer. Blocks read theirs
+// when they are first used (packed_linear.h).
+#include "models/flux/transformer.h"
+
+namespace jitflux {
+
+namespace {
+
+// Reads weights, or prepares to, while polling the job and reporting bytes.
+class Loader {
+ public:
+  Loader(std::shared_ptr<const FluxWeightReader> reader, WeightForm form, const Job& job)
+      : reader_(std::move(reader)), form_(form), job_(job) {
+    for (const std::string& name : reader_->parameters().names()) total_ += reader_->bytes(name);
+  }
+
+  Linear linear(const std::string& module) {
+    Linear result = reader_->linear(module);
+    advance_module(module);
+    return result;
+  }
+
+  PackedLinear packed(const std::vector<std::string>& modules) {
+    PackedLinear result{reader_, modules, form_};
+    if (form_ == WeightForm::kResident) result.prepare();
+    // Streamed ones are read once all layers are known.
+    if (form_ == WeightForm::kStreamed) return result;
+    for (const std::string& module : modules) advance_module(module);
+    return result;
+  }
+  PackedLinear packed(const std::string& module) {
+    return packed(std::vector<std::string>{module});
+  }
+
+  at::Tensor norm(const std::string& module) {
+    at::Tensor result = reader_->norm(module);
+    advance(module + ".weight");
+    return result;
+  }
+
+  void advance_module(const std::string& module) {
+    advance(module + ".weight");
+    advance(module + ".bias");
+  }
+
+  ModulationLinear modulation(const std::string& module, bool keep) {
+    ModulationLinear result{module, std::nullopt};
+    if (keep) {
+      result.resident = linear(module);
+    } else {
+      advance_module(module);
+    }
+    return result;
+  }
+
+ private:
+  void advance(const std::string& name) {
+    loaded_ += reader_->bytes(name);
+    job_.checkpoint();
+    if (job_.progress) job_.progress(loaded_, total_, name);
+  }
+
+  std::shared_ptr<const FluxWeightReader> reader_;
+  WeightForm form_;
+  const Job& job_;
+  uint64_t loaded_ = 0;
+  uint64_t total_ = 0;
+};
+
+// What the kernels take. No published model comes near.
+void check_kernel_limits(const FluxConfig& config, const TransformerOptions& options) {
+  if (current_session() != nullptr &&
+      (config.hidden() > kernels::kDeviceNormMaxWidth ||
+       config.head_dim > kernels::kDeviceMaxHeadDim || config.head_dim % 2 != 0)) {
+    throw Error(error_code::kWeightsMismatch,
+                "Expected a width of at most " + std::to_string(kernels::kDeviceNormMaxWidth) +
+                    " and heads of an even size of at most " +
+                    std::to_string(kernels::kDeviceMaxHeadDim) + " on a GPU but received " +
+                    std::to_string(config.hidden()) + " and " + std::to_string(config.head_dim));
+  }
+  if (config.in_channels > kernels::kEmbedMaxChannels) {
+    throw Error(error_code::kWeightsMismatch,
+                "Expected at most " + std::to_string(kernels::kEmbedMaxChannels) +
+                    " latent channels but received " + std::to_string(config.in_channels));
+  }
+  if (options.weights == WeightForm::kInt8 && config.head_dim > kernels::kRescaledMaxHeadDim) {
+    throw Error(error_code::kWeightsMismatch,
+                "Expected heads of at most " + std::to_string(kernels::kRescaledMaxHeadDim) +
+                    " with int8 weights but received " + std::to_string(config.head_dim));
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<FluxTransformer> FluxTransformer::load(
+    std::shared_ptr<const FluxParameters> parameters, const TransformerOptions& options,
+    const Job& job) {
+  const FluxConfig config = parameters->config();
+  check_kernel_limits(config, options);
+  const auto reader =
+      std::make_shared<const FluxWeightReader>(std::move(parameters), options.dtype);
+  const std::shared_ptr<FluxTransformer> model(new FluxTransformer(reader));
+  model->config_ = config;
+  model->options_ = options;
+  Loader from(reader, options.weights, job);
+  const bool keep = options.keep_modulation;
+
+  const auto embedder = [&](const std::string& name) {
+    const std::string module = "time_text_embed." + name;
+    return Embedder{from.linear(module + ".linear_1"), from.linear(module + ".linear_2")};
+  };
+  model->time_ = embedder("timestep_embedder");
+  if (model->config_.guidance) model->guidance_ = embedder("guidance_embedder");
+  model->pooled_ = embedder("text_embedder");
+  model->text_in_ = from.linear("context_embedder");
+  model->image_in_ = LatentEmbedder::from(from.linear("x_embedder"));
+
+  for (int64_t i = 0; i < model->config_.double_blocks; ++i) {
+    const std::string block = "transformer_blocks." + std::to_string(i) + ".";
+    const std::string attn = block + "attn.";
+    Stream image{from.modulation(block + "norm1.linear", keep),
+                 from.packed({attn + "to_q", attn + "to_k", attn + "to_v"}),
+                 from.packed(attn + "to_out.0"),
+                 from.packed(block + "ff.net.0.proj"),
+                 from.packed(block + "ff.net.2"),
+                 from.norm(attn + "norm_q"),
+                 from.norm(attn + "norm_k")};
+    Stream text{from.modulation(block + "norm1_context.linear", keep),
+                from.packed({attn + "add_q_proj", attn + "add_k_proj", attn + "add_v_proj"}),
+                from.packed(attn + "to_add_out"),
+                from.packed(block + "ff_context.net.0.proj"),
+                from.packed(block + "ff_context.net.2"),
+                from.norm(attn + "norm_added_q"),
+                from.norm(attn + "norm_added_k")};
+    model->double_blocks_.push_back({std::move(text), std::move(image)});
+  }
+  for (int64_t i = 0; i < model->config_.single_blocks; ++i) {
+    const std::string block = "single_transformer_blocks." + std::to_string(i) + ".";
+    const std::string attn = block + "attn.";
+    model->single_blocks_.push_back(
+        {from.modulation(block + "norm.linear", keep),
+         from.packed({attn + "to_q", attn + "to_k", attn + "to_v", block + "proj_mlp"}),
+         from.packed(block + "proj_out"), from.norm(attn + "norm_q"), from.norm(attn + "norm_k")});
+  }
+  model->final_modulation_ = from.modulation("norm_out.linear", keep);
+  model->final_out_ = from.linear("proj_out");
+  if (options.weights == WeightForm::kStreamed) {
+    std::vector<std::vector<PackedLinear*>> blocks;
+    for (DoubleBlock& block : model->double_blocks_) {
+      auto& layers = blocks.emplace_back();
+      for (Stream* stream : {&block.text, &block.image}) {
+        for (PackedLinear* layer :
+             {&stream->qkv, &stream->out, &stream->mlp_in, &stream->mlp_out}) {
+          layers.push_back(layer);
+        }
+      }
+    }
+    for (SingleBlock& block : model->single_blocks_) blocks.push_back({&block.in, &block.out});
+    model->streamer_ = std::make_unique<BlockStreamer>(
+        *reader, std::move(blocks),
+        [&](const std::string& module) { from.advance_module(module); });
+  }
+  reader->release_staging();
+  return model;
+}
+
+}  // namespace jitflux

@@ -1,0 +1,186 @@
+#include "models/t5/t5_encoder.h"
+
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/parallel.h"
+#include "layers/activation.h"
+#include "residency/weight_tensors.h"
+#include "runtime/device.h"
+
+namespace jitflux {
+
+int64_t t5_bucket(int64_t relative, int64_t buckets, int64_t max_distance) {
+  const int64_t half = buckets / 2;
+  const int64_t exact = half / 2;
+  const int64_t side = relative > 0 ? half : 0;
+  const int64_t distance = std::abs(relative);
+  if (distance < exact) return side + distance;
+  // In float32, as transformers computes it.
+  const float position =
+      std::log(static_cast<float>(distance) / static_cast<float>(exact)) /
+      static_cast<float>(std::log(static_cast<double>(max_distance) / static_cast<double>(exact))) *
+      static_cast<float>(half - exact);
+  return side + std::min(exact + static_cast<int64_t>(position), half - 1);
+}
+
+std::shared_ptr<T5Encoder> T5Encoder::load(std::shared_ptr<const WeightFile> file,
+                                           const T5Options& options, const Job& job) {
+  ParameterSet set = ParameterSet::locate(
+      std::move(file), "a T5 encoder",
+      {"encoder.block.0.layer.0.SelfAttention.q.weight", "encoder.final_layer_norm.weight"});
+  const std::shared_ptr<T5Encoder> model(new T5Encoder());
+  const bool shared = set.find("shared.weight") != nullptr;
+  const std::string embedding = shared ? "shared.weight" : "encoder.embed_tokens.weight";
+  const auto attention_of = [](int64_t block) {
+    return "encoder.block." + std::to_string(block) + ".layer.0.SelfAttention.";
+  };
+  const std::string bias = attention_of(0) + "relative_attention_bias.weight";
+  T5Config& config = model->config_;
+  config.vocabulary = set.size(embedding, 2, 0);
+  config.width = set.size(embedding, 2, 1);
+  config.buckets = set.size(bias, 2, 0);
+  config.heads = set.size(bias, 2, 1);
+  config.layers = set.count("encoder.block.");
+  config.mlp = set.size("encoder.block.0.layer.1.DenseReluDense.wi_0.weight", 2, 0);
+  const int64_t inner = set.size(attention_of(0) + "q.weight", 2, 0);
+  config.max_distance = options.max_distance;
+  config.eps = options.eps;
+  if (config.buckets > 0 && (config.buckets < 4 || config.buckets % 2 != 0 ||
+                             config.max_distance <= config.buckets / 4)) {
+    set.problem(std::to_string(config.buckets) + " position buckets do not go with a distance of " +
+                std::to_string(config.max_distance));
+  }
+  if (inner > 0 && config.heads > 0) {
+    config.head_dim = inner / config.heads;
+    if (inner % config.heads != 0) {
+      set.problem("queries of width " + std::to_string(inner) + " do not divide into " +
+                  std::to_string(config.heads) + " heads");
+    }
+  }
+
+  const int64_t d = config.width;
+  set.require(embedding, {config.vocabulary, d});
+  set.require(bias, {config.buckets, config.heads});
+  for (int64_t i = 0; i < config.layers; ++i) {
+    const std::string layer = "encoder.block." + std::to_string(i) + ".layer.";
+    set.require(layer + "0.layer_norm.weight", {d});
+    for (const char* name : {"q", "k", "v"}) {
+      set.require(attention_of(i) + name + ".weight", {inner, d});
+    }
+    set.require(attention_of(i) + "o.weight", {d, inner});
+    set.require(layer + "1.layer_norm.weight", {d});
+    set.require(layer + "1.DenseReluDense.wi_0.weight", {config.mlp, d});
+    set.require(layer + "1.DenseReluDense.wi_1.weight", {config.mlp, d});
+    set.require(layer + "1.DenseReluDense.wo.weight", {d, config.mlp});
+  }
+  set.require("encoder.final_layer_norm.weight", {d});
+  // The rest of a whole T5, and the second name of the embedding.
+  set.ignore("decoder.");
+  set.ignore("lm_head.");
+  if (shared) set.ignore("encoder.embed_tokens.");
+  set.check();
+
+  model->dtype_ = options.dtype;
+  WeightLoader from(set, options.dtype, job);
+  model->tokens_ = from.matrix(embedding);
+  model->bias_table_ = from.copy(bias, at::kFloat);
+  for (int64_t i = 0; i < config.layers; ++i) {
+    const std::string layer = "encoder.block." + std::to_string(i) + ".layer.";
+    const std::string mlp = layer + "1.DenseReluDense.";
+    model->blocks_.push_back(
+        {from.copy(layer + "0.layer_norm.weight", at::kFloat), from.linear(attention_of(i) + "q"),
+         from.linear(attention_of(i) + "k"), from.linear(attention_of(i) + "v"),
+         from.linear(attention_of(i) + "o"), from.copy(layer + "1.layer_norm.weight", at::kFloat),
+         from.linear(mlp + "wi_0"), from.linear(mlp + "wi_1"), from.linear(mlp + "wo")});
+  }
+  model->final_norm_ = from.copy("encoder.final_layer_norm.weight", at::kFloat);
+  return model;
+}
+
+const at::Tensor& T5Encoder::position_bias(int64_t length) {
+  if (position_bias_.defined() && position_bias_.size(2) == length) return position_bias_;
+  std::vector<int64_t> bucket(static_cast<size_t>(2 * length - 1));  // of key - query + length - 1
+  for (int64_t i = 0; i < 2 * length - 1; ++i) {
+    bucket[i] = t5_bucket(i - (length - 1), config_.buckets, config_.max_distance);
+  }
+  at::Tensor bias = at::empty({1, config_.heads, length, length}, at::kFloat);
+  const at::Tensor host_table = bias_table_.cpu();
+  const float* table = host_table.const_data_ptr<float>();
+  float* out = bias.mutable_data_ptr<float>();
+  parallel_rows(config_.heads * length, length, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t head = row / length;
+      const int64_t query = row % length;
+      for (int64_t key = 0; key < length; ++key) {
+        out[row * length + key] = table[bucket[key - query + length - 1] * config_.heads + head];
+      }
+    }
+  });
+  // An accelerator's attention wants it in the type of its inputs.
+  if (current_session() != nullptr) bias = bias.to(current_device(), dtype_);
+  position_bias_ = std::move(bias);
+  return position_bias_;
+}
+
+template <typename T>
+at::Tensor T5Encoder::run(const at::Tensor& ids, const Job& job) {
+  const int64_t images = ids.size(0);
+  const int64_t length = ids.size(1);
+  const int64_t rows = images * length;
+  const int64_t d = config_.width;
+  const at::Tensor& bias = position_bias(length);
+  const auto heads = [&](const at::Tensor& t) {
+    return t.view({images, length, config_.heads, config_.head_dim}).transpose(1, 2);
+  };
+  // The residual stream stays in float32: it outgrows what 16-bit sums keep.
+  at::Tensor x = at::embedding(tokens_, ids.view({rows}).to(current_device())).to(at::kFloat);
+  const auto normed = [&](const at::Tensor& weight, auto tag) {
+    using Out = decltype(tag);
+    constexpr at::ScalarType kType = c10::CppTypeToScalarType<Out>::value;
+    at::Tensor out = at::empty({rows, d}, options_here(kType));
+    const float* from = x.const_data_ptr<float>();
+    const float* scale = weight.const_data_ptr<float>();
+    if (const auto* device = current_kernels()) {
+      device->rms_norm(element_of(kType), from, scale, out.mutable_data_ptr(), rows, d,
+                       static_cast<float>(config_.eps), current_session()->stream());
+      return out;
+    }
+    auto* to = data<Out>(out);
+    parallel_rows(rows, 3 * d, [&](int64_t begin, int64_t end) {
+      row_kernels<Out>().rms_norm(from + begin * d, scale, to + begin * d, end - begin, d,
+                                  static_cast<float>(config_.eps));
+    });
+    return out;
+  };
+
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    job.checkpoint();
+    const Block& block = blocks_[i];
+    at::Tensor h = normed(block.norm1, T{});
+    const at::Tensor attended =
+        at::scaled_dot_product_attention(heads(block.q(h)), heads(block.k(h)), heads(block.v(h)),
+                                         bias, /*dropout_p=*/0.0, /*is_causal=*/false,
+                                         /*scale=*/1.0);
+    x.add_(block.out(attended.transpose(1, 2).reshape({rows, config_.heads * config_.head_dim})));
+    h = normed(block.norm2, T{});
+    at::Tensor gate = block.gate(h);
+    at::gelu_(gate, "tanh");
+    gate.mul_(block.up(h));
+    x.add_(block.down(gate));
+    if (job.progress) job.progress(i + 1, blocks_.size(), "block");
+  }
+  return normed(final_norm_, float{}).view({images, length, d});
+}
+
+at::Tensor T5Encoder::encode(const at::Tensor& ids, const Job& job) {
+  return dtype_ == at::kBFloat16 ? run<at::BFloat16>(ids, job) : run<float>(ids, job);
+}
+
+}  // namespace jitflux

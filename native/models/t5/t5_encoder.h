@@ -1,0 +1,77 @@
+// The encoder of T5 v1.1 (transformers' T5EncoderModel), which turns a prompt into FLUX's text
+// tokens: RMSNorm, scores that are not scaled, a relative position bias shared by all blocks, gated
+// tanh-GELU. Padding is attended, as FLUX was trained.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <vector>
+
+#include "base/job.h"
+#include "layers/linear.h"
+#include "weights/weight_file.h"
+
+namespace jitflux {
+
+struct T5Config {
+  int64_t vocabulary = 0;
+  int64_t width = 0;
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  int64_t mlp = 0;
+  int64_t layers = 0;
+  int64_t buckets = 0;
+  int64_t max_distance = 128;
+  int64_t max_tokens = 512;  // FLUX's longest prompt
+  double eps = 1e-6;
+};
+
+struct T5Options {
+  at::ScalarType dtype = at::kFloat;  // kFloat or kBFloat16: weights and matrix products
+  int64_t max_distance = 128;
+  double eps = 1e-6;
+};
+
+// Bucket of a relative position key - query, bidirectional: exact up to a quarter of the buckets,
+// logarithmic from there to max_distance.
+int64_t t5_bucket(int64_t relative, int64_t buckets, int64_t max_distance);
+
+class T5Encoder {
+ public:
+  // Hugging Face names, below any prefix; the embedding is shared.weight or
+  // encoder.embed_tokens.weight, and the decoder of a whole T5 is left alone. Throws
+  // kWeightsMismatch.
+  static std::shared_ptr<T5Encoder> load(std::shared_ptr<const WeightFile> file,
+                                         const T5Options& options, const Job& job);
+
+  const T5Config& config() const { return config_; }
+
+  // ids: [B, T] int64, T <= max_tokens, every id in [0, vocabulary); the caller checks. Returns
+  // [B, T, width] float32. Runs on the inference thread only.
+  at::Tensor encode(const at::Tensor& ids, const Job& job);
+
+ private:
+  struct Block {
+    at::Tensor norm1;  // [width] float32
+    Linear q, k, v, out;
+    at::Tensor norm2;
+    Linear gate, up, down;  // down(gelu(gate x) * up x)
+  };
+
+  T5Encoder() = default;
+  const at::Tensor& position_bias(int64_t length);
+  template <typename T>
+  at::Tensor run(const at::Tensor& ids, const Job& job);
+
+  T5Config config_;
+  at::ScalarType dtype_ = at::kFloat;
+  at::Tensor tokens_;      // [vocabulary, width]
+  at::Tensor bias_table_;  // [buckets, heads] float32
+  std::vector<Block> blocks_;
+  at::Tensor final_norm_;
+  // [1, heads, T, T] of the length used last; float32, on an accelerator of the compute type
+  at::Tensor position_bias_;
+};
+
+}  // namespace jitflux

@@ -1,0 +1,42 @@
+#include "residency/device_uploader.h"
+
+#include <algorithm>
+
+#include "residency/weight_tensors.h"
+
+namespace jitflux {
+
+namespace {
+
+constexpr int64_t kStageBytes = int64_t{32} << 20;
+
+}  // namespace
+
+DeviceUploader::DeviceUploader() : copies_(current_session()->copy_stream(/*timed=*/false)) {}
+
+void DeviceUploader::upload(const at::Tensor& target, const WeightTensor& source) {
+  const at::Tensor values = weight_view(source).contiguous().view({-1});
+  const auto element = static_cast<int64_t>(target.element_size());
+  auto* to = static_cast<std::byte*>(target.mutable_data_ptr());
+  // The target's memory may be what work still queued on the engine's stream has used before.
+  copies_->wait_for_engine();
+  const int64_t largest = kStageBytes / element;
+  for (int64_t begin = 0; begin < values.numel(); begin += largest) {
+    const int64_t count = std::min(largest, values.numel() - begin);
+    Stage& stage = stages_[next_];
+    next_ = (next_ + 1) % stages_.size();
+    if (stage.copied) {
+      copies_->wait(*stage.copied);
+    } else {
+      stage.memory = device_backend()->pinned(kStageBytes);
+    }
+    const at::Tensor staged = stage.memory.narrow(0, 0, count * element).view(target.scalar_type());
+    staged.copy_(values.narrow(0, begin, count));
+    copies_->upload(to + begin * element, staged.const_data_ptr(),
+                    static_cast<size_t>(count * element));
+    stage.copied = copies_->mark();
+    copies_->engine_waits(*stage.copied);
+  }
+}
+
+}  // namespace jitflux

@@ -1,0 +1,405 @@
+/**
+ * The type of libjit_flux_core.so's exports: written by hand, one entry per function registered in native/addon.
+ * Everything above this file speaks of tensors and models; handles appear nowhere else.
+ */
+import type { LogLevel } from '../logging.js';
+import type { BlockWeights } from './block-weights.js';
+import type { AutoencoderConfig, ClipConfig, DType, FluxConfig, T5Config } from '../types.js';
+
+declare const handle: unique symbol;
+/** A native object; opaque, type-tagged in C++. */
+export interface Handle<Kind extends string> {
+  readonly [handle]: Kind;
+}
+export type TensorHandle = Handle<'tensor'>;
+export type AbortHandle = Handle<'abort flag'>;
+export type TransformerHandle = Handle<'transformer'>;
+export type ConditioningHandle = Handle<'conditioning'>;
+export type ScriptModuleHandle = Handle<'TorchScript module'>;
+export type ClipHandle = Handle<'CLIP text encoder'>;
+export type T5Handle = Handle<'T5 encoder'>;
+export type AutoencoderHandle = Handle<'autoencoder'>;
+export type AnyHandle =
+  | TensorHandle
+  | TransformerHandle
+  | ConditioningHandle
+  | ScriptModuleHandle
+  | ClipHandle
+  | T5Handle
+  | AutoencoderHandle;
+
+/** Cancellation and progress of one asynchronous call. */
+export interface NativeJob {
+  abort?: AbortHandle;
+  progress?: (done: number, total: number, what: string) => void;
+}
+
+/** What every model takes when it is loaded. */
+export interface NativeLoadOptions {
+  /** Index of an accelerator, or -1 for the CPU. */
+  device: number;
+  /** float32, bfloat16 or, on accelerators, float16. */
+  dtype: DType;
+  /** 0: default. */
+  threads: number;
+  verify: boolean;
+}
+
+/** How a decode is cut into tiles. */
+export interface NativeTiling {
+  mode: 'never' | 'auto' | 'always' | 'fixed';
+  budgetBytes: number;
+  /** For `'fixed'`, in latent cells. */
+  tileSize?: number;
+  overlap?: number;
+}
+
+/** One tensor of a weight file. */
+export interface WeightEntry {
+  name: string;
+  dtype: string;
+  shape: number[];
+  bytes: number;
+}
+
+/** What `inspectWeights` finds in a file. */
+export interface WeightInspection {
+  format: 'torchscript' | 'safetensors';
+  /** Key layout, if the tensors are a FLUX transformer. */
+  layout?: 'diffusers' | 'original';
+  /** Common prefix of the parameters' names, possibly empty. */
+  prefix?: string;
+  config?: FluxConfig;
+  /** Why the tensors are no FLUX transformer. */
+  problem?: Error & { code: string; details?: Record<string, unknown> };
+  tensors: WeightEntry[];
+  totalBytes: number;
+}
+
+/** What {@link NativeBinding.convertWeights} did. */
+export interface WeightConversion {
+  /** Key layout of the input, if it is a FLUX transformer. */
+  layout?: 'diffusers' | 'original';
+  tensors: number;
+  /** Tensors of the input that are no part of the transformer. */
+  skippedTensors: number;
+  fileBytes: number;
+  /** Tensor data that an interrupted run had written already. */
+  resumedBytes: number;
+  /** The output was there already: see `completed`. */
+  reused: boolean;
+  /** Names this conversion: sources and options. */
+  identity: string;
+}
+
+/** What {@link EngineInfo.kernelCalls} counts. */
+export type KernelName =
+  | 'layerNormModulate'
+  | 'gatedResidual'
+  | 'gatedResidualLayerNormModulate'
+  | 'qkNormRope'
+  | 'gelu'
+  | 'gatherEmbed'
+  | 'quantizeRows'
+  | 'liftStep'
+  | 'attention'
+  | 'attentionFallback'
+  | 'deviceAttention'
+  | 'linearPlain'
+  | 'linearPacked'
+  | 'linearWidened'
+  | 'linearInt8'
+  | 'linearDevice'
+  | 'linearStreamed'
+  | 'graphLaunch'
+  | 'arenaReused'
+  | 'arenaAllocated';
+
+/** Facts about the loaded engine. */
+export interface EngineInfo {
+  version: string;
+  /** LibTorch version the core was built against. */
+  libtorch: string;
+  /** Instruction set of the kernels in use; `JIT_FLUX_ISA` forces another. */
+  isa: string;
+  supportedIsas: string[];
+  /**
+   * Calls of every fused kernel and kind of linear layer in this process: proof that the fast paths run.
+   * `attentionFallback` counts attention by LibTorch, for head sizes that our kernel does not take (on a GPU: that no fused
+   * kernel takes); `linearPlain`
+   * linear layers whose weights are multiplied as the file holds them. On a GPU the same names count its kernels, and
+   * `deviceAttention`, `linearDevice` and `linearStreamed` what LibTorch does there; of a pass that is
+   * launched as a CUDA graph, only `graphLaunch` and what lies outside of the graph. `arenaReused` and `arenaAllocated`
+   * count large intermediate tensors that found memory of an earlier pass, and that did not.
+   */
+  kernelCalls: Record<KernelName, number>;
+  /** LibTorch's own choice, for example `AVX512`. */
+  cpuCapability: string;
+  /** Default number of threads of the inference thread's OpenMP team. */
+  threads: number;
+}
+
+/** A GPU. Bytes are as of the call. */
+export interface DeviceInfo {
+  /** The device is `cuda:<index>`. */
+  index: number;
+  name: string;
+  /** For example `9.0`. */
+  computeCapability: string;
+  multiprocessors: number;
+  totalBytes: number;
+  /** Left on the device, whoever uses the rest. */
+  freeBytes: number;
+  /** In tensors of this process. */
+  allocatedBytes: number;
+  /** Held by LibTorch's allocator, tensors included. */
+  reservedBytes: number;
+  /** Most that was in tensors since the start or `resetPeakMemory`. */
+  peakAllocatedBytes: number;
+}
+
+/** Host memory that the engine holds in this process. */
+export interface NativeMemoryUse {
+  /** Behind tensors and packed weights, kept buffers included. */
+  tensorBytes: number;
+  /** Most that this was. */
+  peakTensorBytes: number;
+  /** Of `tensorBytes`: buffers kept for the next pass that nothing uses now. */
+  idleBytes: number;
+  /** Weight files that are mapped; the system decides how much of them is in memory. */
+  mappedBytes: number;
+}
+
+/** What streaming weights to a GPU took, by the GPU's clock. */
+export interface NativeTransferStatistics {
+  bytes: number;
+  copyMilliseconds: number;
+  stallMilliseconds: number;
+}
+
+export interface NativeBinding {
+  info(): EngineInfo;
+  memoryUse(): NativeMemoryUse;
+  /**
+   * Messages of this JavaScript environment's work up to `level` go to the handler, on a later turn of the event loop. What
+   * it throws is ignored. LibTorch's warnings are of level `'warn'`.
+   */
+  setLogHandler(handler: ((level: LogLevel, message: string) => void) | undefined, level: LogLevel): void;
+
+  /** Opens libjit_flux_cuda.so; once per process. */
+  openDeviceLibrary(path: string): void;
+  deviceCount(): number;
+  /** Why an opened library has no devices. */
+  deviceUnavailableReason(): string | undefined;
+  deviceInfo(device: number, job?: NativeJob): Promise<DeviceInfo>;
+  resetPeakMemory(device: number): void;
+
+  tensorFrom(
+    data: Float32Array | Int32Array | BigInt64Array,
+    shape: number[],
+    dtype: DType,
+    device: number,
+  ): TensorHandle;
+  /** One seed: one draw. One seed per image: each image is a draw of its own. */
+  tensorRandn(shape: number[], seeds: bigint[], dtype: DType, device: number): TensorHandle;
+  tensorTo(tensor: TensorHandle, device: number, job?: NativeJob): Promise<TensorHandle>;
+  tensorInfo(tensor: TensorHandle): { shape: number[]; dtype: DType; device: string };
+  tensorClone(tensor: TensorHandle): TensorHandle;
+  tensorRead(tensor: TensorHandle, job?: NativeJob): Promise<Float32Array>;
+  release(handle: AnyHandle): void;
+  createAbortFlag(): AbortHandle;
+  raiseAbortFlag(flag: AbortHandle): void;
+
+  gather(
+    latents: TensorHandle,
+    anchors: Int32Array,
+    perImage: boolean,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  lift(
+    velocity: TensorHandle,
+    anchors: Int32Array,
+    rows: number,
+    cols: number,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  importance(velocity: TensorHandle, rows: number, cols: number, job?: NativeJob): Promise<Float32Array>;
+  /** The `count` most important tokens that are no anchors, per image. */
+  selectTokens(
+    velocity: TensorHandle,
+    anchors: Int32Array,
+    perImage: boolean,
+    count: number,
+    rows: number,
+    cols: number,
+    job?: NativeJob,
+  ): Promise<Int32Array>;
+  predictClean(
+    latents: TensorHandle,
+    velocity: TensorHandle,
+    sigma: number,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  /** Blends towards the target once per weight. */
+  microFlow(
+    latents: TensorHandle,
+    newTokens: Int32Array,
+    target: TensorHandle,
+    weights: Float64Array,
+    job?: NativeJob,
+  ): Promise<void>;
+  microFlowTarget(
+    clean: TensorHandle,
+    noise: TensorHandle,
+    anchors: Int32Array,
+    newTokens: Int32Array,
+    sigma: number,
+    rows: number,
+    cols: number,
+    perImage: boolean,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  step(
+    latents: TensorHandle,
+    velocity: TensorHandle,
+    anchors: Int32Array | undefined,
+    rows: number,
+    cols: number,
+    dSigma: number,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+
+  unpack(
+    tokens: TensorHandle,
+    rows: number,
+    cols: number,
+    scale: number,
+    shift: number,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  pack(latents: TensorHandle, job?: NativeJob): Promise<TensorHandle>;
+  toImage(pictures: TensorHandle, job?: NativeJob): Promise<Uint8Array>;
+  /** The images (first dimension) of all tensors, those of `tensors[i]` `repeats[i]` times each. */
+  stackImages(tensors: TensorHandle[], repeats: Int32Array, job?: NativeJob): Promise<TensorHandle>;
+  /** Some images of a tensor, in the same memory. */
+  imagesOf(tensor: TensorHandle, first: number, count: number): TensorHandle;
+
+  loadTransformer(
+    path: string,
+    options: NativeLoadOptions & {
+      weights: BlockWeights;
+      graphs: boolean;
+      roundTime: boolean;
+      keepModulation: boolean;
+      ropeAxes?: number[] | undefined;
+    },
+    job?: NativeJob,
+  ): Promise<{ handle: TransformerHandle; config: FluxConfig }>;
+  condition(
+    transformer: TransformerHandle,
+    prompt: TensorHandle,
+    pooled: TensorHandle,
+    guidance: Float64Array,
+    sigmas: Float64Array,
+    job?: NativeJob,
+  ): Promise<ConditioningHandle>;
+  forward(
+    transformer: TransformerHandle,
+    conditioning: ConditioningHandle,
+    latents: TensorHandle,
+    /** The latents are the whole grid's, of which the anchors are taken; else the anchors' own. */
+    gather: boolean,
+    anchors: Int32Array | undefined,
+    /** With `gather`: `anchors` holds one list per image. */
+    perImage: boolean,
+    rows: number,
+    cols: number,
+    /** One step for all images, or one per image. */
+    steps: Int32Array,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  /** `forward`, lift and Euler update of the latents in one call; resolves to the full velocity. */
+  advance(
+    transformer: TransformerHandle,
+    conditioning: ConditioningHandle,
+    latents: TensorHandle,
+    gather: true,
+    anchors: Int32Array | undefined,
+    perImage: boolean,
+    rows: number,
+    cols: number,
+    steps: Int32Array,
+    dSigma: number,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+
+  /** Since the last call; undefined unless the weights are streamed. */
+  transferStatistics(
+    transformer: TransformerHandle,
+    job?: NativeJob,
+  ): Promise<NativeTransferStatistics | undefined>;
+
+  loadClipTextEncoder(
+    path: string,
+    /** `heads` 0: heads of 64. */
+    options: NativeLoadOptions & { heads: number; eps: number; eosTokenId: number },
+    job?: NativeJob,
+  ): Promise<{ handle: ClipHandle; config: ClipConfig }>;
+  encodeClip(
+    encoder: ClipHandle,
+    ids: TensorHandle,
+    job?: NativeJob,
+  ): Promise<{ pooled: TensorHandle; hidden: TensorHandle }>;
+
+  loadT5Encoder(
+    path: string,
+    options: NativeLoadOptions & { maxDistance: number; eps: number },
+    job?: NativeJob,
+  ): Promise<{ handle: T5Handle; config: T5Config }>;
+  encodeT5(encoder: T5Handle, ids: TensorHandle, job?: NativeJob): Promise<TensorHandle>;
+
+  loadAutoencoder(
+    path: string,
+    options: NativeLoadOptions & { normGroups: number; eps: number },
+    job?: NativeJob,
+  ): Promise<{
+    handle: AutoencoderHandle;
+    config: Omit<AutoencoderConfig, 'scalingFactor' | 'shiftFactor'>;
+  }>;
+  decodeLatents(
+    autoencoder: AutoencoderHandle,
+    latents: TensorHandle,
+    tiling: NativeTiling,
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  encodePictures(
+    autoencoder: AutoencoderHandle,
+    pictures: TensorHandle,
+    job?: NativeJob,
+  ): Promise<{ mean: TensorHandle; logvar: TensorHandle }>;
+  decodeBytes(autoencoder: AutoencoderHandle, h: number, w: number): number;
+
+  loadScriptModule(bytes: Uint8Array, name: string, job?: NativeJob): Promise<ScriptModuleHandle>;
+  runScriptModule(
+    module: ScriptModuleHandle,
+    inputs: TensorHandle[],
+    job?: NativeJob,
+  ): Promise<TensorHandle[]>;
+
+  inspectWeights(path: string, verify: boolean, job?: NativeJob): Promise<WeightInspection>;
+  /** Progress counts bytes of tensor data. */
+  convertWeights(
+    input: string,
+    output: string,
+    options: {
+      format: 'torchscript' | 'safetensors';
+      dtype: 'keep' | 'float32' | 'bfloat16' | 'float16';
+      resume: boolean;
+      verify: boolean;
+      /** Identity of an earlier conversion to the same output; not repeated if nothing has changed. */
+      completed: string;
+      ropeAxes?: number[] | undefined;
+    },
+    job?: NativeJob,
+  ): Promise<WeightConversion>;
+}

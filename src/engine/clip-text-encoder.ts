@@ -1,0 +1,85 @@
+import { z } from 'zod';
+import type { ClipHandle } from './binding.js';
+import { runNative } from './call.js';
+import type { ClipConfig, LoadOptions } from '../types.js';
+import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
+import { Tensor } from './tensor.js';
+import { NativeModel } from './native-model.js';
+
+const textConfig = z.object({
+  num_attention_heads: z.int().positive().optional(),
+  layer_norm_eps: z.number().positive().default(1e-5),
+  eos_token_id: z.int().nonnegative().default(2),
+  hidden_act: z.literal('quick_gelu').default('quick_gelu'),
+});
+/** The text model's own config.json, or that of a whole CLIP. */
+const clipConfig = z.preprocess(
+  (json) => (json as { text_config?: unknown } | null)?.text_config ?? json,
+  textConfig,
+);
+
+/**
+ * CLIP's text encoder (transformers' `CLIPTextModel`), which gives FLUX its pooled prompt. Causal attention and no
+ * padding mask, as FLUX runs it; no projection.
+ */
+export class ClipTextEncoder extends NativeModel<ClipHandle> {
+  /** Inferred from the tensors; heads and end of text from config.json. */
+  readonly config: Readonly<ClipConfig>;
+
+  private constructor(handle: ClipHandle, config: ClipConfig) {
+    super(handle, 'CLIP text encoder');
+    this.config = Object.freeze(config);
+  }
+
+  /**
+   * Loads a weight file, a safetensors index, or a directory that holds one of them (`text_encoder/` of a FLUX
+   * snapshot). Hugging Face names, with or without `text_model.` or another prefix; code in archives is never run.
+   *
+   * Shapes do not tell the number of heads, the norms' epsilon and the id that ends a text: they come from a
+   * `config.json` (or `<name>.config.json`) beside the weights, or are those of CLIP-L (heads of 64, 1e-5, and 2, which
+   * means "the largest id").
+   *
+   * Matrices that the file holds in the compute type stay in its mapping: replace the file by renaming only.
+   *
+   * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE,
+   *   ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH (all missing, unexpected, misshaped and mistyped names),
+   *   ERR_JITFLUX_INVALID_MODEL (config.json), ERR_JITFLUX_DEVICE_UNAVAILABLE, ERR_JITFLUX_ABORTED
+   */
+  static async load(path: string, o: LoadOptions = {}): Promise<ClipTextEncoder> {
+    const common = nativeLoadOptions(o);
+    const beside = readConfigBeside(path, {
+      schema: clipConfig,
+      kinds: ['clip', 'clip_text_model', 'CLIPTextModel', 'CLIPModel'],
+    });
+    const options = {
+      ...common,
+      heads: beside?.num_attention_heads ?? 0,
+      eps: beside?.layer_norm_eps ?? 1e-5,
+      eosTokenId: beside?.eos_token_id ?? 2,
+    };
+    const { handle, config } = await runNative(
+      (binding, job) => binding.loadClipTextEncoder(path, options, job),
+      loadJob(o),
+    );
+    return new ClipTextEncoder(handle, config);
+  }
+
+  /**
+   * @param ids token ids on the CPU, [B, T] int64, T up to `config.maxTokens`; FLUX pads to 77
+   * @returns float32: `pooled`, the final state at the end of text, of shape [B, width]; `hidden`, all final states,
+   *   [B, T, width]
+   * @throws ERR_JITFLUX_INVALID_TENSOR (dtype, shape, too long, an id outside the vocabulary), ERR_JITFLUX_DISPOSED,
+   *   ERR_JITFLUX_ABORTED (within one layer)
+   */
+  async encode(
+    ids: Tensor,
+    o: { signal?: AbortSignal | undefined } = {},
+  ): Promise<{ pooled: Tensor; hidden: Tensor }> {
+    const [encoder, tokens] = [this.handle, ids.handle];
+    const { pooled, hidden } = await this.runJob(
+      (binding, job) => binding.encodeClip(encoder, tokens, job),
+      o,
+    );
+    return { pooled: new Tensor(pooled), hidden: new Tensor(hidden) };
+  }
+}

@@ -1,0 +1,265 @@
+import { z } from 'zod';
+import { invalidArgument } from '../errors.js';
+import type { ConditioningHandle, TransformerHandle } from './binding.js';
+import { runNative } from './call.js';
+import type { FluxConfig, LoadOptions, VelocityModel } from '../types.js';
+import { requestedBlockWeights } from './block-weights.js';
+import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
+import { Tensor } from './tensor.js';
+import { NativeModel } from './native-model.js';
+import { NativeObject } from './native-object.js';
+
+/** What {@link FluxTransformer.condition} prepared: text tokens and every block's modulation, for all steps. */
+export class Conditioning extends NativeObject<ConditioningHandle> {
+  readonly images: number;
+  readonly steps: number;
+
+  /** @internal */
+  constructor(handle: ConditioningHandle, images: number, steps: number) {
+    super(handle, 'conditioning');
+    this.images = images;
+    this.steps = steps;
+  }
+}
+
+/**
+ * The FLUX transformer (diffusers' `FluxTransformer2DModel`), dense or over any subset of a grid's tokens.
+ */
+export class FluxTransformer extends NativeModel<TransformerHandle> {
+  /** Inferred from the tensors. */
+  readonly config: FluxConfig;
+  readonly #device: number;
+
+  private constructor(handle: TransformerHandle, config: FluxConfig, device: number) {
+    super(handle, 'transformer');
+    this.config = Object.freeze(config);
+    this.#device = device;
+  }
+
+  /**
+   * Loads weights from a TorchScript archive (whose code is never run), a safetensors file or index, or a directory
+   * that holds one of them; names in the diffusers or the original layout, with or without a prefix.
+   *
+   * The RoPE axes cannot be seen in the tensors: they come from `ropeAxes`, a `config.json` (or `<name>.config.json`)
+   * beside the weights, an `axes_dims_rope` attribute of the archive, or the rule 16,56,56 for heads of 128.
+   *
+   * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE,
+   *   ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH, ERR_JITFLUX_DEVICE_UNAVAILABLE, ERR_JITFLUX_ABORTED
+   */
+  static async load(
+    path: string,
+    o: LoadOptions & { ropeAxes?: [number, number, number] } = {},
+  ): Promise<FluxTransformer> {
+    if (o.timeEmbedding !== undefined && o.timeEmbedding !== 'reference' && o.timeEmbedding !== 'exact') {
+      throw invalidArgument('timeEmbedding', "'reference' or 'exact'", o.timeEmbedding);
+    }
+    const common = nativeLoadOptions(o);
+    const options = {
+      ...common,
+      weights: requestedBlockWeights(o),
+      graphs: o.cudaGraphs ?? false,
+      roundTime: (o.timeEmbedding ?? 'reference') === 'reference',
+      keepModulation: o.keepModulation ?? true,
+      ropeAxes: o.ropeAxes ?? ropeAxesBeside(path),
+    };
+    const { handle, config } = await runNative(
+      (binding, job) => binding.loadTransformer(path, options, job),
+      loadJob(o),
+    );
+    return new FluxTransformer(handle, config, options.device);
+  }
+
+  /**
+   * Computes everything that depends only on sigma, guidance and the prompt, for all steps at once.
+   * @param c.prompt text tokens (T5), [B, T, textDim], on any device
+   * @param c.pooled pooled prompt (CLIP), [B, pooledDim]
+   * @param c.guidance one for all images or one each, >= 0; default 3.5; ignored by models without guidance embedder
+   * @param c.sigmas noise levels of the steps, each from 0 to 1
+   */
+  async condition(c: {
+    prompt: Tensor;
+    pooled: Tensor;
+    guidance?: number | number[];
+    sigmas: number[];
+    signal?: AbortSignal;
+  }): Promise<Conditioning> {
+    const images = c.prompt.shape[0] ?? 0;
+    const guidance =
+      typeof c.guidance === 'object'
+        ? c.guidance
+        : new Array<number>(images).fill(c.guidance ?? DEFAULT_GUIDANCE);
+    for (const value of guidance) {
+      if (!Number.isFinite(value) || value < 0) {
+        throw invalidArgument('guidance', 'a finite number >= 0', value);
+      }
+    }
+    const model = this.handle;
+    const sigmas = Float64Array.from(c.sigmas);
+    const handle = await Tensor.on(this.#device, [c.prompt, c.pooled], ([prompt, pooled]) =>
+      this.runJob(
+        (binding, job) => binding.condition(model, prompt, pooled, Float64Array.from(guidance), sigmas, job),
+        { signal: c.signal },
+      ),
+    );
+    return new Conditioning(handle, images, sigmas.length);
+  }
+
+  /**
+   * Velocity (noise minus data) at the given tokens.
+   * @param i.tokens packed latents of these tokens, [B, M, inChannels] float32
+   * @param i.latents or packed latents of the whole grid, [B, N, inChannels]: the tokens are taken out at the anchors
+   * @param i.anchors grid indices of the tokens, [M], or [B*M] with one list per image, in any order; absent: all
+   *   tokens of the grid in order
+   * @param i.perImage with `latents`: `anchors` holds one list per image. Default false
+   * @param i.step index into the conditioning's sigmas, or one per image
+   * @param i.onProgress called between blocks; on a GPU while they are queued, which is ahead of their computation
+   * @returns [B, M, outChannels] float32
+   * @throws ERR_JITFLUX_INVALID_ANCHORS, ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT,
+   *   ERR_JITFLUX_DISPOSED, ERR_JITFLUX_ABORTED (within one block, on a GPU within this call)
+   */
+  async forward(
+    i: ({ tokens: Tensor } | { latents: Tensor; perImage?: boolean }) & {
+      anchors?: Int32Array;
+      grid: readonly [rows: number, cols: number];
+      conditioning: Conditioning;
+      step: number | number[];
+      signal?: AbortSignal;
+      onProgress?: (p: { block: number; blocks: number }) => void;
+    },
+  ): Promise<Tensor> {
+    const gather = 'latents' in i && i.latents !== undefined;
+    const input = gather ? i.latents : (i as { tokens: Tensor }).tokens;
+    const perImage = gather && (i.perImage ?? false);
+    const [model, conditioning, tokens] = [this.handle, i.conditioning.handle, input.handle];
+    const [rows, cols] = i.grid;
+    const steps = typeof i.step === 'number' ? [i.step] : i.step;
+    for (const step of steps) {
+      if (!Number.isInteger(step) || step < 0 || step >= i.conditioning.steps) {
+        throw invalidArgument('step', `an integer from 0 to ${i.conditioning.steps - 1}`, step);
+      }
+    }
+    const { onProgress } = i;
+    return new Tensor(
+      await this.runJob(
+        (binding, job) =>
+          binding.forward(
+            model,
+            conditioning,
+            tokens,
+            gather,
+            i.anchors,
+            perImage,
+            rows,
+            cols,
+            Int32Array.from(steps),
+            job,
+          ),
+        {
+          signal: i.signal,
+          progress: onProgress && ((block, blocks) => onProgress({ block, blocks })),
+        },
+      ),
+    );
+  }
+
+  /** @internal See {@link VelocityModel.advance}. */
+  async advance(i: AdvanceRequest, conditioning: Conditioning): Promise<Tensor> {
+    const [model, own, latents] = [this.handle, conditioning.handle, i.latents.handle];
+    const steps = Int32Array.of(i.step);
+    return new Tensor(
+      await this.runJob(
+        (binding, job) =>
+          binding.advance(
+            model,
+            own,
+            latents,
+            true,
+            i.anchors,
+            i.perImage,
+            i.grid[0],
+            i.grid[1],
+            steps,
+            i.dSigma,
+            job,
+          ),
+        { signal: i.signal },
+      ),
+    );
+  }
+
+  /** With `weightStreaming`: what it cost since the last call. Undefined otherwise. */
+  async transferStatistics(): Promise<TransferStatistics | undefined> {
+    const model = this.handle;
+    const found = await this.runJob((binding, job) => binding.transferStatistics(model, job));
+    if (found === undefined) return undefined;
+    const { copyMilliseconds, stallMilliseconds } = found;
+    const hidden = Math.max(0, copyMilliseconds - stallMilliseconds);
+    return { ...found, overlap: hidden / copyMilliseconds };
+  }
+
+  /**
+   * This model at a fixed conditioning, as the sampler wants it; step i of the run uses the i-th sigma. The sampler
+   * prefers its `advance` to its `velocity`: wrap it as `{ ...model.bind(c), velocity }` to put a velocity of your own in.
+   */
+  bind(conditioning: Conditioning): VelocityModel<Tensor> {
+    return new BoundTransformer(this, conditioning);
+  }
+}
+
+type VelocityRequest = Parameters<VelocityModel<Tensor>['velocity']>[0];
+type AdvanceRequest = Parameters<NonNullable<VelocityModel<Tensor>['advance']>>[0];
+
+/**
+ * `velocity` is a property and `advance` is not, so that `{ ...model.bind(c), velocity: mine }` has no `advance`, which
+ * would pass by the velocity of one's own. Frozen: an assigned one would be passed by, too.
+ */
+class BoundTransformer implements VelocityModel<Tensor> {
+  readonly velocity: (i: VelocityRequest) => Promise<Tensor>;
+  readonly #model: FluxTransformer;
+  readonly #conditioning: Conditioning;
+
+  constructor(model: FluxTransformer, conditioning: Conditioning) {
+    this.#model = model;
+    this.#conditioning = conditioning;
+    this.velocity = ({ tokens, anchors, grid, step, signal }) =>
+      model.forward({
+        tokens,
+        grid,
+        conditioning,
+        step,
+        ...(anchors && { anchors }),
+        ...(signal && { signal }),
+      });
+    Object.freeze(this);
+  }
+
+  advance(i: AdvanceRequest): Promise<Tensor> {
+    return this.#model.advance(i, this.#conditioning);
+  }
+}
+
+/**
+ * What streaming the weights took since the last time it was asked for.
+ */
+export interface TransferStatistics {
+  /** Copied to the GPU. */
+  bytes: number;
+  /** Time of the copies, by the GPU's clock. */
+  copyMilliseconds: number;
+  /** Time for which the computation waited for them. */
+  stallMilliseconds: number;
+  /** Share of the copies that was hidden behind the computation, 0 to 1; NaN if nothing was copied. */
+  overlap: number;
+}
+
+/** FLUX.1-dev's usual guidance. */
+export const DEFAULT_GUIDANCE = 3.5;
+
+const axesConfig = z.object({
+  axes_dims_rope: z.tuple([z.int().positive(), z.int().positive(), z.int().positive()]).optional(),
+});
+
+/** axes_dims_rope of a diffusers config.json beside the weights, if there is one. */
+export function ropeAxesBeside(path: string): [number, number, number] | undefined {
+  return readConfigBeside(path, { schema: axesConfig, kinds: ['FluxTransformer2DModel'] })?.axes_dims_rope;
+}

@@ -1,0 +1,20 @@
+import type { WeightInspection } from './binding.js';
+import { asJitFluxError, runNative } from './call.js';
+
+export type { WeightEntry, WeightInspection } from './binding.js';
+
+/**
+ * Lists what a weight file holds and, if it is a FLUX transformer, its layout and configuration. Nothing is loaded or
+ * run; pages of the mapping are only touched as far as headers go.
+ * @param o.verify also check the CRC-32 of a TorchScript archive's records
+ */
+export async function inspectWeights(
+  path: string,
+  o: { verify?: boolean; signal?: AbortSignal } = {},
+): Promise<WeightInspection> {
+  const result = await runNative((binding, job) => binding.inspectWeights(path, o.verify ?? false, job), {
+    signal: o.signal,
+  });
+  if (result.problem) result.problem = asJitFluxError(result.problem) as NonNullable<typeof result.problem>;
+  return result;
+}

@@ -1,0 +1,382 @@
+/**
+ * Loads the native libraries: finds them and LibTorch, checks that they fit together, and lets jit_flux.node open them.
+ * Nothing is loaded before the first call of {@link loadNative}.
+ */
+import { existsSync, readFileSync, realpathSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join, resolve } from 'node:path';
+import { ERROR_CODES, JitFluxError, invalidArgument } from '../errors.js';
+import { connectNativeLog } from '../logging.js';
+import type { NativeBinding } from './binding.js';
+import {
+  PACKAGE_ROOT,
+  SETUP_COMMAND,
+  cudaVariant,
+  findLibTorch,
+  minorVersion,
+  readManifest,
+  type LibTorch,
+} from '../libtorch/libtorch.js';
+import { hasNvidiaDevice } from '../libtorch/nvidia.js';
+import { PREBUILT_REQUIREMENTS, SUITABLE_SYSTEMS, systemLibraries } from '../libtorch/requirements.js';
+
+/** What jit_flux.node exports. */
+interface NativeLoader {
+  load(options: { libraries: string[]; core: string }): unknown;
+}
+
+/** What this file needs of the core's exports. */
+interface NativeCore {
+  info?: () => { libtorch?: string; version?: string };
+  /** Opens libjit_flux_cuda.so, which brings its kernels along; throws if it cannot. */
+  openDeviceLibrary: (path: string) => void;
+  /** Ends all work of this environment, within one of its steps. */
+  shutDown?: () => void;
+  setLogHandler?: NativeBinding['setLogHandler'];
+}
+
+/** The native libraries of this package, as found on disk. */
+export interface NativeLibraries {
+  /** jit_flux.node. */
+  loader: string;
+  /** libjit_flux_core.so. */
+  core: string;
+  /** libjit_flux_cuda.so, in a CUDA build. */
+  cuda?: string;
+  /** LibTorch version they were built against. */
+  builtFor: string;
+  /** They came with the package. */
+  prebuilt?: true;
+}
+
+/** What one process loads. */
+export interface NativeSet {
+  libraries: NativeLibraries;
+  libtorch: LibTorch;
+}
+
+/** Where and how the libraries are looked for. */
+export interface LocateOptions {
+  env?: NodeJS.ProcessEnv;
+  /** Explicit LibTorch directory, which a CUDA build must fit in order to be chosen. */
+  libtorch?: string | undefined;
+  /** @internal for tests */ root?: string;
+  /** @internal for tests */ hasDevice?: () => boolean;
+}
+
+/** jit_flux.build.json, written beside the libraries by scripts/build-native.mjs. */
+interface BuildRecord {
+  libtorch?: string;
+}
+
+/** A directory that may hold the libraries. */
+interface Place {
+  directory: string;
+  /** Name of jit_flux.node there. */
+  loader: string;
+  prebuilt?: true;
+}
+
+const VARIANTS = ['cpu', 'cuda'] as const;
+type Variant = (typeof VARIANTS)[number];
+
+export const BUILD_COMMAND = 'npm run build:native';
+export const CUDA_BUILD_COMMAND = 'npm run build:cuda';
+const CORE_NAME = 'libjit_flux_core.so';
+const CUDA_NAME = 'libjit_flux_cuda.so';
+const RECORD_NAME = 'jit_flux.build.json';
+
+let loaded: (NativeSet & { binding: unknown; cudaError?: Error }) | undefined;
+
+/**
+ * Loads the native core, once per JavaScript environment (main thread, worker thread); later calls return the same
+ * object. A failed load may be tried again, for example after `setup`.
+ *
+ * @throws ERR_JITFLUX_NATIVE_LOAD, ERR_JITFLUX_LIBTORCH_NOT_FOUND, ERR_JITFLUX_LIBTORCH_VERSION
+ */
+export function loadNative<Binding = NativeBinding>(options: { libtorch?: string } = {}): Binding {
+  if (loaded !== undefined) {
+    if (options.libtorch !== undefined && !samePath(options.libtorch, loaded.libtorch.path)) {
+      throw new JitFluxError(
+        ERROR_CODES.NATIVE_LOAD,
+        `LibTorch is already loaded from ${loaded.libtorch.path}; a process cannot switch to ${options.libtorch}`,
+        { loaded: loaded.libtorch.path, requested: options.libtorch },
+      );
+    }
+    return loaded.binding as Binding;
+  }
+  assertPlatform();
+  const { libraries, libtorch } = locateNative(options);
+  const binding = openLibraries(libraries, libtorch);
+  assertFits(binding as NativeCore, libraries, libtorch);
+  const cudaError = openCuda(binding as NativeCore, libraries, libtorch);
+  loaded = { binding, libtorch, libraries, ...(cudaError && { cudaError }) };
+  // On process.exit() Node runs no clean-up hooks of addons on the main thread, but C++ destructors of the libraries'
+  // global objects, which work in flight would then still use.
+  process.once('exit', () => (binding as NativeCore).shutDown?.());
+  const { setLogHandler } = binding as NativeCore;
+  if (setLogHandler !== undefined) connectNativeLog(setLogHandler);
+  return binding as Binding;
+}
+
+/**
+ * What {@link loadNative} has loaded in this environment, for `doctor`; undefined before. `cudaError`: why the CUDA
+ * library could not be opened, although it and its LibTorch are there; the CPU works all the same.
+ */
+export function loadedNative(): (NativeSet & { cudaError?: Error }) | undefined {
+  if (loaded === undefined) return undefined;
+  const { libtorch, libraries, cudaError } = loaded;
+  return { libtorch, libraries, ...(cudaError && { cudaError }) };
+}
+
+/**
+ * The libraries and the LibTorch that {@link loadNative} would load.
+ *
+ * @throws ERR_JITFLUX_NATIVE_LOAD, ERR_JITFLUX_LIBTORCH_NOT_FOUND, ERR_JITFLUX_LIBTORCH_VERSION
+ */
+export function locateNative(options: LocateOptions = {}): NativeSet {
+  const libraries = locateNativeLibraries(options);
+  return { libraries, libtorch: findLibTorchFor(libraries, options) };
+}
+
+/**
+ * LibTorch for the libraries. A CUDA build takes one with CUDA; failing that, any of its version, with which it serves
+ * the CPU, unless `JIT_FLUX_VARIANT` insists on CUDA.
+ */
+export function findLibTorchFor(libraries: NativeLibraries, options: LocateOptions = {}): LibTorch {
+  const env = options.env ?? process.env;
+  const { builtFor } = libraries;
+  const wanted = { libtorch: options.libtorch, builtFor, env };
+  if (libraries.cuda === undefined) return findLibTorch(wanted);
+  try {
+    return findLibTorch({ ...wanted, cuda: true });
+  } catch (error) {
+    if (variantOf(env) === 'cuda') throw error;
+    try {
+      return findLibTorch(wanted);
+    } catch {
+      throw error;
+    }
+  }
+}
+
+/**
+ * Finds this package's own libraries: `JIT_FLUX_BUILD_DIR`, else a local build, else the prebuilt ones.
+ * `JIT_FLUX_VARIANT` says whether the CPU or the CUDA build. Without it the CUDA build is taken where it can do
+ * something (a device and a LibTorch with CUDA are there), or where there is no other.
+ *
+ * @throws ERR_JITFLUX_NATIVE_LOAD if they are in none of these places
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT if `JIT_FLUX_VARIANT` is none of the variants
+ */
+export function locateNativeLibraries(options: LocateOptions = {}): NativeLibraries {
+  const env = options.env ?? process.env;
+  const variant = variantOf(env);
+  if (env.JIT_FLUX_BUILD_DIR) {
+    const place = { directory: resolve(env.JIT_FLUX_BUILD_DIR), loader: 'jit_flux.node' };
+    const libraries = librariesIn([place], variant === 'cuda');
+    if (libraries === undefined) throw missing([place], variant);
+    return libraries;
+  }
+  const cuda = variant === 'cpu' ? undefined : findCudaLibraries(options);
+  if (variant === 'cuda') {
+    if (cuda === undefined) throw missing(cudaPlaces(options), variant);
+    return cuda;
+  }
+  if (cuda !== undefined && isCudaUsable(cuda, options)) return cuda;
+  const cpuPlaces = placesOf(options, 'Release', '');
+  const libraries = librariesIn(cpuPlaces, false) ?? cuda;
+  if (libraries === undefined) throw missing(cpuPlaces, variant);
+  return libraries;
+}
+
+/** The CUDA build, chosen or not, if there is one. */
+export function findCudaLibraries(options: LocateOptions = {}): NativeLibraries | undefined {
+  return librariesIn(cudaPlaces(options), true);
+}
+
+function cudaPlaces(options: LocateOptions): Place[] {
+  return placesOf(options, 'Cuda', '-cuda');
+}
+
+function placesOf({ root = PACKAGE_ROOT }: LocateOptions, build: string, suffix: string): Place[] {
+  return [
+    { directory: join(root, 'build', build), loader: 'jit_flux.node' },
+    // prebuildify names the file after the package.
+    {
+      directory: join(root, 'prebuilds', `${process.platform}-${process.arch}${suffix}`),
+      loader: 'jit-flux.node',
+      prebuilt: true,
+    },
+  ];
+}
+
+/** The first place that has all libraries. @param needsCuda the CUDA library is one of them */
+function librariesIn(places: Place[], needsCuda: boolean): NativeLibraries | undefined {
+  for (const place of places) {
+    const loader = join(place.directory, place.loader);
+    const core = join(place.directory, CORE_NAME);
+    const cuda = join(place.directory, CUDA_NAME);
+    const hasCuda = existsSync(cuda);
+    if (!existsSync(loader) || !existsSync(core) || (needsCuda && !hasCuda)) continue;
+    return {
+      loader,
+      core,
+      ...(hasCuda && { cuda }),
+      builtFor: builtFor(place.directory, hasCuda),
+      ...(place.prebuilt && { prebuilt: true }),
+    };
+  }
+  return undefined;
+}
+
+function isCudaUsable(libraries: NativeLibraries, options: LocateOptions): boolean {
+  const env = options.env ?? process.env;
+  if (!(options.hasDevice ?? (() => hasNvidiaDevice(env)))()) return false;
+  try {
+    findLibTorch({ libtorch: options.libtorch, builtFor: libraries.builtFor, cuda: true, env });
+    return true;
+  } catch {
+    return false; // the CPU build may find one that it can use, or say what is wrong
+  }
+}
+
+function variantOf(env: NodeJS.ProcessEnv): Variant | undefined {
+  const value = env.JIT_FLUX_VARIANT;
+  if (!value) return undefined;
+  const variant = VARIANTS.find((name) => name === value);
+  if (variant === undefined)
+    throw invalidArgument('JIT_FLUX_VARIANT', VARIANTS.map((name) => `'${name}'`).join(' or '), value);
+  return variant;
+}
+
+function missing(places: Place[], variant: Variant | undefined): JitFluxError {
+  const tried = places.map(({ directory }) => directory);
+  const isCuda = variant === 'cuda';
+  const command = isCuda ? CUDA_BUILD_COMMAND : BUILD_COMMAND;
+  return new JitFluxError(
+    ERROR_CODES.NATIVE_LOAD,
+    `The native libraries of jit-flux${isCuda ? ' for CUDA' : ''} are missing. Looked in:\n` +
+      `${tried.map((line) => `  - ${line}`).join('\n')}\n` +
+      `In a source checkout run \`${command}\`; otherwise ` +
+      (isCuda ? 'unset JIT_FLUX_VARIANT.' : 'reinstall the package.'),
+    { tried, command },
+  );
+}
+
+/** Prebuilt libraries have no record: they are made for the pinned version. */
+function builtFor(directory: string, cuda: boolean): string {
+  const path = join(directory, RECORD_NAME);
+  if (existsSync(path)) {
+    const record = JSON.parse(readFileSync(path, 'utf8')) as BuildRecord;
+    if (record.libtorch !== undefined) return record.libtorch;
+  }
+  const manifest = readManifest();
+  const pinned = cuda ? cudaVariant(manifest)?.[1] : undefined;
+  return pinned?.version ?? manifest.version;
+}
+
+/** LibTorch exists for glibc only; on musl, dlopen would fail with an unhelpful list of symbols. */
+function assertPlatform(): void {
+  if (process.platform !== 'linux' || process.arch !== 'x64') {
+    throw new JitFluxError(
+      ERROR_CODES.NATIVE_LOAD,
+      `jit-flux runs on Linux x64 only, not on ${process.platform} ${process.arch}`,
+      { platform: process.platform, arch: process.arch },
+    );
+  }
+  if (systemLibraries().glibc === undefined) {
+    throw new JitFluxError(
+      ERROR_CODES.NATIVE_LOAD,
+      'jit-flux needs a Linux with glibc; this Node was built for another C library (musl, as in Alpine), ' +
+        'for which there is no LibTorch. Use a Debian-based image such as node:22-bookworm-slim.',
+      { libc: 'musl' },
+    );
+  }
+}
+
+function openLibraries(libraries: NativeLibraries, libtorch: LibTorch): unknown {
+  try {
+    const loader = createRequire(import.meta.url)(libraries.loader) as NativeLoader;
+    return loader.load({ libraries: libtorch.libraries, core: libraries.core });
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    const hint = hintFor(message);
+    throw new JitFluxError(
+      ERROR_CODES.NATIVE_LOAD,
+      hint === undefined ? message : `${message}\n${hint}`,
+      { libraries: libtorch.libraries, core: libraries.core, libtorch: libtorch.path },
+      { cause: error },
+    );
+  }
+}
+
+/**
+ * Opens the CUDA library where there is one; returns why it could not be.
+ * @internal exported for tests
+ */
+export function openCuda(
+  core: NativeCore,
+  libraries: NativeLibraries,
+  libtorch: LibTorch,
+): Error | undefined {
+  if (libraries.cuda === undefined || !libtorch.cuda) return undefined;
+  try {
+    core.openDeviceLibrary(libraries.cuda);
+    return undefined;
+  } catch (error) {
+    return error instanceof Error ? error : new Error(String(error));
+  }
+}
+
+/** What usually helps with an error of the dynamic linker. */
+function hintFor(message: string): string | undefined {
+  if (/GLIBC(XX)?_[\d.]+' not found/.test(message))
+    return (
+      `This system is too old for the prebuilt libraries, which need glibc ${PREBUILT_REQUIREMENTS.glibc} and ` +
+      `GLIBCXX_${PREBUILT_REQUIREMENTS.glibcxx}: ${SUITABLE_SYSTEMS}, or newer. On an older one build from source.`
+    );
+  if (message.includes('static TLS block'))
+    return 'Start Node with LD_PRELOAD set to the libgomp named above, so that it is loaded early.';
+  if (message.includes('undefined symbol'))
+    return `The native libraries do not fit this LibTorch. Run \`${BUILD_COMMAND}\` in a source checkout, or \`${SETUP_COMMAND}\`.`;
+  if (message.includes('cannot enable executable stack'))
+    return 'The system refuses libraries with an executable stack; use the LibTorch that setup installs.';
+  if (message.includes('another copy of LibTorch'))
+    return 'Load jit-flux in a process of its own, or point JIT_FLUX_LIBTORCH to the copy that is loaded.';
+  return undefined;
+}
+
+/** The last check: what the core says of itself. */
+function assertFits(core: NativeCore, libraries: NativeLibraries, libtorch: LibTorch): void {
+  const info = core.info?.();
+  if (info?.libtorch !== undefined && minorVersion(info.libtorch) !== minorVersion(libtorch.version)) {
+    throw new JitFluxError(
+      ERROR_CODES.LIBTORCH_VERSION,
+      `${libraries.core} was built for LibTorch ${info.libtorch}, but ${libtorch.path} holds ${libtorch.version}. ` +
+        `Run \`${BUILD_COMMAND}\` in a source checkout, or reinstall the package.`,
+      { found: libtorch.version, required: `${minorVersion(info.libtorch)}.x`, path: libtorch.path },
+    );
+  }
+  const expected = packageVersion();
+  if (info?.version !== undefined && info.version !== expected) {
+    throw new JitFluxError(
+      ERROR_CODES.NATIVE_LOAD,
+      `${libraries.core} belongs to jit-flux ${info.version}, but this is ${expected}. ` +
+        `Run \`${BUILD_COMMAND}\` in a source checkout, or reinstall the package.`,
+      { found: info.version, required: expected, core: libraries.core },
+    );
+  }
+}
+
+function packageVersion(): string {
+  return (JSON.parse(readFileSync(join(PACKAGE_ROOT, 'package.json'), 'utf8')) as { version: string })
+    .version;
+}
+
+function samePath(a: string, b: string): boolean {
+  try {
+    return realpathSync(a) === realpathSync(b);
+  } catch {
+    return resolve(a) === resolve(b);
+  }
+}

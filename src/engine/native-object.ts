@@ -1,0 +1,45 @@
+import { ERROR_CODES, JitFluxError } from '../errors.js';
+import type { AnyHandle } from './binding.js';
+import { callNative } from './call.js';
+
+/**
+ * A JavaScript object that owns a share of a native one. Dispose it when done; the garbage collector is the safety
+ * net. Work in flight keeps its own share, so disposing never pulls memory from under it.
+ */
+export abstract class NativeObject<H extends AnyHandle> implements Disposable {
+  readonly #name: string;
+  #handle: H | undefined;
+
+  /**
+   * @internal Takes ownership of the handle.
+   * @param name for the message of ERR_JITFLUX_DISPOSED
+   */
+  protected constructor(handle: H, name: string) {
+    this.#handle = handle;
+    this.#name = name;
+  }
+
+  /** @internal Throws ERR_JITFLUX_DISPOSED after {@link dispose}. */
+  get handle(): H {
+    if (this.#handle === undefined) {
+      throw new JitFluxError(ERROR_CODES.DISPOSED, `The ${this.#name} was used after dispose()`);
+    }
+    return this.#handle;
+  }
+
+  get disposed(): boolean {
+    return this.#handle === undefined;
+  }
+
+  /** Frees the native memory as soon as no pending operation needs it. Idempotent. */
+  dispose(): void {
+    const handle = this.#handle;
+    if (handle === undefined) return;
+    this.#handle = undefined;
+    callNative((binding) => binding.release(handle));
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

@@ -1,0 +1,69 @@
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { basename } from 'node:path';
+import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import type { ScriptModuleHandle } from './binding.js';
+import { runNative } from './call.js';
+import { Tensor } from './tensor.js';
+import { TRUSTED_ARCHIVES } from './trusted-archives.js';
+import { NativeModel } from './native-model.js';
+
+/**
+ * A TorchScript module whose code runs: somebody's exported text encoder or VAE. Weights never take this path. It runs
+ * on the CPU, whatever device the rest is on: where its code makes tensors was decided when it was exported.
+ */
+export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
+  private constructor(handle: ScriptModuleHandle) {
+    super(handle, 'TorchScript module');
+  }
+
+  /**
+   * Reads the archive into memory, checks that it may run, and compiles it.
+   * @param o.allowTorchScriptCode run code that is not pinned by this package; default false
+   * @throws ERR_JITFLUX_CODE_NOT_ALLOWED unless the file's SHA-256 is pinned or the option is set
+   */
+  static async load(
+    path: string,
+    o: { allowTorchScriptCode?: boolean; signal?: AbortSignal | undefined } = {},
+  ): Promise<TorchScriptModule> {
+    throwIfAborted(o.signal);
+    const bytes = await readArchive(path);
+    // The bytes that were hashed are the bytes that run: the file is not opened again.
+    const sha256 = createHash('sha256').update(bytes).digest('hex');
+    if (o.allowTorchScriptCode !== true && !TRUSTED_ARCHIVES.has(sha256)) {
+      throw new JitFluxError(
+        ERROR_CODES.CODE_NOT_ALLOWED,
+        `${path} is a program (TorchScript) that jit-flux does not know. ` +
+          'Pass allowTorchScriptCode: true (--allow-torchscript-code) only if you trust where it comes from.',
+        { path, sha256 },
+      );
+    }
+    const handle = await runNative((binding, job) => binding.loadScriptModule(bytes, basename(path), job), {
+      signal: o.signal,
+    });
+    return new TorchScriptModule(handle);
+  }
+
+  /** Calls `forward`; its result must be a tensor or a tuple of tensors. */
+  async run(inputs: Tensor[], o: { signal?: AbortSignal } = {}): Promise<Tensor[]> {
+    const module = this.handle;
+    const handles = inputs.map((input) => input.handle);
+    const outputs = await this.runJob((binding, job) => binding.runScriptModule(module, handles, job), {
+      signal: o.signal,
+    });
+    return outputs.map((handle) => new Tensor(handle));
+  }
+}
+
+async function readArchive(path: string): Promise<Uint8Array> {
+  try {
+    return await readFile(path);
+  } catch (cause) {
+    throw new JitFluxError(
+      ERROR_CODES.FILE_NOT_FOUND,
+      `Cannot read ${path}: ${(cause as Error).message}`,
+      { path },
+      { cause },
+    );
+  }
+}

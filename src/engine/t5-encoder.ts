@@ -1,0 +1,76 @@
+import { z } from 'zod';
+import { invalidArgument } from '../errors.js';
+import type { T5Handle } from './binding.js';
+import { runNative } from './call.js';
+import type { LoadOptions, T5Config } from '../types.js';
+import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
+import { Tensor } from './tensor.js';
+import { NativeModel } from './native-model.js';
+
+const t5Config = z.object({
+  relative_attention_max_distance: z.int().positive().default(128),
+  layer_norm_epsilon: z.number().positive().default(1e-6),
+  feed_forward_proj: z.literal('gated-gelu').default('gated-gelu'),
+});
+
+/**
+ * The encoder of T5 v1.1 (transformers' `T5EncoderModel`), which gives FLUX its text tokens. Padding is attended, as
+ * FLUX runs it: another length of the padded prompt gives another picture.
+ */
+export class T5Encoder extends NativeModel<T5Handle> {
+  /** Inferred from the tensors. */
+  readonly config: Readonly<T5Config>;
+
+  private constructor(handle: T5Handle, config: T5Config) {
+    super(handle, 'T5 encoder');
+    this.config = Object.freeze(config);
+  }
+
+  /**
+   * Loads a weight file, a safetensors index, or a directory that holds one of them (`text_encoder_2/` of a FLUX
+   * snapshot). Hugging Face names, below any prefix; the embedding is `shared.weight` or `encoder.embed_tokens.weight`,
+   * and the decoder of a whole T5 is left alone. Code in archives is never run.
+   *
+   * The bias' largest distance and the norms' epsilon come from a `config.json` (or `<name>.config.json`) beside the
+   * weights, or are those of T5 (128, 1e-6).
+   *
+   * Matrices that the file holds in the compute type stay in its mapping, so that loading a bfloat16 T5-XXL with
+   * `dtype: 'bfloat16'` copies nothing: replace the file by renaming only. In bfloat16 the residual stream, the norms'
+   * statistics and the softmax are float32.
+   *
+   * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE,
+   *   ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH (all missing, unexpected, misshaped and mistyped names),
+   *   ERR_JITFLUX_INVALID_MODEL (config.json), ERR_JITFLUX_DEVICE_UNAVAILABLE, ERR_JITFLUX_ABORTED
+   */
+  static async load(path: string, o: LoadOptions = {}): Promise<T5Encoder> {
+    if (o.dtype === 'float16') {
+      throw invalidArgument('dtype', "'float32' or 'bfloat16' (T5's states outgrow float16)", o.dtype);
+    }
+    const common = nativeLoadOptions(o);
+    const beside = readConfigBeside(path, {
+      schema: t5Config,
+      kinds: ['t5', 'T5EncoderModel', 'T5ForConditionalGeneration'],
+    });
+    const options = {
+      ...common,
+      maxDistance: beside?.relative_attention_max_distance ?? 128,
+      eps: beside?.layer_norm_epsilon ?? 1e-6,
+    };
+    const { handle, config } = await runNative(
+      (binding, job) => binding.loadT5Encoder(path, options, job),
+      loadJob(o),
+    );
+    return new T5Encoder(handle, config);
+  }
+
+  /**
+   * @param ids token ids on the CPU, [B, T] int64, T up to 512; FLUX.1-dev pads to 512, schnell to 256
+   * @returns [B, T, width] float32
+   * @throws ERR_JITFLUX_INVALID_TENSOR (dtype, shape, too long, an id outside the vocabulary), ERR_JITFLUX_DISPOSED,
+   *   ERR_JITFLUX_ABORTED (within one block)
+   */
+  async encode(ids: Tensor, o: { signal?: AbortSignal | undefined } = {}): Promise<Tensor> {
+    const [encoder, tokens] = [this.handle, ids.handle];
+    return new Tensor(await this.runJob((binding, job) => binding.encodeT5(encoder, tokens, job), o));
+  }
+}

@@ -1,0 +1,135 @@
+import type { TensorHandle } from './binding.js';
+import { callNative, runNative } from './call.js';
+import { normalizeSeed } from '../sampler/random.js';
+import type { Device, DType, TensorLike } from '../types.js';
+import { deviceIndex } from './device.js';
+import { NativeObject } from './native-object.js';
+
+/**
+ * A handle to a tensor in native memory. Elements stay native unless asked for. Dispose it when done; the garbage
+ * collector is the safety net.
+ *
+ * Operations on tensors of one device run in the order in which they were asked for. `clone` of a tensor on the CPU
+ * copies at once, on the calling thread: do not clone it while an operation that writes to it is still pending.
+ */
+export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly device: Device;
+
+  /** @internal Takes ownership of the handle. */
+  constructor(handle: TensorHandle) {
+    const info = callNative((binding) => binding.tensorInfo(handle));
+    super(handle, 'tensor');
+    this.shape = Object.freeze(info.shape);
+    this.dtype = info.dtype;
+    this.device = info.device as Device;
+  }
+
+  /**
+   * Copies `data` (row-major) into a new tensor.
+   * @param o.dtype default: that of the array (float32, int32, int64)
+   * @throws ERR_JITFLUX_INVALID_TENSOR if the shape does not fit the data
+   */
+  static from(
+    data: Float32Array | Int32Array | BigInt64Array,
+    shape: readonly number[],
+    o: { device?: Device; dtype?: DType } = {},
+  ): Tensor {
+    const device = deviceIndex(o.device);
+    const natural = data instanceof Float32Array ? 'float32' : data instanceof Int32Array ? 'int32' : 'int64';
+    return new Tensor(
+      callNative((binding) => binding.tensorFrom(data, [...shape], o.dtype ?? natural, device)),
+    );
+  }
+
+  /**
+   * Standard normal noise, bit-equal to `torch.randn(shape, generator=torch.Generator('cpu').manual_seed(seed))`.
+   * With a list of seeds, one per image, image b is drawn on its own as a tensor [1, ...] (diffusers' list of
+   * generators).
+   * @throws ERR_JITFLUX_INVALID_ARGUMENT for a seed that is no integer from 0 to 2^53 - 1 or bigint below 2^64
+   */
+  static randn(
+    shape: readonly number[],
+    o: {
+      seed: number | bigint | readonly (number | bigint)[];
+      device?: Device;
+      dtype?: DType;
+    },
+  ): Tensor {
+    const device = deviceIndex(o.device);
+    const list = typeof o.seed === 'object' ? o.seed : [o.seed];
+    const seeds = list.map((seed) => normalizeSeed(seed));
+    return new Tensor(
+      callNative((binding) => binding.tensorRandn([...shape], seeds, o.dtype ?? 'float32', device)),
+    );
+  }
+
+  /** The elements as float32, in row-major order. */
+  async toFloat32Array(): Promise<Float32Array> {
+    const handle = this.handle;
+    return runNative((binding, job) => binding.tensorRead(handle, job));
+  }
+
+  /** A copy on another device, or on the same. */
+  async to(device: Device): Promise<Tensor> {
+    const [handle, index] = [this.handle, deviceIndex(device)];
+    return new Tensor(await runNative((binding, job) => binding.tensorTo(handle, index, job)));
+  }
+
+  /**
+   * @internal Runs `use` with these tensors' handles on the device with this index: those of copies, disposed afterwards,
+   * where a tensor is elsewhere. A copy is made on the tensor's own device, after what it has still to do there; everything
+   * is taken hold of before this returns, so that the caller may dispose the tensors at once.
+   */
+  static async on<T extends Tensor[], R>(
+    index: number,
+    tensors: [...T],
+    use: (handles: { [I in keyof T]: TensorHandle }) => Promise<R>,
+  ): Promise<R> {
+    type Handles = { [I in keyof T]: TensorHandle };
+    const isThere = (tensor: Tensor) => deviceIndex(tensor.device) === index;
+    if (tensors.every(isThere)) return use(tensors.map(({ handle }) => handle) as Handles);
+    const device = index < 0 ? 'cpu' : (`cuda:${index}` as const);
+    const there = await Promise.all(
+      tensors.map(async (tensor) => {
+        if (isThere(tensor)) return { handle: tensor.handle };
+        const copy = await tensor.to(device);
+        return { handle: copy.handle, copy };
+      }),
+    );
+    try {
+      return await use(there.map(({ handle }) => handle) as Handles);
+    } finally {
+      for (const { copy } of there) copy?.dispose();
+    }
+  }
+
+  /**
+   * The images (first dimension) of several tensors in one, one after another. The tensors differ in the first dimension
+   * only and are on one device.
+   * @param o.repeats how often every image of `tensors[i]` is repeated; default once each
+   * @returns a copy
+   * @throws ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT
+   */
+  static async stack(tensors: readonly Tensor[], o: { repeats?: readonly number[] } = {}): Promise<Tensor> {
+    const handles = tensors.map(({ handle }) => handle);
+    const repeats = Int32Array.from(o.repeats ?? tensors.map(() => 1));
+    return new Tensor(await runNative((binding, job) => binding.stackImages(handles, repeats, job)));
+  }
+
+  /**
+   * Some images (first dimension) of this tensor, in the same memory: what is written to one is seen in the other. Either
+   * may be disposed first.
+   * @throws ERR_JITFLUX_INVALID_ARGUMENT if it has no such images
+   */
+  images(first: number, count = 1): Tensor {
+    const handle = this.handle;
+    return new Tensor(callNative((binding) => binding.imagesOf(handle, first, count)));
+  }
+
+  clone(): this {
+    const handle = this.handle;
+    return new Tensor(callNative((binding) => binding.tensorClone(handle))) as this;
+  }
+}

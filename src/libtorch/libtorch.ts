@@ -1,0 +1,382 @@
+/**
+ * Where LibTorch is. One search order for the build (scripts/build-native.mjs), the loader (load.ts) and `setup`:
+ * the explicit option, `JIT_FLUX_LIBTORCH`, `LIBTORCH`, the cache that `npx jit-flux setup` fills, the `torch` of an
+ * installed Python. Nothing is loaded here; a candidate is judged by its files alone.
+ */
+import { execFileSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { ERROR_CODES, JitFluxError, invalidArgument } from '../errors.js';
+
+/** The package's directory; src/libtorch/ and dist/libtorch/ are equally deep. */
+export const PACKAGE_ROOT = packageRoot(fileURLToPath(new URL('../..', import.meta.url)));
+
+export const SETUP_COMMAND = 'npx jit-flux setup';
+
+const CUDA_LIBRARIES = ['libc10_cuda.so', 'libtorch_cuda.so'];
+
+/** An archive that `setup` can fetch: a Python wheel or a LibTorch zip. */
+export interface LibTorchArchive {
+  /** File name; below `JIT_FLUX_LIBTORCH_MIRROR` it is found under this name. */
+  file: string;
+  /** Folder inside the archive that is unpacked; see {@link LibTorchVariant.directory}. */
+  root: string;
+  size: number;
+  /** Lower-case hex. */
+  sha256: string;
+  url: string;
+  /** How pip finds the same file, whatever the local Python's version. */
+  pip?: {
+    requirements: string[];
+    pythonVersion: string;
+    implementation: string;
+    abi: string;
+    platform: string;
+  };
+}
+
+export interface LibTorchVariant {
+  version: string;
+  /** False for a variant that is planned but not pinned yet. */
+  available: boolean;
+  unavailableReason?: string;
+  /** It has the CUDA libraries. Default false. */
+  cuda?: boolean;
+  /**
+   * The LibTorch directory inside the variant's folder of the cache. With it, every archive's `root` is kept as pip
+   * installs it (`torch/lib/...`, `nvidia/cu13/lib/...`), because libtorch_cuda.so looks for the CUDA libraries in
+   * `$ORIGIN/../../nvidia`. Without it there is one archive, and its `root` becomes the folder itself.
+   */
+  directory?: string;
+  /** Bytes on disk once unpacked. */
+  unpackedSize: number;
+  archives: LibTorchArchive[];
+}
+
+/** libtorch.json: the pinned LibTorch. */
+export interface LibTorchManifest {
+  version: string;
+  /** Oldest and newest minor version that the sources build against. */
+  supported: { minimum: string; maximum: string };
+  defaultVariant: string;
+  variants: Record<string, LibTorchVariant>;
+}
+
+/** A LibTorch directory that passed validation. */
+export interface LibTorch {
+  /** Absolute path of the directory that holds `lib/`. */
+  path: string;
+  /** Full version, for example `2.13.0+cpu`. */
+  version: string;
+  /** What led to it. */
+  source: 'option' | 'JIT_FLUX_LIBTORCH' | 'LIBTORCH' | 'cache' | 'python';
+  /** It has the CUDA libraries. */
+  cuda: boolean;
+  /** Absolute paths of the libraries to load before the core, in order. */
+  libraries: string[];
+}
+
+export interface FindLibTorchOptions {
+  /** Explicit directory; nothing else is tried. */
+  libtorch?: string | undefined;
+  /** Cache directory instead of {@link cacheDirectory}. */
+  cacheDir?: string | undefined;
+  /**
+   * `'run'` (default): the minor version must equal that of `builtFor`, since LibTorch's C++ ABI is stable only within
+   * one. `'build'`: any supported version will do, and the headers must be there.
+   */
+  purpose?: 'run' | 'build';
+  /** Version the native libraries were built against. Default: the pinned one. */
+  builtFor?: string | undefined;
+  /** Only one with the CUDA libraries will do. Default false: either kind. */
+  cuda?: boolean | undefined;
+  /** Consider the `torch` of an installed Python. Default true. */
+  python?: boolean;
+  env?: NodeJS.ProcessEnv;
+  manifest?: LibTorchManifest;
+}
+
+/** What is looked for, as the errors say it. */
+interface Wanted {
+  required: string;
+  cuda: boolean;
+  command: string;
+}
+
+/** A place that was looked at, and what was wrong with it. */
+interface Attempt {
+  place: string;
+  reason: string;
+}
+
+/**
+ * Electron shows what is unpacked from app.asar below app.asar as well, but there only its own functions can read it, and
+ * not the dynamic linker.
+ * @internal exported for tests
+ */
+export function packageRoot(directory: string): string {
+  const unpacked = directory.replace(/\.asar(?=\/)/, '.asar.unpacked');
+  return existsSync(unpacked) ? unpacked : directory;
+}
+
+export function readManifest(path = join(PACKAGE_ROOT, 'libtorch.json')): LibTorchManifest {
+  return JSON.parse(readFileSync(path, 'utf8')) as LibTorchManifest;
+}
+
+/** `JIT_FLUX_CACHE`, else `$XDG_CACHE_HOME/jit-flux`, else `~/.cache/jit-flux`. */
+export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
+  if (env.JIT_FLUX_CACHE) return resolve(env.JIT_FLUX_CACHE);
+  return join(env.XDG_CACHE_HOME || join(env.HOME || homedir(), '.cache'), 'jit-flux');
+}
+
+/** The folder that `setup` makes for a variant. */
+export function variantCacheDirectory(cacheDir: string, version: string, variant: string): string {
+  return join(cacheDir, 'libtorch', `${version}-${variant}`);
+}
+
+/** The LibTorch directory inside a variant's folder; cmake/LibTorch.cmake follows the same rule. */
+export function libTorchDirectory(variantDirectory: string, pinned: LibTorchVariant): string {
+  return join(variantDirectory, pinned.directory ?? '');
+}
+
+/** `'2.13'` of `'2.13.0+cpu'`. */
+export function minorVersion(version: string): string {
+  return /^\d+\.\d+/.exec(version)?.[0] ?? version;
+}
+
+/**
+ * Finds and validates LibTorch.
+ *
+ * The option and `JIT_FLUX_LIBTORCH` are binding: what they name is used or refused, never passed over. The other
+ * places are tried in turn.
+ *
+ * @throws ERR_JITFLUX_LIBTORCH_NOT_FOUND naming every place tried and the command that fixes it
+ * @throws ERR_JITFLUX_LIBTORCH_VERSION if a place named by the user holds another version than the build needs
+ */
+export function findLibTorch(options: FindLibTorchOptions = {}): LibTorch {
+  const env = options.env ?? process.env;
+  const manifest = options.manifest ?? readManifest();
+  const purpose = options.purpose ?? 'run';
+  const builtFor = options.builtFor ?? manifest.version;
+  const required =
+    purpose === 'run'
+      ? `${minorVersion(builtFor)}.x`
+      : `${manifest.supported.minimum} - ${manifest.supported.maximum}`;
+  const accepts = (version: string): boolean =>
+    purpose === 'run' ? minorVersion(version) === minorVersion(builtFor) : isSupported(version, manifest);
+  const cuda = options.cuda ?? false;
+  const wanted: Wanted = { required, cuda, command: setupCommand(manifest, accepts, cuda) };
+  const attempts: Attempt[] = [];
+
+  /** The candidate if it is usable; otherwise undefined, or an error if the user insisted on it. */
+  const consider = (
+    path: string,
+    source: LibTorch['source'],
+    place: string,
+    binding: boolean,
+  ): LibTorch | undefined => {
+    const directory = resolve(path);
+    const reason = whyUnusable(directory, purpose);
+    if (reason !== undefined) {
+      attempts.push({ place, reason });
+      if (binding) throw notFound(attempts, wanted, source);
+      return undefined;
+    }
+    const version = versionOf(directory);
+    if (version === undefined || !accepts(version)) {
+      attempts.push({ place, reason: `version ${version ?? 'unknown'}, required ${required}` });
+      if (binding) throw wrongVersion(directory, version, wanted, source);
+      return undefined;
+    }
+    const hasCuda = CUDA_LIBRARIES.every((name) => existsSync(join(directory, 'lib', name)));
+    if (cuda && !hasCuda) {
+      attempts.push({ place, reason: `has no CUDA (no lib/libtorch_cuda.so)` });
+      if (binding) throw withoutCuda(directory, version, wanted, source);
+      return undefined;
+    }
+    return { path: directory, version, source, cuda: hasCuda, libraries: librariesOf(directory) };
+  };
+
+  if (options.libtorch !== undefined) {
+    if (typeof options.libtorch !== 'string' || options.libtorch === '')
+      throw invalidArgument('libtorch', 'the path of a LibTorch directory', options.libtorch);
+    return consider(options.libtorch, 'option', `option "libtorch": ${options.libtorch}`, true)!;
+  }
+  if (env.JIT_FLUX_LIBTORCH) {
+    const place = `JIT_FLUX_LIBTORCH: ${env.JIT_FLUX_LIBTORCH}`;
+    return consider(env.JIT_FLUX_LIBTORCH, 'JIT_FLUX_LIBTORCH', place, true)!;
+  }
+  attempts.push({ place: 'JIT_FLUX_LIBTORCH', reason: 'not set' });
+  if (env.LIBTORCH) {
+    const found = consider(env.LIBTORCH, 'LIBTORCH', `LIBTORCH: ${env.LIBTORCH}`, false);
+    if (found) return found;
+  } else {
+    attempts.push({ place: 'LIBTORCH', reason: 'not set' });
+  }
+
+  const cacheDir = options.cacheDir === undefined ? cacheDirectory(env) : resolve(options.cacheDir);
+  for (const [variant, pinned] of cachedVariants(manifest)) {
+    if (!accepts(pinned.version) || (cuda && !pinned.cuda)) continue;
+    const directory = libTorchDirectory(variantCacheDirectory(cacheDir, pinned.version, variant), pinned);
+    const found = consider(directory, 'cache', `cache of "${SETUP_COMMAND}": ${directory}`, false);
+    if (found) return found;
+  }
+
+  if (options.python ?? true) {
+    const python = env.JIT_FLUX_PYTHON || 'python3';
+    const directory = pythonTorch(python, env);
+    if (directory === undefined) {
+      attempts.push({ place: `Python torch (${python})`, reason: 'no torch installed there' });
+    } else {
+      const found = consider(directory, 'python', `Python torch (${python}): ${directory}`, false);
+      if (found) return found;
+    }
+  }
+  throw notFound(attempts, wanted);
+}
+
+/** Version of a LibTorch directory, from version.py (wheel) or build-version (official archive). */
+export function versionOf(directory: string): string | undefined {
+  const fromWheel = readOptional(join(directory, 'version.py'));
+  if (fromWheel !== undefined) return /^__version__\s*=\s*['"]([^'"]+)['"]/m.exec(fromWheel)?.[1];
+  return readOptional(join(directory, 'build-version'))?.trim() || undefined;
+}
+
+/**
+ * The libraries of a LibTorch directory in loading order. Each one's dependencies precede it, so that every lookup by
+ * SONAME ends at a library that is loaded already. libgomp comes first: it uses static TLS, of which little is left
+ * once a process is up.
+ */
+export function librariesOf(directory: string): string[] {
+  const lib = join(directory, 'lib');
+  const names = readdirSync(lib);
+  const openmp = names.filter((name) => /^lib[gi]omp.*\.so/.test(name)).sort();
+  const torch = ['libc10.so', 'libc10_cuda.so', 'libtorch_cpu.so', 'libtorch_cuda.so', 'libtorch.so'].filter(
+    (name) => names.includes(name),
+  );
+  return [...openmp, ...torch].map((name) => join(lib, name));
+}
+
+/** The variant with CUDA: its name and what is pinned. */
+export function cudaVariant(manifest = readManifest()): [string, LibTorchVariant] | undefined {
+  return Object.entries(manifest.variants).find(([, pinned]) => pinned.cuda);
+}
+
+/** The command that installs a LibTorch that would do, the default variant's where possible. */
+function setupCommand(
+  manifest: LibTorchManifest,
+  accepts: (version: string) => boolean,
+  cuda: boolean,
+): string {
+  const fitting = cachedVariants(manifest).find(
+    ([, pinned]) => pinned.available && accepts(pinned.version) && (!cuda || pinned.cuda),
+  );
+  if (fitting === undefined || fitting[0] === manifest.defaultVariant) return SETUP_COMMAND;
+  return `${SETUP_COMMAND} --variant ${fitting[0]}`;
+}
+
+/** The default variant first. */
+function cachedVariants(manifest: LibTorchManifest): [string, LibTorchVariant][] {
+  return Object.entries(manifest.variants).sort(
+    ([a], [b]) => Number(b === manifest.defaultVariant) - Number(a === manifest.defaultVariant),
+  );
+}
+
+function whyUnusable(directory: string, purpose: 'run' | 'build'): string | undefined {
+  if (!existsSync(directory)) return 'does not exist';
+  const needed = ['lib/libc10.so', 'lib/libtorch_cpu.so', 'lib/libtorch.so'];
+  if (purpose === 'build') needed.push('include/ATen/ATen.h');
+  const missing = needed.filter((file) => !existsSync(join(directory, file)));
+  return missing.length === 0 ? undefined : `not a LibTorch directory: ${missing.join(', ')} missing`;
+}
+
+function isSupported(version: string, manifest: LibTorchManifest): boolean {
+  const { minimum, maximum } = manifest.supported;
+  return compareMinor(version, minimum) >= 0 && compareMinor(version, maximum) <= 0;
+}
+
+function compareMinor(a: string, b: string): number {
+  const [majorA = 0, minorA = 0] = a.split('.').map((part) => Number.parseInt(part, 10));
+  const [majorB = 0, minorB = 0] = b.split('.').map((part) => Number.parseInt(part, 10));
+  return majorA - majorB || minorA - minorB;
+}
+
+/** Folder of the `torch` package of a Python, without importing it. */
+function pythonTorch(python: string, env: NodeJS.ProcessEnv): string | undefined {
+  const script =
+    'import importlib.util as u; s = u.find_spec("torch"); print(list(s.submodule_search_locations)[0] if s and s.submodule_search_locations else "")';
+  try {
+    const output = execFileSync(python, ['-c', script], {
+      env,
+      encoding: 'utf8',
+      timeout: 5000,
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    return output.trim() || undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function readOptional(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return undefined;
+  }
+}
+
+/** @param source the setting that named the one place, if it was one */
+function notFound(
+  attempts: Attempt[],
+  { required, cuda, command }: Wanted,
+  source?: LibTorch['source'],
+): JitFluxError {
+  const tried = attempts.map(({ place, reason }) => `${place} (${reason})`);
+  const remedy =
+    source === undefined
+      ? `Run \`${command}\` to install it, or point JIT_FLUX_LIBTORCH to a LibTorch directory.`
+      : `Run \`${command}\` and remove the setting, or name a LibTorch directory.`;
+  return new JitFluxError(
+    ERROR_CODES.LIBTORCH_NOT_FOUND,
+    `No usable LibTorch ${required}${cuda ? ' with CUDA' : ''} was found. Tried:\n` +
+      `${tried.map((line) => `  - ${line}`).join('\n')}\n` +
+      remedy,
+    { required, cuda, tried, command, ...(source && { source }) },
+  );
+}
+
+function wrongVersion(
+  path: string,
+  version: string | undefined,
+  { required, cuda, command }: Wanted,
+  source: LibTorch['source'],
+): JitFluxError {
+  return new JitFluxError(
+    ERROR_CODES.LIBTORCH_VERSION,
+    `LibTorch ${version ?? 'of unknown version'} in ${path} (from ${originOf(source)}) cannot be used: ` +
+      `this build of jit-flux requires ${required}. ` +
+      `Run \`${command}\` and remove the setting, or name a LibTorch ${required}.`,
+    { found: version, required, cuda, path, source, command },
+  );
+}
+
+function withoutCuda(
+  path: string,
+  version: string,
+  { required, command }: Wanted,
+  source: LibTorch['source'],
+): JitFluxError {
+  return new JitFluxError(
+    ERROR_CODES.LIBTORCH_VERSION,
+    `LibTorch ${version} in ${path} (from ${originOf(source)}) has no CUDA, which this build of jit-flux needs. ` +
+      `Run \`${command}\` and remove the setting, or name a LibTorch ${required} with CUDA.`,
+    { found: version, required, cuda: true, path, source, command },
+  );
+}
+
+function originOf(source: LibTorch['source']): string {
+  return source === 'option' ? 'the option "libtorch"' : source;
+}

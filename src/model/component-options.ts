@@ -1,0 +1,52 @@
+/** Where the parts of a pipeline compute, and in which type. */
+import { computeDType, deviceIndex, isAccelerator, nativeLoadOptions } from '../engine/index.js';
+import type { Device, LoadOptions } from '../types.js';
+import type { ModelSource } from './model-source.js';
+
+type Placement = Pick<LoadOptions, 'device' | 'dtype' | 'textEncoderDevice' | 'decoderDevice'>;
+
+export interface ComponentPlacement {
+  device: Device;
+  dtype: NonNullable<LoadOptions['dtype']>;
+}
+
+/**
+ * Refuses a bad option before anything is loaded.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function checkLoadOptions(o: LoadOptions): void {
+  nativeLoadOptions(o);
+  for (const where of [o.textEncoderDevice, o.decoderDevice]) deviceIndex(where);
+}
+
+/** The transformer's, and what the others go by. */
+export function transformerPlacement(o: Placement): ComponentPlacement {
+  return { device: o.device ?? 'cpu', dtype: computeDType(o) };
+}
+
+/** Of the text encoders. TorchScript modules compute on the CPU. */
+export function textPlacement(o: Placement, text: ModelSource['text']): ComponentPlacement {
+  const device = text?.kind === 'torchscript' ? 'cpu' : (o.textEncoderDevice ?? o.device ?? 'cpu');
+  // T5's states outgrow float16.
+  return { device, dtype: withoutFloat16(computeDType(o)) };
+}
+
+/** Of the autoencoder. */
+export function decoderPlacement(o: Placement, decoder: ModelSource['decoder']): ComponentPlacement {
+  const device = decoder.kind === 'torchscript' ? 'cpu' : (o.decoderDevice ?? o.device ?? 'cpu');
+  const dtype = computeDType(o);
+  return { device, dtype: isAccelerator(device) ? dtype : withoutFloat16(dtype) };
+}
+
+/** Options of a text encoder or autoencoder: what is the transformer's alone left out. */
+export function componentOptions(o: LoadOptions, placement: ComponentPlacement): LoadOptions {
+  const rest: LoadOptions = { ...o, ...placement };
+  delete rest.quantize;
+  delete rest.weightStreaming;
+  delete rest.cudaGraphs;
+  return rest;
+}
+
+function withoutFloat16(dtype: ComponentPlacement['dtype']): ComponentPlacement['dtype'] {
+  return dtype === 'float16' ? 'bfloat16' : dtype;
+}

@@ -1,0 +1,177 @@
+/**
+ * A model directory: the weights of all parts, and `model_index.json`, which says which file is which and how the
+ * parts fit together.
+ */
+import { readFile, stat } from 'node:fs/promises';
+import { isAbsolute, join, resolve } from 'node:path';
+
+import { z } from 'zod';
+
+import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { PACKAGE_ROOT } from '../libtorch/libtorch.js';
+
+/** Name of the file that describes a model directory. */
+export const MODEL_INDEX = 'model_index.json';
+
+/** Directory of the model that ships with this package. */
+export const BUNDLED_MODEL: string = join(PACKAGE_ROOT, 'models', 'flux-tiny');
+
+/** A path inside the model directory. Checked as text: it must not lead out, whatever the platform. */
+const componentPath = z
+  .string()
+  .min(1)
+  .max(255)
+  .refine(
+    (path) =>
+      !isAbsolute(path) &&
+      !/^[a-z]:/i.test(path) &&
+      !/[\\\0]/.test(path) &&
+      !path.split('/').some((part) => part === '..'),
+    'must be a relative path inside the model directory, with forward slashes and without ".."',
+  );
+
+const side = z.number().int().positive().max(65536);
+
+const modelIndex = z.object({
+  format: z.literal('jit-flux-model'),
+  version: z.literal(1),
+  /** Short name, shown and written into pictures. */
+  name: z.string().min(1).max(100),
+  description: z.string().optional(),
+  /** SPDX identifier, or a name. */
+  license: z.string().optional(),
+  text: z.object({
+    /** A TorchScript module: token ids [B, T] int64 -> (pooled [B, P], sequence [B, T, J]). */
+    type: z.literal('torchscript'),
+    file: componentPath,
+    tokenizer: componentPath,
+    /** Number of text tokens T, padding included. */
+    length: z.number().int().min(1).max(4096),
+  }),
+  transformer: z.object({
+    file: componentPath,
+    /** Channels of a head that rotate with each position axis; default: the rule of FLUX.1. */
+    ropeAxes: z.tuple([z.int().positive(), z.int().positive(), z.int().positive()]).optional(),
+  }),
+  decoder: z.object({
+    /** A TorchScript module: z [B, C, h, w], un-scaled -> picture [B, 3, h * spatialFactor, w * spatialFactor]. */
+    type: z.literal('torchscript'),
+    file: componentPath,
+    /** Latent channels C. */
+    channels: z.number().int().min(1).max(1024),
+    /** Pixels per latent cell, along each side. */
+    spatialFactor: z.number().int().min(1).max(64),
+    /** z = latent / scalingFactor + shiftFactor. */
+    scalingFactor: z.number().positive(),
+    shiftFactor: z.number(),
+  }),
+  defaults: z.object({ width: side, height: side, guidance: z.number().min(0) }),
+});
+
+/** Content of `model_index.json`. */
+export type ModelIndex = z.infer<typeof modelIndex>;
+
+/** A model directory that was found complete. */
+export interface ModelDirectory {
+  /** Absolute path. */
+  path: string;
+  index: ModelIndex;
+  /** Absolute paths of the parts. */
+  files: { tokenizer: string; textEncoder: string; transformer: string; decoder: string };
+}
+
+/** Side of one packed token in pixels: 16 for FLUX.1, 8 for flux-tiny. */
+export function pixelsPerToken(index: { decoder: { spatialFactor: number } }): number {
+  return index.decoder.spatialFactor * 2;
+}
+
+/**
+ * Parses the content of a `model_index.json`.
+ * @param name what error messages call it
+ * @throws ERR_JITFLUX_INVALID_MODEL naming the first bad field; `details.problems` lists all of them
+ */
+export function parseModelIndex(text: string, name: string = MODEL_INDEX): ModelIndex {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new JitFluxError(
+      ERROR_CODES.INVALID_MODEL,
+      `${name} is not JSON: ${reason}`,
+      { path: name },
+      { cause },
+    );
+  }
+  if (typeof json === 'object' && json !== null && '_class_name' in json && !('format' in json)) {
+    throw new JitFluxError(
+      ERROR_CODES.INVALID_MODEL,
+      `${name} belongs to a diffusers model; jit-flux needs its own (format "jit-flux-model", see models/flux-tiny)`,
+      { path: name, field: 'format' },
+    );
+  }
+  const parsed = modelIndex.safeParse(json);
+  if (parsed.success) return parsed.data;
+  const problems = parsed.error.issues.map((issue) => ({
+    field: issue.path.join('.') || '(root)',
+    message: issue.message,
+  }));
+  const first = problems[0];
+  throw new JitFluxError(ERROR_CODES.INVALID_MODEL, `${name}: ${first?.field}: ${first?.message}`, {
+    path: name,
+    field: first?.field,
+    problems,
+  });
+}
+
+/**
+ * Reads `model_index.json` of a directory and checks that every file it names is there.
+ * @throws ERR_JITFLUX_FILE_NOT_FOUND if there is no such directory, ERR_JITFLUX_INVALID_MODEL if it is not a model
+ */
+export async function readModelDirectory(
+  directory: string,
+  o: { signal?: AbortSignal | undefined } = {},
+): Promise<ModelDirectory> {
+  throwIfAborted(o.signal);
+  const path = resolve(directory);
+  const found = await stat(path).catch(() => undefined);
+  if (!found?.isDirectory()) {
+    const problem = found ? 'is not a directory' : 'does not exist';
+    throw new JitFluxError(ERROR_CODES.FILE_NOT_FOUND, `The model directory ${path} ${problem}`, { path });
+  }
+  const indexPath = join(path, MODEL_INDEX);
+  let text: string;
+  try {
+    text = await readFile(indexPath, 'utf8');
+  } catch (cause) {
+    const reason =
+      (cause as NodeJS.ErrnoException).code === 'ENOENT' ? `has no ${MODEL_INDEX}` : 'cannot be read';
+    throw new JitFluxError(
+      ERROR_CODES.INVALID_MODEL,
+      `${path} is not a model directory: it ${reason}`,
+      { path: indexPath },
+      { cause },
+    );
+  }
+  const index = parseModelIndex(text, indexPath);
+  const files = {
+    tokenizer: join(path, index.text.tokenizer),
+    textEncoder: join(path, index.text.file),
+    transformer: join(path, index.transformer.file),
+    decoder: join(path, index.decoder.file),
+  };
+  const missing: string[] = [];
+  for (const file of Object.values(files)) {
+    // The transformer may also be a directory of shards.
+    if ((await stat(file).catch(() => undefined)) === undefined) missing.push(file);
+  }
+  throwIfAborted(o.signal);
+  if (missing.length > 0) {
+    throw new JitFluxError(
+      ERROR_CODES.INVALID_MODEL,
+      `The model in ${path} is incomplete; missing: ${missing.map((file) => file.slice(path.length + 1)).join(', ')}`,
+      { path, missing },
+    );
+  }
+  return { path, index, files };
+}
