@@ -24,9 +24,14 @@ const LIBRARIES = [
     exports: ['napi_register_module_v1', 'node_api_module_get_api_version_v1'],
   },
   {
+    names: ['libjit_flux_weights.so'],
+    needed: [...SYSTEM_LIBRARIES, ...CPP_LIBRARIES],
+    exports: ['jit_flux_init'],
+  },
+  {
     names: ['libjit_flux_core.so'],
     needed: [...SYSTEM_LIBRARIES, ...CPP_LIBRARIES, ...LIBTORCH_LIBRARIES],
-    exports: ['jit_flux_core_init'],
+    exports: ['jit_flux_init'],
   },
   {
     names: ['libjit_flux_cuda.so'],

@@ -39,7 +39,7 @@ import {
 /** Bytes. npm refuses some 230 MB; a package that is installed into every container should be far below. */
 const BUDGET = { packed: 20e6, unpacked: 40e6 };
 const SHIPPED =
-  /^(package\.json|README\.md|LICENSE|libtorch\.json|(dist|src)\/.+|models\/flux-tiny\/[^/]+|prebuilds\/linux-x64(-cuda)?\/(jit-flux\.node|libjit_flux_(core|cuda)\.so))$/;
+  /^(package\.json|README\.md|LICENSE|libtorch\.json|(dist|src)\/.+|models\/flux-tiny\/[^/]+|prebuilds\/linux-x64(-cuda)?\/(jit-flux\.node|libjit_flux_(weights|core|cuda)\.so))$/;
 /** What a project may use: Node and npm, and what the launchers of npm and pnpm are written with. */
 const COMMANDS = ['node', 'npm', 'npx', 'sh', 'sed', 'dirname', 'uname'];
 const COMPILERS = ['cc', 'gcc', 'g++', 'c++', 'clang', 'make', 'cmake', 'ninja', 'python3', 'node-gyp'];
@@ -192,7 +192,8 @@ async function testPackage(scratch, { prebuild, nodes }) {
   await step('doctor, native code that cannot be loaded', () => {
     const broken = join(scratch, 'broken');
     cpSync(join(installed, 'prebuilds', 'linux-x64', 'jit-flux.node'), join(broken, 'jit_flux.node'));
-    writeFileSync(join(broken, 'libjit_flux_core.so'), 'no library');
+    for (const name of ['libjit_flux_weights.so', 'libjit_flux_core.so'])
+      writeFileSync(join(broken, name), 'no library');
     const options = { cwd: npmProject, env: { ...env, JIT_FLUX_BUILD_DIR: broken } };
     const { status, stdout } = start('npx', ['--no-install', 'jit-flux', 'doctor', '--json'], options);
     const { detail, remedy } = JSON.parse(stdout).checks.find(({ name }) => name === 'self-test');
@@ -416,7 +417,9 @@ function checkContents({ files }) {
   const { version, main, types, bin } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
   const needed = [main, types, ...Object.values(bin)].map((path) => path.replace(/^\.\//, ''));
   needed.push('README.md', 'LICENSE', 'libtorch.json', 'dist/sampler/index.cjs', 'dist/cli/self-test.js');
-  needed.push('models/flux-tiny/model_index.json', 'prebuilds/linux-x64/jit-flux.node');
+  needed.push('models/flux-tiny/model_index.json');
+  for (const name of ['jit-flux.node', 'libjit_flux_weights.so', 'libjit_flux_core.so'])
+    needed.push(`prebuilds/linux-x64/${name}`);
   const missing = needed.filter((path) => !paths.includes(path));
   if (missing.length > 0) throw new Error(`missing: ${missing.join(', ')}`);
   // Left over from a source that is gone.

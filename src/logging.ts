@@ -21,7 +21,7 @@ export interface LoggerOptions {
   log?: (entry: LogEntry) => void;
 }
 
-/** Takes the engine's messages up to a level. */
+/** Takes a native library's messages up to a level. */
 type NativeLog = (handler: ((level: LogLevel, message: string) => void) | undefined, level: LogLevel) => void;
 
 const LEVEL_VARIABLE = 'JIT_FLUX_LOG_LEVEL';
@@ -32,7 +32,7 @@ const toStandardError = ({ level, source, message }: LogEntry): void => {
 
 let level: LogLevel | 'silent' | undefined;
 let sink: (entry: LogEntry) => void = toStandardError;
-let connectNative: NativeLog | undefined;
+const nativeLogs: NativeLog[] = [];
 
 /**
  * Decides what becomes of log messages, in this thread: worker threads decide for themselves. Options that are left out
@@ -51,16 +51,18 @@ export function log(at: LogLevel, message: string, details?: Record<string, unkn
   emit({ level: at, message, source: 'jit-flux', ...(details && { details }) });
 }
 
-/** @internal The engine's messages follow the same settings from now on. */
+/** @internal The messages of a native library follow the same settings from now on. */
 export function connectNativeLog(connect: NativeLog): void {
-  connectNative = connect;
+  nativeLogs.push(connect);
   listen();
 }
 
 function listen(): void {
   const wanted = currentLevel();
-  if (wanted === 'silent') connectNative?.(undefined, 'error');
-  else connectNative?.((at, message) => emit({ level: at, message, source: 'native' }), wanted);
+  for (const connect of nativeLogs) {
+    if (wanted === 'silent') connect(undefined, 'error');
+    else connect((at, message) => emit({ level: at, message, source: 'native' }), wanted);
+  }
 }
 
 function emit(entry: LogEntry): void {

@@ -1,18 +1,17 @@
-// Reading and checking arguments on the JavaScript thread, before any work is queued.
+// Reading and checking tensors, devices and token lists on the JavaScript thread, before any work
+// is queued.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
-#include <array>
 #include <cstdint>
 #include <initializer_list>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "addon/handles.h"
-#include "addon/napi_setup.h"
 #include "jit/anchors.h"
+#include "node/arguments.h"
 
 namespace jitflux::addon {
 
@@ -34,18 +33,7 @@ void expect_device(const at::Tensor& tensor, const char* name, int device);
 // The device that all of these are on. Throws kInvalidTensor.
 int common_device(std::initializer_list<at::Tensor> tensors);
 
-// A shape of 1 to 8 dimensions of at least 1, whose product is at most 2^40.
-std::vector<int64_t> parse_shape(const Napi::Value& value);
-
-// Three positive numbers, or undefined.
-std::optional<std::array<int64_t, 3>> parse_axes(const Napi::Value& value);
-
 jit::Grid parse_grid(const Napi::Value& rows, const Napi::Value& cols);
-
-int64_t parse_integer(const Napi::Value& value, const char* name, int64_t low, int64_t high);
-double parse_number(const Napi::Value& value, const char* name);
-std::string parse_string(const Napi::Value& value, const char* name);
-std::vector<double> parse_numbers(const Napi::Value& value, const char* name);  // Float64Array
 
 // Token ids: an int64 tensor [images, tokens] on the CPU with at most `max_tokens` tokens, every id
 // in [0, vocabulary). Throws kInvalidTensor.

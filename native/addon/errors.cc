@@ -3,7 +3,7 @@
 #include <c10/util/Exception.h>
 
 #include <cstdio>
-#include <new>
+#include <optional>
 #include <string>
 
 #include "runtime/device.h"
@@ -12,29 +12,9 @@ namespace jitflux::addon {
 
 namespace {
 
-std::string first_line(const char* text) {
-  const std::string message(text);
-  return message.substr(0, message.find('\n'));
-}
-
-Napi::Value to_js(Napi::Env env, const DetailValue& value) {
-  if (const auto* number = std::get_if<double>(&value)) return Napi::Number::New(env, *number);
-  if (const auto* text = std::get_if<std::string>(&value)) return Napi::String::New(env, *text);
-  const auto& list = std::get<std::vector<std::string>>(value);
-  Napi::Array array = Napi::Array::New(env, list.size());
-  for (size_t i = 0; i < list.size(); ++i) {
-    array.Set(static_cast<uint32_t>(i), Napi::String::New(env, list[i]));
-  }
-  return array;
-}
-
-}  // namespace
-
-Error current_exception() {
+std::optional<Error> torch_exception() {
   try {
     throw;
-  } catch (const Error& error) {
-    return error;
   } catch (const c10::OutOfMemoryError& error) {
     return Error(error_code::kOutOfMemory, first_line(error.what_without_backtrace()));
   } catch (const c10::Error& error) {
@@ -45,14 +25,14 @@ Error current_exception() {
     const bool memory = says("can't allocate memory") || says("CUDA error: out of memory") ||
                         says("CUBLAS_STATUS_ALLOC_FAILED") || says("CUDNN_STATUS_ALLOC_FAILED");
     return Error(memory ? error_code::kOutOfMemory : error_code::kNative, std::move(message));
-  } catch (const std::bad_alloc&) {
-    return Error(error_code::kOutOfMemory, "Out of host memory");
-  } catch (const std::exception& error) {
-    return Error(error_code::kNative, first_line(error.what()));
   } catch (...) {
-    return Error(error_code::kNative, "Unknown native failure");
+    return std::nullopt;
   }
 }
+
+}  // namespace
+
+void translate_torch_exceptions() { install_exception_translator(torch_exception); }
 
 namespace {
 
@@ -115,17 +95,6 @@ Error with_device_memory(const Error& error, int device) {
                    " are free, tensors of this process take " +
                    gibibytes(static_cast<double>(info.allocated_bytes)),
                std::move(details));
-}
-
-Napi::Error to_js(Napi::Env env, const Error& error) {
-  Napi::Error result = Napi::Error::New(env, error.what());
-  result.Set("code", Napi::String::New(env, error.code()));
-  if (!error.details().empty()) {
-    Napi::Object details = Napi::Object::New(env);
-    for (const auto& [key, value] : error.details()) details.Set(key, to_js(env, value));
-    result.Set("details", details);
-  }
-  return result;
 }
 
 }  // namespace jitflux::addon

@@ -3,15 +3,14 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <atomic>
 #include <functional>
 
 #include "addon/environment.h"
-#include "addon/handle.h"
 #include "models/autoencoder/autoencoder.h"
 #include "models/clip/clip_text_encoder.h"
 #include "models/flux/transformer.h"
 #include "models/t5/t5_encoder.h"
+#include "node/handle.h"
 #include "runtime/script_module.h"
 
 namespace jitflux::addon {
@@ -28,11 +27,6 @@ template <>
 struct HandleType<at::Tensor> {
   static constexpr napi_type_tag tag = build_tag(0x7d1d9c5c0a3f4e61, 0x8f2a6b3d91c4e507);
   static constexpr const char* name = "tensor";
-};
-template <>
-struct HandleType<std::atomic<bool>> {
-  static constexpr napi_type_tag tag = build_tag(0x1b64ea7d53c94f02, 0x93d0c7f82e5ba146);
-  static constexpr const char* name = "abort flag";
 };
 template <>
 struct HandleType<TransformerEntry> {

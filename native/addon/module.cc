@@ -2,8 +2,6 @@
 // environment.
 #include <ATen/Version.h>
 
-#include <algorithm>
-#include <iterator>
 #include <string>
 
 #include "addon/environment.h"
@@ -12,7 +10,9 @@
 #include "base/counters.h"
 #include "base/memory_use.h"
 #include "kernels/kernels.h"
+#include "node/control.h"
 #include "runtime/memory_arena.h"
+#include "runtime/torch_log.h"
 
 namespace {
 
@@ -53,40 +53,22 @@ Napi::Value memory_use(const Napi::CallbackInfo& info) {
   return result;
 }
 
-// (handler | undefined, level)
-Napi::Value set_log_handler(const Napi::CallbackInfo& info) {
-  static constexpr const char* kLevels[] = {"error", "warn", "info", "debug"};
-  const std::string name = info[1].IsString() ? info[1].As<Napi::String>().Utf8Value() : "";
-  const auto* level = std::find(std::begin(kLevels), std::end(kLevels), name);
-  if (level == std::end(kLevels) || !(info[0].IsFunction() || info[0].IsUndefined())) {
-    throw jitflux::Error(jitflux::error_code::kInvalidArgument,
-                         "Expected a function or undefined, and error, warn, info or debug");
-  }
-  Environment::of(info.Env())
-      .set_log_handler(info[0], static_cast<jitflux::LogLevel>(level - std::begin(kLevels)));
-  return info.Env().Undefined();
-}
-
-Napi::Value shut_down(const Napi::CallbackInfo& info) {
-  Environment::of(info.Env()).stop();
-  return info.Env().Undefined();
-}
-
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) napi_value jit_flux_core_init(
-    napi_env raw_env, napi_value raw_exports) {
+extern "C" __attribute__((visibility("default"))) napi_value jit_flux_init(napi_env raw_env,
+                                                                           napi_value raw_exports) {
   using namespace jitflux::addon;
   const Napi::Env env(raw_env);
   const Napi::Object exports(raw_env, raw_exports);
   try {
+    translate_torch_exceptions();
+    jitflux::redirect_torch_warnings();
     jitflux::kernels::table();  // refuses an instruction set that this CPU lacks
     jitflux::MemoryArena::install();
     Environment::create(env);
     exports.Set("info", Napi::Function::New<guarded<engine_info>>(env));
     exports.Set("memoryUse", Napi::Function::New<guarded<memory_use>>(env));
-    exports.Set("setLogHandler", Napi::Function::New<guarded<set_log_handler>>(env));
-    exports.Set("shutDown", Napi::Function::New<guarded<shut_down>>(env));
+    register_control(env, exports);
     register_tensor(env, exports);
     register_devices(env, exports);
     register_jit(env, exports);
@@ -94,7 +76,6 @@ extern "C" __attribute__((visibility("default"))) napi_value jit_flux_core_init(
     register_transformer(env, exports);
     register_encoders(env, exports);
     register_script_module(env, exports);
-    register_weights(env, exports);
   } catch (const Napi::Error& error) {
     error.ThrowAsJavaScriptException();
     return nullptr;

@@ -1,7 +1,7 @@
 // Each file of this folder adds its functions to the exports; src/engine/binding.ts is their type.
 #pragma once
 
-#include "addon/napi_setup.h"
+#include "node/napi_setup.h"
 
 namespace jitflux::addon {
 
@@ -12,6 +12,5 @@ void register_latents(Napi::Env env, Napi::Object exports);
 void register_transformer(Napi::Env env, Napi::Object exports);
 void register_encoders(Napi::Env env, Napi::Object exports);
 void register_script_module(Napi::Env env, Napi::Object exports);
-void register_weights(Napi::Env env, Napi::Object exports);
 
 }  // namespace jitflux::addon

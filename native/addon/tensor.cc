@@ -215,15 +215,6 @@ Napi::Value release(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-Napi::Value create_abort_flag(const Napi::CallbackInfo& info) {
-  return make_handle(info.Env(), std::make_shared<std::atomic<bool>>(false));
-}
-
-Napi::Value raise_abort_flag(const Napi::CallbackInfo& info) {
-  get_handle<std::atomic<bool>>(info[0])->store(true);
-  return info.Env().Undefined();
-}
-
 }  // namespace
 
 void register_tensor(Napi::Env env, Napi::Object exports) {
@@ -234,8 +225,6 @@ void register_tensor(Napi::Env env, Napi::Object exports) {
   exports.Set("tensorTo", Napi::Function::New<guarded<tensor_to>>(env));
   exports.Set("tensorRead", Napi::Function::New<guarded<tensor_read>>(env));
   exports.Set("release", Napi::Function::New<guarded<release>>(env));
-  exports.Set("createAbortFlag", Napi::Function::New<guarded<create_abort_flag>>(env));
-  exports.Set("raiseAbortFlag", Napi::Function::New<guarded<raise_abort_flag>>(env));
 }
 
 }  // namespace jitflux::addon

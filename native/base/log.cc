@@ -6,19 +6,22 @@ namespace {
 
 thread_local LogSink* current_sink = nullptr;
 
-class Warnings final : public c10::WarningHandler {
- public:
-  void process(const c10::Warning& warning) override { log(LogLevel::kWarn, warning.msg()); }
-};
-Warnings warnings;
+void* keep() { return nullptr; }
+void ignore(void*) {}
+WarningRedirect warnings{keep, ignore};
 
 }  // namespace
 
-LogScope::LogScope(LogSink& sink) : outer_(current_sink), warnings_(&warnings) {
+void install_warning_redirect(const WarningRedirect& redirect) { warnings = redirect; }
+
+LogScope::LogScope(LogSink& sink) : outer_(current_sink), outer_warnings_(warnings.begin()) {
   current_sink = &sink;
 }
 
-LogScope::~LogScope() { current_sink = outer_; }
+LogScope::~LogScope() {
+  current_sink = outer_;
+  warnings.end(outer_warnings_);
+}
 
 void log(LogLevel level, const std::string& message) noexcept {
   if (current_sink != nullptr) current_sink->write(level, message);

@@ -1,8 +1,6 @@
 // Messages for whoever operates the program, from whichever thread has something to say.
 #pragma once
 
-#include <c10/util/Exception.h>
-
 #include <string>
 
 namespace jitflux {
@@ -19,7 +17,17 @@ class LogSink {
   ~LogSink() = default;
 };
 
-// While it lives, what is logged on this thread goes to the sink, and so do LibTorch's warnings.
+// How another library's warnings are sent to log() on the current thread.
+struct WarningRedirect {
+  void* (*begin)();             // from now on; returns what `end` takes
+  void (*end)(void* previous);  // as before
+};
+
+// Every LogScope applies it from now on. To be called before there are scopes. The core installs
+// LibTorch's (runtime/torch_log.h); without LibTorch there is none.
+void install_warning_redirect(const WarningRedirect& redirect);
+
+// While it lives, what is logged on this thread goes to the sink, and so do redirected warnings.
 class LogScope {
  public:
   explicit LogScope(LogSink& sink);
@@ -29,7 +37,7 @@ class LogScope {
 
  private:
   LogSink* outer_;
-  c10::WarningUtils::WarningHandlerGuard warnings_;
+  void* outer_warnings_;
 };
 
 // Without a scope on this thread the message is dropped.

@@ -1,13 +1,14 @@
 // jit_flux.node: opens the libraries it is told to, and nothing else.
 //
 // It is not linked to LibTorch, so that `require` of the package never fails because LibTorch is
-// missing; where the libraries are is decided in src/native/. Exports one function:
+// missing; where the libraries are is decided in src/engine/load.ts. Exports one function:
 //
-//   load({ libraries: string[], core: string }): object
+//   load({ libraries: string[], entry: string }): object
 //
-// opens `libraries` in order and then `core`, all by absolute path, and returns what the core's
-// `jit_flux_core_init(napi_env, napi_value exports)` put into its exports. Every call initialises
-// the core anew: the caller sees to it that there is one per environment (worker thread). The
+// opens `libraries` in order and then `entry` (the core after LibTorch, or the weights library
+// alone), all by absolute path, and returns what the `jit_flux_init(napi_env, napi_value exports)`
+// of the latter put into its exports. Every call initialises it anew: the caller sees to it that
+// there is one of each per environment (worker thread). The
 // libraries are process-wide and never closed. Errors are JavaScript Errors with code
 // ERR_JITFLUX_NATIVE_LOAD, and TypeErrors for wrong arguments.
 #include <dlfcn.h>
@@ -20,11 +21,11 @@
 
 #define ERROR_CODE "ERR_JITFLUX_NATIVE_LOAD"
 #define ARGUMENT_CODE "ERR_JITFLUX_INVALID_ARGUMENT"
-#define CORE_INIT "jit_flux_core_init"
+#define ENTRY_INIT "jit_flux_init"
 #define TORCH_LIBRARY_NAME "libtorch_cpu.so"
 #define MAX_MESSAGE 8192
 
-typedef napi_value (*core_init_function)(napi_env env, napi_value exports);
+typedef napi_value (*init_function)(napi_env env, napi_value exports);
 
 // Throws `code`: "<what> <path>: <reason>", unless an exception is pending already.
 static void throw_load_error(napi_env env, const char* what, const char* path, const char* reason) {
@@ -164,15 +165,15 @@ static bool open_libraries(napi_env env, napi_value libraries) {
   return ok;
 }
 
-// Opens the core and lets it fill a fresh exports object; NULL with an exception pending on
+// Opens the library and lets it fill a fresh exports object; NULL with an exception pending on
 // failure.
-static napi_value init_core(napi_env env, const char* path) {
+static napi_value init_entry(napi_env env, const char* path) {
   void* handle = open_library(env, path);
   if (handle == NULL) return NULL;
-  core_init_function init = NULL;
-  void* symbol = dlsym(handle, CORE_INIT);
+  init_function init = NULL;
+  void* symbol = dlsym(handle, ENTRY_INIT);
   if (symbol == NULL) {
-    throw_load_error(env, "Cannot use", path, "it does not export " CORE_INIT);
+    throw_load_error(env, "Cannot use", path, "it does not export " ENTRY_INIT);
     return NULL;
   }
   memcpy(&init, &symbol, sizeof init);  // ISO C has no conversion from object to function pointer
@@ -203,20 +204,20 @@ static void choose_wait_policy(void) {
 
 static napi_value load(napi_env env, napi_callback_info info) {
   size_t argc = 1;
-  napi_value options, libraries, core;
+  napi_value options, libraries, entry;
   napi_valuetype type;
   if (napi_get_cb_info(env, info, &argc, &options, NULL, NULL) != napi_ok || argc < 1 ||
       napi_typeof(env, options, &type) != napi_ok || type != napi_object ||
       napi_get_named_property(env, options, "libraries", &libraries) != napi_ok ||
-      napi_get_named_property(env, options, "core", &core) != napi_ok) {
-    throw_argument_error(env, "Expected { libraries: string[], core: string }");
+      napi_get_named_property(env, options, "entry", &entry) != napi_ok) {
+    throw_argument_error(env, "Expected { libraries: string[], entry: string }");
     return NULL;
   }
-  char* core_path = absolute_path(env, core, "\"core\"");
-  if (core_path == NULL) return NULL;
+  char* entry_path = absolute_path(env, entry, "\"entry\"");
+  if (entry_path == NULL) return NULL;
   choose_wait_policy();
-  napi_value result = open_libraries(env, libraries) ? init_core(env, core_path) : NULL;
-  free(core_path);
+  napi_value result = open_libraries(env, libraries) ? init_entry(env, entry_path) : NULL;
+  free(entry_path);
   return result;
 }
 

@@ -18,7 +18,7 @@ import { ensureCudaCompiler, ensureLibTorch } from './steps.mjs';
 import { ROOT, UserError, cleanEnvironment, log, run, toolPath } from './tools.mjs';
 
 const CONFIGURATIONS = ['Release', 'RelWithDebInfo', 'Debug'];
-const LIBRARIES = ['jit_flux.node', 'libjit_flux_core.so'];
+const LIBRARIES = ['jit_flux.node', 'libjit_flux_weights.so', 'libjit_flux_core.so'];
 const CUDA_LIBRARY = 'libjit_flux_cuda.so';
 const BENCHMARK = 'jit_flux_bench';
 const SANITIZERS = 'address,undefined';

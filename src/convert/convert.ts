@@ -6,7 +6,7 @@ import { z } from 'zod';
 
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { assertWritable, writeFileAtomic } from '../files/write-file.js';
-import { runNative } from '../engine/call.js';
+import { runWeights } from '../engine/call.js';
 import { ropeAxesBeside } from '../engine/flux-transformer.js';
 import { inspectWeights } from '../engine/inspect.js';
 import { readSnapshot, type Snapshot } from './snapshot.js';
@@ -82,7 +82,7 @@ const journalSchema = z.record(z.string(), z.string());
  * appears complete or not at all. An aborted or killed conversion leaves `<file>.partial` with its journal and is
  * continued by the same call; after any other error nothing is left.
  *
- * The work runs on the environment's inference thread: generation in the same thread waits for it.
+ * The work runs on a thread of its own and needs no LibTorch.
  *
  * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_INVALID_MODEL,
  *   ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE, ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH,
@@ -174,7 +174,7 @@ async function convertOne(
     completed,
     ropeAxes: ropeAxesBeside(input),
   };
-  const { layout, identity, fileBytes, ...counts } = await runNative(
+  const { layout, identity, fileBytes, ...counts } = await runWeights(
     (binding, native) => binding.convertWeights(input, path, options, native),
     {
       signal: o.signal,

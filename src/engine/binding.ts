@@ -1,6 +1,6 @@
 /**
- * The type of libjit_flux_core.so's exports: written by hand, one entry per function registered in native/addon.
- * Everything above this file speaks of tensors and models; handles appear nowhere else.
+ * The types of what libjit_flux_core.so and libjit_flux_weights.so export: written by hand, one entry per function
+ * registered in native/addon, native/weights_addon and native/node. Everything above this file speaks of tensors and models; handles appear nowhere else.
  */
 import type { LogLevel } from '../logging.js';
 import type { BlockWeights } from './block-weights.js';
@@ -76,7 +76,7 @@ export interface WeightInspection {
   totalBytes: number;
 }
 
-/** What {@link NativeBinding.convertWeights} did. */
+/** What {@link WeightsBinding.convertWeights} did. */
 export interface WeightConversion {
   /** Key layout of the input, if it is a FLUX transformer. */
   layout?: 'diffusers' | 'original';
@@ -177,14 +177,23 @@ export interface NativeTransferStatistics {
   stallMilliseconds: number;
 }
 
-export interface NativeBinding {
-  info(): EngineInfo;
-  memoryUse(): NativeMemoryUse;
+/** What every library exports to control its work in this JavaScript environment. */
+export interface ControlBinding {
   /**
    * Messages of this JavaScript environment's work up to `level` go to the handler, on a later turn of the event loop. What
    * it throws is ignored. LibTorch's warnings are of level `'warn'`.
    */
   setLogHandler(handler: ((level: LogLevel, message: string) => void) | undefined, level: LogLevel): void;
+  createAbortFlag(): AbortHandle;
+  raiseAbortFlag(flag: AbortHandle): void;
+  /** Ends all work, within one of its steps; more is refused. */
+  shutDown(): void;
+}
+
+/** libjit_flux_core.so. */
+export interface NativeBinding extends ControlBinding {
+  info(): EngineInfo;
+  memoryUse(): NativeMemoryUse;
 
   /** Opens libjit_flux_cuda.so; once per process. */
   openDeviceLibrary(path: string): void;
@@ -207,8 +216,6 @@ export interface NativeBinding {
   tensorClone(tensor: TensorHandle): TensorHandle;
   tensorRead(tensor: TensorHandle, job?: NativeJob): Promise<Float32Array>;
   release(handle: AnyHandle): void;
-  createAbortFlag(): AbortHandle;
-  raiseAbortFlag(flag: AbortHandle): void;
 
   gather(
     latents: TensorHandle,
@@ -385,7 +392,11 @@ export interface NativeBinding {
     inputs: TensorHandle[],
     job?: NativeJob,
   ): Promise<TensorHandle[]>;
+}
 
+/** libjit_flux_weights.so, which needs no LibTorch. */
+export interface WeightsBinding extends ControlBinding {
+  info(): { version: string };
   inspectWeights(path: string, verify: boolean, job?: NativeJob): Promise<WeightInspection>;
   /** Progress counts bytes of tensor data. */
   convertWeights(

@@ -1,8 +1,8 @@
 /** The two ways into native code: a synchronous call, and a job with cancellation and progress. */
 import { ERROR_CODES, JitFluxError, throwIfAborted, type JitFluxErrorCode } from '../errors.js';
-import type { NativeBinding, NativeJob } from './binding.js';
+import type { ControlBinding, NativeBinding, NativeJob, WeightsBinding } from './binding.js';
 import type { JobGroup } from './job-group.js';
-import { loadNative } from './load.js';
+import { loadNative, loadWeightsLibrary } from './load.js';
 
 const KNOWN_CODES = new Set<string>(Object.values(ERROR_CODES));
 
@@ -13,7 +13,15 @@ export function native(): NativeBinding {
 
 /** Runs a synchronous native call; its errors become {@link JitFluxError}. */
 export function callNative<R>(call: (binding: NativeBinding) => R): R {
-  const binding = native();
+  return callBinding(native(), call);
+}
+
+/** The same in the weights library, which needs no LibTorch. */
+export function callWeights<R>(call: (binding: WeightsBinding) => R): R {
+  return callBinding(loadWeightsLibrary(), call);
+}
+
+function callBinding<B, R>(binding: B, call: (binding: B) => R): R {
   try {
     return call(binding);
   } catch (error) {
@@ -34,10 +42,26 @@ export interface JobOptions {
  */
 export async function runNative<R>(
   call: (binding: NativeBinding, job: NativeJob | undefined) => Promise<R>,
-  { signal, progress, group }: JobOptions = {},
+  options: JobOptions = {},
+): Promise<R> {
+  return runJob(native, call, options);
+}
+
+/** The same in the weights library, which needs no LibTorch and has a worker thread of its own. */
+export async function runWeights<R>(
+  call: (binding: WeightsBinding, job: NativeJob | undefined) => Promise<R>,
+  options: JobOptions = {},
+): Promise<R> {
+  return runJob(loadWeightsLibrary, call, options);
+}
+
+async function runJob<B extends ControlBinding, R>(
+  load: () => B,
+  call: (binding: B, job: NativeJob | undefined) => Promise<R>,
+  { signal, progress, group }: JobOptions,
 ): Promise<R> {
   throwIfAborted(signal);
-  const binding = native();
+  const binding = load();
   if (signal === undefined && progress === undefined && group === undefined) {
     try {
       return await call(binding, undefined);

@@ -1,5 +1,5 @@
 import type { WeightInspection } from './binding.js';
-import { asJitFluxError, runNative } from './call.js';
+import { asJitFluxError, runWeights } from './call.js';
 
 export type { WeightEntry, WeightInspection } from './binding.js';
 
@@ -12,7 +12,7 @@ export async function inspectWeights(
   path: string,
   o: { verify?: boolean; signal?: AbortSignal } = {},
 ): Promise<WeightInspection> {
-  const result = await runNative((binding, job) => binding.inspectWeights(path, o.verify ?? false, job), {
+  const result = await runWeights((binding, job) => binding.inspectWeights(path, o.verify ?? false, job), {
     signal: o.signal,
   });
   if (result.problem) result.problem = asJitFluxError(result.problem) as NonNullable<typeof result.problem>;

@@ -1,13 +1,14 @@
 /**
  * Loads the native libraries: finds them and LibTorch, checks that they fit together, and lets jit_flux.node open them.
- * Nothing is loaded before the first call of {@link loadNative}.
+ * Nothing is loaded before the first call of {@link loadNative}, or of {@link loadWeightsLibrary}, which needs no
+ * LibTorch.
  */
 import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import { ERROR_CODES, JitFluxError, invalidArgument } from '../errors.js';
 import { connectNativeLog } from '../logging.js';
-import type { NativeBinding } from './binding.js';
+import type { ControlBinding, NativeBinding, WeightsBinding } from './binding.js';
 import {
   PACKAGE_ROOT,
   SETUP_COMMAND,
@@ -22,23 +23,22 @@ import { PREBUILT_REQUIREMENTS, SUITABLE_SYSTEMS, systemLibraries } from '../lib
 
 /** What jit_flux.node exports. */
 interface NativeLoader {
-  load(options: { libraries: string[]; core: string }): unknown;
+  load(options: { libraries: string[]; entry: string }): unknown;
 }
 
 /** What this file needs of the core's exports. */
-interface NativeCore {
+interface NativeCore extends Partial<ControlBinding> {
   info?: () => { libtorch?: string; version?: string };
   /** Opens libjit_flux_cuda.so, which brings its kernels along; throws if it cannot. */
   openDeviceLibrary: (path: string) => void;
-  /** Ends all work of this environment, within one of its steps. */
-  shutDown?: () => void;
-  setLogHandler?: NativeBinding['setLogHandler'];
 }
 
 /** The native libraries of this package, as found on disk. */
 export interface NativeLibraries {
   /** jit_flux.node. */
   loader: string;
+  /** libjit_flux_weights.so, which needs no LibTorch. */
+  weights: string;
   /** libjit_flux_core.so. */
   core: string;
   /** libjit_flux_cuda.so, in a CUDA build. */
@@ -82,11 +82,13 @@ type Variant = (typeof VARIANTS)[number];
 
 export const BUILD_COMMAND = 'npm run build:native';
 export const CUDA_BUILD_COMMAND = 'npm run build:cuda';
+const WEIGHTS_NAME = 'libjit_flux_weights.so';
 const CORE_NAME = 'libjit_flux_core.so';
 const CUDA_NAME = 'libjit_flux_cuda.so';
 const RECORD_NAME = 'jit_flux.build.json';
 
 let loaded: (NativeSet & { binding: unknown; cudaError?: Error }) | undefined;
+let loadedWeights: WeightsBinding | undefined;
 
 /**
  * Loads the native core, once per JavaScript environment (main thread, worker thread); later calls return the same
@@ -107,16 +109,36 @@ export function loadNative<Binding = NativeBinding>(options: { libtorch?: string
   }
   assertPlatform();
   const { libraries, libtorch } = locateNative(options);
-  const binding = openLibraries(libraries, libtorch);
+  const binding = openLibraries(libraries.loader, libraries.core, libtorch);
   assertFits(binding as NativeCore, libraries, libtorch);
   const cudaError = openCuda(binding as NativeCore, libraries, libtorch);
   loaded = { binding, libtorch, libraries, ...(cudaError && { cudaError }) };
+  connect(binding as NativeCore);
+  return binding as Binding;
+}
+
+/**
+ * Loads the native library that reads, describes and converts weight files: as {@link loadNative}, but without LibTorch,
+ * which need not be there.
+ *
+ * @throws ERR_JITFLUX_NATIVE_LOAD
+ */
+export function loadWeightsLibrary(): WeightsBinding {
+  if (loadedWeights !== undefined) return loadedWeights;
+  assertPlatform();
+  const libraries = loaded?.libraries ?? locateNativeLibraries();
+  const binding = openLibraries(libraries.loader, libraries.weights) as WeightsBinding;
+  assertVersion(binding.info().version, libraries.weights);
+  connect(binding);
+  loadedWeights = binding;
+  return binding;
+}
+
+function connect({ shutDown, setLogHandler }: Partial<ControlBinding>): void {
   // On process.exit() Node runs no clean-up hooks of addons on the main thread, but C++ destructors of the libraries'
   // global objects, which work in flight would then still use.
-  process.once('exit', () => (binding as NativeCore).shutDown?.());
-  const { setLogHandler } = binding as NativeCore;
+  process.once('exit', () => shutDown?.());
   if (setLogHandler !== undefined) connectNativeLog(setLogHandler);
-  return binding as Binding;
 }
 
 /**
@@ -214,12 +236,14 @@ function placesOf({ root = PACKAGE_ROOT }: LocateOptions, build: string, suffix:
 function librariesIn(places: Place[], needsCuda: boolean): NativeLibraries | undefined {
   for (const place of places) {
     const loader = join(place.directory, place.loader);
+    const weights = join(place.directory, WEIGHTS_NAME);
     const core = join(place.directory, CORE_NAME);
     const cuda = join(place.directory, CUDA_NAME);
     const hasCuda = existsSync(cuda);
-    if (!existsSync(loader) || !existsSync(core) || (needsCuda && !hasCuda)) continue;
+    if (![loader, weights, core].every(existsSync) || (needsCuda && !hasCuda)) continue;
     return {
       loader,
+      weights,
       core,
       ...(hasCuda && { cuda }),
       builtFor: builtFor(place.directory, hasCuda),
@@ -294,17 +318,19 @@ function assertPlatform(): void {
   }
 }
 
-function openLibraries(libraries: NativeLibraries, libtorch: LibTorch): unknown {
+/** @param entry the library whose exports are returned; `libtorch` is opened before it */
+function openLibraries(loaderPath: string, entry: string, libtorch?: LibTorch): unknown {
+  const libraries = libtorch?.libraries ?? [];
   try {
-    const loader = createRequire(import.meta.url)(libraries.loader) as NativeLoader;
-    return loader.load({ libraries: libtorch.libraries, core: libraries.core });
+    const loader = createRequire(import.meta.url)(loaderPath) as NativeLoader;
+    return loader.load({ libraries, entry });
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
     const hint = hintFor(message);
     throw new JitFluxError(
       ERROR_CODES.NATIVE_LOAD,
       hint === undefined ? message : `${message}\n${hint}`,
-      { libraries: libtorch.libraries, core: libraries.core, libtorch: libtorch.path },
+      { libraries, entry, ...(libtorch && { libtorch: libtorch.path }) },
       { cause: error },
     );
   }
@@ -357,13 +383,17 @@ function assertFits(core: NativeCore, libraries: NativeLibraries, libtorch: LibT
       { found: libtorch.version, required: `${minorVersion(info.libtorch)}.x`, path: libtorch.path },
     );
   }
+  assertVersion(info?.version, libraries.core);
+}
+
+function assertVersion(version: string | undefined, library: string): void {
   const expected = packageVersion();
-  if (info?.version !== undefined && info.version !== expected) {
+  if (version !== undefined && version !== expected) {
     throw new JitFluxError(
       ERROR_CODES.NATIVE_LOAD,
-      `${libraries.core} belongs to jit-flux ${info.version}, but this is ${expected}. ` +
+      `${library} belongs to jit-flux ${version}, but this is ${expected}. ` +
         `Run \`${BUILD_COMMAND}\` in a source checkout, or reinstall the package.`,
-      { found: info.version, required: expected, core: libraries.core },
+      { found: version, required: expected, library },
     );
   }
 }

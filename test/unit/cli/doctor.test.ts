@@ -87,7 +87,7 @@ describe('jit-flux doctor', () => {
 });
 
 describe('checkPlatform', () => {
-  const built: NativeLibraries = { loader: '/l', core: '/c', builtFor: '2.13.0' };
+  const built: NativeLibraries = { loader: '/l', weights: '/w', core: '/c', builtFor: '2.13.0' };
   const prebuilt: NativeLibraries = { ...built, prebuilt: true };
 
   it('wants of the system what the prebuilt libraries need', () => {

@@ -22,11 +22,11 @@ describe('jit_flux.node', () => {
     [[]],
     [[1]],
     [[{}]],
-    [[{ libraries: 'x', core: '/x' }]],
-    [[{ libraries: [1], core: '/x' }]],
-    [[{ libraries: ['relative.so'], core: '/x' }]],
-    [[{ libraries: ['/a\0b'], core: '/x' }]],
-    [[{ libraries: [], core: 'relative.so' }]],
+    [[{ libraries: 'x', entry: '/x' }]],
+    [[{ libraries: [1], entry: '/x' }]],
+    [[{ libraries: ['relative.so'], entry: '/x' }]],
+    [[{ libraries: ['/a\0b'], entry: '/x' }]],
+    [[{ libraries: [], entry: 'relative.so' }]],
   ])('refuses the arguments %j', (args) => {
     expect(() => loader.load(...args)).toThrow(
       expect.objectContaining({ name: 'TypeError', code: 'ERR_JITFLUX_INVALID_ARGUMENT' }),
@@ -34,7 +34,7 @@ describe('jit_flux.node', () => {
   });
 
   it('names the library that cannot be opened and the linker’s reason, once', () => {
-    expect(() => loader.load({ libraries: ['/nowhere/libx.so'], core: '/x' })).toThrow(
+    expect(() => loader.load({ libraries: ['/nowhere/libx.so'], entry: '/x' })).toThrow(
       expect.objectContaining({
         code: 'ERR_JITFLUX_NATIVE_LOAD',
         message: 'Cannot load /nowhere/libx.so: cannot open shared object file: No such file or directory',
@@ -42,11 +42,11 @@ describe('jit_flux.node', () => {
     );
   });
 
-  it('refuses a core without the entry point', () => {
-    expect(() => loader.load({ libraries: [], core: path })).toThrow(
+  it('refuses a library without the entry point', () => {
+    expect(() => loader.load({ libraries: [], entry: path })).toThrow(
       expect.objectContaining({
         code: 'ERR_JITFLUX_NATIVE_LOAD',
-        message: `Cannot use ${path}: it does not export jit_flux_core_init`,
+        message: `Cannot use ${path}: it does not export jit_flux_init`,
       }),
     );
   });
@@ -56,7 +56,7 @@ describe('jit_flux.node', () => {
       get libraries(): string[] {
         throw new RangeError('mine');
       },
-      core: '/x',
+      entry: '/x',
     };
     expect(() => loader.load(options)).toThrow(RangeError);
   });
@@ -73,7 +73,7 @@ describe('jit_flux.node', () => {
     const script = `
       const { load } = require(process.argv[1]);
       const message = (library) => {
-        try { load({ libraries: [library], core: '/nowhere.so' }); } catch (error) { return error.message; }
+        try { load({ libraries: [library], entry: '/nowhere.so' }); } catch (error) { return error.message; }
       };
       console.log(JSON.stringify(process.argv.slice(2).map(message)));`;
     const [a, b] = copies as [string, string];
@@ -98,7 +98,7 @@ describe('jit_flux.node', () => {
     const script = `
       const [loader, own, second, other] = process.argv.slice(1);
       process.dlopen({ exports: {} }, own, require('node:os').constants.dlopen.RTLD_NOW);
-      try { require(loader).load({ libraries: [second, other], core: '/nowhere.so' }); }
+      try { require(loader).load({ libraries: [second, other], entry: '/nowhere.so' }); }
       catch (error) { console.log(error.message); }
       console.log(require('node:fs').readFileSync('/proc/self/maps', 'utf8').includes(second));`;
     const result = spawnSync(process.execPath, ['-e', script, path, own, second, other], {
@@ -117,7 +117,7 @@ describe('jit_flux.node', () => {
       for (let i = 0; i < 4; i++)
         new Worker(worker, { eval: true, argv: [loader] }).on('exit', (code) => console.log('exit ' + code));`;
     const worker = `
-      try { require(process.argv[2]).load({ libraries: [], core: '/nowhere.so' }); }
+      try { require(process.argv[2]).load({ libraries: [], entry: '/nowhere.so' }); }
       catch (error) { if (error.code !== 'ERR_JITFLUX_NATIVE_LOAD') throw error; }`;
     const result = spawnSync(process.execPath, ['-e', script, path, worker], { encoding: 'utf8' });
     expect(result.stderr).toBe('');

@@ -28,7 +28,12 @@ function machine({ hasDevice = false } = {}) {
   const root = temporaryDirectory();
   const env: NodeJS.ProcessEnv = { HOME: join(root, 'home'), JIT_FLUX_PYTHON: join(root, 'no-python') };
   const build = (directory: string, libtorch: string, loader = 'jit_flux.node', cuda = false) => {
-    const names = [loader, 'libjit_flux_core.so', ...(cuda ? ['libjit_flux_cuda.so'] : [])];
+    const names = [
+      loader,
+      'libjit_flux_weights.so',
+      'libjit_flux_core.so',
+      ...(cuda ? ['libjit_flux_cuda.so'] : []),
+    ];
     for (const name of names) writeFile(join(root, directory, name), '');
     if (libtorch !== '')
       writeFile(join(root, directory, 'jit_flux.build.json'), JSON.stringify({ libtorch, cuda }));
@@ -59,9 +64,12 @@ describe('locateNativeLibraries', () => {
     expect(error.message).toContain('npm run build:native');
     writeFile(join(directory, 'jit_flux.node'), '');
     writeFile(join(directory, 'libjit_flux_core.so'), '');
+    expect(() => locateNativeLibraries({ env })).toThrow(/are missing/);
+    const weights = writeFile(join(directory, 'libjit_flux_weights.so'), '');
     const { version, variants } = readManifest();
     expect(locateNativeLibraries({ env })).toEqual({
       loader: join(directory, 'jit_flux.node'),
+      weights,
       core: join(directory, 'libjit_flux_core.so'),
       builtFor: version,
     });
@@ -152,6 +160,7 @@ describe('locateNativeLibraries', () => {
     env.JIT_FLUX_VARIANT = 'cuda';
     expect(locateNativeLibraries(options)).toEqual({
       loader: join(root, name, 'jit-flux.node'),
+      weights: join(root, name, 'libjit_flux_weights.so'),
       core: join(root, name, 'libjit_flux_core.so'),
       cuda: join(root, name, 'libjit_flux_cuda.so'),
       builtFor: readManifest().variants.cu130?.version,
@@ -178,7 +187,7 @@ describe('findLibTorchFor', () => {
 });
 
 describe('openCuda', () => {
-  const libraries = { loader: '/l', core: '/c', cuda: '/cuda.so', builtFor: '2.14.1' };
+  const libraries = { loader: '/l', weights: '/w', core: '/c', cuda: '/cuda.so', builtFor: '2.14.1' };
   const libtorch: LibTorch = { path: '/t', version: '2.14.1', source: 'cache', cuda: true, libraries: [] };
 
   it('opens the library where LibTorch has CUDA', () => {
@@ -186,7 +195,9 @@ describe('openCuda', () => {
     const core = { openDeviceLibrary: (path: string) => void opened.push(path) };
     expect(openCuda(core, libraries, libtorch)).toBeUndefined();
     expect(openCuda(core, libraries, { ...libtorch, cuda: false })).toBeUndefined();
-    expect(openCuda(core, { loader: '/l', core: '/c', builtFor: '2.14.1' }, libtorch)).toBeUndefined();
+    expect(
+      openCuda(core, { loader: '/l', weights: '/w', core: '/c', builtFor: '2.14.1' }, libtorch),
+    ).toBeUndefined();
     expect(opened).toEqual(['/cuda.so']);
   });
 

@@ -1,11 +1,11 @@
 // Weight files without a model: what is in them, and writing them in another format.
-#include "addon/arguments.h"
-#include "addon/environment.h"
-#include "addon/errors.h"
-#include "addon/flux_config.h"
-#include "addon/registration.h"
+#include "node/architectures.h"
+#include "node/arguments.h"
+#include "node/environment.h"
+#include "node/errors.h"
 #include "weights/convert.h"
 #include "weights/flux_parameters.h"
+#include "weights_addon/registration.h"
 
 namespace jitflux::addon {
 
@@ -15,7 +15,7 @@ namespace {
 Napi::Value inspect(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");
   const OpenOptions options{info[1].ToBoolean()};
-  return Environment::of(info.Env()).run(info.Env(), info[2], [path, options](const Job&) {
+  return NodeEnvironment::of(info.Env()).run(info.Env(), info[2], [path, options](const Job&) {
     const auto file = WeightFile::open(path, options);
     std::shared_ptr<const FluxParameters> parameters;
     std::optional<Error> problem;
@@ -24,7 +24,7 @@ Napi::Value inspect(const Napi::CallbackInfo& info) {
     } catch (const Error& error) {
       problem = error;
     }
-    return Environment::Settle([file, parameters, problem](Napi::Env env) -> napi_value {
+    return NodeEnvironment::Settle([file, parameters, problem](Napi::Env env) -> napi_value {
       Napi::Object result = Napi::Object::New(env);
       result.Set("format", file->format());
       result.Set("totalBytes", Napi::Number::New(env, static_cast<double>(file->total_bytes())));
@@ -87,10 +87,10 @@ Napi::Value convert(const Napi::CallbackInfo& info) {
   options.verify = from.Get("verify").ToBoolean();
   options.completed = parse_string(from.Get("completed"), "completed");
   options.rope_axes = parse_axes(from.Get("ropeAxes"));
-  return Environment::of(info.Env())
+  return NodeEnvironment::of(info.Env())
       .run(info.Env(), info[3], [input, output, options](const Job& job) {
         const ConvertResult converted = convert_weights(input, output, options, job);
-        return Environment::Settle([converted](Napi::Env env) -> napi_value {
+        return NodeEnvironment::Settle([converted](Napi::Env env) -> napi_value {
           const auto number = [env](uint64_t value) {
             return Napi::Number::New(env, static_cast<double>(value));
           };

@@ -6,8 +6,8 @@
 #include <string>
 #include <utility>
 
-#include "addon/napi_setup.h"
 #include "base/error.h"
+#include "node/napi_setup.h"
 
 namespace jitflux::addon {
 

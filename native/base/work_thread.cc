@@ -1,16 +1,15 @@
-#include "runtime/inference_thread.h"
+#include "base/work_thread.h"
 
 #include <pthread.h>
 
 #include <utility>
 
-#include "runtime/device.h"
-
 namespace jitflux {
 
-InferenceThread::InferenceThread() : thread_([this] { run(); }) {}
+WorkThread::WorkThread(std::function<void()> leave)
+    : leave_(std::move(leave)), thread_([this] { run(); }) {}
 
-InferenceThread::~InferenceThread() {
+WorkThread::~WorkThread() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -19,7 +18,7 @@ InferenceThread::~InferenceThread() {
   thread_.join();
 }
 
-void InferenceThread::post(std::function<void()> work) {
+void WorkThread::post(std::function<void()> work) {
   {
     const std::lock_guard lock(mutex_);
     queue_.push_back(std::move(work));
@@ -27,7 +26,7 @@ void InferenceThread::post(std::function<void()> work) {
   ready_.notify_one();
 }
 
-void InferenceThread::run() {
+void WorkThread::run() {
   for (;;) {
     std::function<void()> work;
     {
@@ -41,7 +40,7 @@ void InferenceThread::run() {
     }
     work();
   }
-  leave_devices();
+  leave_();
 }
 
 }  // namespace jitflux

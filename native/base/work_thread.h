@@ -1,4 +1,4 @@
-// The thread on which all tensor work of one Node environment runs. One thread, so that operations
+// A thread on which one kind of work of a Node environment runs. One thread, so that operations
 // on the same tensor happen in the order they were asked for, and because LibTorch and OpenMP keep
 // state per thread (a second host thread would bring a second OpenMP team).
 #pragma once
@@ -11,19 +11,21 @@
 
 namespace jitflux {
 
-class InferenceThread {
+class WorkThread {
  public:
-  InferenceThread();
-  ~InferenceThread();  // runs what is queued, then joins
-  InferenceThread(const InferenceThread&) = delete;
-  InferenceThread& operator=(const InferenceThread&) = delete;
+  // `leave` runs on the thread when it is about to end; neither it nor the work may throw.
+  explicit WorkThread(std::function<void()> leave);
+  ~WorkThread();  // runs what is queued, then joins
+  WorkThread(const WorkThread&) = delete;
+  WorkThread& operator=(const WorkThread&) = delete;
 
-  // Queues work; it must not throw. May be called from any thread.
+  // Queues work. May be called from any thread.
   void post(std::function<void()> work);
 
  private:
   void run();
 
+  std::function<void()> leave_;
   std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<std::function<void()>> queue_;

@@ -1,0 +1,65 @@
+#include "node/errors.h"
+
+#include <atomic>
+#include <new>
+#include <string>
+
+namespace jitflux::addon {
+
+namespace {
+
+std::atomic<ExceptionTranslator> translate = nullptr;
+
+Napi::Value to_js(Napi::Env env, const DetailValue& value) {
+  if (const auto* number = std::get_if<double>(&value)) return Napi::Number::New(env, *number);
+  if (const auto* text = std::get_if<std::string>(&value)) return Napi::String::New(env, *text);
+  const auto& list = std::get<std::vector<std::string>>(value);
+  Napi::Array array = Napi::Array::New(env, list.size());
+  for (size_t i = 0; i < list.size(); ++i) {
+    array.Set(static_cast<uint32_t>(i), Napi::String::New(env, list[i]));
+  }
+  return array;
+}
+
+}  // namespace
+
+std::string first_line(const char* text) {
+  const std::string message(text);
+  return message.substr(0, message.find('\n'));
+}
+
+void install_exception_translator(ExceptionTranslator translator) { translate = translator; }
+
+Error current_exception() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return error;
+  } catch (...) {
+    if (const ExceptionTranslator known = translate) {
+      if (const std::optional<Error> error = known()) return *error;
+    }
+  }
+  try {
+    throw;
+  } catch (const std::bad_alloc&) {
+    return Error(error_code::kOutOfMemory, "Out of host memory");
+  } catch (const std::exception& error) {
+    return Error(error_code::kNative, first_line(error.what()));
+  } catch (...) {
+    return Error(error_code::kNative, "Unknown native failure");
+  }
+}
+
+Napi::Error to_js(Napi::Env env, const Error& error) {
+  Napi::Error result = Napi::Error::New(env, error.what());
+  result.Set("code", Napi::String::New(env, error.code()));
+  if (!error.details().empty()) {
+    Napi::Object details = Napi::Object::New(env);
+    for (const auto& [key, value] : error.details()) details.Set(key, to_js(env, value));
+    result.Set("details", details);
+  }
+  return result;
+}
+
+}  // namespace jitflux::addon
