@@ -1,23 +1,53 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 
-/** How work, models, threads and processes end: a project of its own, `npm run test:lifetime`. */
-const LIFETIME = [
-  'test/lifetime/**/*.test.ts',
-  'test/native/exit.test.ts',
-  'test/native/workers.test.ts',
-  'test/pipeline/service.test.ts',
-];
+/** Vitest runs groups one after another, and the projects of a group side by side. */
+const GROUPS = { pure: 0, engine: 1, alone: 2 };
+
+interface Project {
+  name: string;
+  /** Folder in test/, where it is not the name. */
+  folder?: string;
+  group: number;
+  maxWorkers: number;
+  env?: Record<string, string>;
+  setupFiles?: string[];
+}
+
+/** A folder of test/ as a project. LibTorch's state is per process: every file has a process of its own. */
+function project({ name, folder = name, group, ...rest }: Project) {
+  const include = [`test/${folder}/**/*.test.ts`];
+  return { extends: true as const, test: { name, include, sequence: { groupOrder: group }, ...rest } };
+}
+
+const cores = availableParallelism();
+// A process with LibTorch takes about half a gigabyte. Small models wait more than they compute, so that two processes
+// take turns well on two cores; their OpenMP threads sleep while they wait.
+const engine = { group: GROUPS.engine, maxWorkers: Math.max(2, Math.min(4, cores)) };
 
 export default defineConfig({
   test: {
-    // LibTorch state is per process and per thread: one forked process at a time keeps files independent.
     pool: 'forks',
-    maxWorkers: 1,
     testTimeout: 60_000,
     hookTimeout: 60_000,
     projects: [
-      { extends: true, test: { name: 'main', include: ['test/**/*.test.ts'], exclude: LIFETIME } },
-      { extends: true, test: { name: 'lifetime', include: LIFETIME } },
+      // Needs neither LibTorch nor the addon.
+      project({ name: 'unit', group: GROUPS.pure, maxWorkers: cores }),
+      project({ name: 'native', ...engine }),
+      project({ name: 'golden', ...engine }),
+      // The same files on the first GPU or, where there is none, through the emulated kernels.
+      project({
+        name: 'golden-cuda',
+        folder: 'golden',
+        ...engine,
+        env: { JIT_FLUX_TEST_DEVICE: 'cuda' },
+        setupFiles: ['test/support/skip-without-cuda.ts'],
+      }),
+      project({ name: 'pipeline', ...engine }),
+      project({ name: 'package', ...engine }),
+      project({ name: 'cuda', ...engine }),
+      // How work, models, threads and processes end. Watches memory and threads, so that nothing runs beside it.
+      project({ name: 'lifetime', group: GROUPS.alone, maxWorkers: 1 }),
     ],
   },
 });

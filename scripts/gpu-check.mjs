@@ -305,7 +305,8 @@ class GpuCheck {
       const args = [
         vitest,
         'run',
-        'test/cuda',
+        '--project=cuda',
+        '--project=golden-cuda',
         '--reporter=default',
         '--reporter=json',
         `--outputFile.json=${json}`,

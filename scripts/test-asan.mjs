@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 // Builds our native code with AddressSanitizer and UndefinedBehaviorSanitizer (build/Asan) and runs tests with it.
 //   node scripts/test-asan.mjs [--all] [arguments of vitest]
-// By default the tests of the addon, the golden tests and the generator; --all: all of project "main" and "lifetime"
-// that is not about packages or timing. Files that are named run instead. Any report of a sanitizer fails the run, also
+// By default the tests of the addon, the golden tests and the generator; --all: everything that is not about packages,
+// timing or CUDA. Files that are named run instead. Any report of a sanitizer fails the run, also
 // one of a child process whose end a test takes as expected.
 import { readFileSync, readdirSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -40,8 +40,10 @@ await main(async () => {
   const files = isNamed ? [] : all ? ALL : DEFAULT;
   // Everything takes several times as long.
   const limits = ['--testTimeout=600000', '--hookTimeout=600000'];
+  // The emulated kernels come from the ordinary build.
+  const projects = isNamed ? [] : ['--project=!*cuda'];
   const vitest = toolPath('vitest', 'vitest.mjs');
-  const status = run(process.execPath, [vitest, 'run', ...limits, ...files, ...args], {
+  const status = run(process.execPath, [vitest, 'run', ...limits, ...projects, ...files, ...args], {
     allowFailure: true,
     env: environment(),
   });

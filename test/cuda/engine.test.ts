@@ -22,7 +22,7 @@ import {
 } from '../../src/engine/index.js';
 import { selectInitialAnchors, Random } from '../../src/sampler/index.js';
 import type { LoadOptions } from '../../src/types.js';
-import { cudaUnderTest } from '../support/device.js';
+import { cudaUnderTest } from '../support/cuda.js';
 import { expectError } from '../support/errors.js';
 import { maxAbs, relativeRms } from '../support/parity.js';
 import { fixturePath } from '../support/safetensors.js';

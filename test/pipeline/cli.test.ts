@@ -138,6 +138,18 @@ describe('jit-flux', () => {
     expect(code).toBe(0);
   });
 
+  it('says of a self-test that a variable has spoilt which one', async () => {
+    const env = { ...process.env, JIT_FLUX_ISA: 'mmx' };
+    const { code, stdout } = await jitFlux(['doctor', '--json'], undefined, undefined, env);
+    const { checks } = JSON.parse(stdout) as {
+      checks: { name: string; status: string; detail: string; remedy?: string }[];
+    };
+    const test = checks.find(({ name }) => name === 'self-test');
+    expect([code, test?.status]).toEqual([2, 'failed']);
+    expect(test?.detail).toContain('JIT_FLUX_ISA');
+    expect(test?.remedy).toContain('Correct the variable');
+  });
+
   it('plans without loading native code', async () => {
     // Nothing native can be found with these; whatever tries to load it fails.
     const env = { ...process.env, JIT_FLUX_BUILD_DIR: '/nowhere', JIT_FLUX_LIBTORCH: '/nowhere' };

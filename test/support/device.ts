@@ -1,36 +1,14 @@
 /**
  * The runtime with another default device, so that the golden suites run unchanged on every one: on the CPU, or with
- * JIT_FLUX_TEST_DEVICE=cuda on the first GPU. Where there is none, the CUDA kernels run in their emulation on the CPU
- * (test/cuda/emulation): same engine path, same kernels, LibTorch's own operators on the CPU.
+ * JIT_FLUX_TEST_DEVICE=cuda (project golden-cuda) on the first GPU or in the emulation.
  */
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
-import { PACKAGE_ROOT } from '../../src/libtorch/libtorch.js';
-import { callNative } from '../../src/engine/call.js';
 import * as runtime from '../../src/engine/index.js';
 import type { Device, LoadOptions } from '../../src/types.js';
+import { cudaUnderTest } from './cuda.js';
 
 export * from '../../src/engine/index.js';
 
 export const DEVICE: Device = process.env.JIT_FLUX_TEST_DEVICE === 'cuda' ? 'cuda' : 'cpu';
-
-const EMULATION = join(PACKAGE_ROOT, '.cmake-build', 'Release', 'out', 'libjit_flux_cuda_emulation.so');
-
-/** What is tested when a GPU is asked for, or why nothing can be. */
-export function cudaUnderTest(): { kind: 'gpu' | 'emulation' } | { kind: 'none'; reason: string } {
-  const count = callNative((binding) => binding.deviceCount());
-  if (count > 0) return { kind: openedEmulation ? 'emulation' : 'gpu' };
-  if (!existsSync(EMULATION)) return { kind: 'none', reason: `no GPU, and ${EMULATION} was not built` };
-  try {
-    callNative((binding) => binding.openDeviceLibrary(EMULATION));
-  } catch (error) {
-    // The CUDA build has its own library open, or is another build than the emulation's.
-    return { kind: 'none', reason: `no GPU, and no emulation here: ${(error as Error).message}` };
-  }
-  openedEmulation = true;
-  return { kind: 'emulation' };
-}
-let openedEmulation = false;
 
 if (DEVICE === 'cuda') {
   const found = cudaUnderTest();

@@ -1,13 +1,9 @@
-import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 
 import { checkPlatform } from '../../../src/cli/doctor.js';
 import type { NativeLibraries } from '../../../src/engine/load.js';
 import { PREBUILT_REQUIREMENTS } from '../../../src/libtorch/requirements.js';
-import { runProgram } from '../../support/program.js';
 import { cli } from './helpers.js';
-
-const MAIN = new URL('../../../dist/cli/main.js', import.meta.url);
 
 interface Report {
   ok: boolean;
@@ -66,16 +62,6 @@ describe('jit-flux doctor', () => {
       remedy: 'Unset JIT_FLUX_LIBTORCH and run `npx jit-flux setup`, or let it name a LibTorch 2.13.x.',
       facts: { code: 'ERR_JITFLUX_LIBTORCH_NOT_FOUND', tried: [expect.stringContaining('/nowhere')] },
     });
-  });
-
-  it('says of a self-test that a variable has spoilt which one', () => {
-    // As built: the self-test is a program of its own.
-    const env = { JIT_FLUX_ISA: 'mmx' };
-    const { status, stdout } = runProgram([fileURLToPath(MAIN), 'doctor', '--json'], { env });
-    const test = named(JSON.parse(stdout) as Report, 'self-test');
-    expect([status, test?.status]).toEqual([2, 'failed']);
-    expect(test?.detail).toContain('JIT_FLUX_ISA');
-    expect(test?.remedy).toContain('Correct the variable');
   });
 
   it('gives every failure a remedy', async () => {

@@ -8,11 +8,11 @@ import {
   kernelRows,
   operatorShare,
   speedup,
-} from '../../bench/gpu/figures.mjs';
-import { GPU_MODELS } from '../../bench/gpu/models.mjs';
-import { StageRecord, readDocument } from '../../bench/gpu/record.mjs';
-import { markdownTable, mergeDocuments, renderReport, reportDocument } from '../../bench/gpu/report.mjs';
-import { GPU_TARGETS, evaluateGpuTargets } from '../../bench/gpu/targets.mjs';
+} from '../../../bench/gpu/figures.mjs';
+import { GPU_MODELS } from '../../../bench/gpu/models.mjs';
+import { StageRecord, readDocument } from '../../../bench/gpu/record.mjs';
+import { markdownTable, mergeDocuments, renderReport, reportDocument } from '../../../bench/gpu/report.mjs';
+import { GPU_TARGETS, evaluateGpuTargets } from '../../../bench/gpu/targets.mjs';
 
 const spread = (median: number) => ({ median, low: median * 0.9, high: median * 1.1, samples: 5 });
 const stages = (...list: [number, number][]) =>

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { interleave } from '../../bench/lib/interleave.mjs';
-import { median, quantile, ratio, relativeDifference } from '../../bench/lib/statistics.mjs';
+import { interleave } from '../../../bench/lib/interleave.mjs';
+import { median, quantile, ratio, relativeDifference } from '../../../bench/lib/statistics.mjs';
 
 describe('quantile', () => {
   it('interpolates between samples, in any order', () => {

@@ -3,8 +3,8 @@ import { copyFileSync, mkdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { locateNativeLibraries } from '../../../src/engine/load.js';
-import { temporaryDirectory } from './fake-libtorch.js';
+import { locateNativeLibraries } from '../../src/engine/load.js';
+import { temporaryDirectory } from '../support/fake-libtorch.js';
 
 interface Loader {
   load(...args: unknown[]): unknown;

@@ -6,7 +6,7 @@ import {
   compareVersions,
   systemLibraries,
 } from '../../../src/libtorch/requirements.js';
-import { temporaryDirectory, writeFile } from './fake-libtorch.js';
+import { temporaryDirectory, writeFile } from '../../support/fake-libtorch.js';
 
 describe('systemLibraries', () => {
   it('reads the versions of this process', () => {

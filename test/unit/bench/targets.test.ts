@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { gemmCeilings } from '../../bench/lib/native.mjs';
-import { number, table } from '../../bench/lib/table.mjs';
-import { evaluateTargets, TARGETS } from '../../bench/targets.mjs';
+import { gemmCeilings } from '../../../bench/lib/native.mjs';
+import { number, table } from '../../../bench/lib/table.mjs';
+import { evaluateTargets, TARGETS } from '../../../bench/targets.mjs';
 
 const entry = (sections: Record<string, unknown>, name: string) =>
   evaluateTargets(sections).find((target) => target.name === name);

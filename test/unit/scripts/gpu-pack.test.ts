@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { parseBackend, parseSanitizer, parseVitest, planStages } from '../../scripts/lib/gpu-check.mjs';
+import { parseBackend, parseSanitizer, parseVitest, planStages } from '../../../scripts/lib/gpu-check.mjs';
 import {
   LIMIT_BYTES,
   dependencyClosure,
@@ -10,7 +10,7 @@ import {
   isShipped,
   packageFiles,
   weigh,
-} from '../../scripts/lib/gpu-pack.mjs';
+} from '../../../scripts/lib/gpu-pack.mjs';
 
 let root: string;
 beforeEach(() => {

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { crc32, deflateRawSync } from 'node:zlib';
 import { afterEach } from 'vitest';
-import type { LibTorchManifest } from '../../../src/libtorch/libtorch.js';
+import type { LibTorchManifest } from '../../src/libtorch/libtorch.js';
 
 /** A temporary directory that is removed after the test. */
 export function temporaryDirectory(): string {

@@ -11,7 +11,12 @@ import {
 } from '../../../src/engine/load.js';
 import { hasNvidiaDevice, nvidiaDriver } from '../../../src/libtorch/nvidia.js';
 import { chooseVariant } from '../../../src/libtorch/variant.js';
-import { CUDA_LIBRARY_NAMES, temporaryDirectory, writeFakeLibTorch, writeFile } from './fake-libtorch.js';
+import {
+  CUDA_LIBRARY_NAMES,
+  temporaryDirectory,
+  writeFakeLibTorch,
+  writeFile,
+} from '../../support/fake-libtorch.js';
 
 function errorOf(action: () => unknown): JitFluxError {
   try {

@@ -15,7 +15,7 @@ import {
   temporaryDirectory,
   writeFakeLibTorch,
   writeFile,
-} from './fake-libtorch.js';
+} from '../../support/fake-libtorch.js';
 
 const manifest = makeManifest(Buffer.alloc(0));
 

@@ -19,8 +19,8 @@ import {
   makeZip,
   temporaryDirectory,
   writeFile,
-} from './fake-libtorch.js';
-import { CERTIFICATE, HOST, KEY } from './tls.js';
+} from '../../support/fake-libtorch.js';
+import { CERTIFICATE, HOST, KEY } from '../../support/tls.js';
 
 const wheel = makeWheel('2.13.0+cpu');
 const manifest = makeManifest(wheel);

@@ -1,0 +1,39 @@
+#!/usr/bin/env node
+// The golden tests once for every instruction set that our kernels have and this CPU supports: a process chooses its
+// kernels once.
+//   node scripts/test-isa.mjs [--reports <folder>] [arguments of vitest]
+// --reports keeps vitest's JSON reports, one file for each set.
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { bootstrap } from './lib/steps.mjs';
+import { ROOT, log, main, run, takeOption, toolPath } from './lib/tools.mjs';
+
+await main(async () => {
+  const args = process.argv.slice(2);
+  const kept = takeOption(args, 'reports');
+  await bootstrap();
+  const { native } = await import(pathToFileURL(join(ROOT, 'dist', 'engine', 'call.js')).href);
+  const { supportedIsas } = native().info();
+
+  const reports = kept === undefined ? mkdtempSync(join(tmpdir(), 'jit-flux-isa-')) : resolve(kept);
+  mkdirSync(reports, { recursive: true });
+  try {
+    for (const isa of supportedIsas) {
+      log(`golden tests with ${isa} kernels`);
+      const report = [
+        '--reporter=default',
+        '--reporter=json',
+        `--outputFile.json=${join(reports, isa)}.json`,
+      ];
+      const vitest = [toolPath('vitest', 'vitest.mjs'), 'run', '--project', 'golden', ...report, ...args];
+      run(process.execPath, vitest, { allowFailure: true, env: { ...process.env, JIT_FLUX_ISA: isa } });
+    }
+    const files = supportedIsas.map((isa) => join(reports, `${isa}.json`));
+    const summary = [join(ROOT, 'scripts', 'lib', 'test-summary.mjs'), ...files];
+    process.exitCode = run(process.execPath, summary, { allowFailure: true });
+  } finally {
+    if (kept === undefined) rmSync(reports, { recursive: true, force: true });
+  }
+});
