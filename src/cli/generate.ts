@@ -4,8 +4,9 @@ import { extname } from 'node:path';
 import { invalidArgument } from '../errors.js';
 import type { GenerateRequest } from '../pipeline/index.js';
 import { BUNDLED_MODEL } from '../model/model-directory.js';
-import { resolveModel } from '../model/model-source.js';
-import { MAX_IMAGES, resolveRequest } from '../pipeline/request.js';
+import { memoryRequest } from '../model/memory-plan.js';
+import { requireFiles, resolveModel } from '../model/resolve-model.js';
+import { resolveRequest } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
 import { formatDuration } from './format.js';
 import {
@@ -15,8 +16,8 @@ import {
   MODEL_FLAGS,
   parseDevice,
   parseSeed,
+  runOptions,
   SAMPLING_FLAGS,
-  samplingOptions,
   WEIGHT_FLAGS,
 } from './options.js';
 import { generationProgress } from './progress.js';
@@ -47,12 +48,6 @@ export const generateCommand = defineCommand({
       .options(SAMPLING_FLAGS)
       .option('seed', { type: 'string', requiresArg: true, describe: 'default: random, printed' })
       .option('guidance', { type: 'number', requiresArg: true, describe: "default: the model's" })
-      .option('num-images', {
-        type: 'number',
-        requiresArg: true,
-        default: 1,
-        describe: `1 to ${MAX_IMAGES}; picture n has seed + n - 1 and goes to <out>-<n>.png`,
-      })
       .options(DEVICE_FLAGS)
       .options(WEIGHT_FLAGS)
       .options(GPU_FLAGS)
@@ -78,22 +73,17 @@ export const generateCommand = defineCommand({
     // Everything that can be wrong is found before anything is loaded.
     const model = args.model ?? BUNDLED_MODEL;
     const textEncoders = file === undefined ? args['text-encoders'] : false;
-    const source = await resolveModel(model, { textEncoders, signal });
+    const spec = requireFiles(await resolveModel(model, { textEncoders, signal }));
     // Reading a conditioning needs native tensors, but checks the request against what is in it.
     using conditioning = file === undefined ? undefined : await loadConditioning(file, signal);
     const request: GenerateRequest = {
       ...given({ prompt: args.prompt, conditioning }),
       numImages: args['num-images'],
-      ...samplingOptions(args),
-      ...given({
-        width: args.width,
-        height: args.height,
-        guidance: args.guidance,
-        seed: parseSeed(args.seed),
-      }),
+      ...runOptions(args, spec.info),
+      ...given({ guidance: args.guidance, seed: parseSeed(args.seed) }),
       signal,
     };
-    const resolved = resolveRequest(request, source.info, source.transformer.config);
+    const resolved = resolveRequest(request, spec.info, spec.transformer.config);
     const { seed } = resolved;
     const { assertWritable, writeFileAtomic } = await import('../image/index.js');
     const files = outputFiles(args.out ?? `jit-flux-${seed}.png`, resolved.images);
@@ -101,31 +91,26 @@ export const generateCommand = defineCommand({
 
     const progress = await generationProgress(context, resolved.plan, { enabled: !args.quiet });
     let result;
+    let memory;
     try {
       const { FluxPipeline } = await import('../pipeline/index.js');
-      progress.loading(source.info.name);
-      await using pipeline = await FluxPipeline.load(model, {
+      progress.loading(spec.info.name);
+      await using pipeline = await FluxPipeline.load(spec, {
         ...given({
           device,
           dtype: args.dtype,
           quantize: args.quantize,
           weightStreaming: args['stream-weights'],
           threads: args.threads,
-          textEncoders,
         }),
         ...(args['cuda-graphs'] && { cudaGraphs: true }),
         ...(args['encoders-on-cpu'] && { textEncoderDevice: 'cpu', decoderDevice: 'cpu' }),
         keepTextEncoders: !args['release-encoders'],
-        memoryCheck: args['memory-check'] && {
-          width: resolved.width,
-          height: resolved.height,
-          images: resolved.images,
-          textTokens: resolved.textTokens,
-          steps: resolved.plan.steps,
-        },
+        memoryCheck: args['memory-check'] && memoryRequest(resolved),
         allowTorchScriptCode: args['allow-torchscript-code'],
         signal,
       });
+      ({ plan: memory } = await pipeline.memory());
       result = await pipeline.generate({ ...request, seed, onStep: (event) => progress.step(event) });
     } finally {
       progress.close();
@@ -145,10 +130,12 @@ export const generateCommand = defineCommand({
         seed: own,
       })),
       seed: result.seed,
-      model: { name: source.info.name, path: source.path },
+      model: { name: spec.info.name, path: spec.path },
       warnings,
       timings,
+      textTokens: resolved.textTokens,
       plan,
+      memory,
     });
     for (const [i, image] of result.images.entries()) {
       if (args.quiet) context.print(files[i]);

@@ -1,5 +1,7 @@
 /** Command-line values that need more than yargs' parsing. */
 import { invalidArgument } from '../errors.js';
+import { MAX_IMAGES, resolveTextLength, type RunOptions } from '../model/run.js';
+import type { ModelInfo } from '../model/spec.js';
 import type { Device, PresetName } from '../types.js';
 
 /** Options that `generate` and `plan` share. */
@@ -12,6 +14,17 @@ export const SAMPLING_FLAGS = {
   width: { type: 'number', requiresArg: true, describe: "pixels (default: the model's)" },
   height: { type: 'number', requiresArg: true, describe: "pixels (default: the model's)" },
   steps: { type: 'number', requiresArg: true, describe: "number of steps (default: the preset's)" },
+  'text-tokens': {
+    type: 'number',
+    requiresArg: true,
+    describe: "text tokens per picture (default: the model's)",
+  },
+  'num-images': {
+    type: 'number',
+    requiresArg: true,
+    default: 1,
+    describe: `pictures of one run, 1 to ${MAX_IMAGES}`,
+  },
   'stage-ratios': {
     type: 'string',
     requiresArg: true,
@@ -83,12 +96,22 @@ export interface SamplingArgs {
   width: number | undefined;
   height: number | undefined;
   steps: number | undefined;
+  'text-tokens': number | undefined;
   'stage-ratios': string | undefined;
   'token-ratios': string | undefined;
 }
 
-/** The sampling options that were given. Their values are checked later, by the sampler itself. */
-export function samplingOptions(args: SamplingArgs) {
+/**
+ * What was asked of a run: size, text tokens and sampling. Values are checked later, where the run is resolved; all but
+ * the text tokens, whose flag has a name of its own.
+ */
+export function runOptions(args: SamplingArgs, model: ModelInfo): RunOptions {
+  const { width, height, 'text-tokens': textTokens } = args;
+  if (textTokens !== undefined) resolveTextLength(textTokens, model, 'text-tokens');
+  return { ...samplingOptions(args), ...given({ width, height, maxSequenceLength: textTokens }) };
+}
+
+function samplingOptions(args: SamplingArgs) {
   const stageRatios = numberList('stage-ratios', args['stage-ratios']);
   const tokenRatios = numberList('token-ratios', args['token-ratios']);
   return {

@@ -1,11 +1,13 @@
 /** `jit-flux plan`: what a preset will do, without doing it. */
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import { availableMemory } from '../model/available-memory.js';
-import { type MemoryPlan, type PhaseMemory, planModelMemory } from '../model/memory-plan.js';
-import { type ModelSource, resolveModel } from '../model/model-source.js';
-import { createPlan, FLUX_1_DEV, FLUX_TINY, fluxFlops } from '../sampler/index.js';
-import type { FluxConfig, JitPlan, PresetName } from '../types.js';
-import { checkSide } from '../model/size.js';
+import { KNOWN_MODELS } from '../model/known-models.js';
+import { type MemoryPlan, memoryRequest, type PhaseMemory, planModelMemory } from '../model/memory-plan.js';
+import { resolveModel } from '../model/resolve-model.js';
+import { type ResolvedRun, resolveRun } from '../model/run.js';
+import { doubts, type ModelSpec } from '../model/spec.js';
+import { fluxFlops } from '../sampler/index.js';
+import type { FluxConfig } from '../types.js';
 import { defineCommand } from './command.js';
 import { table } from './format.js';
 import {
@@ -14,28 +16,16 @@ import {
   GPU_FLAGS,
   MODEL_FLAGS,
   parseDevice,
+  runOptions,
   SAMPLING_FLAGS,
-  samplingOptions,
   WEIGHT_FLAGS,
 } from './options.js';
 
-interface PlannedModel {
-  preset?: PresetName;
-  steps?: number;
-  config: Readonly<FluxConfig>;
-  pixelsPerToken: number;
-  textTokens: number;
-  side: number;
-}
-
-const MODELS: Record<string, PlannedModel> = {
-  'flux.1-dev': { config: FLUX_1_DEV, pixelsPerToken: 16, textTokens: 512, side: 1024 },
-  'flux-tiny': { config: FLUX_TINY, pixelsPerToken: 8, textTokens: 24, side: 256 },
-};
+const NAMES = [...KNOWN_MODELS, 'flux-tiny'];
 
 export const planCommand = defineCommand({
   command: 'plan',
-  describe: 'Show schedule, token counts and FLOPs of a preset (needs no native code)',
+  describe: 'Show schedule, token counts, FLOPs and memory of a run, without running it (needs no LibTorch)',
   builder: (yargs) =>
     yargs
       .options(SAMPLING_FLAGS)
@@ -43,12 +33,7 @@ export const planCommand = defineCommand({
         type: 'string',
         requiresArg: true,
         default: 'flux.1-dev',
-        describe: `${Object.keys(MODELS).join(', ')}, or the path of a model: adds the memory it will take`,
-      })
-      .option('text-tokens', {
-        type: 'number',
-        requiresArg: true,
-        describe: "text tokens per picture (default: the model's)",
+        describe: `${NAMES.join(', ')}, or the path of a model`,
       })
       .option('text-encoders', MODEL_FLAGS['text-encoders'])
       .options(DEVICE_FLAGS)
@@ -61,85 +46,59 @@ export const planCommand = defineCommand({
       })
       .example('$0 plan --preset jit-7x --width 1024 --height 1024', 'FLUX.1-dev at 1024x1024'),
   async run(args, context) {
-    const known = Object.hasOwn(MODELS, args.model) ? MODELS[args.model] : undefined;
-    const source = known ? undefined : await findModel(args.model, args['text-encoders'], context.signal);
-    const model = known ?? plannedModel(source as ModelSource);
-    const width = checkSide('width', args.width ?? model.side, model.pixelsPerToken, args.model);
-    const height = checkSide('height', args.height ?? model.side, model.pixelsPerToken, args.model);
-    const textTokens = args['text-tokens'] ?? model.textTokens;
-    if (!Number.isInteger(textTokens) || textTokens < 1 || textTokens > 4096) {
-      throw invalidArgument('text-tokens', 'an integer from 1 to 4096', textTokens);
-    }
-    const plan = createPlan({
-      ...(model.preset && { preset: model.preset }),
-      ...(model.preset && args.steps === undefined && { steps: model.steps }),
-      ...samplingOptions(args),
-      grid: [height / model.pixelsPerToken, width / model.pixelsPerToken],
-      model: { config: model.config, textTokens },
-    });
-    const memory =
-      source &&
-      planModelMemory(
-        source,
-        {
-          ...given({
-            device: parseDevice(args.device),
-            dtype: args.dtype,
-            quantize: args.quantize,
-            weightStreaming: args['stream-weights'],
-          }),
-          width,
-          height,
-          textTokens,
-          steps: plan.steps,
-        },
-        {
-          host: await availableMemory(),
-          ...(args['gpu-memory'] !== undefined && { device: args['gpu-memory'] * 2 ** 30 }),
-        },
-      );
-    context.printJson({ model: args.model, width, height, textTokens, ...plan, ...(memory && { memory }) });
-    const denseStep = fluxFlops(model.config, plan.totalTokens, textTokens).total;
-    for (const line of describePlan(plan, { model: args.model, width, height, textTokens, denseStep })) {
-      context.print(line);
-    }
-    if (memory) for (const line of describeMemory(memory)) context.print(line);
+    const spec = await findModel(args.model, args['text-encoders'], context.signal);
+    const config = architecture(spec);
+    const run = resolveRun({ ...runOptions(args, spec.info), images: args['num-images'] }, spec.info, config);
+    const memory = planModelMemory(
+      spec,
+      {
+        ...given({
+          device: parseDevice(args.device),
+          dtype: args.dtype,
+          quantize: args.quantize,
+          weightStreaming: args['stream-weights'],
+        }),
+        ...memoryRequest(run),
+      },
+      {
+        host: await availableMemory(),
+        ...(args['gpu-memory'] !== undefined && { device: args['gpu-memory'] * 2 ** 30 }),
+      },
+    );
+    const { width, height, images, textTokens, plan } = run;
+    const { inferred } = spec;
+    context.printJson({ model: args.model, width, height, images, textTokens, ...plan, memory, inferred });
+    for (const line of describeRun(run, args.model, config)) context.print(line);
+    for (const line of describeMemory(memory)) context.print(line);
+    for (const doubt of doubts(spec)) context.note(`Warning: ${doubt}`);
   },
 });
 
-/** @throws ERR_JITFLUX_INVALID_ARGUMENT naming the built-in models if it is neither one of them nor a path */
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT naming the known models if it is neither one of them nor a path */
 async function findModel(
-  path: string,
+  model: string,
   textEncoders: string | undefined,
   signal: AbortSignal,
-): Promise<ModelSource> {
+): Promise<ModelSpec> {
   try {
-    return await resolveModel(path, { textEncoders, signal });
+    return await resolveModel(model, { textEncoders, signal });
   } catch (error) {
     if (error instanceof JitFluxError && error.code === ERROR_CODES.FILE_NOT_FOUND) {
-      throw invalidArgument('model', `${Object.keys(MODELS).join(' or ')}, or the path of a model`, path);
+      const names = `${NAMES.slice(0, -1).join(', ')} or ${NAMES.at(-1)}`;
+      throw invalidArgument('model', `${names}, or the path of a model`, model);
     }
     throw error;
   }
 }
 
-function plannedModel({ info, transformer, path }: ModelSource): PlannedModel {
-  if (!transformer.config) {
-    throw new JitFluxError(
-      ERROR_CODES.UNSUPPORTED_FORMAT,
-      `${path}: the architecture is in an archive without config.json, which only native code can read ` +
-        '(jit-flux inspect)',
-      { path },
-    );
-  }
-  const { preset, dense } = info.defaults;
-  return {
-    config: transformer.config,
-    pixelsPerToken: info.decoder.spatialFactor * 2,
-    textTokens: info.text.defaultLength ?? info.text.length,
-    side: info.defaults.width,
-    ...given({ preset, steps: dense?.steps }),
-  };
+function architecture({ transformer, info, path }: ModelSpec): FluxConfig {
+  if (transformer.config) return transformer.config;
+  throw new JitFluxError(
+    ERROR_CODES.UNSUPPORTED_FORMAT,
+    `${path ?? info.name}: the architecture is in an archive without config.json, which only native code can read ` +
+      '(jit-flux inspect)',
+    { path },
+  );
 }
 
 /** The memory plan as lines of text. */
@@ -171,15 +130,13 @@ function describeMemory(memory: MemoryPlan): string[] {
   ];
 }
 
-/** The plan as lines of text. */
-function describePlan(
-  plan: JitPlan,
-  o: { model: string; width: number; height: number; textTokens: number; denseStep: number },
-): string[] {
+/** The run as lines of text. */
+function describeRun({ plan, ...run }: ResolvedRun, model: string, config: FluxConfig): string[] {
   const [rows, cols] = plan.grid;
+  const denseStep = fluxFlops(config, plan.totalTokens, run.textTokens).total;
   // Tera, giga or mega, so that a small model's figures are not all zero.
   const [unit, size] =
-    o.denseStep >= 1e11 ? ['TFLOPs', 1e12] : o.denseStep >= 1e8 ? ['GFLOPs', 1e9] : ['MFLOPs', 1e6];
+    denseStep >= 1e11 ? ['TFLOPs', 1e12] : denseStep >= 1e8 ? ['GFLOPs', 1e9] : ['MFLOPs', 1e6];
   const amount = (flops: number) => (flops / Number(size)).toFixed(2);
   const cells = [['stage', 'steps', 'active tokens', 'share', `${unit}/step`, unit]];
   for (const stage of plan.stages) {
@@ -195,14 +152,14 @@ function describePlan(
   }
   const { flops } = plan;
   const lines = [
-    `${plan.preset}, ${o.model}, ${o.width}x${o.height}: ${rows} x ${cols} = ${plan.totalTokens} tokens, ` +
-      `${o.textTokens} text tokens, ${plan.steps} steps`,
+    `${plan.preset}, ${model}, ${run.width}x${run.height}: ${rows} x ${cols} = ${plan.totalTokens} tokens, ` +
+      `${run.textTokens} text tokens, ${plan.steps} steps`,
     '',
     ...table(cells, [0, 1, 2, 3, 4, 5]),
     '',
   ];
   if (flops) {
-    const ratio = (dense: number) => `${((dense * o.denseStep) / Number(size)).toFixed(2)} ${unit}`;
+    const ratio = (dense: number) => `${((dense * denseStep) / Number(size)).toFixed(2)} ${unit}`;
     lines.push(
       `total ${amount(flops.total)} ${unit}`,
       `50 dense steps take ${ratio(50)}: ${flops.speedup.dense50.toFixed(2)}x`,

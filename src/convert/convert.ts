@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { assertWritable, writeFileAtomic } from '../files/write-file.js';
 import { runWeights } from '../engine/call.js';
-import { ropeAxesBeside } from '../engine/flux-transformer.js';
+import { readTransformerConfig } from '../engine/component-config.js';
 import { inspectWeights } from '../engine/inspect.js';
 import { readSnapshot, type Snapshot } from './snapshot.js';
 
@@ -172,7 +172,7 @@ async function convertOne(
     resume: o.resume ?? true,
     verify: o.verify ?? false,
     completed,
-    ropeAxes: ropeAxesBeside(input),
+    ropeAxes: (await readTransformerConfig(input)).settings.ropeAxes,
   };
   const { layout, identity, fileBytes, ...counts } = await runWeights(
     (binding, native) => binding.convertWeights(input, path, options, native),

@@ -1,24 +1,14 @@
-import { z } from 'zod';
 import { invalidArgument } from '../errors.js';
 import type { AutoencoderHandle, NativeTiling } from './binding.js';
 import { callNative, runNative } from './call.js';
 import type { AutoencoderConfig, DecodeOptions, LoadOptions } from '../types.js';
-import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
+import { type AutoencoderSettings, readAutoencoderConfig } from './component-config.js';
+import { loadJob, nativeLoadOptions } from './load-options.js';
 import { Tensor } from './tensor.js';
 import { NativeModel } from './native-model.js';
 
 /** Memory for the activations of a decode above which it is tiled: room for 1024x1024 in float32. */
 export const DEFAULT_DECODE_BUDGET_BYTES = 2 * 1024 ** 3;
-
-const autoencoderConfig = z.object({
-  norm_num_groups: z.int().positive().default(32),
-  scaling_factor: z.number().positive().default(0.3611),
-  shift_factor: z
-    .number()
-    .nullish()
-    .transform((shift) => shift ?? 0),
-  act_fn: z.literal('silu').default('silu'),
-});
 
 /** FLUX's autoencoder (diffusers' `AutoencoderKL`): pictures from latents and latents from pictures. */
 export class Autoencoder extends NativeModel<AutoencoderHandle> {
@@ -40,24 +30,24 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
    * Norm groups, scaling and shift come from a `config.json` (or `<name>.config.json`) beside the weights, or are
    * FLUX's (32, 0.3611, 0.1159).
    *
+   * @param o.settings takes the place of the config.json
    * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE,
    *   ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH (all missing, unexpected, misshaped and mistyped names),
    *   ERR_JITFLUX_INVALID_MODEL (config.json), ERR_JITFLUX_DEVICE_UNAVAILABLE, ERR_JITFLUX_ABORTED
    */
-  static async load(path: string, o: LoadOptions = {}): Promise<Autoencoder> {
+  static async load(
+    path: string,
+    o: LoadOptions & { settings?: AutoencoderSettings | undefined } = {},
+  ): Promise<Autoencoder> {
     const common = nativeLoadOptions(o);
-    const beside = readConfigBeside(path, { schema: autoencoderConfig, kinds: ['AutoencoderKL'] });
-    const options = { ...common, normGroups: beside?.norm_num_groups ?? 32, eps: 1e-6 };
+    const { normGroups, scalingFactor, shiftFactor } =
+      o.settings ?? (await readAutoencoderConfig(path)).settings;
+    const options = { ...common, normGroups, eps: 1e-6 };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadAutoencoder(path, options, job),
       loadJob(o),
     );
-    const complete = {
-      ...config,
-      scalingFactor: beside?.scaling_factor ?? 0.3611,
-      shiftFactor: beside?.shift_factor ?? 0.1159,
-    };
-    return new Autoencoder(handle, complete, common.device);
+    return new Autoencoder(handle, { ...config, scalingFactor, shiftFactor }, common.device);
   }
 
   /**

@@ -1,22 +1,10 @@
-import { z } from 'zod';
 import type { ClipHandle } from './binding.js';
 import { runNative } from './call.js';
 import type { ClipConfig, LoadOptions } from '../types.js';
-import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
+import { type ClipSettings, readClipConfig } from './component-config.js';
+import { loadJob, nativeLoadOptions } from './load-options.js';
 import { Tensor } from './tensor.js';
 import { NativeModel } from './native-model.js';
-
-const textConfig = z.object({
-  num_attention_heads: z.int().positive().optional(),
-  layer_norm_eps: z.number().positive().default(1e-5),
-  eos_token_id: z.int().nonnegative().default(2),
-  hidden_act: z.literal('quick_gelu').default('quick_gelu'),
-});
-/** The text model's own config.json, or that of a whole CLIP. */
-const clipConfig = z.preprocess(
-  (json) => (json as { text_config?: unknown } | null)?.text_config ?? json,
-  textConfig,
-);
 
 /**
  * CLIP's text encoder (transformers' `CLIPTextModel`), which gives FLUX its pooled prompt. Causal attention and no
@@ -41,22 +29,18 @@ export class ClipTextEncoder extends NativeModel<ClipHandle> {
    *
    * Matrices that the file holds in the compute type stay in its mapping: replace the file by renaming only.
    *
+   * @param o.settings takes the place of the config.json
    * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE,
    *   ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH (all missing, unexpected, misshaped and mistyped names),
    *   ERR_JITFLUX_INVALID_MODEL (config.json), ERR_JITFLUX_DEVICE_UNAVAILABLE, ERR_JITFLUX_ABORTED
    */
-  static async load(path: string, o: LoadOptions = {}): Promise<ClipTextEncoder> {
+  static async load(
+    path: string,
+    o: LoadOptions & { settings?: ClipSettings | undefined } = {},
+  ): Promise<ClipTextEncoder> {
     const common = nativeLoadOptions(o);
-    const beside = readConfigBeside(path, {
-      schema: clipConfig,
-      kinds: ['clip', 'clip_text_model', 'CLIPTextModel', 'CLIPModel'],
-    });
-    const options = {
-      ...common,
-      heads: beside?.num_attention_heads ?? 0,
-      eps: beside?.layer_norm_eps ?? 1e-5,
-      eosTokenId: beside?.eos_token_id ?? 2,
-    };
+    const { heads, eps, eosTokenId } = o.settings ?? (await readClipConfig(path)).settings;
+    const options = { ...common, heads, eps, eosTokenId };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadClipTextEncoder(path, options, job),
       loadJob(o),

@@ -1,10 +1,10 @@
-import { z } from 'zod';
 import { invalidArgument } from '../errors.js';
 import type { ConditioningHandle, TransformerHandle } from './binding.js';
 import { runNative } from './call.js';
 import type { FluxConfig, LoadOptions, VelocityModel } from '../types.js';
 import { requestedBlockWeights } from './block-weights.js';
-import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
+import { readTransformerConfig } from './component-config.js';
+import { loadJob, nativeLoadOptions } from './load-options.js';
 import { Tensor } from './tensor.js';
 import { NativeModel } from './native-model.js';
 import { NativeObject } from './native-object.js';
@@ -60,7 +60,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
       graphs: o.cudaGraphs ?? false,
       roundTime: (o.timeEmbedding ?? 'reference') === 'reference',
       keepModulation: o.keepModulation ?? true,
-      ropeAxes: o.ropeAxes ?? ropeAxesBeside(path),
+      ropeAxes: o.ropeAxes ?? (await readTransformerConfig(path)).settings.ropeAxes,
     };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadTransformer(path, options, job),
@@ -254,12 +254,3 @@ export interface TransferStatistics {
 
 /** FLUX.1-dev's usual guidance. */
 export const DEFAULT_GUIDANCE = 3.5;
-
-const axesConfig = z.object({
-  axes_dims_rope: z.tuple([z.int().positive(), z.int().positive(), z.int().positive()]).optional(),
-});
-
-/** axes_dims_rope of a diffusers config.json beside the weights, if there is one. */
-export function ropeAxesBeside(path: string): [number, number, number] | undefined {
-  return readConfigBeside(path, { schema: axesConfig, kinds: ['FluxTransformer2DModel'] })?.axes_dims_rope;
-}

@@ -1,17 +1,11 @@
-import { z } from 'zod';
 import { invalidArgument } from '../errors.js';
 import type { T5Handle } from './binding.js';
 import { runNative } from './call.js';
 import type { LoadOptions, T5Config } from '../types.js';
-import { loadJob, nativeLoadOptions, readConfigBeside } from './load-options.js';
+import { readT5Config, type T5Settings } from './component-config.js';
+import { loadJob, nativeLoadOptions } from './load-options.js';
 import { Tensor } from './tensor.js';
 import { NativeModel } from './native-model.js';
-
-const t5Config = z.object({
-  relative_attention_max_distance: z.int().positive().default(128),
-  layer_norm_epsilon: z.number().positive().default(1e-6),
-  feed_forward_proj: z.literal('gated-gelu').default('gated-gelu'),
-});
 
 /**
  * The encoder of T5 v1.1 (transformers' `T5EncoderModel`), which gives FLUX its text tokens. Padding is attended, as
@@ -38,24 +32,21 @@ export class T5Encoder extends NativeModel<T5Handle> {
    * `dtype: 'bfloat16'` copies nothing: replace the file by renaming only. In bfloat16 the residual stream, the norms'
    * statistics and the softmax are float32.
    *
+   * @param o.settings takes the place of the config.json
    * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE,
    *   ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH (all missing, unexpected, misshaped and mistyped names),
    *   ERR_JITFLUX_INVALID_MODEL (config.json), ERR_JITFLUX_DEVICE_UNAVAILABLE, ERR_JITFLUX_ABORTED
    */
-  static async load(path: string, o: LoadOptions = {}): Promise<T5Encoder> {
+  static async load(
+    path: string,
+    o: LoadOptions & { settings?: T5Settings | undefined } = {},
+  ): Promise<T5Encoder> {
     if (o.dtype === 'float16') {
       throw invalidArgument('dtype', "'float32' or 'bfloat16' (T5's states outgrow float16)", o.dtype);
     }
     const common = nativeLoadOptions(o);
-    const beside = readConfigBeside(path, {
-      schema: t5Config,
-      kinds: ['t5', 'T5EncoderModel', 'T5ForConditionalGeneration'],
-    });
-    const options = {
-      ...common,
-      maxDistance: beside?.relative_attention_max_distance ?? 128,
-      eps: beside?.layer_norm_epsilon ?? 1e-6,
-    };
+    const { maxDistance, eps } = o.settings ?? (await readT5Config(path)).settings;
+    const options = { ...common, maxDistance, eps };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadT5Encoder(path, options, job),
       loadJob(o),

@@ -1,7 +1,7 @@
 /** Where the parts of a pipeline compute, and in which type. */
 import { computeDType, deviceIndex, isAccelerator, nativeLoadOptions } from '../engine/index.js';
 import type { Device, LoadOptions } from '../types.js';
-import type { ModelSource } from './model-source.js';
+import type { ModelSpec } from './spec.js';
 
 type Placement = Pick<LoadOptions, 'device' | 'dtype' | 'textEncoderDevice' | 'decoderDevice'>;
 
@@ -25,14 +25,14 @@ export function transformerPlacement(o: Placement): ComponentPlacement {
 }
 
 /** Of the text encoders. TorchScript modules compute on the CPU. */
-export function textPlacement(o: Placement, text: ModelSource['text']): ComponentPlacement {
+export function textPlacement(o: Placement, text: ModelSpec['text']): ComponentPlacement {
   const device = text?.kind === 'torchscript' ? 'cpu' : (o.textEncoderDevice ?? o.device ?? 'cpu');
   // T5's states outgrow float16.
   return { device, dtype: withoutFloat16(computeDType(o)) };
 }
 
 /** Of the autoencoder. */
-export function decoderPlacement(o: Placement, decoder: ModelSource['decoder']): ComponentPlacement {
+export function decoderPlacement(o: Placement, decoder: ModelSpec['decoder']): ComponentPlacement {
   const device = decoder.kind === 'torchscript' ? 'cpu' : (o.decoderDevice ?? o.device ?? 'cpu');
   const dtype = computeDType(o);
   return { device, dtype: isAccelerator(device) ? dtype : withoutFloat16(dtype) };

@@ -4,9 +4,9 @@
  */
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import { type BlockWeights, requestedBlockWeights } from '../engine/block-weights.js';
-import { DEFAULT_PRESET, getPreset } from '../sampler/presets.js';
 import { deviceInfo, isAccelerator } from '../engine/device.js';
 import type { Device, FluxConfig, LoadOptions } from '../types.js';
+import { CLIP_L, T5_XXL } from './known-models.js';
 import { type AvailableMemory, availableMemory } from './available-memory.js';
 import { decoderPlacement, textPlacement, transformerPlacement } from './component-options.js';
 import {
@@ -18,11 +18,13 @@ import {
   type T5Shape,
   t5Parameters,
   transformerParameters,
-  type VaeShape,
+  type AutoencoderShape,
   vaeParameters,
-} from './component-shapes.js';
-import { type ModelKind, type ModelSource, resolveModel } from './model-source.js';
-import { countParameters, storedDType, type WeightSummary } from './weight-headers.js';
+} from './parameters.js';
+import { resolveModel } from './resolve-model.js';
+import { type ResolvedRun, resolveRun } from './run.js';
+import type { ModelKind, ModelSpec } from './spec.js';
+import type { WeightDescription } from './weight-headers.js';
 
 export type ComponentName =
   'text_encoder' | 'text_encoder_2' | 'transformer' | 'vae' | 'runtime' | 'device_runtime';
@@ -67,7 +69,8 @@ export interface PhaseMemory {
 /** The memory that a model and a request will take. Plain data. */
 export interface MemoryPlan {
   model: string;
-  path: string;
+  /** Absent of a model that is known by its name only. */
+  path?: string;
   kind: ModelKind;
   dtype: NonNullable<LoadOptions['dtype']>;
   blockWeights: BlockWeights;
@@ -100,6 +103,12 @@ export interface MemoryPlanRequest {
   steps?: number;
   /** Requests at work at a time, default 1. Each holds latents and conditioning of its own. */
   concurrency?: number;
+}
+
+/** The request of a run, for its memory plan. */
+export function memoryRequest(run: ResolvedRun): Required<Omit<MemoryPlanRequest, 'concurrency'>> {
+  const { width, height, images, textTokens, plan } = run;
+  return { width, height, images, textTokens, steps: plan.steps };
 }
 
 /** Options of {@link planMemory}. */
@@ -137,11 +146,12 @@ const MIN_STRIP_ROWS = 8;
 /**
  * Computes what a model will take in memory, without loading it; without native code, unless a GPU is named: then its
  * free memory is looked up.
- * @param path a model directory or checkpoint, as `FluxPipeline.load` takes
+ * @param model a model directory or checkpoint, as `FluxPipeline.load` takes, a known name such as `flux.1-dev`, or what
+ *   `resolveModel` returned
  * @throws what `FluxPipeline.load` throws for a model that is incomplete or does not fit together
  */
-export async function planMemory(path: string, o: MemoryPlanOptions = {}): Promise<MemoryPlan> {
-  const source = await resolveModel(path, { textEncoders: o.textEncoders, signal: o.signal });
+export async function planMemory(model: string | ModelSpec, o: MemoryPlanOptions = {}): Promise<MemoryPlan> {
+  const source = await resolveModel(model, { textEncoders: o.textEncoders, signal: o.signal });
   return planModelMemory(source, o, await memoryAvailableTo(o));
 }
 
@@ -171,7 +181,7 @@ export async function memoryAvailableTo(o: MemoryPlanOptions): Promise<Available
  * unless they fit only as the file holds them, and on a GPU streamed if they fit only so (`weightStreaming`); all give
  * the same pictures.
  */
-export function planModelMemory(source: ModelSource, o: MemoryPlanOptions, available: Available): MemoryPlan {
+export function planModelMemory(source: ModelSpec, o: MemoryPlanOptions, available: Available): MemoryPlan {
   const plan = planForm(source, o, requestedBlockWeights(o), available);
   if (plan.fits) return plan;
   if (plan.blockWeights === 'packed' && o.packWeights !== true)
@@ -184,14 +194,14 @@ export function planModelMemory(source: ModelSource, o: MemoryPlanOptions, avail
 }
 
 /** {@link planModelMemory} where nothing but the text encoders is loaded, on `o.device`. `o.images` counts prompts. */
-export function planEncoding(source: ModelSource, o: MemoryPlanOptions, available: Available): MemoryPlan {
+export function planEncoding(source: ModelSpec, o: MemoryPlanOptions, available: Available): MemoryPlan {
   return planForm(source, o, requestedBlockWeights(o), available, ['encode']);
 }
 
 const PHASES = ['encode', 'sample', 'decode'] as const satisfies PhaseMemory['phase'][];
 
 function planForm(
-  source: ModelSource,
+  source: ModelSpec,
   o: MemoryPlanOptions,
   blockWeights: BlockWeights,
   available: Available,
@@ -206,7 +216,7 @@ function planForm(
   const height = positive('height', o.height ?? info.defaults.height);
   const images = positive('images', o.images ?? 1);
   const textTokens = positive('textTokens', o.textTokens ?? info.text.defaultLength ?? info.text.length);
-  const steps = positive('steps', o.steps ?? defaultSteps(source));
+  const steps = positive('steps', o.steps ?? resolveRun({}, info).plan.steps);
   const runs = positive('concurrency', o.concurrency ?? 1);
   const sizeOf = (type: string) => (type === 'float32' ? 4 : 2);
   const size = sizeOf(dtype);
@@ -218,7 +228,7 @@ function planForm(
 
   const component = (
     name: ComponentName,
-    weights: WeightSummary,
+    file: WeightDescription | undefined,
     placement: { device: Device; dtype: string },
     known: {
       parameters: number | undefined;
@@ -230,8 +240,9 @@ function planForm(
       streamedBytes?: number | undefined;
     },
   ): ComponentMemory => {
-    const stored = storedDType(weights);
-    const parameters = weights.tensors ? countParameters(weights.tensors.values()) : known.parameters;
+    const weights = file ?? publishedWeights(known.parameters ?? 0);
+    const stored = weights.storedDType;
+    const parameters = weights.parameters ?? known.parameters;
     const allBytes = parameters === undefined ? weights.fileBytes : parameters * sizeOf(placement.dtype);
     const saved = known.savedBytes ?? 0;
     const residentBytes = allBytes - saved;
@@ -239,7 +250,7 @@ function planForm(
       known.copiedBytes !== undefined && stored === placement.dtype && !isAccelerator(placement.device);
     return {
       component: name,
-      path: weights.path,
+      ...(file && { path: file.path }),
       format: weights.format,
       ...(parameters !== undefined && { parameters }),
       fileBytes: weights.fileBytes,
@@ -266,16 +277,18 @@ function planForm(
   ];
   if (source.text?.kind === 'native') {
     const { clip, t5 } = source.text;
+    const clipShape = complete<ClipShape>(clip.architecture, CLIP_L);
+    const t5Shape = complete<T5Shape>(t5.architecture, T5_XXL);
     all.push(
       component('text_encoder', clip.weights, text, {
-        parameters: clip.shape && clipParameters(clip.shape),
+        parameters: clipShape && clipParameters(clipShape),
         copiedBytes: 0,
-        transientBytes: clip.shape ? clipTransientBytes(clip.shape, images, textSize) : 0,
+        transientBytes: clipShape ? clipTransientBytes(clipShape, images, textSize) : 0,
       }),
       component('text_encoder_2', t5.weights, text, {
-        parameters: t5.shape && t5Parameters(t5.shape),
+        parameters: t5Shape && t5Parameters(t5Shape),
         copiedBytes: 0,
-        transientBytes: t5.shape ? t5TransientBytes(t5.shape, textTokens, images, textSize) : 0,
+        transientBytes: t5Shape ? t5TransientBytes(t5Shape, textTokens, images, textSize) : 0,
       }),
     );
   } else if (source.text) {
@@ -302,11 +315,11 @@ function planForm(
         : 0,
     }),
     component('vae', source.decoder.weights, decoder, {
-      parameters: source.decoder.kind === 'native' ? vaeParameters(source.decoder.settings) : undefined,
+      parameters: source.decoder.kind === 'native' ? vaeParameters(source.decoder.architecture) : undefined,
       transientBytes:
         (source.decoder.kind === 'native'
           ? Math.min(
-              decodeBytes(source.decoder.settings, 2 * rows, 2 * cols, decoderSize),
+              decodeBytes(source.decoder.architecture, 2 * rows, 2 * cols, decoderSize),
               DECODE_BUDGET_BYTES,
             )
           : images * channels * 4 * rows * cols * 64) + pictureBytes,
@@ -337,7 +350,7 @@ function planForm(
   const fitsDevice = (accelerator?.peakBytes ?? 0) <= (accelerator?.availableBytes ?? Infinity);
   return {
     model: info.name,
-    path: source.path,
+    ...(source.path !== undefined && { path: source.path }),
     kind: source.kind,
     dtype,
     blockWeights,
@@ -413,6 +426,18 @@ function generationAdvice(plan: MemoryPlan, weights: readonly ComponentMemory[])
 const isRuntime = ({ component }: ComponentMemory) => component.endsWith('runtime');
 const isText = ({ component }: ComponentMemory) => component.startsWith('text_encoder');
 
+/** What the files of a model are that is known by its name only. */
+function publishedWeights(parameters: number): Omit<WeightDescription, 'path'> {
+  return { format: 'safetensors', fileBytes: 2 * parameters, parameters, storedDType: 'bfloat16' };
+}
+
+/** An architecture of which everything is known that a model like `example` has. */
+function complete<T extends object>(found: Partial<T>, example: T): T | undefined {
+  return Object.keys(example).every((name) => found[name as keyof T] !== undefined)
+    ? (found as T)
+    : undefined;
+}
+
 /** Which components work in a phase. */
 const ACTIVE: Record<PhaseMemory['phase'], (c: ComponentMemory) => boolean> = {
   encode: isText,
@@ -462,8 +487,8 @@ function sameDevice(a: Device, b: Device): boolean {
 
 /** Activations of CLIP, B prompts. */
 export function clipTransientBytes(c: ClipShape, prompts: number, size: number): number {
-  const tokens = prompts * c.positions;
-  return tokens * ((2 * 4 + 5 * size) * c.width + 2 * size * c.mlp);
+  const tokens = prompts * c.maxTokens;
+  return tokens * ((2 * 4 + 5 * size) * c.width + 2 * size * c.mlpWidth);
 }
 
 /** Activations of T5: residual and its norm, q, k, v and result, the gated MLP, scores and position bias. */
@@ -471,7 +496,7 @@ export function t5TransientBytes(c: T5Shape, tokens: number, prompts: number, si
   const inner = c.heads * c.headDim;
   const rows = prompts * tokens;
   const scores = (prompts + 1) * c.heads * tokens * tokens * 4;
-  return rows * (2 * 4 * c.width + size * (c.width + 4 * inner + 3 * c.mlp)) + scores;
+  return rows * (2 * 4 * c.width + size * (c.width + 4 * inner + 3 * c.mlpWidth)) + scores;
 }
 
 /**
@@ -501,7 +526,7 @@ export function transformerTransientBytes(
  * Activations of decoding one picture of h x w latent cells without tiling: the bound of the native decoder
  * (`Autoencoder::decode_bytes`).
  */
-export function decodeBytes(c: VaeShape, h: number, w: number, size: number): number {
+export function decodeBytes(c: AutoencoderShape, h: number, w: number, size: number): number {
   const top = c.channels.at(-1) ?? 0;
   let area = h * w;
   let width = top;
@@ -546,11 +571,6 @@ function savedBytes(c: FluxConfig, size: number, form: BlockWeights, keepModulat
         ? Math.max(0, blockParameters(c) * size - STREAMED_SLOTS * largestBlock)
         : 0;
   return spared + (keepModulation ? 0 : modulationParameters(c) * size);
-}
-
-function defaultSteps({ info }: ModelSource): number {
-  const preset = info.defaults.preset ?? DEFAULT_PRESET;
-  return (preset === 'dense' ? info.defaults.dense?.steps : undefined) ?? getPreset(preset).steps;
 }
 
 function positive(option: string, value: number): number {

@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path';
 import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
-import type { FluxConfig } from '../types.js';
+import type { AutoencoderConfig, ClipConfig, FluxConfig, T5Config } from '../types.js';
 
 /** The reference implementation's limit. */
 const MAX_HEADER_BYTES = 100_000_000;
@@ -24,14 +24,14 @@ const header = z.record(
 const shardIndex = z.looseObject({ weight_map: z.record(z.string(), z.string()) });
 
 /** One tensor of a header. */
-export interface HeaderTensor {
+interface HeaderTensor {
   /** As the file spells it: `F32`, `BF16`, ... */
   dtype: string;
   shape: number[];
 }
 
 /** A weight file, or the shards of an index. */
-export interface WeightSummary {
+interface WeightSummary {
   /** The file, or the index. */
   path: string;
   format: 'safetensors' | 'torchscript';
@@ -39,6 +39,101 @@ export interface WeightSummary {
   fileBytes: number;
   /** Absent for TorchScript archives. */
   tensors?: ReadonlyMap<string, HeaderTensor>;
+}
+
+/** What a weight file (or the shards of an index) is, from its headers. Plain data. */
+export interface WeightDescription {
+  /** The file, or the index. */
+  path: string;
+  format: 'safetensors' | 'torchscript';
+  /** Bytes of all files. */
+  fileBytes: number;
+  /** Elements of all tensors. Absent for TorchScript archives. */
+  parameters?: number;
+  /** The type that most bytes are stored in, if it is a floating type and known. */
+  storedDType?: string;
+  /** Which part of a model its tensors are, if they are recognised. */
+  part?: ModelPart['part'];
+  /** What the shapes tell of the part's architecture. */
+  architecture?: ModelPart['architecture'];
+}
+
+/** A part of a model, recognised from tensors. */
+export type ModelPart =
+  | { part: 'transformer'; architecture: FluxConfig }
+  | { part: 'clip'; architecture: Partial<ClipConfig> }
+  | { part: 't5'; architecture: Partial<T5Config> }
+  | { part: 'autoencoder'; architecture: Partial<AutoencoderConfig> };
+
+/**
+ * Describes a weight file. Reads headers and sizes; a few kilobytes to megabytes, whatever the size of the weights.
+ * @param path a `.safetensors` file, a `.safetensors.index.json` or a `.pt` archive
+ * @throws ERR_JITFLUX_FILE_NOT_FOUND (shards included), ERR_JITFLUX_CORRUPT_FILE, ERR_JITFLUX_UNSAFE_FILE (shards
+ *   outside the folder), ERR_JITFLUX_UNSUPPORTED_FORMAT
+ */
+export async function describeWeights(
+  path: string,
+  o: { signal?: AbortSignal | undefined } = {},
+): Promise<WeightDescription> {
+  const summary = await readWeightSummary(path, o);
+  const { tensors, ...file } = summary;
+  if (!tensors) return file;
+  const stored = storedDType(summary);
+  return {
+    ...file,
+    parameters: countParameters(tensors.values()),
+    ...(stored !== undefined && { storedDType: stored }),
+    ...recognisePart(tensors),
+  };
+}
+
+function recognisePart(tensors: ReadonlyMap<string, HeaderTensor>): ModelPart | undefined {
+  const transformer = inferFluxConfig(tensors);
+  if (transformer) return { part: 'transformer', architecture: transformer };
+  const clip = inferClipConfig(tensors);
+  if (clip) return { part: 'clip', architecture: clip };
+  const t5 = inferT5Config(tensors);
+  return t5 && { part: 't5', architecture: t5 };
+}
+
+function inferClipConfig(tensors: ReadonlyMap<string, HeaderTensor>): Partial<ClipConfig> | undefined {
+  const of = tensorSizes(tensors);
+  const [vocabulary, width] = of('embeddings.token_embedding.weight');
+  const [maxTokens] = of('embeddings.position_embedding.weight');
+  const [mlpWidth] = of('encoder.layers.0.mlp.fc1.weight');
+  if (!vocabulary || !width || !maxTokens || !mlpWidth) return undefined;
+  return { vocabulary, maxTokens, width, mlpWidth, layers: countLayers(tensors, /encoder\.layers\.(\d+)\./) };
+}
+
+function inferT5Config(tensors: ReadonlyMap<string, HeaderTensor>): Partial<T5Config> | undefined {
+  const of = tensorSizes(tensors);
+  const [vocabulary, width] = [...of('shared.weight'), ...of('encoder.embed_tokens.weight')];
+  const attention = 'encoder.block.0.layer.0.SelfAttention';
+  const [positionBuckets, heads] = of(`${attention}.relative_attention_bias.weight`);
+  const [inner] = of(`${attention}.q.weight`);
+  const [mlpWidth] = of('encoder.block.0.layer.1.DenseReluDense.wi_0.weight');
+  if (!vocabulary || !width || !heads || !positionBuckets || !inner || !mlpWidth) return undefined;
+  const layers = countLayers(tensors, /encoder\.block\.(\d+)\./);
+  return { vocabulary, width, heads, headDim: inner / heads, mlpWidth, layers, positionBuckets };
+}
+
+/** Sizes of the tensor with this name, below any prefix. */
+function tensorSizes(tensors: ReadonlyMap<string, HeaderTensor>): (name: string) => readonly number[] {
+  return (name) => {
+    for (const [found, { shape }] of tensors) {
+      if (found === name || found.endsWith(`.${name}`)) return shape;
+    }
+    return [];
+  };
+}
+
+function countLayers(tensors: ReadonlyMap<string, HeaderTensor>, pattern: RegExp): number {
+  let count = 0;
+  for (const name of tensors.keys()) {
+    const match = pattern.exec(name);
+    if (match) count = Math.max(count, Number(match[1]) + 1);
+  }
+  return count;
 }
 
 /**
@@ -68,7 +163,7 @@ export async function findWeights(directory: string): Promise<string | undefined
  * @throws ERR_JITFLUX_FILE_NOT_FOUND (shards included), ERR_JITFLUX_CORRUPT_FILE, ERR_JITFLUX_UNSAFE_FILE (shards
  *   outside the folder), ERR_JITFLUX_UNSUPPORTED_FORMAT
  */
-export async function readWeightSummary(
+async function readWeightSummary(
   path: string,
   o: { signal?: AbortSignal | undefined } = {},
 ): Promise<WeightSummary> {
@@ -147,16 +242,14 @@ async function readHeader(path: string, size: number): Promise<Map<string, Heade
 }
 
 /** Number of elements of all tensors. */
-export function countParameters(tensors: Iterable<HeaderTensor>): number {
+function countParameters(tensors: Iterable<HeaderTensor>): number {
   let count = 0;
   for (const { shape } of tensors) count += elements(shape);
   return count;
 }
 
 /** The type that holds most of the bytes, as `DType` spells it; undefined if it is no floating type. */
-export function storedDType(
-  summary: WeightSummary,
-): 'float32' | 'bfloat16' | 'float16' | 'float64' | undefined {
+function storedDType(summary: WeightSummary): 'float32' | 'bfloat16' | 'float16' | 'float64' | undefined {
   const bytes = new Map<string, number>();
   for (const { dtype, shape } of summary.tensors?.values() ?? []) {
     bytes.set(dtype, (bytes.get(dtype) ?? 0) + elements(shape) * (ELEMENT_BYTES[dtype] ?? 1));
@@ -171,7 +264,7 @@ export function storedDType(
  * cannot be seen there; they are FLUX.1's for heads of 128, else an even guess.
  * @returns undefined if the tensors are no FLUX transformer
  */
-export function inferFluxConfig(tensors: ReadonlyMap<string, HeaderTensor>): FluxConfig | undefined {
+function inferFluxConfig(tensors: ReadonlyMap<string, HeaderTensor>): FluxConfig | undefined {
   const layouts = [
     {
       image: 'x_embedder.weight',
@@ -234,14 +327,6 @@ export function inferFluxConfig(tensors: ReadonlyMap<string, HeaderTensor>): Flu
     };
   }
   return undefined;
-}
-
-/**
- * Reads and parses a small JSON file.
- * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_INVALID_MODEL
- */
-export async function readJsonFile(path: string): Promise<unknown> {
-  return parseJson(await readText(path), path);
 }
 
 function elements(shape: readonly number[]): number {

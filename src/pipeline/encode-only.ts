@@ -1,10 +1,11 @@
 /** Encoding without the transformer: what `jit-flux encode` and prompt caches need. */
-import { invalidArgument } from '../errors.js';
 import type { LoadOptions } from '../types.js';
 import { checkLoadOptions, textPlacement } from '../model/component-options.js';
 import { EncodedPrompts } from './encoded-prompts.js';
 import { checkMemory, memoryAvailableTo, planEncoding } from '../model/memory-plan.js';
-import { resolveModel } from '../model/model-source.js';
+import { requireFiles, resolveModel } from '../model/resolve-model.js';
+import type { ModelSpec } from '../model/spec.js';
+import { resolveTextLength } from '../model/run.js';
 import { checkPrompts } from './request.js';
 import { loadTextConditioner } from './text-conditioner.js';
 
@@ -16,19 +17,15 @@ import { loadTextConditioner } from './text-conditioner.js';
  * @throws what `FluxPipeline.load` and `FluxPipeline.encodePrompt` throw
  */
 export async function encodeOnly(
-  model: string,
+  model: string | ModelSpec,
   prompt: string | string[],
   o: LoadOptions & { maxSequenceLength?: number } = {},
 ): Promise<EncodedPrompts> {
   const prompts = checkPrompts(prompt);
   const { signal } = o;
   checkLoadOptions(o);
-  const source = await resolveModel(model, { textEncoders: o.textEncoders, signal });
-  const { length: most, defaultLength } = source.info.text;
-  const length = o.maxSequenceLength ?? defaultLength ?? most;
-  if (!Number.isInteger(length) || length < 1 || length > most) {
-    throw invalidArgument('maxSequenceLength', `an integer from 1 to ${most}`, length);
-  }
+  const source = requireFiles(await resolveModel(model, { textEncoders: o.textEncoders, signal }));
+  const length = resolveTextLength(o.maxSequenceLength, source.info);
   if (o.memoryCheck !== false) {
     const request = {
       ...(o.dtype && { dtype: o.dtype }),

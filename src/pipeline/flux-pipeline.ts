@@ -1,14 +1,14 @@
 /** Prompt to picture: text conditioner, transformer, sampler, decoder. */
 import { publishStep, traceLoad } from '../diagnostics.js';
-import { abortedError, ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
+import { abortedError, ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import { log } from '../logging.js';
 import { FluxTransformer, memoryReport, type MemoryReport, type Tensor } from '../engine/index.js';
 import type { FluxConfig, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
+import { batchKey } from './batching.js';
 import { checkLoadOptions } from '../model/component-options.js';
 import type { EncodedPrompts } from './encoded-prompts.js';
 import {
-  batchKey,
   encodePrompts,
   eventOfImages,
   type ModelParts,
@@ -17,13 +17,15 @@ import {
 } from './generation.js';
 import { loadLatentDecoder } from './latent-decoder.js';
 import { checkMemory, memoryAvailableTo, type MemoryPlan, planModelMemory } from '../model/memory-plan.js';
-import { checkChannels, type ModelInfo, resolveModel } from '../model/model-source.js';
+import { checkChannels, checkTextWidths, requireFiles, resolveModel } from '../model/resolve-model.js';
+import { doubts, type ModelInfo, type ModelSpec } from '../model/spec.js';
 import { OpenRequest } from './open-request.js';
 import { queueOptions } from './queue-options.js';
+import { resolveTextLength } from '../model/run.js';
 import { checkPrompts, type ResolvedRequest, resolveRequest } from './request.js';
 import { type QueueOptions, RequestQueue, type Turn } from './request-queue.js';
 import { type PipelineStats, PipelineStatistics } from './statistics.js';
-import { checkSourceWidths, loadTextConditioner } from './text-conditioner.js';
+import { loadTextConditioner } from './text-conditioner.js';
 import type { GenerateRequest, GenerateResult, PipelineOptions } from './types.js';
 
 /**
@@ -68,16 +70,18 @@ export class FluxPipeline {
    *   cannot fit, what `FluxTransformer.load` throws for the weights, and ERR_JITFLUX_CODE_NOT_ALLOWED for TorchScript
    *   text encoders and decoders other than the bundled model's without `allowTorchScriptCode`
    */
-  static load(model: string, o: PipelineOptions = {}): Promise<FluxPipeline> {
-    return traceLoad({ model }, () => FluxPipeline.#load(model, o));
+  static load(model: string | ModelSpec, o: PipelineOptions = {}): Promise<FluxPipeline> {
+    const name = typeof model === 'object' && model !== null ? (model.path ?? model.info?.name) : model;
+    return traceLoad({ model: String(name) }, () => FluxPipeline.#load(model, o));
   }
 
-  static async #load(model: string, o: PipelineOptions): Promise<FluxPipeline> {
+  static async #load(model: string | ModelSpec, o: PipelineOptions): Promise<FluxPipeline> {
     const { signal, device = 'cpu' } = o;
     checkLoadOptions(o);
     const queue = queueOptions(o);
     const started = performance.now();
-    const source = await resolveModel(model, { textEncoders: o.textEncoders, signal });
+    const source = requireFiles(await resolveModel(model, { textEncoders: o.textEncoders, signal }));
+    for (const doubt of doubts(source)) log('warn', `${source.info.name}: ${doubt}`, { path: source.path });
     let { packWeights, weightStreaming } = o;
     let plan: MemoryPlan | undefined;
     if (o.memoryCheck !== false) {
@@ -88,7 +92,7 @@ export class FluxPipeline {
       packWeights ??= plan.blockWeights !== 'mapped';
       weightStreaming ??= plan.blockWeights === 'streamed';
     }
-    const parts: Partial<ModelParts> = { info: source.info, device };
+    const parts: Partial<ModelParts> = { info: source.info, doubts: doubts(source), device };
     try {
       // Small files first: a bad tokenizer or encoder is found before the transformer is read.
       if (source.text) parts.text = await loadTextConditioner(source, o);
@@ -100,7 +104,7 @@ export class FluxPipeline {
         ...(ropeAxes && { ropeAxes }),
       });
       const { config } = parts.transformer;
-      checkSourceWidths(source, config);
+      if (source.text?.kind === 'native') checkTextWidths(config, source.text);
       checkChannels(config, source.info.decoder.channels, weights.path, source.decoder.weights.path);
       parts.decoder = await loadLatentDecoder(source, o);
       throwIfAborted(signal);
@@ -156,11 +160,7 @@ export class FluxPipeline {
   ): Promise<EncodedPrompts> {
     this.#assertOpen();
     const prompts = checkPrompts(prompt);
-    const { length: most, defaultLength } = this.model.text;
-    const length = o.maxSequenceLength ?? defaultLength ?? most;
-    if (!Number.isInteger(length) || length < 1 || length > most) {
-      throw invalidArgument('maxSequenceLength', `an integer from 1 to ${most}`, length);
-    }
+    const length = resolveTextLength(o.maxSequenceLength, this.model);
     this.#assertTextEncoders();
     const activity = new Activity(o.signal);
     this.#activities.add(activity);

@@ -6,7 +6,7 @@ import type { Device, StepEvent } from '../types.js';
 import { EncodedPrompts } from './encoded-prompts.js';
 import { GeneratedImage } from './image.js';
 import type { LatentDecoder } from './latent-decoder.js';
-import type { ModelInfo } from '../model/model-source.js';
+import type { ModelInfo } from '../model/spec.js';
 import { plainSeed, type ResolvedRequest } from './request.js';
 import { onDevice, Resources } from './resources.js';
 import { checkConditions, type TextConditioner } from './text-conditioner.js';
@@ -16,6 +16,8 @@ import { VERSION } from './version.js';
 /** The loaded parts of a model. */
 export interface ModelParts {
   info: ModelInfo;
+  /** What could not be told for certain about the model. */
+  doubts: readonly string[];
   /** The transformer's. */
   device: Device;
   /** Undefined with `textEncoders: false`. */
@@ -29,7 +31,7 @@ export type RunResult = Omit<GenerateResult, 'timings'> & { timings: Omit<Genera
 
 /**
  * Yields after every sampling step and returns one result per request. Requests that run together have equal
- * {@link batchKey}s. The state in the events is that of all their pictures, one request after another.
+ * batch keys (batching.ts). The state in the events is that of all their pictures, one request after another.
  */
 export async function* runGeneration(
   model: ModelParts,
@@ -100,7 +102,7 @@ export async function* runGeneration(
       ...(!isImage && { latents: copyImages(sampler.latents, images) }),
       seed: request.seed,
       plan: request.plan,
-      warnings: [...warnings, ...guidanceWarnings(model, request)],
+      warnings: [...warnings, ...modelWarnings(model, request)],
       batch: { requests: requests.length, images: seeds.length },
       timings: {
         encode: encodedAt - started,
@@ -111,18 +113,6 @@ export async function* runGeneration(
       },
     };
   });
-}
-
-/**
- * Requests with equal keys may share a run. Undefined for a request that shares with none: whose noise or activation
- * policy is its own.
- */
-export function batchKey(r: ResolvedRequest): string | undefined {
-  const { initialAnchors, activation } = r.sampling;
-  if (r.latents !== undefined || typeof activation === 'function') return undefined;
-  const { grid, sigmas, stages, microFlow } = r.plan;
-  const anchors = typeof initialAnchors === 'object' ? [...initialAnchors] : initialAnchors;
-  return JSON.stringify([grid, sigmas, stages, microFlow, anchors, activation, r.textTokens, r.output]);
 }
 
 /** The part of a step's event that is about some of the images of its batch. */
@@ -207,10 +197,19 @@ async function initialNoise(
   return await latentOps.pack(noise);
 }
 
-function guidanceWarnings({ info, transformer }: ModelParts, r: ResolvedRequest): GenerateResult['warnings'] {
-  if (!r.guidanceGiven || transformer.config.guidance) return [];
-  const message = `${info.name} has no guidance input; guidance ${r.guidance} has no effect`;
-  return [{ code: 'GUIDANCE_IGNORED', message }];
+function modelWarnings(
+  { info, doubts, transformer }: ModelParts,
+  r: ResolvedRequest,
+): GenerateResult['warnings'] {
+  const warnings: GenerateResult['warnings'] = doubts.map((doubt) => ({
+    code: 'MODEL_UNCERTAIN',
+    message: `${info.name}: ${doubt}`,
+  }));
+  if (r.guidanceGiven && !transformer.config.guidance) {
+    const message = `${info.name} has no guidance input; guidance ${r.guidance} has no effect`;
+    warnings.push({ code: 'GUIDANCE_IGNORED', message });
+  }
+  return warnings;
 }
 
 type Range = readonly [first: number, end: number];

@@ -11,7 +11,8 @@ export {
   type PhaseMemory,
 } from '../model/memory-plan.js';
 export { BUNDLED_MODEL, MODEL_INDEX, pixelsPerToken } from '../model/model-directory.js';
-export { resolveModel, type ModelInfo, type ModelKind, type ModelSource } from '../model/model-source.js';
+export { resolveModel } from '../model/resolve-model.js';
+export type { ModelInfo, ModelKind, ModelSpec } from '../model/spec.js';
 export type { AvailableMemory } from '../model/available-memory.js';
 export type { Durations, Outcome, Phase, PipelineStats } from './statistics.js';
 export {

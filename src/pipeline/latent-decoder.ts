@@ -3,7 +3,7 @@ import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import { Autoencoder, latentOps, type Tensor, TorchScriptModule } from '../engine/index.js';
 import type { Device, Grid, LoadOptions } from '../types.js';
 import { componentOptions, decoderPlacement } from '../model/component-options.js';
-import type { ModelInfo, ModelSource } from '../model/model-source.js';
+import type { ModelInfo, ModelWithFiles } from '../model/spec.js';
 import { onDevice, Resources, sameShape } from './resources.js';
 
 /** A model's decoder. */
@@ -21,7 +21,10 @@ export interface LatentDecoder {
  * @throws what `Autoencoder.load` and `TorchScriptModule.load` throw; ERR_JITFLUX_INVALID_MODEL if the weights are not
  *   what the model's settings say
  */
-export async function loadLatentDecoder(source: ModelSource, options: LoadOptions): Promise<LatentDecoder> {
+export async function loadLatentDecoder(
+  source: ModelWithFiles,
+  options: LoadOptions,
+): Promise<LatentDecoder> {
   const placement = decoderPlacement(options, source.decoder);
   const o = componentOptions(options, placement);
   const load = () => loadPictureModel(source, o);
@@ -43,7 +46,7 @@ export async function loadLatentDecoder(source: ModelSource, options: LoadOption
   });
 }
 
-async function loadPictureModel({ decoder, info }: ModelSource, o: LoadOptions): Promise<PictureModel> {
+async function loadPictureModel({ decoder, info }: ModelWithFiles, o: LoadOptions): Promise<PictureModel> {
   const { path } = decoder.weights;
   if (decoder.kind === 'torchscript') {
     const module = await TorchScriptModule.load(path, o);
@@ -56,7 +59,7 @@ async function loadPictureModel({ decoder, info }: ModelSource, o: LoadOptions):
       dispose: () => module.dispose(),
     };
   }
-  const autoencoder = await Autoencoder.load(path, o);
+  const autoencoder = await Autoencoder.load(path, { ...o, settings: decoder.settings });
   const { latentChannels, spatialFactor } = autoencoder.config;
   const { channels, spatialFactor: expected } = info.decoder;
   if (latentChannels !== channels || spatialFactor !== expected) {

@@ -1,5 +1,5 @@
 import { invalidArgument } from '../errors.js';
-import { MAX_IMAGES } from './request.js';
+import { MAX_IMAGES } from '../model/run.js';
 import type { QueueOptions } from './request-queue.js';
 import { DEFAULT_MAX_QUEUE, type PipelineOptions } from './types.js';
 

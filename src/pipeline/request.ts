@@ -3,57 +3,34 @@ import { randomInt } from 'node:crypto';
 
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import type { Tensor } from '../engine/index.js';
-import { createPlan, imageSeed, normalizeSeed, type PlanModel } from '../sampler/index.js';
-import type { FluxConfig, JitOptions, JitPlan, StepEvent } from '../types.js';
+import { imageSeed, normalizeSeed } from '../sampler/index.js';
+import { checkInteger, MAX_IMAGES, type ResolvedRun, resolveRun, SAMPLING_OPTIONS } from '../model/run.js';
+import type { FluxConfig, StepEvent } from '../types.js';
 import type { EncodedPrompts } from './encoded-prompts.js';
-import { pixelsPerToken } from '../model/model-directory.js';
-import type { ModelInfo } from '../model/model-source.js';
-import { checkSide } from '../model/size.js';
+import type { ModelInfo } from '../model/spec.js';
 import type { GenerateRequest } from './types.js';
 
-/** Most pictures of one request. They are sampled as one batch. */
-export const MAX_IMAGES = 64;
 /** Longest prompt. Every model cuts far earlier; this keeps a mistake from blocking the event loop. */
 export const MAX_PROMPT_CHARACTERS = 20_000;
 
 /** A request with defaults filled in and every value checked. */
-export interface ResolvedRequest {
+export interface ResolvedRequest extends ResolvedRun {
   prompts: readonly string[];
   /** Takes the place of encoding the prompts. */
   conditioning?: EncodedPrompts;
   /** Pictures per prompt. */
   numImages: number;
-  /** Pictures in all. */
-  images: number;
-  width: number;
-  height: number;
-  grid: [rows: number, cols: number];
   guidance: number;
   /** Whether guidance was asked for, rather than a default. */
   guidanceGiven: boolean;
   seed: number | bigint;
   /** Seed of every picture. */
   seeds: bigint[];
-  textTokens: number;
-  plan: JitPlan;
-  /** The sampling options as given, for the sampler. */
-  sampling: JitOptions;
   latents?: Tensor;
   output: 'image' | 'latent';
   onStep?: (event: StepEvent<Tensor>) => void;
   signal?: AbortSignal;
 }
-
-const SAMPLING_OPTIONS: Record<keyof JitOptions, true> = {
-  preset: true,
-  steps: true,
-  stageRatios: true,
-  tokenRatios: true,
-  schedule: true,
-  initialAnchors: true,
-  activation: true,
-  microFlow: true,
-};
 
 const REQUEST_OPTIONS: Record<keyof GenerateRequest, true> = {
   ...SAMPLING_OPTIONS,
@@ -97,7 +74,7 @@ export function resolveRequest(
   const { conditioning } = request;
   if (conditioning !== undefined) checkConditioning(request, config);
   const prompts = conditioning?.prompts ?? checkPrompts(request.prompt);
-  const numImages = integer('numImages', request.numImages ?? 1, 1, MAX_IMAGES);
+  const numImages = checkInteger('numImages', request.numImages ?? 1, 1, MAX_IMAGES);
   const images = prompts.length * numImages;
   if (images > MAX_IMAGES) {
     throw invalidArgument(
@@ -107,23 +84,13 @@ export function resolveRequest(
     );
   }
 
-  const unit = pixelsPerToken(model);
-  const width = checkSide('width', request.width ?? model.defaults.width, unit, model.name);
-  const height = checkSide('height', request.height ?? model.defaults.height, unit, model.name);
-  const grid: [number, number] = [height / unit, width / unit];
+  const run = resolveRun({ ...request, images, textTokens: conditioning?.prompt.shape[1] }, model, config);
+  const { plan } = run;
 
   const guidance = request.guidance ?? model.defaults.guidance;
   if (typeof guidance !== 'number' || !Number.isFinite(guidance) || guidance < 0) {
     throw invalidArgument('guidance', 'a finite number >= 0', guidance);
   }
-  const textTokens =
-    conditioning?.prompt.shape[1] ??
-    integer(
-      'maxSequenceLength',
-      request.maxSequenceLength ?? model.text.defaultLength ?? model.text.length,
-      1,
-      model.text.length,
-    );
   const output = request.output ?? 'image';
   if (output !== 'image' && output !== 'latent')
     throw invalidArgument('output', "'image' or 'latent'", output);
@@ -136,58 +103,23 @@ export function resolveRequest(
 
   const seed = request.seed ?? randomInt(2 ** 32);
   normalizeSeed(seed);
-  const sampling: JitOptions = Object.fromEntries(
-    Object.entries(request).filter(
-      ([name, value]) => Object.hasOwn(SAMPLING_OPTIONS, name) && value !== undefined,
-    ),
-  );
-  const planModel: PlanModel | undefined = config && { config, textTokens };
-  const geometry = { grid, ...(planModel && { model: planModel }) };
-  const { own, asAsked } = applyModelDefaults(sampling, model);
-  const plan = createPlan({ ...own, ...geometry });
-  // The model's own schedule does not make its dense preset another one.
-  if (plan.preset === 'custom' && asAsked) plan.preset = createPlan({ ...asAsked, ...geometry }).preset;
-
   if (request.latents !== undefined) {
     checkLatents(request.latents, [images, plan.totalTokens, model.decoder.channels * 4]);
   }
   return {
+    ...run,
     prompts,
     numImages,
-    images,
-    width,
-    height,
-    grid,
     guidance,
     guidanceGiven: request.guidance !== undefined,
     seed,
     seeds: Array.from({ length: images }, (_, image) => imageSeed(seed, image)),
-    textTokens,
-    plan,
-    sampling: own,
     output,
     ...(conditioning && { conditioning }),
     ...(request.latents && { latents: request.latents }),
     ...(request.onStep && { onStep: request.onStep.bind(request) }),
     ...(request.signal && { signal: request.signal }),
   };
-}
-
-/**
- * The model's own preset, and for its dense preset its own steps and schedule.
- * @returns `own` with what the request leaves open filled in; `asAsked` without the schedule, if that was filled in
- */
-function applyModelDefaults(
-  sampling: JitOptions,
-  { defaults }: ModelInfo,
-): { own: JitOptions; asAsked?: JitOptions } {
-  const preset = sampling.preset ?? defaults.preset;
-  const named: JitOptions = preset === undefined ? sampling : { ...sampling, preset };
-  if (preset !== 'dense' || defaults.dense === undefined || sampling.schedule !== undefined) {
-    return { own: named };
-  }
-  const asAsked = { ...named, steps: sampling.steps ?? defaults.dense.steps };
-  return { own: { ...asAsked, schedule: defaults.dense.schedule }, asAsked };
 }
 
 /**
@@ -257,12 +189,6 @@ export function checkPrompts(prompt: unknown): string[] {
 /** A seed as a number where that is exact. */
 export function plainSeed(seed: number | bigint): number | bigint {
   return seed <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(seed) : BigInt(seed);
-}
-
-function integer(option: string, value: unknown, least: number, most: number): number {
-  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most)
-    return value as number;
-  throw invalidArgument(option, `an integer from ${least} to ${most}`, value);
 }
 
 function checkLatents(latents: Tensor, expected: number[]): void {

@@ -4,12 +4,7 @@ import { ClipTextEncoder, T5Encoder, Tensor, TorchScriptModule } from '../engine
 import { type EncodedPrompt, loadClipTokenizer, loadT5Tokenizer, Tokenizer } from '../text/index.js';
 import type { LoadOptions } from '../types.js';
 import { componentOptions, textPlacement } from '../model/component-options.js';
-import {
-  checkTextWidths,
-  type ModelSource,
-  type NativeText,
-  type TorchScriptText,
-} from '../model/model-source.js';
+import type { ModelWithFiles, NativeTextFiles, TorchScriptText } from '../model/spec.js';
 import { RequestQueue } from './request-queue.js';
 import { Resources, sameShape } from './resources.js';
 import type { GenerateWarning } from './types.js';
@@ -49,7 +44,7 @@ export interface TextWidths {
  * @param o.keepTextEncoders false: nothing but the tokenizers is loaded now; encoders come and go with every call
  */
 export async function loadTextConditioner(
-  source: ModelSource,
+  source: ModelWithFiles,
   options: LoadOptions,
 ): Promise<TextConditioner> {
   const { text, info } = source;
@@ -67,7 +62,7 @@ export async function loadTextConditioner(
 /** Loads what was prepared: tokenizers are there, weights come now. */
 type LoadConditioner = (o: LoadOptions) => Promise<TextConditioner>;
 
-async function prepareNative(text: NativeText, model: string): Promise<LoadConditioner> {
+async function prepareNative(text: NativeTextFiles, model: string): Promise<LoadConditioner> {
   const tokenizers = {
     clip: await loadClipTokenizer(text.clip.tokenizer),
     t5: await loadT5Tokenizer(text.t5.tokenizer),
@@ -76,8 +71,11 @@ async function prepareNative(text: NativeText, model: string): Promise<LoadCondi
     const options = { ...o };
     let clip: ClipTextEncoder | undefined;
     try {
-      clip = await ClipTextEncoder.load(text.clip.weights.path, options);
-      const t5 = await T5Encoder.load(text.t5.weights.path, options);
+      clip = await ClipTextEncoder.load(text.clip.weights.path, {
+        ...options,
+        settings: text.clip.settings,
+      });
+      const t5 = await T5Encoder.load(text.t5.weights.path, { ...options, settings: text.t5.settings });
       return new NativeConditioner(model, tokenizers, { clip, t5 });
     } catch (error) {
       clip?.dispose();
@@ -88,7 +86,7 @@ async function prepareNative(text: NativeText, model: string): Promise<LoadCondi
 
 async function prepareTorchScript(
   text: TorchScriptText,
-  { info, path }: ModelSource,
+  { info, path }: ModelWithFiles,
   signal: AbortSignal | undefined,
 ): Promise<LoadConditioner> {
   const tokenizer = await Tokenizer.load(text.tokenizer, { signal });
@@ -247,14 +245,6 @@ export function checkConditions(
     `The text encoder of ${o.model} returned ${shapes}; the transformer needs ` +
       `[${o.prompts}, ${pooledDim}] and [${o.prompts}, ${o.length}, ${textDim}]`,
   );
-}
-
-/** Checks the widths of a source's text encoders once the transformer's architecture is known for certain. */
-export function checkSourceWidths(
-  { text }: ModelSource,
-  config: Parameters<typeof checkTextWidths>[0],
-): void {
-  if (text?.kind === 'native') checkTextWidths(config, text);
 }
 
 function tokenize(tokenizer: Tokenizer, prompts: readonly string[], length: number): EncodedPrompt[] {

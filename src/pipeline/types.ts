@@ -1,10 +1,11 @@
 import type { Tensor } from '../engine/index.js';
-import type { JitOptions, JitPlan, LoadOptions, StepEvent } from '../types.js';
+import type { RunOptions } from '../model/run.js';
+import type { JitPlan, LoadOptions, StepEvent } from '../types.js';
 import type { EncodedPrompts } from './encoded-prompts.js';
 import type { GeneratedImage } from './image.js';
 
 /** What to generate. Everything but `prompt` or `conditioning`, of which exactly one is given, has a default. */
-export interface GenerateRequest extends JitOptions {
+export interface GenerateRequest extends RunOptions {
   /** One prompt, or one per picture (times {@link numImages}). */
   prompt?: string | string[];
   /**
@@ -12,17 +13,12 @@ export interface GenerateRequest extends JitOptions {
    * changed nor disposed.
    */
   conditioning?: EncodedPrompts;
-  /** Pixels; a multiple of the model's pixels per token (16 for FLUX.1, 8 for flux-tiny). Default: the model's. */
-  width?: number;
-  height?: number;
   /** Drives everything random: image b uses seed + b. Default: drawn at random, see {@link GenerateResult.seed}. */
   seed?: number | bigint;
   /** Strength of the embedded guidance, >= 0. Default: the model's. */
   guidance?: number;
   /** Initial noise instead of the seed's, packed [images, tokens, channels] float32. Neither changed nor disposed. */
   latents?: Tensor;
-  /** Number of text tokens, at most the model's (512 for FLUX.1). Default: the model's (512 for dev, 256 for schnell). */
-  maxSequenceLength?: number;
   /** Pictures per prompt, default 1. All pictures of a request are sampled as one batch, at most 64. */
   numImages?: number;
   /** Called after every step. An exception ends the run. */
@@ -36,9 +32,10 @@ export interface GenerateRequest extends JitOptions {
 export interface GenerateWarning {
   /**
    * `'PROMPT_TRUNCATED'`: the text was too long, its end was ignored. `'UNKNOWN_WORDS'`: the model's vocabulary lacks
-   * some words. `'GUIDANCE_IGNORED'`: guidance was given, but the model takes none.
+   * some words. `'GUIDANCE_IGNORED'`: guidance was given, but the model takes none. `'MODEL_UNCERTAIN'`: the files
+   * contradict each other, or say too little, about which model it is.
    */
-  code: 'PROMPT_TRUNCATED' | 'UNKNOWN_WORDS' | 'GUIDANCE_IGNORED';
+  code: 'PROMPT_TRUNCATED' | 'UNKNOWN_WORDS' | 'GUIDANCE_IGNORED' | 'MODEL_UNCERTAIN';
   message: string;
   /** Index of the prompt it is about. */
   prompt?: number;

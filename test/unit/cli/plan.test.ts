@@ -47,7 +47,7 @@ describe('jit-flux plan', () => {
     ['--preset jit-5x', 'ERR_JITFLUX_UNKNOWN_PRESET', 'jit-4x'],
     ['--width 100', 'ERR_JITFLUX_INVALID_ARGUMENT', 'multiple of 16'],
     ['--width abc', 'ERR_JITFLUX_INVALID_ARGUMENT', 'width'],
-    ['--model flux.2', 'ERR_JITFLUX_INVALID_ARGUMENT', 'flux.1-dev or flux-tiny'],
+    ['--model flux.2', 'ERR_JITFLUX_INVALID_ARGUMENT', 'flux.1-dev, flux.1-schnell or flux-tiny'],
     ['--model constructor', 'ERR_JITFLUX_INVALID_ARGUMENT', 'flux-tiny'],
     ['--text-tokens 0', 'ERR_JITFLUX_INVALID_ARGUMENT', 'text-tokens'],
     ['--steps -3', 'ERR_JITFLUX_INVALID_ARGUMENT', 'steps'],

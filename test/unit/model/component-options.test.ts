@@ -6,10 +6,10 @@ import {
   textPlacement,
   transformerPlacement,
 } from '../../../src/model/component-options.js';
-import type { ModelSource } from '../../../src/model/model-source.js';
+import type { ModelSpec } from '../../../src/model/spec.js';
 
-const native = { kind: 'native' } as ModelSource['text'] & ModelSource['decoder'];
-const torchscript = { kind: 'torchscript' } as ModelSource['text'] & ModelSource['decoder'];
+const native = { kind: 'native' } as ModelSpec['text'] & ModelSpec['decoder'];
+const torchscript = { kind: 'torchscript' } as ModelSpec['text'] & ModelSpec['decoder'];
 
 describe('placement', () => {
   it.each([

@@ -1,16 +1,14 @@
 import { describe, expect, it } from 'vitest';
 
+import { CLIP_L, FLUX_AUTOENCODER, FLUX_LATENTS, T5_XXL } from '../../../src/model/known-models.js';
 import {
   blockParameters,
-  CLIP_L,
   clipParameters,
-  FLUX_VAE,
   modulationParameters,
-  T5_XXL,
   t5Parameters,
   transformerParameters,
   vaeParameters,
-} from '../../../src/model/component-shapes.js';
+} from '../../../src/model/parameters.js';
 import {
   checkMemory,
   decodeBytes,
@@ -22,9 +20,10 @@ import {
   t5TransientBytes,
   transformerTransientBytes,
 } from '../../../src/model/memory-plan.js';
+import { resolveModel } from '../../../src/model/resolve-model.js';
 import { BUNDLED_MODEL } from '../../../src/model/model-directory.js';
-import type { ModelSource } from '../../../src/model/model-source.js';
-import type { HeaderTensor, WeightSummary } from '../../../src/model/weight-headers.js';
+import type { ModelSpec } from '../../../src/model/spec.js';
+import type { WeightDescription } from '../../../src/model/weight-headers.js';
 import { FLUX_1_DEV } from '../../../src/sampler/index.js';
 
 const TRANSFORMER = 11_901_408_320;
@@ -33,15 +32,15 @@ const CLIP = 123_060_480;
 const VAE = 83_819_683;
 
 /** Weights with so many parameters; an archive says no more than its size. */
-function weights(path: string, parameters: number, dtype: 'BF16' | 'F32' | 'archive'): WeightSummary {
+function weights(path: string, parameters: number, dtype: 'BF16' | 'F32' | 'archive'): WeightDescription {
   const fileBytes = parameters * (dtype === 'F32' ? 4 : 2);
   if (dtype === 'archive') return { path: `${path}.pt`, format: 'torchscript', fileBytes };
-  const tensors = new Map<string, HeaderTensor>([['all', { dtype, shape: [parameters] }]]);
-  return { path, format: 'safetensors', fileBytes, tensors };
+  const storedDType = dtype === 'F32' ? 'float32' : 'bfloat16';
+  return { path, format: 'safetensors', fileBytes, parameters, storedDType };
 }
 
 /** FLUX.1-dev as published: bfloat16 safetensors. */
-function fluxDev(dtype: 'BF16' | 'F32' | 'archive' = 'BF16'): ModelSource {
+function fluxDev(dtype: 'BF16' | 'F32' | 'archive' = 'BF16'): ModelSpec {
   return {
     kind: 'diffusers',
     path: '/models/FLUX.1-dev',
@@ -58,10 +57,26 @@ function fluxDev(dtype: 'BF16' | 'F32' | 'archive' = 'BF16'): ModelSource {
     },
     text: {
       kind: 'native',
-      clip: { weights: weights('clip', clipParameters(CLIP_L), dtype), tokenizer: '', shape: CLIP_L },
-      t5: { weights: weights('t5', t5Parameters(T5_XXL), dtype), tokenizer: '', shape: T5_XXL },
+      clip: {
+        weights: weights('clip', clipParameters(CLIP_L), dtype),
+        tokenizer: '',
+        architecture: CLIP_L,
+        settings: { heads: 0, eps: 1e-5, eosTokenId: 2 },
+      },
+      t5: {
+        weights: weights('t5', t5Parameters(T5_XXL), dtype),
+        tokenizer: '',
+        architecture: T5_XXL,
+        settings: { maxDistance: 128, eps: 1e-6 },
+      },
     },
-    decoder: { kind: 'native', weights: weights('vae', vaeParameters(FLUX_VAE), dtype), settings: FLUX_VAE },
+    decoder: {
+      kind: 'native',
+      weights: weights('vae', vaeParameters(FLUX_AUTOENCODER), dtype),
+      architecture: FLUX_AUTOENCODER,
+      settings: FLUX_LATENTS,
+    },
+    inferred: [],
   };
 }
 
@@ -183,6 +198,17 @@ describe('planModelMemory', () => {
     }
   });
 
+  it('plans a model that is known by its name as if its published files were there', async () => {
+    const [known, files] = [await resolveModel('flux.1-dev'), fluxDev()].map((spec) =>
+      plan({ dtype: 'bfloat16' }, spec),
+    ) as [ReturnType<typeof plan>, ReturnType<typeof plan>];
+    const withoutPaths = (p: typeof known) => p.components.map(({ path: _path, ...part }) => part);
+    expect(withoutPaths(known)).toEqual(withoutPaths(files));
+    expect(known).toMatchObject({ model: 'flux.1-dev', kind: 'named', steps: 18, textTokens: 512 });
+    const schnell = await planMemory('flux.1-schnell');
+    expect(schnell).toMatchObject({ steps: 4, textTokens: 256 });
+  });
+
   it('plans the bundled model without native code', async () => {
     const p = await planMemory(BUNDLED_MODEL);
     expect(p).toMatchObject({ model: 'flux-tiny', kind: 'jit-flux', width: 256, textTokens: 24, fits: true });
@@ -217,9 +243,9 @@ describe('activations', () => {
     // At half the picture's size, a map of 256 channels in the buffer of 512, and the four times larger one after it.
     const area = 512 * 512;
     const strips = 6 * 32 * 1024 ** 2;
-    expect(decodeBytes(FLUX_VAE, 128, 128, 4)).toBe(area * (512 + 4 * 256) * 4 + strips);
-    expect(decodeBytes(FLUX_VAE, 128, 128, 4)).toBeLessThan(1.7 * 1024 ** 3);
-    expect(decodeBytes(FLUX_VAE, 128, 128, 2)).toBe(area * (512 + 4 * 256) * 2 + strips);
+    expect(decodeBytes(FLUX_AUTOENCODER, 128, 128, 4)).toBe(area * (512 + 4 * 256) * 4 + strips);
+    expect(decodeBytes(FLUX_AUTOENCODER, 128, 128, 4)).toBeLessThan(1.7 * 1024 ** 3);
+    expect(decodeBytes(FLUX_AUTOENCODER, 128, 128, 2)).toBe(area * (512 + 4 * 256) * 2 + strips);
   });
 });
 

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 
 import { BUNDLED_MODEL, parseModelIndex } from '../../../src/model/model-directory.js';
-import { MAX_IMAGES, plainSeed, resolveRequest } from '../../../src/pipeline/request.js';
+import { MAX_IMAGES } from '../../../src/model/run.js';
+import { plainSeed, resolveRequest } from '../../../src/pipeline/request.js';
 import type { GenerateRequest } from '../../../src/pipeline/types.js';
 import { FLUX_TINY } from '../../../src/sampler/index.js';
 

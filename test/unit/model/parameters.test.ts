@@ -1,19 +1,17 @@
 import { describe, expect, it } from 'vitest';
 
+import { CLIP_L, FLUX_AUTOENCODER, T5_XXL } from '../../../src/model/known-models.js';
 import {
   blockParameters,
-  CLIP_L,
   clipParameters,
   fusedParameters,
-  FLUX_VAE,
   modulationParameters,
-  T5_XXL,
   t5Parameters,
   transformerParameters,
-  transformerShape,
   vaeParameters,
-} from '../../../src/model/component-shapes.js';
-import { countParameters, readWeightSummary } from '../../../src/model/weight-headers.js';
+} from '../../../src/model/parameters.js';
+import { describeWeights } from '../../../src/model/weight-headers.js';
+import type { FluxConfig } from '../../../src/types.js';
 import { FLUX_1_DEV, FLUX_TINY } from '../../../src/sampler/index.js';
 import { fixturePath } from '../../support/safetensors.js';
 
@@ -27,17 +25,16 @@ describe('parameter counts', () => {
     expect(transformerParameters(FLUX_TINY)).toBe(2_366_784);
     expect(clipParameters(CLIP_L)).toBe(123_060_480);
     expect(t5Parameters(T5_XXL)).toBe(4_762_310_656);
-    expect(vaeParameters(FLUX_VAE)).toBe(83_819_683);
+    expect(vaeParameters(FLUX_AUTOENCODER)).toBe(83_819_683);
   });
 
   it.each(['flux/flux-mini.safetensors', 'flux/flux-mini.original-layout.safetensors', 'weights/sharded'])(
     'agree with the tensors of %s',
     async (name) => {
       const path = fixturePath(name.endsWith('sharded') ? `${name}/model.safetensors.index.json` : name);
-      const summary = await readWeightSummary(path);
-      const config = await transformerShape(summary);
-      expect(config).toBeDefined();
-      expect(transformerParameters(config!)).toBe(countParameters(summary.tensors!.values()));
+      const { part, architecture, parameters } = await describeWeights(path);
+      expect(part).toBe('transformer');
+      expect(transformerParameters(architecture as FluxConfig)).toBe(parameters);
     },
   );
 });

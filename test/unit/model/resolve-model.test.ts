@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 
 import { BUNDLED_MODEL } from '../../../src/model/model-directory.js';
-import { resolveModel } from '../../../src/model/model-source.js';
+import { resolveModel } from '../../../src/model/resolve-model.js';
 import { resolveRequest } from '../../../src/pipeline/request.js';
 import { fixturePath } from '../../support/safetensors.js';
 import { writeTinySnapshot } from '../../support/tiny-snapshot.js';
@@ -71,10 +71,19 @@ describe('kinds of models', () => {
     expect(transformer.config?.guidance).toBe(true);
     expect(text).toMatchObject({
       kind: 'native',
-      clip: { tokenizer: join(root, 'dev', 'tokenizer'), shape: { width: transformer.config?.pooledDim } },
-      t5: { tokenizer: join(root, 'dev', 'tokenizer_2'), shape: { width: transformer.config?.textDim } },
+      clip: {
+        tokenizer: join(root, 'dev', 'tokenizer'),
+        architecture: { width: transformer.config?.pooledDim },
+      },
+      t5: {
+        tokenizer: join(root, 'dev', 'tokenizer_2'),
+        architecture: { width: transformer.config?.textDim },
+      },
     });
-    expect(decoder).toMatchObject({ kind: 'native', settings: { latentChannels: info.decoder.channels } });
+    expect(decoder).toMatchObject({
+      kind: 'native',
+      architecture: { latentChannels: info.decoder.channels },
+    });
   });
 
   it('a snapshot of schnell', async () => {

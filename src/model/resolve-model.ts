@@ -1,0 +1,505 @@
+/**
+ * From a path or a name to the description of a model: which kind it is, where its parts lie, whether they fit together,
+ * and what it defaults to. Reads JSON files and headers of weights only, so that a wrong directory is refused before
+ * gigabytes are read. Everything that asks what a model is asks here, once, and hands the answer on.
+ */
+import { readdir, stat } from 'node:fs/promises';
+import { basename, dirname, join, resolve, sep } from 'node:path';
+
+import { z } from 'zod';
+
+import {
+  type ComponentSettings,
+  readAutoencoderConfig,
+  readClipConfig,
+  readT5Config,
+  readTransformerConfig,
+} from '../engine/component-config.js';
+import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
+import { readJsonFile } from '../files/json.js';
+import { FLUX_TINY } from '../sampler/flops.js';
+import { findTokenizer, type TokenizerKind } from '../text/snapshot-tokenizers.js';
+import type { FluxConfig } from '../types.js';
+import { FLUX_AUTOENCODER, KNOWN_MODELS, knownModel } from './known-models.js';
+import { BUNDLED_MODEL, MODEL_INDEX, type ModelDirectory, readModelDirectory } from './model-directory.js';
+import { familyDefaults, readSchedule, type ScheduleFile } from './model-family.js';
+import type { ModelKind, ModelSpec, ModelWithFiles, NativeDecoder, NativeText } from './spec.js';
+import { describeWeights, findWeights, type WeightDescription } from './weight-headers.js';
+
+const snapshotIndex = z.looseObject({ _class_name: z.string() });
+
+/** Options of {@link resolveModel}. */
+export interface ResolveOptions {
+  /** Directory of a snapshot whose text encoders and tokenizers to use; `false`: none. */
+  textEncoders?: string | false | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * Describes a model.
+ * @param model a model directory of any kind, the weight file of an original checkpoint, a name (`flux-tiny` for the
+ *   bundled model; `flux.1-dev` and `flux.1-schnell` for what needs no weights), or a description made before, which is
+ *   returned as it is. Where a path has a known name, the path is meant.
+ * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_INVALID_MODEL (all missing parts at once; parts that do not fit),
+ *   and for weights ERR_JITFLUX_CORRUPT_FILE, ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_UNSUPPORTED_FORMAT
+ */
+export async function resolveModel(model: string | ModelSpec, o: ResolveOptions = {}): Promise<ModelSpec> {
+  const { textEncoders } = o;
+  if (
+    textEncoders !== undefined &&
+    textEncoders !== false &&
+    (typeof textEncoders !== 'string' || textEncoders === '')
+  ) {
+    throw invalidArgument('textEncoders', 'the path of a directory, or false', textEncoders);
+  }
+  throwIfAborted(o.signal);
+  if (isModelSpec(model)) return reuse(model, textEncoders);
+  if (typeof model !== 'string' || model === '') {
+    throw invalidArgument('model', 'the path or name of a model, or what resolveModel returned', model);
+  }
+  const absolute = resolve(model);
+  const found = await stat(absolute).catch(() => undefined);
+  if (!found) {
+    if (model === basename(BUNDLED_MODEL)) return resolveModel(BUNDLED_MODEL, o);
+    const known = knownModel(model);
+    if (known) return reuse(known, textEncoders);
+    throw new JitFluxError(
+      ERROR_CODES.FILE_NOT_FOUND,
+      `The model directory ${absolute} does not exist, and no model is known as ${JSON.stringify(model)} ` +
+        `(${[...KNOWN_MODELS, basename(BUNDLED_MODEL)].join(', ')})`,
+      { path: absolute },
+    );
+  }
+  if (found.isFile()) return resolveCheckpoint(absolute, absolute, o);
+  const index = join(absolute, MODEL_INDEX);
+  if (!(await isFile(index))) {
+    const checkpoint = await findCheckpoint(absolute);
+    if (checkpoint !== undefined) return resolveCheckpoint(absolute, checkpoint.path, o, checkpoint);
+    throw new JitFluxError(
+      ERROR_CODES.INVALID_MODEL,
+      `${absolute} is not a model directory: it has neither ${MODEL_INDEX} nor the weights of a FLUX.1 checkpoint`,
+      { path: index },
+    );
+  }
+  const json = await readJsonFile(index, o);
+  const snapshot = snapshotIndex.safeParse(json);
+  if (snapshot.success && !('format' in snapshot.data)) {
+    return resolveSnapshot(absolute, snapshot.data['_class_name'], o);
+  }
+  return resolveOwn(await readModelDirectory(absolute, { signal: o.signal }), o);
+}
+
+/**
+ * Asks for a model whose weights can be read.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT for a model that is known by its name only
+ */
+export function requireFiles(spec: ModelSpec): ModelWithFiles {
+  if (spec.path !== undefined && spec.transformer.weights !== undefined) return spec as ModelWithFiles;
+  throw invalidArgument(
+    'model',
+    `the path of a model: of ${spec.info.name} only the description is known here, not the weights`,
+    spec.info.name,
+  );
+}
+
+function isModelSpec(value: unknown): value is ModelSpec {
+  if (typeof value !== 'object' || value === null) return false;
+  const { kind, info, transformer, decoder, inferred } = value as Partial<Record<keyof ModelSpec, unknown>>;
+  return (
+    typeof kind === 'string' &&
+    Array.isArray(inferred) &&
+    [info, transformer, decoder].every((part) => typeof part === 'object' && part !== null)
+  );
+}
+
+/** A description made before: its text encoders can be left out, and not replaced. */
+function reuse(spec: ModelSpec, textEncoders: string | false | undefined): ModelSpec {
+  if (textEncoders === false) return spec.text === undefined ? spec : { ...spec, text: undefined };
+  if (textEncoders === undefined || spec.textEncoders === textEncoders) return spec;
+  throw invalidArgument(
+    'textEncoders',
+    `the text encoders with which ${spec.info.name} was resolved, or false`,
+    textEncoders,
+  );
+}
+
+/** Our own model directory. */
+async function resolveOwn(
+  { path, index, files }: ModelDirectory,
+  { textEncoders, signal }: ResolveOptions,
+): Promise<ModelSpec> {
+  if (typeof textEncoders === 'string') {
+    throw invalidArgument(
+      'textEncoders',
+      `no directory: ${index.name} has a text encoder of its own`,
+      textEncoders,
+    );
+  }
+  const shards = (await stat(files.transformer)).isDirectory()
+    ? await findWeights(files.transformer)
+    : undefined;
+  const weights = await describeWeights(shards ?? files.transformer, { signal });
+  const archive = async (file: string): Promise<WeightDescription> => ({
+    path: file,
+    format: 'torchscript',
+    fileBytes: (await stat(file)).size,
+  });
+  const { config } = await transformerConfig(weights);
+  return {
+    kind: 'jit-flux',
+    path,
+    info: index,
+    // An archive, which only native code can read.
+    transformer: {
+      weights,
+      config: config ?? (path === BUNDLED_MODEL ? { ...FLUX_TINY } : undefined),
+      ropeAxes: index.transformer.ropeAxes,
+    },
+    text:
+      textEncoders === false
+        ? undefined
+        : { kind: 'torchscript', weights: await archive(files.textEncoder), tokenizer: files.tokenizer },
+    decoder: { kind: 'torchscript', weights: await archive(files.decoder) },
+    inferred: [],
+  };
+}
+
+/** A snapshot in diffusers' layout. */
+async function resolveSnapshot(path: string, className: string, o: ResolveOptions): Promise<ModelSpec> {
+  if (className !== 'FluxPipeline') {
+    throw new JitFluxError(
+      ERROR_CODES.INVALID_MODEL,
+      `${join(path, MODEL_INDEX)} is of a ${className}; jit-flux runs FluxPipeline (FLUX.1-dev, FLUX.1-schnell)`,
+      { path: join(path, MODEL_INDEX), field: '_class_name' },
+    );
+  }
+  const parts = new Parts();
+  const transformer = await parts.weights(join(path, 'transformer'), "the transformer's weights");
+  const vae = await parts.weights(join(path, 'vae'), "the autoencoder's weights");
+  const scheduler = parts.file(
+    join(path, 'scheduler', 'scheduler_config.json'),
+    await isFile(join(path, 'scheduler', 'scheduler_config.json')),
+    'the schedule',
+  );
+  const text = await findText(typeof o.textEncoders === 'string' ? resolve(o.textEncoders) : path, o, parts);
+  parts.requireAll(path);
+  return assemble({
+    kind: 'diffusers',
+    path,
+    name: snapshotName(path),
+    transformer: transformer as string,
+    vae: vae as string,
+    text,
+    schedule: await readSchedule(scheduler as string, o.signal),
+    options: o,
+  });
+}
+
+/** The original checkpoint: one file, and beside it the autoencoder. */
+async function resolveCheckpoint(
+  path: string,
+  file: string,
+  o: ResolveOptions,
+  described?: WeightDescription,
+): Promise<ModelSpec> {
+  const directory = dirname(file);
+  const parts = new Parts();
+  const single = join(directory, 'ae.safetensors');
+  const vae = (await isFile(single))
+    ? single
+    : ((await findWeights(join(directory, 'vae'))) ?? parts.missing(`the autoencoder (${single})`));
+  const text = await findText(
+    typeof o.textEncoders === 'string' ? resolve(o.textEncoders) : directory,
+    o,
+    parts,
+  );
+  parts.requireAll(path, o.textEncoders === undefined ? text : undefined);
+  return assemble({
+    kind: 'checkpoint',
+    path,
+    name: basename(file).replace(/\.(safetensors\.index\.json|safetensors|pt)$/, ''),
+    transformer: described ?? file,
+    vae: vae as string,
+    text,
+    schedule: undefined,
+    options: o,
+  });
+}
+
+interface TextFiles {
+  directory: string;
+  clip: string;
+  t5: string;
+}
+
+/** Looks for both text encoders and both tokenizers; notes what is missing. */
+async function findText(directory: string, o: ResolveOptions, parts: Parts): Promise<TextFiles | undefined> {
+  if (o.textEncoders === false) return undefined;
+  const clip = await parts.weights(join(directory, 'text_encoder'), 'the CLIP text encoder');
+  const t5 = await parts.weights(join(directory, 'text_encoder_2'), 'the T5 text encoder');
+  parts.tokenizer(join(directory, 'tokenizer'), 'clip');
+  parts.tokenizer(join(directory, 'tokenizer_2'), 't5');
+  return { directory, clip: clip ?? '', t5: t5 ?? '' };
+}
+
+/** Reads shapes and checks that the parts fit together. */
+async function assemble(o: {
+  kind: ModelKind;
+  path: string;
+  name: string;
+  /** The file, or what is known of it already. */
+  transformer: string | WeightDescription;
+  vae: string;
+  text: TextFiles | undefined;
+  schedule: ScheduleFile | undefined;
+  options: ResolveOptions;
+}): Promise<ModelSpec> {
+  const { signal, textEncoders } = o.options;
+  const describe = (path: string) => describeWeights(path, { signal });
+  const weights = typeof o.transformer === 'string' ? await describe(o.transformer) : o.transformer;
+  const { config, ropeAxes } = await transformerConfig(weights);
+  if (config === undefined && weights.format === 'safetensors') {
+    throw new JitFluxError(
+      ERROR_CODES.WEIGHTS_MISMATCH,
+      `${weights.path} holds no FLUX transformer: neither diffusers' nor the original names are in it`,
+      { path: weights.path },
+    );
+  }
+  const text = o.text && (await describeText(o.text, describe));
+  const decoder = await describeDecoder(o.vae, describe);
+  if (config) {
+    if (text) checkTextWidths(config, text);
+    checkChannels(config, decoder.architecture.latentChannels, weights.path, o.vae);
+  }
+  const family = familyDefaults({
+    name: o.name,
+    transformer: weights.path,
+    guidance: config?.guidance,
+    schedule: o.schedule,
+  });
+  return {
+    kind: o.kind,
+    path: o.path,
+    info: {
+      name: o.name,
+      text: family.text,
+      decoder: {
+        channels: decoder.architecture.latentChannels,
+        spatialFactor: decoder.architecture.spatialFactor,
+        scalingFactor: decoder.settings.scalingFactor,
+        shiftFactor: decoder.settings.shiftFactor,
+      },
+      defaults: family.defaults,
+    },
+    transformer: { weights, config, ropeAxes },
+    text,
+    ...(textEncoders !== undefined && { textEncoders }),
+    decoder,
+    inferred: family.inferred,
+  };
+}
+
+/**
+ * Architecture of a transformer: what its shapes tell, else what its config.json says (of an archive that only native
+ * code can read).
+ */
+async function transformerConfig(
+  weights: WeightDescription,
+): Promise<{ config: FluxConfig | undefined; ropeAxes: [number, number, number] | undefined }> {
+  const { settings, declared } = await readTransformerConfig(weights.path);
+  const { ropeAxes } = settings;
+  const inferred =
+    weights.part === 'transformer' ? (weights.architecture as FluxConfig) : completeConfig(declared);
+  return { config: inferred && { ...inferred, ...(ropeAxes && { ropeAxes }) }, ropeAxes };
+}
+
+/** What a config.json says of a FLUX transformer, if it says enough. */
+function completeConfig(declared: Partial<FluxConfig>): FluxConfig | undefined {
+  const config = { mlpRatio: 4, guidance: false, ropeAxes: [16, 56, 56], ...declared };
+  const sizes = [
+    'doubleBlocks',
+    'singleBlocks',
+    'heads',
+    'headDim',
+    'hiddenSize',
+    'inChannels',
+    'outChannels',
+    'textDim',
+    'pooledDim',
+  ] as const;
+  return sizes.every((name) => declared[name] !== undefined) ? (config as FluxConfig) : undefined;
+}
+
+async function describeText(
+  files: TextFiles,
+  describe: (path: string) => Promise<WeightDescription>,
+): Promise<NativeText> {
+  const [clip, t5] = [await describe(files.clip), await describe(files.t5)];
+  return {
+    kind: 'native',
+    clip: {
+      weights: clip,
+      tokenizer: join(files.directory, 'tokenizer'),
+      ...combine(clip, 'clip', await readClipConfig(clip.path)),
+    },
+    t5: {
+      weights: t5,
+      tokenizer: join(files.directory, 'tokenizer_2'),
+      ...combine(t5, 't5', await readT5Config(t5.path)),
+    },
+  };
+}
+
+async function describeDecoder(
+  path: string,
+  describe: (path: string) => Promise<WeightDescription>,
+): Promise<NativeDecoder> {
+  const weights = await describe(path);
+  const { settings, declared } = await readAutoencoderConfig(path);
+  const { latentChannels, channels, layersPerBlock, spatialFactor } = { ...FLUX_AUTOENCODER, ...declared };
+  return {
+    kind: 'native',
+    weights,
+    architecture: { latentChannels, channels, layersPerBlock, spatialFactor },
+    settings,
+  };
+}
+
+/** What config.json says of the architecture, and where it is silent the shapes. */
+function combine<Settings, Architecture>(
+  weights: WeightDescription,
+  part: NonNullable<WeightDescription['part']>,
+  { settings, declared }: ComponentSettings<Settings, Architecture>,
+): { architecture: Partial<Architecture>; settings: Settings } {
+  const inferred = weights.part === part ? (weights.architecture as Partial<Architecture>) : {};
+  return { architecture: { ...inferred, ...declared }, settings };
+}
+
+/**
+ * Checks that text encoders give what a transformer takes.
+ * @throws ERR_JITFLUX_INVALID_MODEL
+ */
+export function checkTextWidths(config: FluxConfig, text: NativeText): void {
+  for (const [name, part, wanted, field] of [
+    ['CLIP', text.clip, config.pooledDim, 'pooledDim'],
+    ['T5', text.t5, config.textDim, 'textDim'],
+  ] as const) {
+    const { width } = part.architecture;
+    if (width === undefined || width === wanted) continue;
+    const path = part.weights?.path;
+    throw new JitFluxError(
+      ERROR_CODES.INVALID_MODEL,
+      `The ${name} text encoder ${path} is ${width} wide, but the transformer takes ${wanted} (${field})`,
+      { path, field, expected: wanted, found: width },
+    );
+  }
+}
+
+/**
+ * Checks that a transformer works on the latents of an autoencoder.
+ * @throws ERR_JITFLUX_INVALID_MODEL
+ */
+export function checkChannels(
+  config: FluxConfig,
+  latentChannels: number,
+  transformer: string,
+  decoder: string,
+): void {
+  const packed = latentChannels * 4;
+  if (config.inChannels === packed && config.outChannels === packed) return;
+  const extra = config.inChannels > packed && config.outChannels === packed;
+  throw new JitFluxError(
+    ERROR_CODES.INVALID_MODEL,
+    `The transformer ${transformer} has ${config.inChannels} input and ${config.outChannels} output channels, but ` +
+      `the autoencoder ${decoder} has ${latentChannels} x 4` +
+      (extra ? ' (models for inpainting, depth or edges are not supported)' : ''),
+    {
+      path: transformer,
+      field: 'decoder.channels',
+      inChannels: config.inChannels,
+      outChannels: config.outChannels,
+    },
+  );
+}
+
+/**
+ * The transformer's weights in a directory without `model_index.json`.
+ * @throws ERR_JITFLUX_INVALID_MODEL if several files could be meant
+ */
+async function findCheckpoint(directory: string): Promise<WeightDescription | undefined> {
+  const names = (await readdir(directory)).filter((name) => !name.startsWith('.')).sort();
+  const index = names.filter((name) => name.endsWith('.safetensors.index.json'));
+  let candidates = index.length > 0 ? index : [];
+  const described = new Map<string, WeightDescription>();
+  if (candidates.length === 0) {
+    for (const name of names.filter((name) => name.endsWith('.safetensors') && name !== 'ae.safetensors')) {
+      const found = await describeWeights(join(directory, name));
+      described.set(name, found);
+      if (found.part === 'transformer') candidates.push(name);
+    }
+  }
+  // What is in an archive only native code can tell; its name has to do.
+  if (candidates.length === 0) {
+    candidates = names.filter((name) => name.endsWith('.pt') && !/^(ae|vae|clip|t5|text)/i.test(name));
+  }
+  if (candidates.length > 1) {
+    throw new JitFluxError(
+      ERROR_CODES.INVALID_MODEL,
+      `${directory} holds several checkpoints (${candidates.join(', ')}); name one of these files instead`,
+      { path: directory, candidates },
+    );
+  }
+  const [name] = candidates;
+  if (name === undefined) return undefined;
+  return described.get(name) ?? (await describeWeights(join(directory, name)));
+}
+
+/** Collects what is missing, so that all of it is reported at once. */
+class Parts {
+  readonly #missing: string[] = [];
+
+  missing(what: string): undefined {
+    this.#missing.push(what);
+    return undefined;
+  }
+
+  async weights(directory: string, what: string): Promise<string | undefined> {
+    return (await findWeights(directory)) ?? this.missing(`${what} (${directory})`);
+  }
+
+  file(path: string, exists: boolean, what: string): string | undefined {
+    return exists ? path : this.missing(`${what} (${path})`);
+  }
+
+  tokenizer(directory: string, kind: TokenizerKind): void {
+    const files = findTokenizer(directory, kind);
+    if (files.length === 0) return;
+    const name = kind === 'clip' ? 'the CLIP tokenizer' : 'the T5 tokenizer';
+    this.missing(`${name} (${files.map((file) => join(directory, file)).join(', ')})`);
+  }
+
+  /** @param text given for a checkpoint whose text encoders were looked for beside it */
+  requireAll(path: string, text?: TextFiles): void {
+    if (this.#missing.length === 0) return;
+    const hint = text
+      ? `. An original checkpoint comes without text encoders: name a snapshot that has them (textEncoders, --text-encoders)`
+      : '';
+    throw new JitFluxError(
+      ERROR_CODES.INVALID_MODEL,
+      `The model ${path} is incomplete; missing: ${this.#missing.join('; ')}${hint}`,
+      { path, missing: this.#missing },
+    );
+  }
+}
+
+/** The model's name: of the repository for Hugging Face's cache, else of the directory. */
+function snapshotName(path: string): string {
+  const cached = /^models--.+?--(.+)$/;
+  const repository = path.split(sep).findLast((part) => cached.test(part));
+  const name = (repository && cached.exec(repository)?.[1]) ?? basename(path);
+  return name.slice(0, 100) || 'FLUX.1';
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => undefined))?.isFile() ?? false;
+}
