@@ -4,7 +4,11 @@
 #include <cmath>
 #include <vector>
 
-#include "jit/operators.h"
+#include "jit/euler_step.h"
+#include "jit/gather.h"
+#include "jit/importance.h"
+#include "jit/lifter.h"
+#include "jit/micro_flow.h"
 #include "sections.h"
 #include "token_choice.h"
 
@@ -50,7 +54,7 @@ void run_jit_operators(Report& report) {
   const double share = report.options().quick ? 0.2 : 0.5;
   std::vector<std::pair<std::string, std::vector<Point>>> curves;
   for (const int64_t side : {16, 32, 64, 128, 256}) {
-    const jit::Grid grid = {side, side};
+    const Grid grid = {side, side};
     const int64_t tokens = grid.tokens();
     const auto count = [&](double ratio) {
       return static_cast<int64_t>(ratio * static_cast<double>(tokens));
@@ -74,7 +78,7 @@ void run_jit_operators(Report& report) {
       ++index;
     };
     // The Euler steps add up over the calls: small ones keep the latents in a sane range.
-    measure("step", [&] { jit::step(latents, velocity, anchors, grid, -1e-6, cache); });
+    measure("step", [&] { jit::euler_step(latents, velocity, anchors, grid, -1e-6, cache); });
     measure("importance", [&] { jit::importance(noise, grid); });
     std::vector<TokenChoice> choices;
     for (int64_t i = 0; i < kLifterTokens / tokens; ++i) {

@@ -23,7 +23,10 @@
 #include <vector>
 
 #include "base/parallel.h"
-#include "jit/operators.h"
+#include "jit/euler_step.h"
+#include "jit/gather.h"
+#include "jit/importance.h"
+#include "jit/lifter.h"
 #include "layers/activation.h"
 #include "layers/token_passes.h"
 #include "sections.h"
@@ -242,7 +245,7 @@ void compare_scale_shift_silu(Report& report, const RowCase& c) {
 }
 
 // The JiT operators' case: the tokens of a 1024 x 1024 image.
-constexpr jit::Grid kGrid = {64, 64};
+constexpr Grid kGrid = {64, 64};
 constexpr int64_t kChannels = 64;
 
 // [1, N, C] as an image [1, C, rows, cols].
@@ -257,7 +260,7 @@ at::Tensor index_tensor(const std::vector<int32_t>& values) {
 // A sparse step around the transformer: the anchors' latents out, their velocity lifted to the
 // grid, the Euler step. The maps are made once per stage, on both sides.
 void compare_sparse_step(Report& report, int64_t anchor_count) {
-  const jit::TokenLists anchors = choose_tokens(kGrid, anchor_count, 0).anchors;
+  const TokenLists anchors = choose_tokens(kGrid, anchor_count, 0).anchors;
   const jit::Lifter lifter(anchors.of(0), anchors.count, kGrid);
   const at::Tensor velocity = random_tensor({1, anchors.count, kChannels}, at::kFloat, 1);
   at::Tensor latents = random_tensor({1, kGrid.tokens(), kChannels}, at::kFloat, 2);
@@ -287,7 +290,7 @@ void compare_sparse_step(Report& report, int64_t anchor_count) {
       {kOurs,
        [&] {
          tokens = jit::gather(latents, anchors);
-         full = jit::step(latents, velocity, anchors, kGrid, kStep, cache);
+         full = jit::euler_step(latents, velocity, anchors, kGrid, kStep, cache);
        }},
       {kEager,
        [&] {
@@ -308,7 +311,7 @@ void compare_sparse_step(Report& report, int64_t anchor_count) {
 // The anchors' tokens embedded.
 void compare_gather_embed(Report& report, at::ScalarType dtype) {
   constexpr int64_t kWidth = 3072;
-  const jit::TokenLists anchors = choose_tokens(kGrid, 1310, 0).anchors;
+  const TokenLists anchors = choose_tokens(kGrid, 1310, 0).anchors;
   const at::Tensor latents = random_tensor({kGrid.tokens(), kChannels}, at::kFloat, 1);
   const at::Tensor eager_weight = random_tensor({kWidth, kChannels}, dtype, 2);
   const at::Tensor eager_bias = random_tensor({kWidth}, dtype, 3);

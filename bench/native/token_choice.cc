@@ -7,12 +7,12 @@
 
 namespace jitflux::bench {
 
-TokenChoice choose_tokens(const jit::Grid& grid, int64_t anchors, int64_t added, uint32_t variant) {
+TokenChoice choose_tokens(const Grid& grid, int64_t anchors, int64_t added, uint32_t variant) {
   std::vector<int32_t> tokens(static_cast<size_t>(grid.tokens()));
   std::iota(tokens.begin(), tokens.end(), 0);
   std::shuffle(tokens.begin(), tokens.end(), std::mt19937(variant));
   const auto list = [&](int64_t begin, int64_t count) {
-    jit::TokenLists lists;
+    TokenLists lists;
     lists.tokens.assign(tokens.begin() + begin, tokens.begin() + begin + count);
     lists.count = count;
     std::sort(lists.tokens.begin(), lists.tokens.end());

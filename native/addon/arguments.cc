@@ -87,11 +87,11 @@ const char* dtype_name(at::ScalarType dtype) {
   }
 }
 
-jit::Grid parse_grid(const Napi::Value& rows, const Napi::Value& cols) {
-  jit::Grid grid;
+Grid parse_grid(const Napi::Value& rows, const Napi::Value& cols) {
+  Grid grid;
   grid.rows = parse_integer(rows, "grid rows", 1, 4096);
   grid.cols = parse_integer(cols, "grid columns", 1, 4096);
-  jit::check_grid(grid);
+  check_grid(grid);
   return grid;
 }
 
@@ -151,14 +151,14 @@ void expect_tokens(const at::Tensor& tensor, const char* name, int64_t images, i
   }
 }
 
-jit::TokenLists parse_token_lists(const Napi::Value& value, const char* name, int64_t images,
-                                  int64_t count, int64_t tokens) {
+TokenLists parse_token_lists(const Napi::Value& value, const char* name, int64_t images,
+                             int64_t count, int64_t tokens) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
     throw Error(error_code::kInvalidAnchors, std::string("Expected an Int32Array for \"") + name +
                                                  "\" but received " + show(value));
   }
   const auto array = value.As<Napi::Int32Array>();
-  jit::TokenLists lists;
+  TokenLists lists;
   // Copied: the caller may change or detach the array while the work is queued.
   lists.tokens.assign(array.Data(), array.Data() + array.ElementLength());
   const auto size = static_cast<int64_t>(lists.tokens.size());
@@ -169,12 +169,12 @@ jit::TokenLists parse_token_lists(const Napi::Value& value, const char* name, in
                                                  std::to_string(images) + " images) for \"" + name +
                                                  "\" but received " + std::to_string(size));
   }
-  jit::check_token_lists(lists, tokens);
+  check_token_lists(lists, tokens);
   return lists;
 }
 
-jit::TokenLists parse_flagged_lists(const Napi::Value& value, const char* name,
-                                    const at::Tensor& latents, bool per_image) {
+TokenLists parse_flagged_lists(const Napi::Value& value, const char* name,
+                               const at::Tensor& latents, bool per_image) {
   int64_t count = -1;
   if (per_image && latents.size(0) > 0 && value.IsTypedArray()) {
     count = static_cast<int64_t>(value.As<Napi::TypedArray>().ElementLength()) / latents.size(0);

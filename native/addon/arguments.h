@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "addon/handles.h"
-#include "jit/anchors.h"
+#include "base/token_grid.h"
 #include "node/arguments.h"
 
 namespace jitflux::addon {
@@ -33,7 +33,7 @@ void expect_device(const at::Tensor& tensor, const char* name, int device);
 // The device that all of these are on. Throws kInvalidTensor.
 int common_device(std::initializer_list<at::Tensor> tensors);
 
-jit::Grid parse_grid(const Napi::Value& rows, const Napi::Value& cols);
+Grid parse_grid(const Napi::Value& rows, const Napi::Value& cols);
 
 // Token ids: an int64 tensor [images, tokens] on the CPU with at most `max_tokens` tokens, every id
 // in [0, vocabulary). Throws kInvalidTensor.
@@ -50,10 +50,10 @@ void expect_tokens(const at::Tensor& tensor, const char* name, int64_t images, i
 
 // An Int32Array of tokens: `count` of them for all images, or images * count. Checked against a
 // grid of `tokens` tokens. count < 0: the whole list is shared.
-jit::TokenLists parse_token_lists(const Napi::Value& value, const char* name, int64_t images,
-                                  int64_t count, int64_t tokens);
+TokenLists parse_token_lists(const Napi::Value& value, const char* name, int64_t images,
+                             int64_t count, int64_t tokens);
 // Of lists whose length alone does not tell shared from per image, for latents [B, N, C].
-jit::TokenLists parse_flagged_lists(const Napi::Value& value, const char* name,
-                                    const at::Tensor& latents, bool per_image);
+TokenLists parse_flagged_lists(const Napi::Value& value, const char* name,
+                               const at::Tensor& latents, bool per_image);
 
 }  // namespace jitflux::addon

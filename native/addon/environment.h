@@ -6,7 +6,7 @@
 #include <map>
 #include <string>
 
-#include "jit/operators.h"
+#include "jit/lifter.h"
 #include "node/environment.h"
 
 namespace jitflux::addon {

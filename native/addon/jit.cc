@@ -5,7 +5,12 @@
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
-#include "jit/operators.h"
+#include "jit/euler_step.h"
+#include "jit/gather.h"
+#include "jit/importance.h"
+#include "jit/lifter.h"
+#include "jit/micro_flow.h"
+#include "jit/token_choice.h"
 
 namespace jitflux::addon {
 
@@ -30,7 +35,7 @@ Napi::Value gather(const Napi::CallbackInfo& info) {
 // (velocity, anchors, rows, cols, job)
 Napi::Value lift(const Napi::CallbackInfo& info) {
   const at::Tensor v = parse_tokens(info[0], "velocity");
-  const jit::Grid grid = parse_grid(info[2], info[3]);
+  const Grid grid = parse_grid(info[2], info[3]);
   auto anchors = parse_token_lists(info[1], "anchors", v.size(0), v.size(1), grid.tokens());
   Environment& environment = Environment::of(info.Env());
   const int device = common_device({v});
@@ -45,7 +50,7 @@ Napi::Value lift(const Napi::CallbackInfo& info) {
 // (velocity, rows, cols, job)
 Napi::Value importance(const Napi::CallbackInfo& info) {
   const at::Tensor v = parse_tokens(info[0], "velocity");
-  const jit::Grid grid = parse_grid(info[1], info[2]);
+  const Grid grid = parse_grid(info[1], info[2]);
   expect_tokens(v, "velocity", v.size(0), grid.tokens(), v.size(2));
   return Environment::of(info.Env())
       .run(info.Env(), info[3],
@@ -56,7 +61,7 @@ Napi::Value importance(const Napi::CallbackInfo& info) {
 // (velocity, anchors, perImage, count, rows, cols, job) -> Int32Array of count per image
 Napi::Value select_tokens(const Napi::CallbackInfo& info) {
   const at::Tensor v = parse_tokens(info[0], "velocity");
-  const jit::Grid grid = parse_grid(info[4], info[5]);
+  const Grid grid = parse_grid(info[4], info[5]);
   expect_tokens(v, "velocity", v.size(0), grid.tokens(), v.size(2));
   auto anchors = parse_flagged_lists(info[1], "anchors", v, per_image(info[2]));
   const int64_t count = parse_integer(info[3], "count", 0, grid.tokens() - anchors.count);
@@ -82,7 +87,7 @@ Napi::Value predict_clean(const Napi::CallbackInfo& info) {
   return Environment::of(info.Env())
       .run(info.Env(), info[3],
            [latents, velocity, sigma](const Job&) {
-             return settle_tensor(latents.sub(velocity, sigma));
+             return settle_tensor(jit::predict_clean(latents, velocity, sigma));
            },
            {common_device({latents, velocity})});
 }
@@ -109,7 +114,7 @@ Napi::Value micro_flow(const Napi::CallbackInfo& info) {
 Napi::Value micro_flow_target(const Napi::CallbackInfo& info) {
   const at::Tensor clean = parse_tokens(info[0], "clean");
   const at::Tensor noise = parse_tokens(info[1], "noise");
-  const jit::Grid grid = parse_grid(info[5], info[6]);
+  const Grid grid = parse_grid(info[5], info[6]);
   expect_tokens(clean, "clean", clean.size(0), grid.tokens(), clean.size(2));
   expect_tokens(noise, "noise", clean.size(0), grid.tokens(), clean.size(2));
   const bool split = per_image(info[7]);
@@ -132,9 +137,9 @@ Napi::Value micro_flow_target(const Napi::CallbackInfo& info) {
 Napi::Value step(const Napi::CallbackInfo& info) {
   at::Tensor latents = parse_tokens(info[0], "latents");
   const at::Tensor v = parse_tokens(info[1], "velocity");
-  const jit::Grid grid = parse_grid(info[3], info[4]);
+  const Grid grid = parse_grid(info[3], info[4]);
   expect_tokens(latents, "latents", latents.size(0), grid.tokens(), latents.size(2));
-  jit::TokenLists anchors;
+  TokenLists anchors;
   if (info[2].IsUndefined()) {
     expect_tokens(v, "velocity", latents.size(0), grid.tokens(), latents.size(2));
   } else {
@@ -148,7 +153,7 @@ Napi::Value step(const Napi::CallbackInfo& info) {
   return environment.run(
       info.Env(), info[6],
       [latents, v, grid, d_sigma, anchors = std::move(anchors), &lifters](const Job&) mutable {
-        return settle_tensor(jit::step(latents, v, anchors, grid, d_sigma, lifters));
+        return settle_tensor(jit::euler_step(latents, v, anchors, grid, d_sigma, lifters));
       },
       {device});
 }

@@ -23,7 +23,7 @@ namespace {
 // scale + shift. Token channel = c*4 + dy*2 + dx.
 Napi::Value unpack(const Napi::CallbackInfo& info) {
   const at::Tensor tokens = parse_tokens(info[0], "tokens");
-  const jit::Grid grid = parse_grid(info[1], info[2]);
+  const Grid grid = parse_grid(info[1], info[2]);
   expect_tokens(tokens, "tokens", tokens.size(0), grid.tokens(), tokens.size(2) / 4 * 4);
   const double scale = parse_number(info[3], "scale");
   const double shift = parse_number(info[4], "shift");

@@ -7,7 +7,7 @@
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
-#include "jit/operators.h"
+#include "jit/euler_step.h"
 #include "node/architectures.h"
 #include "weights/flux_parameters.h"
 
@@ -118,8 +118,8 @@ struct ForwardArguments {
   std::shared_ptr<const Conditioning> conditioning;
   at::Tensor latents;
   bool gather;  // the latents are the whole grid's, of which the anchors are taken
-  jit::TokenLists anchors;
-  jit::Grid grid;
+  TokenLists anchors;
+  Grid grid;
   std::vector<int64_t> steps;
 
   at::Tensor forward(const Job& job) const {
@@ -195,7 +195,7 @@ Napi::Value advance(const Napi::CallbackInfo& info) {
       [a, d_sigma, &lifters](const Job& job) {
         at::Tensor latents = a.latents;
         return settle_tensor(
-            jit::step(latents, a.forward(job), a.anchors, a.grid, d_sigma, lifters));
+            jit::euler_step(latents, a.forward(job), a.anchors, a.grid, d_sigma, lifters));
       },
       a.entry->where);
 }

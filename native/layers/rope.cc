@@ -30,7 +30,7 @@ AxisTable axis_table(int64_t count, int64_t d, double theta) {
 
 }  // namespace
 
-RopeTable make_rope_table(const jit::Grid& grid, const std::array<int64_t, 3>& axes, double theta) {
+RopeTable make_rope_table(const Grid& grid, const std::array<int64_t, 3>& axes, double theta) {
   const int64_t head_dim = axes[0] + axes[1] + axes[2];
   const AxisTable fixed = axis_table(1, axes[0], theta);
   const AxisTable by_row = axis_table(grid.rows, axes[1], theta);

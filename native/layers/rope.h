@@ -7,18 +7,18 @@
 #include <array>
 #include <cstdint>
 
-#include "jit/anchors.h"
+#include "base/token_grid.h"
 
 namespace jitflux {
 
 struct RopeTable {
-  jit::Grid grid;
+  Grid grid;
   at::Tensor cos;  // [rows*cols, head_dim] float32, the same value for both channels of a pair
   at::Tensor sin;  // likewise, negative for the first channel of a pair
 };
 
 // Tables of every token of the grid; token i lies at row i / cols, column i % cols.
-RopeTable make_rope_table(const jit::Grid& grid, const std::array<int64_t, 3>& axes,
+RopeTable make_rope_table(const Grid& grid, const std::array<int64_t, 3>& axes,
                           double theta = 10000.0);
 
 }  // namespace jitflux

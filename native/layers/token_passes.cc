@@ -12,7 +12,7 @@ namespace jitflux {
 
 namespace {
 
-kernels::DeviceStream stream() { return current_session()->stream(); }
+kernels::DeviceStream stream() { return current_stream(); }
 
 // Rows that go through several kernels in turn while they are in the first-level cache.
 constexpr int64_t kStrip = 4;

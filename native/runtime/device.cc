@@ -1,5 +1,6 @@
 #include "runtime/device.h"
 
+#include <ATen/ops/from_blob.h>
 #include <dlfcn.h>
 
 #include <atomic>
@@ -105,6 +106,14 @@ at::Device current_device() {
 
 at::TensorOptions options_here(at::ScalarType dtype) {
   return at::TensorOptions(dtype).device(current_device());
+}
+
+at::Tensor on_current_device(const std::vector<int32_t>& list) {
+  if (list.empty()) return {};
+  const at::Tensor host = at::from_blob(const_cast<int32_t*>(list.data()),
+                                        {static_cast<int64_t>(list.size())}, at::kInt);
+  // Read before the call returns: pageable memory is staged.
+  return host.to(current_device(), at::kInt, /*non_blocking=*/true);
 }
 
 kernels::Element element_of(at::ScalarType dtype) {

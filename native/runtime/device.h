@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/device_kernels.h"
 
@@ -152,8 +153,18 @@ DeviceSession* current_session();
 const kernels::DeviceKernels* current_kernels();
 at::Device current_device();
 
+// Whether tensors here are on an accelerator, so that our kernels are current_kernels().
+inline bool on_accelerator() { return current_session() != nullptr; }
+
+// The stream that kernels queue on; on an accelerator only.
+inline kernels::DeviceStream current_stream() { return current_session()->stream(); }
+
 // Of new tensors there.
 at::TensorOptions options_here(at::ScalarType dtype);
+
+// A token list where kernels read it: on an accelerator a copy, else the list itself, which must
+// outlive the tensor. Undefined if it is empty.
+at::Tensor on_current_device(const std::vector<int32_t>& list);
 
 // How kernels call an activation type.
 kernels::Element element_of(at::ScalarType dtype);

@@ -41,22 +41,28 @@ void scale_shift_silu(Element type, const void* x, int64_t x_row_stride, const f
                       const float* shift, void* out, int64_t out_row_stride, int64_t rows,
                       int64_t columns, int64_t channels, DeviceStream stream);
 
-// anchors.cu
-void anchor_positions(const int32_t* anchors, int64_t count, int32_t* positions, int64_t tokens,
-                      DeviceStream stream);
-void nearest_anchor_map(const int32_t* positions, int32_t* nearest, void* scratch, int64_t rows,
-                        int64_t cols, DeviceStream stream);
-void top_k(const float* scores, const int32_t* positions, int64_t tokens, int64_t count,
-           int32_t* out, DeviceStream stream);
-
-// lift.cu
+// lifter.cu
 void gather_rows(const float* src, const int32_t* tokens, float* out, int64_t count,
                  int64_t channels, DeviceStream stream);
 void lift_step(const float* v, const int32_t* nearest, const int32_t* positions,
                const float* weights, int64_t radius, float* blurred, float* full, float* latents,
                float d_sigma, int64_t rows, int64_t cols, int64_t channels, DeviceStream stream);
+
+// nearest_map.cu
+void anchor_positions(const int32_t* anchors, int64_t count, int32_t* positions, int64_t tokens,
+                      DeviceStream stream);
+void nearest_anchor_map(const int32_t* positions, int32_t* nearest, void* scratch, int64_t rows,
+                        int64_t cols, DeviceStream stream);
+
+// importance.cu
 void local_variance(const float* v, float* out, int64_t rows, int64_t cols, int64_t channels,
                     DeviceStream stream);
+
+// token_choice.cu
+void top_k(const float* scores, const int32_t* positions, int64_t tokens, int64_t count,
+           int32_t* out, DeviceStream stream);
+
+// micro_flow.cu
 void micro_flow_target(const float* v, const int32_t* nearest, const int32_t* positions,
                        const float* weights, int64_t radius, float* blurred, const float* noise,
                        const int32_t* new_tokens, int64_t count, float sigma, float* out,

@@ -9,7 +9,6 @@
 #include <algorithm>
 
 #include "base/counters.h"
-#include "jit/operators.h"
 #include "layers/attention.h"
 #include "layers/token_passes.h"
 #include "runtime/device.h"
@@ -32,7 +31,7 @@ struct FluxTransformer::Pass {
   int64_t images;
   int64_t text_tokens;   // T
   int64_t image_tokens;  // M
-  const jit::TokenLists* anchors;
+  const TokenLists* anchors;
   const int32_t* positions;  // the anchors' lists, where kernels read them; null: all tokens
   bool gather;
   const RopeTable* rope;
@@ -78,7 +77,7 @@ struct FluxTransformer::Pass {
   }
 };
 
-const RopeTable& FluxTransformer::rope_for(const jit::Grid& grid) {
+const RopeTable& FluxTransformer::rope_for(const Grid& grid) {
   if (rope_.grid.rows != grid.rows || rope_.grid.cols != grid.cols) {
     RopeTable table = make_rope_table(grid, config_.rope_axes);
     table.cos = table.cos.to(current_device());
@@ -281,7 +280,7 @@ struct FluxTransformer::PassGraph {
 
   Conditioning conditioning;  // of one step
   std::vector<int64_t> steps;
-  jit::TokenLists anchors;  // of any pass that fits
+  TokenLists anchors;  // of any pass that fits
   at::Tensor positions;
   at::Tensor velocity;
   std::unique_ptr<DeviceGraph> graph;
@@ -359,12 +358,12 @@ bool FluxTransformer::run_graph(const at::Tensor& velocity, const Pass& pass, co
 }
 
 at::Tensor FluxTransformer::forward(const at::Tensor& latents, bool gather,
-                                    const jit::TokenLists& anchors, const jit::Grid& grid,
+                                    const TokenLists& anchors, const Grid& grid,
                                     const Conditioning& conditioning,
                                     const std::vector<int64_t>& steps, const Job& job) {
   const int64_t images = latents.size(0);
   const int64_t image_tokens = gather ? anchors.count : latents.size(1);
-  const at::Tensor positions = jit::on_current_device(anchors.tokens);
+  const at::Tensor positions = on_current_device(anchors.tokens);
   const Pass pass{images,
                   conditioning.text_tokens,
                   image_tokens,

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "base/job.h"
-#include "jit/anchors.h"
+#include "base/token_grid.h"
 #include "layers/linear.h"
 #include "layers/rope.h"
 #include "layers/workspace.h"
@@ -98,8 +98,8 @@ class FluxTransformer {
   // these tokens [B, M, in_channels] float32 or, with `gather`, all tokens of the grid, of which
   // the anchors are taken. `steps` holds each image's index into the sigmas of the conditioning.
   // Runs on the inference thread only.
-  at::Tensor forward(const at::Tensor& latents, bool gather, const jit::TokenLists& anchors,
-                     const jit::Grid& grid, const Conditioning& conditioning,
+  at::Tensor forward(const at::Tensor& latents, bool gather, const TokenLists& anchors,
+                     const Grid& grid, const Conditioning& conditioning,
                      const std::vector<int64_t>& steps, const Job& job);
 
  private:
@@ -136,7 +136,7 @@ class FluxTransformer {
   explicit FluxTransformer(std::shared_ptr<const FluxWeightReader> weights);
   at::Tensor embed_conditioning(const at::Tensor& pooled, const std::vector<double>& guidance,
                                 const std::vector<double>& sigmas) const;
-  const RopeTable& rope_for(const jit::Grid& grid);
+  const RopeTable& rope_for(const Grid& grid);
   size_t blocks() const { return double_blocks_.size() + single_blocks_.size(); }
   bool int8() const { return options_.weights == WeightForm::kInt8; }
   // Where the norm before a block, or before the final layer, is written.

@@ -1,15 +1,10 @@
-#include "jit/anchors.h"
+#include "jit/nearest_map.h"
 
 #include <algorithm>
-#include <string>
-
-#include "base/error.h"
 
 namespace jitflux::jit {
 
 namespace {
-
-constexpr int64_t kMaxSide = 4096;
 
 // An anchor of one column, seen from one row.
 struct ColumnHit {
@@ -68,42 +63,6 @@ bool less(const Crossing& x, const Crossing& y) {
 }
 
 }  // namespace
-
-void check_grid(const Grid& grid) {
-  if (grid.rows < 1 || grid.cols < 1 || grid.rows > kMaxSide || grid.cols > kMaxSide) {
-    throw Error(error_code::kInvalidArgument,
-                "Expected a grid of 1 to " + std::to_string(kMaxSide) +
-                    " rows and columns for \"grid\" but received [" + std::to_string(grid.rows) +
-                    ", " + std::to_string(grid.cols) + "]");
-  }
-}
-
-void check_token_lists(const TokenLists& lists, int64_t tokens) {
-  const auto size = static_cast<int64_t>(lists.tokens.size());
-  if (lists.count <= 0 || size % lists.count != 0) {
-    throw Error(error_code::kInvalidAnchors,
-                "Expected at least one anchor token per image but received " +
-                    std::to_string(size) + " indices");
-  }
-  std::vector<int64_t> seen_in(static_cast<size_t>(tokens), -1);
-  for (int64_t i = 0; i < size; ++i) {
-    const int32_t token = lists.tokens[i];
-    if (token < 0 || token >= tokens) {
-      throw Error(error_code::kInvalidAnchors,
-                  "Anchor " + std::to_string(token) + " at position " + std::to_string(i) +
-                      " is out of range: the grid has tokens 0 to " + std::to_string(tokens - 1),
-                  {{"position", static_cast<double>(i)}, {"token", static_cast<double>(token)}});
-    }
-    const int64_t list = i / lists.count;
-    if (seen_in[token] == list) {
-      throw Error(error_code::kInvalidAnchors,
-                  "Anchor " + std::to_string(token) + " at position " + std::to_string(i) +
-                      " is duplicated: the anchors of one image must be distinct",
-                  {{"position", static_cast<double>(i)}, {"token", static_cast<double>(token)}});
-    }
-    seen_in[token] = list;
-  }
-}
 
 std::vector<int32_t> nearest_anchor_map(const int32_t* anchors, int64_t count, const Grid& grid) {
   const std::vector<ColumnHit> hits = column_hits(anchors, count, grid);

@@ -1,10 +1,11 @@
-// Anchor lists: validation, and the exact nearest-anchor map of a token grid. No LibTorch here.
+// Image tokens as the JiT operators and the transformer name them: a grid, and lists of its tokens.
+// Token i lies at row i / cols, column i % cols.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-namespace jitflux::jit {
+namespace jitflux {
 
 struct Grid {
   int64_t rows = 0;
@@ -28,12 +29,4 @@ void check_grid(const Grid& grid);
 // Throws kInvalidAnchors unless every list is non-empty and holds distinct tokens in [0, tokens).
 void check_token_lists(const TokenLists& lists, int64_t tokens);
 
-// For every token of the grid the position, in `anchors`, of its nearest anchor by Euclidean
-// distance on the grid; among equally near anchors the one earliest in the list. Exact, in
-// O(tokens). `anchors` must have passed check_token_lists.
-std::vector<int32_t> nearest_anchor_map(const int32_t* anchors, int64_t count, const Grid& grid);
-
-// For every token its position in `anchors`, or -1.
-std::vector<int32_t> anchor_positions(const int32_t* anchors, int64_t count, int64_t tokens);
-
-}  // namespace jitflux::jit
+}  // namespace jitflux

@@ -1,0 +1,53 @@
+// The augmented lifter S_k + I_k of the paper (arXiv 2603.10744): a velocity known at the anchors
+// becomes one of the whole grid, exact at the anchors and interpolated elsewhere by a Gaussian blur
+// of the nearest-anchor field. B images, N = rows * cols tokens, M anchors, C channels; float32,
+// contiguous, on current_device(). Token lists have passed check_token_lists.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/token_grid.h"
+
+namespace jitflux::jit {
+
+// The augmented lifter of one anchor list: nearest-anchor map and blur kernel, on current_device().
+// Built once per stage.
+struct Lifter {
+  Grid grid;
+  std::vector<int32_t> anchors;
+  at::Tensor nearest;    // [N] int32, position in anchors
+  at::Tensor positions;  // [N] int32, position in anchors, or -1
+  at::Tensor weights;    // [2 radius + 1] float32, sums to 1
+  int64_t radius = 0;
+
+  Lifter(const int32_t* list, int64_t count, const Grid& on);
+};
+
+// Recently used lifters of one device; a run touches one list per image and stage. Used on one
+// thread only.
+class LifterCache {
+ public:
+  std::shared_ptr<const Lifter> get(const int32_t* anchors, int64_t count, const Grid& grid);
+
+ private:
+  static constexpr size_t kCapacity = 64;
+  std::vector<std::shared_ptr<const Lifter>> lifters_;  // most recent last
+};
+
+// S_k v + I_k(v): [B, M, C] -> [B, N, C].
+at::Tensor lift(const at::Tensor& v, const TokenLists& anchors, const Grid& grid,
+                LifterCache& cache);
+
+// The same, and latents [B, N, C] += d_sigma * lifted in the same pass over the grid. Returns the
+// lifted field [B, N, C].
+at::Tensor lift_and_step(at::Tensor& latents, const at::Tensor& v, const TokenLists& anchors,
+                         const Grid& grid, double d_sigma, LifterCache& cache);
+
+// Where an accelerator's lifter keeps the field that is blurred along one direction: [N, C].
+at::Tensor blur_scratch(const Grid& grid, int64_t channels);
+
+}  // namespace jitflux::jit
