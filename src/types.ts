@@ -102,8 +102,8 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
   importance(velocity: T, grid: Grid): Promise<Float32Array>;
   /**
    * Optional: ITA's choice where the velocity lies. The `count` tokens of highest {@link importance} that are no anchors,
-   * highest first, equal ones by lower token: what the policy `'importance'` adds, for samplers of your own that do not
-   * need the map. [count], or [B*count].
+   * highest first, equal ones by lower token: what the policy `'importance'` adds. The sampler asks for it where a
+   * backend has it, and else sorts the importance map in JavaScript. One list per image: [B*count].
    * @param o.perImage `anchors` holds one list per image; default false
    */
   selectTokens?(
@@ -200,6 +200,11 @@ export interface JitOptions {
   /** Which tokens join at a transition. Default `'importance'`. */
   activation?: 'importance' | 'grid' | ActivationPolicy;
   microFlow?: MicroFlowOptions;
+  /**
+   * Put the importance map of every transition into its {@link StepEvent}. The policy `'importance'` of native tensors
+   * chooses without the map, which otherwise stays where the velocity lies. The pictures are the same. Default false.
+   */
+  importanceInEvents?: boolean;
 }
 
 /** Options of a sampling run. */
@@ -242,7 +247,10 @@ export interface StepEvent<T extends TensorLike = TensorLike> {
     newTokens: Int32Array;
     /** Whether the images of the batch got different ones. */
     perImage: boolean;
-    /** The map that decided, [B*N], if the policy asked for it. */
+    /**
+     * Local variance of the velocity at every token, [B*N], if a policy of one's own asked for it, the backend has no
+     * `selectTokens`, or the run has `importanceInEvents`.
+     */
     importance?: Float32Array;
   };
 }

@@ -36,6 +36,7 @@ export const SAMPLING_OPTIONS: Readonly<Record<keyof JitOptions, true>> = {
   initialAnchors: true,
   activation: true,
   microFlow: true,
+  importanceInEvents: true,
 };
 
 /** What {@link resolveRun} looks at: the part of a request that decides what a run does and costs. */

@@ -33,6 +33,8 @@ const SAMPLING: Rules<JitOptions> = {
   initialAnchors: (anchors) => (typeof anchors === 'object' ? [...anchors] : anchors),
   // Two functions may do the same, but nobody can tell.
   activation: (policy) => (typeof policy === 'function' ? ALONE : policy),
+  // A run has maps in all of its events, or in none.
+  importanceInEvents: (wanted = false) => wanted,
   // In the plan.
   preset: null,
   steps: null,

@@ -220,7 +220,8 @@ function membership(anchors: Int32Array, tokens: number): Uint8Array {
   return active;
 }
 
-function concat(a: Int32Array, b: Int32Array): Int32Array {
+/** The tokens of both lists, `a`'s first. */
+export function concat(a: Int32Array, b: Int32Array): Int32Array {
   const result = new Int32Array(a.length + b.length);
   result.set(a);
   result.set(b, a.length);

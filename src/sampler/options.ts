@@ -26,6 +26,8 @@ export interface ResolvedOptions {
   initialAnchors: 'checkerboard' | 'strided' | Int32Array;
   activation: 'importance' | 'grid' | ActivationPolicy;
   microFlow: MicroFlowOptions;
+  /** See {@link JitOptions}; no preset sets it. */
+  importanceInEvents: boolean;
 }
 
 /** Largest accepted number of micro-flow sub-steps. */
@@ -68,9 +70,15 @@ export function resolveOptions(o: JitOptions = {}): ResolvedOptions {
     initialAnchors: checkInitialAnchors(o.initialAnchors ?? preset.initialAnchors),
     activation: checkActivation(o.activation ?? preset.activation),
     microFlow: checkMicroFlow(o.microFlow ?? preset.microFlow),
+    importanceInEvents: checkBoolean('importanceInEvents', o.importanceInEvents ?? false),
   };
   if (!matches(resolved, preset)) resolved.preset = 'custom';
   return resolved;
+}
+
+function checkBoolean(option: string, value: boolean): boolean {
+  if (typeof value === 'boolean') return value;
+  throw invalidArgument(option, 'true or false', value);
 }
 
 function checkInitialAnchors(value: 'checkerboard' | 'strided' | Int32Array) {

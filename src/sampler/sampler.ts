@@ -20,6 +20,7 @@ import {
   activateByImportance,
   activateOnGrid,
   checkAnchors,
+  concat,
   newcomers,
   selectInitialAnchors,
 } from './anchors.js';
@@ -285,12 +286,13 @@ export class SamplerCore<T extends TensorLike = TensorLike>
       this.#checkActive();
       return (importance ??= operators.importance(velocity, this.#grid));
     };
-    const next: Int32Array[] = [];
+    let next: Int32Array[];
     try {
-      for (let image = 0; image < this.#batch; image++) {
-        next.push(await this.#activate(stage, step, image, allImportance));
-        this.#checkActive();
-      }
+      if (this.#settings.importanceInEvents) await allImportance();
+      next =
+        (await this.#selectByImportance(stage, velocity)) ??
+        (await this.#activate(stage, step, allImportance));
+      this.#checkActive();
     } finally {
       // A policy need not await what it asked for; the velocity must not be disposed under the operator.
       await importance?.catch(() => undefined);
@@ -348,8 +350,53 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     return { newTokens: list.slice(), perImage, ...(map !== undefined && { importance: map }) };
   }
 
-  /** New active tokens of one image. */
+  /**
+   * The built-in policy's choice for all images, made where the velocity lies, so that the importance map need not come
+   * to JavaScript. Undefined if nothing is to be chosen by importance, or the backend leaves it to JavaScript.
+   */
+  async #selectByImportance(stage: StagePlan, velocity: T): Promise<Int32Array[] | undefined> {
+    const { operators } = this.#backend;
+    const { totalTokens: total } = this.plan;
+    const previous = this.#anchors;
+    const targetCount = stage.activeTokens;
+    const count = targetCount - previous[0]!.length;
+    if (this.#settings.activation !== 'importance' || typeof operators.selectTokens !== 'function') return;
+    if (count === 0 || targetCount === total) return;
+    const { list, perImage } = toLists(previous);
+    this.#checkActive();
+    const chosen = await operators.selectTokens(velocity, {
+      anchors: list,
+      count,
+      grid: this.#grid,
+      perImage,
+    });
+    if (!((chosen as unknown) instanceof Int32Array) || chosen.length !== this.#batch * count) {
+      const wanted = `an Int32Array of ${count} tokens for each of ${this.#batch} images`;
+      throw invalidArgument('operators.selectTokens', wanted, chosen, ERROR_CODES.INVALID_ANCHORS);
+    }
+    return previous.map((anchors, image) => {
+      const next = concat(anchors, chosen.subarray(image * count, (image + 1) * count));
+      checkAnchors(next, total, 'operators.selectTokens', targetCount);
+      return next;
+    });
+  }
+
+  /** New active tokens of every image, chosen image by image. */
   async #activate(
+    stage: StagePlan,
+    step: number,
+    allImportance: () => Promise<Float32Array>,
+  ): Promise<Int32Array[]> {
+    const next: Int32Array[] = [];
+    for (let image = 0; image < this.#batch; image++) {
+      next.push(await this.#activateImage(stage, step, image, allImportance));
+      this.#checkActive();
+    }
+    return next;
+  }
+
+  /** New active tokens of one image. */
+  async #activateImage(
     stage: StagePlan,
     step: number,
     image: number,

@@ -1,7 +1,7 @@
 /** The native JiT operators and noise against the released code's building blocks (fixtures/algorithm). */
 import { describe, expect, it } from 'vitest';
 import { jit, latentOps, Tensor } from '../support/device.js';
-import { activateByImportance, Random } from '../../src/sampler/index.js';
+import { activateByImportance, Random, SamplerCore } from '../../src/sampler/index.js';
 import type { Grid } from '../../src/types.js';
 import { expectError } from '../support/errors.js';
 import { readManifest } from '../support/manifest.js';
@@ -128,6 +128,64 @@ describe('selectTokens', () => {
       /0 to 60/,
     );
   });
+
+  it.each(['of every image', 'shared'])(
+    'decides in a run with anchors %s as the sampler itself would, ties included, without the map',
+    async (kind) => {
+      const own: Grid = [8, 6];
+      const [images, tokens, channels] = [2, 48, 3];
+      const latents = Tensor.randn([images, tokens, channels], { seed: [1, 2] });
+      // Rough in the upper half, where images differ; even in the lower one, so that many tokens are equally important.
+      const field = new Float32Array(images * tokens * channels);
+      const rough = new Random(5n);
+      for (let b = 0; b < images; b++) {
+        for (let i = 0; i < 18 * channels; i++) field[b * tokens * channels + i] = rough.next();
+      }
+      using velocity = Tensor.from(field, [images, tokens, channels]);
+      const run = async (operators: Partial<typeof jit>) => {
+        let maps = 0;
+        const sampler = new SamplerCore(
+          {
+            velocity: ({ tokens: active, anchors }) => {
+              if (anchors === undefined) return Promise.resolve(velocity.clone());
+              return jit.gather(velocity, anchors, { perImage: anchors.length !== active.shape[1] });
+            },
+          },
+          {
+            stageRatios: [0.3, 0.6, 0.8, 1],
+            tokenRatios: [0.3, 0.5, 0.8, 1],
+            steps: 10,
+            grid: [own[0], own[1]],
+            latents,
+            seed: [7n, 8n],
+            ...(kind === 'shared' && { initialAnchors: Int32Array.from({ length: 14 }, (_, i) => 3 * i) }),
+          },
+          {
+            operators: {
+              ...jit,
+              importance: (v, on) => {
+                maps++;
+                return jit.importance(v, on);
+              },
+              ...operators,
+            },
+            randn: (shape, seeds) => Tensor.randn(shape, { seed: seeds }),
+          },
+        );
+        const anchors = [];
+        for await (const event of sampler) anchors.push(event.anchors);
+        const final = await sampler.latents.toFloat32Array();
+        sampler.dispose();
+        return { anchors, final, maps };
+      };
+      const native = await run({});
+      const sorted = await run({ selectTokens: undefined as unknown as typeof jit.selectTokens });
+      expect(native.anchors).toEqual(sorted.anchors);
+      expect(native.final).toEqual(sorted.final);
+      expect([native.maps, sorted.maps]).toEqual([0, 2]);
+      latents.dispose();
+    },
+  );
 });
 
 describe('micro-flow', () => {

@@ -56,7 +56,11 @@ describe('presets', () => {
 
 describe('options', () => {
   it('default to jit-4x', () => {
-    expect(resolveOptions()).toEqual({ preset: 'jit-4x', ...PRESETS['jit-4x'] });
+    expect(resolveOptions()).toEqual({
+      preset: 'jit-4x',
+      ...PRESETS['jit-4x'],
+      importanceInEvents: false,
+    });
     expect(resolveOptions({ preset: undefined } as unknown as JitOptions).preset).toBe('jit-4x');
   });
 

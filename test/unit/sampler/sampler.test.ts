@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ERROR_CODES, SamplerCore, imageSeed, type SamplerBackend } from '../../../src/sampler/index.js';
+import { activateByImportance } from '../../../src/sampler/anchors.js';
 import type { ActivationContext, JitOperators, SampleOptions, VelocityModel } from '../../../src/types.js';
 import {
   ArrayTensor,
@@ -286,6 +287,131 @@ describe('batches', () => {
       const single = await finish({ latents: imageOf(latents, b), initialAnchors, seed: b });
       expect(sampler.latents.data.subarray(b * N * C, (b + 1) * N * C)).toEqual(single.final);
     }
+  });
+});
+
+describe("a backend's own choice of tokens", () => {
+  /** As the sampler itself chooses, image by image. */
+  const selectTokens: NonNullable<JitOperators<ArrayTensor>['selectTokens']> = async (velocity, o) => {
+    const { anchors, count, grid, perImage = false } = o;
+    const map = await referenceOperators.importance(velocity, grid);
+    const images = velocity.shape[0]!;
+    const size = perImage ? anchors.length / images : anchors.length;
+    const chosen = Array.from({ length: images }, (_, b) => {
+      const own = perImage ? anchors.slice(b * size, (b + 1) * size) : anchors;
+      const next = activateByImportance(own, size + count, map.slice(b * N, (b + 1) * N));
+      return [...next.subarray(size)];
+    });
+    return Int32Array.from(chosen.flat());
+  };
+
+  it.each([
+    ['anchors of every image', undefined],
+    ['anchors that the images share', Int32Array.from({ length: 16 }, (_, i) => 3 * i)],
+  ])('is asked for, and not the importance map: %s', async (_, initialAnchors) => {
+    const own: SampleOptions<ArrayTensor> = {
+      preset: 'jit-7x',
+      grid: GRID,
+      latents: noise(70, 2),
+      seed: 70,
+      ...(initialAnchors && { initialAnchors }),
+    };
+    const asked: { anchors: number; count: number; perImage: boolean | undefined }[] = [];
+    let maps = 0;
+    const backend = withOperators({
+      importance: (...args) => {
+        maps++;
+        return referenceOperators.importance(...args);
+      },
+      selectTokens: (velocity, o) => {
+        asked.push({ anchors: o.anchors.length, count: o.count, perImage: o.perImage });
+        return selectTokens(velocity, o);
+      },
+    });
+    const sampler = create(own, new WaveModel(), backend);
+    const events = await toArray(sampler);
+    const expected = await finish(own);
+    expect(events.map((event) => event.anchors)).toEqual(expected.events.map((event) => event.anchors));
+    expect(sampler.latents.data).toEqual(expected.final);
+    const perImage = initialAnchors === undefined;
+    const size = initialAnchors?.length ?? 15;
+    // Once for the whole batch; into the last stage go all.
+    expect(asked).toEqual([{ anchors: perImage ? 2 * size : size, count: 28 - size, perImage }]);
+    expect(maps).toBe(0);
+    expect(events.some((event) => event.transition?.importance !== undefined)).toBe(false);
+  });
+
+  it('comes with the importance map in the events on request, whatever the policy', async () => {
+    const latents = noise(4);
+    const backend = withOperators({ selectTokens });
+    const plain = await toArray(create({ preset: 'jit-7x', latents }, new WaveModel(), backend));
+    for (const activation of ['importance', 'grid'] as const) {
+      const own = { preset: 'jit-7x', latents, activation, importanceInEvents: true } as const;
+      const events = await toArray(create(own, new WaveModel(), backend));
+      for (const step of [4, 7]) expect(events[step]!.transition!.importance).toHaveLength(N);
+      if (activation === 'importance') {
+        expect(events.map((event) => event.anchors)).toEqual(plain.map((event) => event.anchors));
+      }
+    }
+    const expected = (await finish({ preset: 'jit-7x', latents })).events[4]!.transition!.importance;
+    const wanted = { preset: 'jit-7x', latents, importanceInEvents: true } as const;
+    const events = await toArray(create(wanted, new WaveModel(), backend));
+    expect(events[4]!.transition!.importance).toEqual(expected);
+    expectError(
+      () => create({ importanceInEvents: 'yes' as unknown as boolean }),
+      ERROR_CODES.INVALID_ARGUMENT,
+      /importanceInEvents/,
+    );
+  });
+
+  it.each([
+    ['too few', new Int32Array(3)],
+    ['no Int32Array', [1, 2, 3] as unknown as Int32Array],
+    ['a token twice', new Int32Array(13)],
+    ['a token out of range', Int32Array.from({ length: 13 }, (_, i) => N + i)],
+  ])('is checked: %s', async (_, chosen) => {
+    const before = ArrayTensor.live;
+    const initialAnchors = Int32Array.from({ length: 16 }, (_, i) => 3 * i);
+    const latents = noise(1);
+    const backend = withOperators({ selectTokens: async () => chosen });
+    const sampler = create({ latents, initialAnchors }, new WaveModel(), backend);
+    await expectRejection(toArray(sampler), ERROR_CODES.INVALID_ANCHORS, /operators\.selectTokens/);
+    sampler.dispose();
+    latents.dispose();
+    expect(ArrayTensor.live).toBe(before);
+  });
+
+  it('releases everything when it fails, or when the run is aborted meanwhile', async () => {
+    const latents = noise(1);
+    const before = ArrayTensor.live;
+    const failure = new Error('failed on purpose');
+    const failing = create(
+      { latents },
+      new WaveModel(),
+      withOperators({ selectTokens: () => Promise.reject(failure) }),
+    );
+    await expect(toArray(failing)).rejects.toBe(failure);
+    failing.dispose();
+    const controller = new AbortController();
+    let later = 0;
+    const aborting = create(
+      { latents, signal: controller.signal },
+      new WaveModel(),
+      withOperators({
+        selectTokens: (velocity, o) => {
+          controller.abort();
+          return selectTokens(velocity, o);
+        },
+        predictClean: (...args) => {
+          later++;
+          return referenceOperators.predictClean(...args);
+        },
+      }),
+    );
+    await expectRejection(toArray(aborting), ERROR_CODES.ABORTED);
+    aborting.dispose();
+    expect(later).toBe(0);
+    expect(ArrayTensor.live).toBe(before);
   });
 });
 
