@@ -1,8 +1,8 @@
 # Node-API headers as targets:
 #   jit_flux_node_api         node_api.h, NAPI_VERSION of package.json (for C)
 #   jit_flux_node_addon_api   napi.h with C++ exceptions (for C++)
-# cmake-js passes the include directories in CMAKE_JS_INC; without it they are looked up in node_modules. The Node-API
-# functions themselves are left undefined: the node executable exports them.
+# cmake-js, which drives the build, passes the include directories in CMAKE_JS_INC. The Node-API functions themselves are
+# left undefined: the node executable exports them.
 
 # The package's version and the Node-API version are stated once, in package.json.
 file(READ "${CMAKE_CURRENT_SOURCE_DIR}/package.json" jit_flux_package_json)
@@ -10,23 +10,13 @@ set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${CMAKE_CURRENT_
 string(JSON JIT_FLUX_PACKAGE_VERSION GET "${jit_flux_package_json}" version)
 string(JSON JIT_FLUX_NAPI_VERSION GET "${jit_flux_package_json}" binary napi_versions 0)
 
-set(node_api_includes ${CMAKE_JS_INC})
-if(NOT node_api_includes)
-  find_program(JIT_FLUX_NODE node REQUIRED)
-  execute_process(
-    COMMAND "${JIT_FLUX_NODE}" -p
-      "[require(require.resolve('node-api-headers', {paths: [require.resolve('cmake-js')]})).include_dir, require('node-addon-api').include_dir].map(d => require('path').resolve(d)).join(';')"
-    WORKING_DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}"
-    OUTPUT_VARIABLE node_api_includes
-    OUTPUT_STRIP_TRAILING_WHITESPACE
-    RESULT_VARIABLE node_api_result)
-  if(NOT node_api_result EQUAL 0)
-    message(FATAL_ERROR "node-api-headers and node-addon-api were not found: run `npm ci` first")
-  endif()
+if(NOT CMAKE_JS_INC)
+  message(FATAL_ERROR "CMAKE_JS_INC is not set: cmake-js drives this build. Run `npm run build:native`, or "
+    "`npx cmake-js configure -G Ninja -O <build directory>`, which prints its command with --log-level verbose")
 endif()
 
 add_library(jit_flux_node_api INTERFACE)
-target_include_directories(jit_flux_node_api SYSTEM INTERFACE ${node_api_includes})
+target_include_directories(jit_flux_node_api SYSTEM INTERFACE ${CMAKE_JS_INC})
 target_compile_definitions(jit_flux_node_api INTERFACE
   NAPI_VERSION=${JIT_FLUX_NAPI_VERSION}
   # Electron refuses buffers whose memory is not V8's: results are copied, and this keeps it so.

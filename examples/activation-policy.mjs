@@ -7,6 +7,7 @@ const output = process.argv[2] ?? 'activation-policy.png';
 
 // Called once per image where a denser stage begins. Takes the most important inactive token, halves the importance of
 // its neighbours, and so on; the built-in policy takes the most important ones whatever lies beside them.
+/** @type {import('jit-flux').ActivationPolicy} */
 async function spread({ stage, grid: [rows, cols], anchors, targetCount, importance }) {
   const value = Float32Array.from(await importance());
   const active = new Set(anchors);
@@ -28,14 +29,15 @@ async function spread({ stage, grid: [rows, cols], anchors, targetCount, importa
 const pipeline = await FluxPipeline.load(BUNDLED_MODEL);
 try {
   const request = { prompt: 'a large yellow star in the night sky', seed: 7, width: 128, height: 128 };
-  const picture = async (more) => (await pipeline.generate({ ...request, ...more })).images[0];
+  const picture = async (/** @type {Omit<import('jit-flux').GenerateRequest, 'prompt'>} */ more) =>
+    (await pipeline.generate({ ...request, ...more })).images[0];
   const dense = await picture({ preset: 'dense' });
   const mine = await picture({ preset: 'jit-7x', activation: spread });
   // How far from the picture of all tokens in all steps: root mean square over the pixels, 0 to 255.
-  const distance = ({ data }) =>
+  const distance = (/** @type {import('jit-flux').GeneratedImage} */ { data }) =>
     Math.sqrt(data.reduce((sum, value, i) => sum + (value - dense.data[i]) ** 2, 0) / data.length).toFixed(1);
   console.log(`own policy: ${distance(mine)} from dense`);
-  for (const activation of ['importance', 'grid']) {
+  for (const activation of /** @type {const} */ (['importance', 'grid'])) {
     console.log(`${activation}: ${distance(await picture({ preset: 'jit-7x', activation }))} from dense`);
   }
   await writeFile(output, mine.toPNG());

@@ -2,6 +2,7 @@
 //   node examples/custom-sampler.mjs
 import { jit, JitSampler, Tensor } from 'jit-flux';
 
+/** @type {import('jit-flux').Grid} */
 const grid = [16, 16];
 const tokens = grid[0] * grid[1];
 
@@ -11,6 +12,7 @@ const x0 = Tensor.from(
   Float32Array.from({ length: tokens }, (_, i) => Math.sin(i / 9)),
   [1, tokens, 1],
 );
+/** @type {import('jit-flux').VelocityModel<Tensor>} */
 const model = {
   async velocity({ tokens: x, anchors, sigma }) {
     const here = anchors ? await jit.gather(x0, anchors) : x0.clone();
@@ -24,6 +26,7 @@ const model = {
 };
 
 // Tokens join row by row from the top.
+/** @type {import('jit-flux').ActivationPolicy} */
 const topDown = ({ anchors, targetCount, grid: [rows, cols] }) => {
   const active = new Set(anchors);
   for (let token = 0; active.size < targetCount && token < rows * cols; token++) active.add(token);

@@ -4,13 +4,15 @@ import { join } from 'node:path';
 import { BUNDLED_MODEL, encodeOnly, FluxTransformer, jit, Tensor } from 'jit-flux';
 import { checkerboardBase, shiftSigmas } from 'jit-flux/sampler';
 
+/** @type {import('jit-flux').Grid} */
 const grid = [16, 16];
 const tokens = grid[0] * grid[1];
 const text = await encodeOnly(BUNDLED_MODEL, 'a large orange circle at the top over the sea');
 const transformer = await FluxTransformer.load(join(BUNDLED_MODEL, 'transformer.pt'));
-const noise = (seed) => Tensor.randn([1, tokens, transformer.config.inChannels], { seed });
+const noise = (/** @type {number} */ seed) =>
+  Tensor.randn([1, tokens, transformer.config.inChannels], { seed });
 
-/** @param sparse steps that evaluate a checkerboard of tokens only */
+/** @param {{ steps: number, heun: boolean, sparse?: number }} o sparse: steps that evaluate a checkerboard of tokens only */
 async function sample({ steps, heun, sparse = 0 }) {
   const sigmas = [...shiftSigmas(steps, tokens), 0];
   const conditioning = await transformer.condition({ prompt: text.prompt, pooled: text.pooled, sigmas });
@@ -18,10 +20,11 @@ async function sample({ steps, heun, sparse = 0 }) {
   const others = Int32Array.from({ length: tokens }, (_, token) => token).filter((t) => !few.includes(t));
   const latents = noise(7);
   let evaluated = 0;
+  /** @type {Tensor | undefined} */
   let last; // the velocity of all tokens after the latest step
   for (let step = 0; step < steps; step++) {
     const [sigma, next] = [sigmas[step], sigmas[step + 1]];
-    if (step === sparse && step > 0) {
+    if (last && step === sparse) {
       // The tokens that join: predicted from their neighbours, noised to the present level, moved there.
       const [clean, fresh] = [await jit.predictClean(latents, last, sigma), noise(8)];
       const o = { clean, noise: fresh, anchors: few, newTokens: others, sigma, grid };
@@ -30,12 +33,14 @@ async function sample({ steps, heun, sparse = 0 }) {
       for (const tensor of [clean, fresh, target]) tensor.dispose();
     }
     const anchors = step < sparse ? few : undefined;
-    const velocity = (at, x) => {
+    const sparsely = anchors && { anchors };
+    const velocity = (/** @type {number} */ at, /** @type {Tensor} */ x) => {
       evaluated += anchors?.length ?? tokens;
-      return transformer.forward({ latents: x, anchors, grid, conditioning, step: at });
+      return transformer.forward({ latents: x, grid, conditioning, step: at, ...sparsely });
     };
     // x += dSigma * lift(v); returns the lifted velocity.
-    const move = (x, v, dSigma) => jit.step(x, v, { anchors, grid, dSigma });
+    const move = (/** @type {Tensor} */ x, /** @type {Tensor} */ v, /** @type {number} */ dSigma) =>
+      jit.step(x, v, { grid, dSigma, ...sparsely });
 
     const v1 = await velocity(step, latents);
     last?.dispose();
@@ -52,12 +57,12 @@ async function sample({ steps, heun, sparse = 0 }) {
     v1.dispose();
   }
   const values = await latents.toFloat32Array();
-  for (const tensor of [last, latents, conditioning]) tensor.dispose();
+  for (const resource of [last, latents, conditioning]) resource?.dispose();
   return { values, evaluated };
 }
 
 const reference = await sample({ steps: 200, heun: false });
-const report = async (name, options) => {
+const report = async (/** @type {string} */ name, /** @type {Parameters<typeof sample>[0]} */ options) => {
   const { values, evaluated } = await sample(options);
   const sum = values.reduce((total, value, i) => total + (value - reference.values[i]) ** 2, 0);
   const rms = Math.sqrt(sum / values.length);

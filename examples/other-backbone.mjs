@@ -5,9 +5,10 @@
 // weighted by how likely each is behind the noisy tokens, is where the flow leads. It sees the active tokens only.
 import { JitSampler, Tensor } from 'jit-flux';
 
+/** @type {import('jit-flux').Grid} */
 const grid = [16, 16];
 const tokens = grid[0] * grid[1];
-const draw = (value) =>
+const draw = (/** @type {(y: number, x: number) => number} */ value) =>
   Float32Array.from({ length: tokens }, (_, i) => value(Math.floor(i / grid[1]) - 7.5, (i % grid[1]) - 7.5));
 const pictures = {
   disc: draw((y, x) => (x * x + y * y < 30 ? 1 : -1)),
@@ -20,7 +21,8 @@ const backbone = {
   // tokens: [1, M, 1], anchors: where these M tokens lie, absent for all; sigma: share of noise in them.
   async velocity({ tokens: input, anchors, sigma }) {
     const x = await input.toFloat32Array();
-    const at = (picture, i) => picture[anchors ? anchors[i] : i];
+    const at = (/** @type {Float32Array} */ picture, /** @type {number} */ i) =>
+      picture[anchors ? anchors[i] : i];
     const candidates = Object.values(pictures);
     const logits = candidates.map((picture) => {
       const distance = x.reduce((sum, value, i) => sum + (value - (1 - sigma) * at(picture, i)) ** 2, 0);
@@ -42,7 +44,7 @@ for (let seed = 0; seed < 6; seed++) {
   let evaluated = 0;
   for await (const { activeTokens } of sampler) evaluated += activeTokens;
   const result = await sampler.latents.toFloat32Array();
-  const rms = (picture) =>
+  const rms = (/** @type {Float32Array} */ picture) =>
     Math.sqrt(result.reduce((sum, value, i) => sum + (value - picture[i]) ** 2, 0) / tokens);
   const [name, picture] = Object.entries(pictures).sort(([, a], [, b]) => rms(a) - rms(b))[0];
   console.log(

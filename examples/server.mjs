@@ -35,7 +35,8 @@ app.post('/images', { schema: { body } }, async (request, reply) => {
   reply.raw.once('close', () => {
     if (!reply.raw.writableFinished) gone.abort(new Error('the client has disconnected'));
   });
-  const { images, seed, timings } = await pipeline.generate({ ...request.body, signal: gone.signal });
+  const wanted = /** @type {import('jit-flux').GenerateRequest} */ (request.body); // as the schema has checked
+  const { images, seed, timings } = await pipeline.generate({ ...wanted, signal: gone.signal });
   const png = await images[0].toPNGAsync({ signal: gone.signal });
   return reply
     .type('image/png')
@@ -46,6 +47,7 @@ app.post('/images', { schema: { body } }, async (request, reply) => {
 
 app.get('/health', () => ({ status: 'ok', model: pipeline.model.name, ...pipeline.stats() }));
 
+/** @type {Record<string, number>} */
 const STATUS = {
   [ERROR_CODES.INVALID_ARGUMENT]: 400,
   [ERROR_CODES.UNKNOWN_PRESET]: 400,
@@ -55,7 +57,7 @@ const STATUS = {
   [ERROR_CODES.DISPOSED]: 503,
 };
 
-app.setErrorHandler((error, request, reply) => {
+app.setErrorHandler((/** @type {import('fastify').FastifyError} */ error, _, reply) => {
   const { code, message } = error;
   // Fastify's own errors, such as a body that does not fit the schema, bring their status.
   const status = error instanceof JitFluxError ? STATUS[code] : error.statusCode;
@@ -74,7 +76,7 @@ app.setErrorHandler((error, request, reply) => {
 
 let stopping = false;
 // A kept-alive connection would hold up the end.
-app.addHook('onSend', async (request, reply) => {
+app.addHook('onSend', async (_, reply) => {
   if (stopping) reply.header('connection', 'close');
 });
 

@@ -1,20 +1,22 @@
 #!/usr/bin/env node
-// Builds the native libraries. Also the command behind binding.gyp.
+// Builds the native libraries through cmake-js. Also the command behind binding.gyp.
 //   node scripts/build-native.mjs [--config Release|RelWithDebInfo|Debug] [--out DIR] [--libtorch DIR]
 //                                 [--arch x64] [--jobs N] [--define NAME=VALUE]... [--bench] [--cuda]
-//                                 [--sanitize] [--node-headers DIR]...
+//                                 [--sanitize]
+// --config Debug builds into build/Debug, RelWithDebInfo into build/RelWithDebInfo; JIT_FLUX_BUILD_DIR chooses among
+// builds at run time.
 // --bench also builds the benchmark jit_flux_bench (bench/native), beside the libraries; it is not shipped.
 // --cuda also builds libjit_flux_cuda.so, all of it against a LibTorch with CUDA, into build/Cuda.
 // --sanitize builds with AddressSanitizer and UndefinedBehaviorSanitizer, into build/Asan; see scripts/test-asan.mjs.
-// --node-headers names the directories of node_api.h and napi.h; then CMake is run without cmake-js.
 // JIT_FLUX_VERBOSE=1 shows the commands.
 import { buildNative } from './lib/native.mjs';
 import { UserError, main, takeFlag, takeOption } from './lib/tools.mjs';
 
 await main(async () => {
   const args = process.argv.slice(2);
+  /** @type {import('./lib/native.mjs').NativeBuildOptions} */
   const options = {};
-  for (const name of ['config', 'out', 'libtorch', 'arch']) {
+  for (const name of /** @type {const} */ (['config', 'out', 'libtorch', 'arch'])) {
     const value = takeOption(args, name);
     if (value !== undefined) options[name] = value;
   }
@@ -30,9 +32,6 @@ await main(async () => {
   if (options.cuda && options.sanitize) throw new UserError('--sanitize is for the CPU build');
   options.define = [];
   for (let setting; (setting = takeOption(args, 'define')) !== undefined;) options.define.push(setting);
-  const headers = [];
-  for (let path; (path = takeOption(args, 'node-headers')) !== undefined;) headers.push(path);
-  if (headers.length > 0) options.nodeHeaders = headers;
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);
   await buildNative(options);
 });

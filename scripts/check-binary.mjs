@@ -7,7 +7,7 @@ import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { homedir } from 'node:os';
 import { basename, dirname, join, relative, resolve } from 'node:path';
-import { nativeModule } from './lib/steps.mjs';
+import { compiledModule } from './lib/steps.mjs';
 import { ROOT, UserError, capture, main, toolPath } from './lib/tools.mjs';
 
 const SYSTEM_LIBRARIES = ['libc.so.6', 'libdl.so.2', 'libpthread.so.0', 'libm.so.6', 'ld-linux-x86-64.so.2'];
@@ -42,7 +42,7 @@ const LIBRARIES = [
   },
 ];
 
-const { PREBUILT_REQUIREMENTS, compareVersions } = await nativeModule('requirements');
+const { PREBUILT_REQUIREMENTS, compareVersions } = await compiledModule('libtorch/requirements');
 
 await main(() => {
   const args = process.argv.slice(2);
@@ -57,6 +57,7 @@ await main(() => {
   const directories = args.length > 0 ? args.map((path) => resolve(path)) : defaults.filter(existsSync);
   if (directories.length === 0) throw new UserError('Nothing to check: run `npm run build:native` first');
 
+  /** @type {string[]} */
   const problems = [];
   for (const directory of directories) {
     for (const { names, isOptional, needed, exports } of LIBRARIES) {
@@ -70,20 +71,28 @@ await main(() => {
   console.log('check-binary: all well');
 });
 
+/** @param {string} directory */
 function isPrebuilt(directory) {
   return basename(dirname(directory)) === 'prebuilds';
 }
 
+/** @param {string} directory */
 function isCudaBuild(directory) {
   if (isPrebuilt(directory)) return directory.endsWith('-cuda');
   const record = join(directory, 'jit_flux.build.json');
   return existsSync(record) && JSON.parse(readFileSync(record, 'utf8')).cuda === true;
 }
 
+/**
+ * @param {string} path
+ * @param {readonly string[]} allowed
+ * @param {readonly string[]} expectedExports
+ * @param {string[]} problems
+ */
 function checkLibrary(path, allowed, expectedExports, problems) {
   const name = relative(ROOT, path);
   const prebuilt = isPrebuilt(dirname(path));
-  const problem = (text) => problems.push(`${name}: ${text}`);
+  const problem = (/** @type {string} */ text) => problems.push(`${name}: ${text}`);
 
   const dynamic = readelf(['-d'], path);
   const needed = matches(dynamic, /\(NEEDED\).*\[(.+)\]/g);
@@ -116,13 +125,18 @@ function checkLibrary(path, allowed, expectedExports, problems) {
     if (content.includes(`${directory.replace(/\/$/, '')}/`)) problem(`holds paths below ${directory}`);
 
   const versions = readelf(['-V'], path);
+  /** @type {Partial<Record<string, string>>} */
+  const ceilings = PREBUILT_REQUIREMENTS;
+  /** @type {Record<string, string>} */
   const highest = {};
   for (const kind of ['GLIBC', 'GLIBCXX', 'CXXABI', 'GCC', 'GOMP', 'OMP']) {
     const found = matches(versions, new RegExp(`\\b${kind}_([0-9.]+)`, 'g')).sort(compareVersions);
-    if (found.length > 0) highest[kind] = found.at(-1);
-    const ceiling = prebuilt ? PREBUILT_REQUIREMENTS[kind.toLowerCase()] : undefined;
-    if (ceiling !== undefined && highest[kind] !== undefined && compareVersions(highest[kind], ceiling) > 0)
-      problem(`needs ${kind} ${highest[kind]}; the limit is ${ceiling}`);
+    const newest = found.at(-1);
+    if (newest === undefined) continue;
+    highest[kind] = newest;
+    const ceiling = prebuilt ? ceilings[kind.toLowerCase()] : undefined;
+    if (ceiling !== undefined && compareVersions(newest, ceiling) > 0)
+      problem(`needs ${kind} ${newest}; the limit is ${ceiling}`);
   }
   const requirements = Object.entries(highest).map(([kind, version]) => `${kind} ${version}`);
   console.log(`${name}: needs ${[...requirements, ...needed].join(', ')}`);
@@ -131,6 +145,7 @@ function checkLibrary(path, allowed, expectedExports, problems) {
 /**
  * A weak function that was compiled for AVX-512 and is picked by the linker for everybody would crash an older machine,
  * so the objects of the higher levels may define such functions only in their own namespace.
+ * @param {string[]} problems
  */
 function checkInstructionSets(problems) {
   const builds = ['Release', 'cuda-Release'].map((name) => join(ROOT, '.cmake-build', name, 'CMakeFiles'));
@@ -138,7 +153,7 @@ function checkInstructionSets(problems) {
   for (const [build, isa] of builds.flatMap((build) => isas.map((isa) => [build, isa]))) {
     const directory = join(build, `jit_flux_kernels_${isa}.dir`);
     if (!existsSync(directory)) continue;
-    const files = readdirSync(directory, { recursive: true })
+    const files = readdirSync(directory, { recursive: true, encoding: 'utf8' })
       .map((file) => join(directory, file))
       .filter((file) => file.endsWith('.o'));
     for (const file of files) {
@@ -160,16 +175,28 @@ function nodeApiSymbols() {
   return new Set([...js, ...node]);
 }
 
+/**
+ * @param {string[]} options
+ * @param {string} path
+ */
 function readelf(options, path) {
   const output = capture('readelf', ['-W', ...options, path]);
   if (output === undefined) throw new UserError(`readelf cannot read ${path}`);
   return output;
 }
 
+/**
+ * @param {string} text
+ * @param {RegExp} pattern
+ */
 function matchAll(text, pattern) {
   return [...text.matchAll(pattern)];
 }
 
+/**
+ * @param {string} text
+ * @param {RegExp} pattern
+ */
 function matches(text, pattern) {
   return matchAll(text, pattern).map((match) => match[1]);
 }

@@ -27,7 +27,7 @@ const LIBTORCH_HEADERS = /^(ATen|c10|torch|caffe2)\//;
 
 await main(async () => {
   const args = process.argv.slice(2);
-  const jobs = Number(takeOption(args, 'jobs', availableParallelism()));
+  const jobs = Number(takeOption(args, 'jobs', String(availableParallelism())));
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);
   if (!Number.isInteger(jobs) || jobs < 1) throw new UserError('Expected a positive integer for --jobs');
 
@@ -40,7 +40,7 @@ await main(async () => {
     console.log('check:cuda skipped: nvcc is not installed');
     return;
   }
-  console.log(/release [^\n]*/.exec(capture(nvcc, ['--version']))?.[0] ?? nvcc);
+  console.log(/release [^\n]*/.exec(capture(nvcc, ['--version']) ?? '')?.[0] ?? nvcc);
 
   const output = mkdtempSync(join(tmpdir(), 'jit-flux-cuda-'));
   try {
@@ -62,6 +62,21 @@ await main(async () => {
   }
 });
 
+/**
+ * One file for one architecture, and what came of it.
+ * @typedef {{ name: string, architecture: string }} Task
+ * @typedef {Task & { status: number | null, log: string }} Compilation
+ *
+ * What ptxas says of one kernel: registers of a thread; bytes of shared memory, and of spills stored and loaded.
+ * @typedef {{ kernel: string, registers: number, shared: number, stores: number, loads: number }} Usage
+ */
+
+/**
+ * @param {string} nvcc
+ * @param {Task} task
+ * @param {string} output folder of the object
+ * @returns {Promise<Compilation>}
+ */
 function compile(nvcc, { name, architecture }, output) {
   const code = [`arch=compute_${architecture},code=sm_${architecture}`];
   if (architecture === ARCHITECTURES.at(-1))
@@ -77,8 +92,13 @@ function compile(nvcc, { name, architecture }, output) {
   });
 }
 
-/** A line per kernel of a file, with a column per architecture. */
+/**
+ * A line per kernel of a file, with a column per architecture.
+ * @param {string} name
+ * @param {readonly Compilation[]} results
+ */
 function printUsage(name, results) {
+  /** @type {Map<string, (Usage & { architecture: string })[]>} */
   const kernels = new Map();
   for (const { name: compiled, architecture, log } of results) {
     if (compiled !== name) continue;
@@ -89,7 +109,7 @@ function printUsage(name, results) {
   const symbols = [...kernels.keys()];
   const names = demangle(symbols);
   for (const [index, symbol] of symbols.entries()) {
-    const usages = kernels.get(symbol);
+    const usages = kernels.get(symbol) ?? [];
     const registers = usages.map((usage) => usage.registers).join('/');
     const shared = Math.max(...usages.map((usage) => usage.shared));
     const spills = usages
@@ -100,8 +120,13 @@ function printUsage(name, results) {
   }
 }
 
-/** What ptxas reports of each kernel. */
+/**
+ * What ptxas reports of each kernel.
+ * @param {string} log
+ * @returns {Usage[]}
+ */
 function usageOf(log) {
+  /** @type {Usage[]} */
   const usages = [];
   let kernel = '';
   let spills = { stores: 0, loads: 0 };
@@ -117,6 +142,7 @@ function usageOf(log) {
   return usages;
 }
 
+/** @param {string[]} symbols */
 function demangle(symbols) {
   const names = capture('c++filt', symbols)?.trim().split('\n') ?? symbols;
   // Without return type, anonymous namespaces and the arguments: the template arguments tell instances apart.
@@ -128,7 +154,12 @@ function demangle(symbols) {
   );
 }
 
-/** What a file includes of LibTorch, directly or through our own headers. */
+/**
+ * What a file includes of LibTorch, directly or through our own headers.
+ * @param {string} file
+ * @param {Set<string>} [seen]
+ * @returns {string[]}
+ */
 function libTorchIncludes(file, seen = new Set()) {
   if (seen.has(file)) return [];
   seen.add(file);
@@ -142,8 +173,15 @@ function libTorchIncludes(file, seen = new Set()) {
   return problems;
 }
 
-/** Runs at most `jobs` tasks at a time; the results are in the order of the tasks. */
+/**
+ * Runs at most `jobs` tasks at a time; the results are in the order of the tasks.
+ * @template Task, Result
+ * @param {readonly Task[]} tasks
+ * @param {number} jobs
+ * @param {(task: Task) => Promise<Result>} run
+ */
 async function inParallel(tasks, jobs, run) {
+  /** @type {Result[]} */
   const results = [];
   let next = 0;
   const worker = async () => {

@@ -3,7 +3,7 @@
 // Arguments after the prompt go to `jit-flux generate`.
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { bootstrap } from './lib/steps.mjs';
+import { bootstrap } from './lib/bootstrap.mjs';
 import { ROOT, UserError, log, main, run } from './lib/tools.mjs';
 
 const DEFAULT_PROMPT = 'a red circle left of a striped blue square on a grey background';
@@ -11,7 +11,8 @@ const DEFAULT_SEED = '7';
 
 await main(async () => {
   const args = process.argv.slice(2);
-  const prompt = args[0] !== undefined && !args[0].startsWith('-') ? args.shift() : DEFAULT_PROMPT;
+  const isPromptGiven = args[0] !== undefined && !args[0].startsWith('-');
+  const prompt = (isPromptGiven ? args.shift() : undefined) ?? DEFAULT_PROMPT;
   await bootstrap();
   const model = join(ROOT, 'models', 'flux-tiny');
   if (!args.some((arg) => /^--model(=|$)/.test(arg))) {
@@ -30,6 +31,7 @@ await main(async () => {
   log(`picture: ${resolve(ROOT, output)}`);
 });
 
+/** @param {string[]} args */
 function outputOf(args) {
   const index = args.findIndex((arg) => arg === '-o' || arg === '--out');
   return index >= 0 ? args[index + 1] : args.find((arg) => arg.startsWith('--out='))?.slice(6);

@@ -13,6 +13,7 @@ await main(async () => {
   const check = takeFlag(args, 'check');
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);
   ensureTypeScript();
+  /** @type {Record<string, string>} */
   const pages = {
     'docs/api/README.md': apiPage(),
     'docs/api/sampler.md': apiPage('--name', 'jit-flux/sampler', '--entryPoints', 'src/sampler/index.ts'),
@@ -28,6 +29,10 @@ await main(async () => {
   }
 });
 
+/**
+ * @param {string[]} options
+ * @returns {string}
+ */
 function apiPage(...options) {
   const out = mkdtempSync(join(tmpdir(), 'jit-flux-docs-'));
   try {
@@ -36,7 +41,7 @@ function apiPage(...options) {
       [toolPath('typedoc', 'bin/typedoc'), '--logLevel', 'Warn', '--out', out, ...options],
       { name: 'typedoc' },
     );
-    return textOf(join(out, 'README.md'));
+    return readFileSync(join(out, 'README.md'), 'utf8');
   } finally {
     rmSync(out, { recursive: true, force: true });
   }
@@ -44,10 +49,10 @@ function apiPage(...options) {
 
 async function cliPage() {
   const { COMMANDS, run: runCommand } = await import(join(ROOT, 'dist', 'cli', 'run.js'));
-  const helpOf = async (argv) => {
+  const helpOf = async (/** @type {any[]} */ argv) => {
     let text = '';
     const stdout = {
-      write: (part) => {
+      write: (/** @type {string} */ part) => {
         text += part;
       },
     };
@@ -75,6 +80,7 @@ async function cliPage() {
   ].join('\n');
 }
 
+/** @param {string} path */
 function textOf(path) {
   return existsSync(path) ? readFileSync(path, 'utf8') : undefined;
 }

@@ -14,7 +14,7 @@ import {
   statSync,
 } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
-import { nativeModule } from './lib/steps.mjs';
+import { compiledModule } from './lib/steps.mjs';
 import { ROOT, UserError, log, main, run, takeFlag, toolPath } from './lib/tools.mjs';
 
 const PREBUILDS = join(ROOT, 'prebuilds');
@@ -28,7 +28,7 @@ await main(async () => {
   const cuda = !unwanted && (wanted || existsSync(join(BUILD, 'Cuda', 'libjit_flux_cuda.so')));
   const variants = cuda ? ['cpu', 'cuda'] : ['cpu'];
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);
-  const { minorVersion, readManifest } = await nativeModule('libtorch');
+  const { minorVersion, readManifest } = await compiledModule('libtorch/libtorch');
   const { defaultVariant, variants: pinned } = readManifest();
   mkdirSync(WORK, { recursive: true });
   const work = mkdtempSync(join(WORK, 'prebuild-'));
@@ -42,9 +42,12 @@ await main(async () => {
       const isCuda = variant === 'cuda';
       prebuildify(work, isCuda);
       const built = readJson(join(BUILD, 'Release', 'jit_flux.build.json')).libtorch;
-      const [, { version }] = Object.entries(pinned).find(([name, { cuda = false }]) =>
-        isCuda ? cuda : name === defaultVariant,
-      );
+      const [, promised] =
+        Object.entries(pinned).find(([name, { cuda = false }]) =>
+          isCuda ? cuda : name === defaultVariant,
+        ) ?? [];
+      if (promised === undefined) throw new Error(`libtorch.json has no variant for ${variant}`);
+      const { version } = promised;
       if (minorVersion(built) !== minorVersion(version))
         throw new UserError(
           `Built against LibTorch ${built}, but the package promises ${version}: unset JIT_FLUX_LIBTORCH and LIBTORCH`,
@@ -68,10 +71,15 @@ await main(async () => {
     }
 });
 
-/** Builds through binding.gyp and puts the stripped libraries into <out>/prebuilds/linux-x64. */
+/**
+ * Builds through binding.gyp and puts the stripped libraries into <out>/prebuilds/linux-x64.
+ * @param {string} out
+ * @param {boolean} cuda
+ */
 function prebuildify(out, cuda) {
   const tool = toolPath('prebuildify', 'bin.js');
   const options = ['--napi', '--strip', '--target', process.versions.node, '--arch', 'x64', '--out', out];
+  /** @type {NodeJS.ProcessEnv} */
   const env = { ...process.env, ...(cuda && { GYP_DEFINES: 'jit_flux_cuda=1' }) };
   // node-gyp would download headers that nothing uses: CMake has its own.
   const prefix = dirname(dirname(process.execPath));
@@ -79,6 +87,7 @@ function prebuildify(out, cuda) {
   run(process.execPath, [tool, ...options], { name: 'prebuildify', env });
 }
 
+/** @param {string} path */
 function readJson(path) {
   return JSON.parse(readFileSync(path, 'utf8'));
 }

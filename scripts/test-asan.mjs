@@ -70,6 +70,7 @@ function environment() {
   };
 }
 
+/** @param {string} name */
 function libraryPath(name) {
   const path = capture(process.env.CXX || 'g++', [`-print-file-name=${name}`])?.trim();
   if (!path || dirname(path) === '.')

@@ -22,9 +22,9 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
-import { delimiter, join, relative } from 'node:path';
+import { basename, delimiter, join, relative } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import { ensureLibTorch, ensureTypeScript, nativeModule } from './lib/steps.mjs';
+import { ensureLibTorch, ensureTypeScript, compiledModule } from './lib/steps.mjs';
 import {
   ROOT,
   UserError,
@@ -48,6 +48,7 @@ const PROGRAMS = join(ROOT, 'test', 'package', 'consumer');
 class Skip extends Error {}
 
 const started = performance.now();
+/** @type {{ name: string, outcome: string, seconds: number }[]} */
 const results = [];
 
 await main(async () => {
@@ -78,7 +79,7 @@ await main(async () => {
 async function testPackage(scratch, { prebuild, nodes }) {
   ensureTypeScript();
   const libtorch = await ensureLibTorch();
-  const { readManifest, variantCacheDirectory } = await nativeModule('libtorch');
+  const { readManifest, variantCacheDirectory } = await compiledModule('libtorch/libtorch');
   const { defaultVariant, variants } = readManifest();
   const { version, archives } = variants[defaultVariant];
   // The user's settings of npm (registry, proxies) hold, but HOME is empty: nothing may be found there by chance.
@@ -109,7 +110,7 @@ async function testPackage(scratch, { prebuild, nodes }) {
     });
   });
 
-  let tarball;
+  let tarball = '';
   await step('pack', () => {
     const [pack] = JSON.parse(
       check('npm', ['pack', '--json', '--pack-destination', scratch], { cwd: ROOT, env: process.env }),
@@ -142,7 +143,8 @@ async function testPackage(scratch, { prebuild, nodes }) {
     say(`${countPackages(npmProject)} packages`);
   });
   const installed = join(npmProject, 'node_modules', 'jit-flux');
-  const npx = (...args) => check('npx', ['--no-install', 'jit-flux', ...args], { cwd: npmProject, env });
+  const npx = (/** @type {string[]} */ ...args) =>
+    check('npx', ['--no-install', 'jit-flux', ...args], { cwd: npmProject, env });
 
   await step('without LibTorch: an error that says what to run', () => {
     const { status, stderr } = start('npx', ['--no-install', 'jit-flux', 'generate', 'a heart'], {
@@ -152,7 +154,9 @@ async function testPackage(scratch, { prebuild, nodes }) {
     if (status !== 2 || !stderr.includes('npx jit-flux setup'))
       throw new Error(`exit code ${status}: ${stderr}`);
     const doctor = start('npx', ['--no-install', 'jit-flux', 'doctor', '--json'], { cwd: npmProject, env });
-    const failed = JSON.parse(doctor.stdout).checks.filter(({ status }) => status === 'failed');
+    /** @type {{ name: string, status: string, remedy?: string }[]} */
+    const checks = JSON.parse(doctor.stdout).checks;
+    const failed = checks.filter(({ status }) => status === 'failed');
     equal(
       failed.map(({ name, remedy }) => [name, remedy]),
       [['LibTorch', 'Run `npx jit-flux setup`.']],
@@ -196,19 +200,26 @@ async function testPackage(scratch, { prebuild, nodes }) {
       writeFileSync(join(broken, name), 'no library');
     const options = { cwd: npmProject, env: { ...env, JIT_FLUX_BUILD_DIR: broken } };
     const { status, stdout } = start('npx', ['--no-install', 'jit-flux', 'doctor', '--json'], options);
-    const { detail, remedy } = JSON.parse(stdout).checks.find(({ name }) => name === 'self-test');
+    /** @type {{ name: string, detail: string, remedy?: string }[]} */
+    const checks = JSON.parse(stdout).checks;
+    const { detail = '', remedy } = checks.find(({ name }) => name === 'self-test') ?? {};
     equal([status, detail.includes(broken), remedy !== undefined], [2, true, true]);
     say(detail);
   });
 
-  const use = (project, name, node = 'node', ...args) => {
+  const use = (
+    /** @type {string} */ project,
+    /** @type {string} */ name,
+    node = 'node',
+    /** @type {string[]} */ ...args
+  ) => {
     copyFileSync(join(PROGRAMS, name), join(project, name));
     const output = check(node, [name, ...args], { cwd: project, env })
       .trim()
       .split('\n');
     return output.map((line) => JSON.parse(line));
   };
-  let pixels;
+  let pixels = '';
   await step('import, require, jit-flux/sampler, worker threads', () => {
     [{ pixels }] = use(npmProject, 'use.mjs', 'node', join(npmProject, 'use ü.png'));
     checkPng(join(npmProject, 'use ü.png'));
@@ -229,6 +240,7 @@ async function testPackage(scratch, { prebuild, nodes }) {
     if (!existsSync(join(types, 'node')))
       symlinkSync(realpathSync(join(ROOT, 'node_modules', '@types', 'node')), join(types, 'node'));
     for (const name of ['types.mts', 'types.cts']) copyFileSync(join(PROGRAMS, name), join(npmProject, name));
+    /** @type {[module: string, resolution: string, files: string[]][]} */
     const modes = [
       ['nodenext', 'nodenext', ['types.mts', 'types.cts']],
       ['preserve', 'bundler', ['types.mts']],
@@ -281,7 +293,7 @@ async function testPackage(scratch, { prebuild, nodes }) {
     // Whole files of their own: links would be the same LibTorch.
     cpSync(join(libtorch.path, 'version.py'), join(other, 'version.py'));
     for (const library of libtorch.libraries)
-      cpSync(library, join(other, 'lib', library.split('/').at(-1)), { dereference: true });
+      cpSync(library, join(other, 'lib', basename(library)), { dereference: true });
     const [[first, second]] = use(npmProject, 'copies.mjs', 'node', ...copies, other);
     equal([first.width, second.code], [64, 'ERR_JITFLUX_NATIVE_LOAD']);
     for (const path of [realpathSync(cached), other])
@@ -318,32 +330,50 @@ async function testPackage(scratch, { prebuild, nodes }) {
 
 // ---- what a step is made of ----
 
-/** Runs a part. A failure ends the whole test: later parts build on earlier ones. */
+/**
+ * Runs a part. A failure ends the whole test: later parts build on earlier ones.
+ * @param {string} name
+ * @param {() => void | Promise<void>} action
+ */
 async function step(name, action) {
   console.log(`\n${name}`);
   const begin = performance.now();
-  const done = (outcome) => results.push({ name, outcome, seconds: (performance.now() - begin) / 1000 });
+  const done = (/** @type {string} */ outcome) =>
+    results.push({ name, outcome, seconds: (performance.now() - begin) / 1000 });
   try {
     await action();
     done('ok');
   } catch (error) {
-    if (!(error instanceof Skip)) throw new UserError(`${name}: ${error.stack ?? error}`);
+    if (!(error instanceof Skip)) {
+      throw new UserError(`${name}: ${error instanceof Error ? error.stack : error}`);
+    }
     say(`skipped: ${error.message}`);
     done('skipped');
   }
 }
 
+/** @param {string} text */
 function say(text) {
   console.log(`  ${text}`);
 }
 
+/**
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {{ cwd?: string, env: NodeJS.ProcessEnv }} o
+ */
 function start(command, args, { cwd = ROOT, env }) {
   const result = spawnSync(command, args, { cwd, env, encoding: 'utf8', maxBuffer: 1 << 26 });
   if (result.error) throw result.error;
   return result;
 }
 
-/** Output of a command that must succeed. @param o.show the lines of its output to repeat */
+/**
+ * Output of a command that must succeed.
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {{ cwd?: string, env: NodeJS.ProcessEnv, show?: RegExp }} o show: the lines of its output to repeat
+ */
 function check(command, args, o) {
   const { status, signal, stdout, stderr } = start(command, args, o);
   if (status !== 0)
@@ -354,11 +384,16 @@ function check(command, args, o) {
   return stdout;
 }
 
+/**
+ * @param {unknown} actual
+ * @param {unknown} expected
+ */
 function equal(actual, expected) {
   if (!isDeepStrictEqual(actual, expected))
     throw new Error(`Expected ${JSON.stringify(expected)} but received ${JSON.stringify(actual)}`);
 }
 
+/** @param {string} directory */
 function newProject(directory) {
   mkdirSync(directory, { recursive: true });
   writeFileSync(
@@ -367,22 +402,29 @@ function newProject(directory) {
   );
 }
 
+/** @param {string} name */
 function isOwnSetting(name) {
   return /^(JIT_FLUX_|LIBTORCH$|XDG_|LD_LIBRARY_PATH$|NODE_OPTIONS$|NODE_PATH$)/.test(name);
 }
 
+/** @param {string} name */
 function which(name) {
-  const path = process.env.PATH.split(delimiter)
+  const path = (process.env.PATH ?? '')
+    .split(delimiter)
     .map((folder) => join(folder, name))
     .find(existsSync);
   if (path === undefined) throw new UserError(`${name} is not installed`);
   return path;
 }
 
+/** @param {string} project */
 function countPackages(project) {
-  return capture('npm', ['ls', '--all', '--parseable'], { cwd: project }).trim().split('\n').length - 1;
+  const listed = capture('npm', ['ls', '--all', '--parseable'], { cwd: project });
+  if (listed === undefined) throw new Error(`npm ls fails in ${project}`);
+  return listed.trim().split('\n').length - 1;
 }
 
+/** @param {string} text */
 function lastLine(text) {
   return (
     text
@@ -392,15 +434,19 @@ function lastLine(text) {
   );
 }
 
+/** @param {string} path */
 function checkPng(path) {
   const content = readFileSync(path);
   if (content.toString('latin1', 1, 4) !== 'PNG' || content.readUInt32BE(16) !== 64)
     throw new Error(`${path} is no PNG of 64 pixels`);
 }
 
-/** Every path with size and time of change. */
+/**
+ * Every path with size and time of change.
+ * @param {string} directory
+ */
 function snapshot(directory) {
-  return readdirSync(directory, { recursive: true })
+  return readdirSync(directory, { recursive: true, encoding: 'utf8' })
     .sort()
     .map((name) => {
       const { size, mtimeMs } = lstatSync(join(directory, name));
@@ -410,12 +456,20 @@ function snapshot(directory) {
 
 // ---- what is in the tarball ----
 
+/**
+ * What `npm pack --json` says of the tarball.
+ * @typedef {{ filename: string, files: { path: string, size: number }[], size: number, unpackedSize: number }} Pack
+ */
+
+/** @param {Pack} pack */
 function checkContents({ files }) {
   const paths = files.map(({ path }) => path);
   const unexpected = paths.filter((path) => !SHIPPED.test(path));
   if (unexpected.length > 0) throw new Error(`not to be shipped: ${unexpected.join(', ')}`);
   const { version, main, types, bin } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
-  const needed = [main, types, ...Object.values(bin)].map((path) => path.replace(/^\.\//, ''));
+  const needed = [main, types, ...Object.values(bin)].map((/** @type {string} */ path) =>
+    path.replace(/^\.\//, ''),
+  );
   needed.push('README.md', 'LICENSE', 'libtorch.json', 'dist/sampler/index.cjs', 'dist/cli/self-test.js');
   needed.push('models/flux-tiny/model_index.json');
   for (const name of ['jit-flux.node', 'libjit_flux_weights.so', 'libjit_flux_core.so'])
@@ -426,13 +480,14 @@ function checkContents({ files }) {
   const sources = new Set(paths.filter((path) => path.startsWith('src/')).map((path) => path.slice(4)));
   const stale = paths.filter((path) => {
     const [, name, extension] = /^dist\/(.+?)(?:\.d)?\.(js|cjs|ts|cts)(?:\.map)?$/.exec(path) ?? [];
-    return name !== undefined && !sources.has(`${name}.${extension.replace('js', 'ts')}`);
+    return name !== undefined && !sources.has(`${name}.${extension?.replace('js', 'ts')}`);
   });
   if (stale.length > 0)
     throw new Error(`without a source: ${stale.join(', ')}; delete dist/ and build again`);
   say(`jit-flux ${version}: ${paths.length} files`);
 }
 
+/** @param {Pack} pack */
 function reportSizes({ files, size, unpackedSize }) {
   const parts = new Map();
   for (const { path, size } of files) {
@@ -440,7 +495,7 @@ function reportSizes({ files, size, unpackedSize }) {
     const group = path.includes('/') ? part : 'other';
     parts.set(group, (parts.get(group) ?? 0) + size);
   }
-  const megabytes = (bytes) => `${(bytes / 1e6).toFixed(2)} MB`;
+  const megabytes = (/** @type {number} */ bytes) => `${(bytes / 1e6).toFixed(2)} MB`;
   for (const [part, bytes] of [...parts].sort(([, a], [, b]) => b - a)) say(`${part}: ${megabytes(bytes)}`);
   say(`packed ${megabytes(size)} of at most ${megabytes(BUDGET.packed)}`);
   say(`unpacked ${megabytes(unpackedSize)} of at most ${megabytes(BUDGET.unpacked)}`);
@@ -448,10 +503,13 @@ function reportSizes({ files, size, unpackedSize }) {
     throw new Error('the package is over its budget');
 }
 
-/** No file may tell where it was made. */
+/**
+ * No file may tell where it was made.
+ * @param {string} directory
+ */
 function checkPaths(directory) {
   const places = [ROOT, homedir(), process.env.JIT_FLUX_CACHE].filter(Boolean).map((path) => `${path}/`);
-  for (const name of readdirSync(directory, { recursive: true })) {
+  for (const name of readdirSync(directory, { recursive: true, encoding: 'utf8' })) {
     const file = join(directory, name);
     if (!statSync(file).isFile()) continue;
     const content = readFileSync(file);

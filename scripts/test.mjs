@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // Builds what is out of date, then runs the tests; arguments go to vitest (for example a file name or `-t name`).
-import { bootstrap } from './lib/steps.mjs';
+import { bootstrap } from './lib/bootstrap.mjs';
 import { main, run, toolPath } from './lib/tools.mjs';
 
 await main(async () => {

@@ -209,7 +209,7 @@ export interface JitOptions {
 
 /** Options of a sampling run. */
 export interface SampleOptions<T extends TensorLike = TensorLike> extends JitOptions {
-  grid: [rows: number, cols: number];
+  grid: Grid;
   /** Initial noise, packed [B, N, C] float32. Not modified. */
   latents: T;
   /** Fixed noise of the micro-flow targets, packed [B, N, C]. Default: drawn from `seed`. */

@@ -56,7 +56,7 @@ await writeFile(
   encode({ width, height, data: sheet, channels: 3, depth: 8 }),
 );
 
-const tokens = (plan) =>
+const tokens = (/** @type {import('jit-flux').JitPlan} */ plan) =>
   plan.stages.map(({ steps, activeTokens }) => `${steps} x ${activeTokens}`).join(', ');
 const [, ...others] = PRESET_NAMES;
 const lines = [

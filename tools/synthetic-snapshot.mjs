@@ -33,7 +33,7 @@ if (!root) {
   console.error('usage: node tools/synthetic-snapshot.mjs <directory> [options]');
   process.exit(2);
 }
-const count = (name) => {
+const count = (/** @type {'double' | 'single' | 't5-layers' | 'clip-layers'} */ name) => {
   const n = Number(values[name]);
   if (!Number.isInteger(n) || n < 1) throw new Error(`--${name} must be a positive integer`);
   return n;
@@ -42,9 +42,18 @@ const [doubles, singles] = [count('double'), count('single')];
 const [t5Layers, clipLayers] = [count('t5-layers'), count('clip-layers')];
 const dtype = values.dtype === 'bfloat16' ? 'bfloat16' : 'float32';
 const normals = normalTable({ seed: Number(values.seed), size: values.tiny ? 1 << 16 : 1 << 20 });
-const writeShard = (path, tensors) => writeRandomSafetensors(path, tensors, { dtype, normals });
+const writeShard = (
+  /** @type {string} */ path,
+  /** @type {import('./lib/random-weights.mjs').RandomTensor[]} */ tensors,
+) => writeRandomSafetensors(path, tensors, { dtype, normals });
 
-/** One component: a single file, or shards and an index, as diffusers and transformers write them. */
+/**
+ * One component: a single file, or shards and an index, as diffusers and transformers write them.
+ * @param {string} folder
+ * @param {string} stem
+ * @param {import('./lib/random-weights.mjs').RandomTensor[]} tensors
+ * @param {number} shards
+ */
 function writeComponent(folder, stem, tensors, shards) {
   const directory = join(root, folder);
   mkdirSync(directory, { recursive: true });
@@ -54,16 +63,18 @@ function writeComponent(folder, stem, tensors, shards) {
     return;
   }
   const total = tensors.reduce((sum, { shape }) => sum + size(shape), 0);
+  /** @type {import('./lib/random-weights.mjs').RandomTensor[][]} */
   const groups = Array.from({ length: shards }, () => []);
   let seen = 0;
   for (const tensor of tensors) {
     groups[Math.min(shards - 1, Math.floor((seen / total) * shards))].push(tensor);
     seen += size(tensor.shape);
   }
+  /** @type {Record<string, string>} */
   const weightMap = {};
   let bytes = 0;
   groups.forEach((group, i) => {
-    const part = (n) => String(n).padStart(5, '0');
+    const part = (/** @type {number} */ n) => String(n).padStart(5, '0');
     const file = `${stem}-${part(i + 1)}-of-${part(shards)}.safetensors`;
     bytes += writeShard(join(directory, file), group);
     for (const { name } of group) weightMap[name] = file;
@@ -75,12 +86,12 @@ function writeComponent(folder, stem, tensors, shards) {
   console.log(`${folder}: ${(bytes / 1e9).toFixed(2)} GB in ${shards} shards`);
 }
 
-const json = (folder, name, value) => {
+const json = (/** @type {string} */ folder, /** @type {string} */ name, /** @type {object} */ value) => {
   mkdirSync(join(root, folder), { recursive: true });
   writeFileSync(join(root, folder, name), JSON.stringify(value, null, 2));
 };
 
-const norm = (name, width, bias = true) => [
+const norm = (/** @type {string} */ name, /** @type {number} */ width, bias = true) => [
   { name: `${name}.weight`, shape: [width], mean: 1, scale: 0.05 },
   ...(bias ? [{ name: `${name}.bias`, shape: [width], mean: 0, scale: 0.02 }] : []),
 ];
@@ -90,6 +101,7 @@ const headDim = values.tiny ? 32 : 128;
 const d = values.tiny ? 64 : 3072;
 // Widths of CLIP and T5.
 const [clip, t5] = values.tiny ? [32, 48] : [768, 4096];
+/** @type {import('jit-flux').FluxConfig} */
 const transformer = {
   doubleBlocks: doubles,
   singleBlocks: singles,
@@ -211,7 +223,12 @@ json('text_encoder_2', 'config.json', {
 });
 
 // ---- autoencoder
-const conv = (name, out, input, kernel = 3) => [
+const conv = (
+  /** @type {string} */ name,
+  /** @type {number} */ out,
+  /** @type {number} */ input,
+  kernel = 3,
+) => [
   {
     name: `${name}.weight`,
     shape: [out, input, kernel, kernel],
@@ -220,14 +237,14 @@ const conv = (name, out, input, kernel = 3) => [
   },
   { name: `${name}.bias`, shape: [out], mean: 0, scale: 0.02 },
 ];
-const resnet = (name, out, input) => [
+const resnet = (/** @type {string} */ name, /** @type {number} */ out, /** @type {number} */ input) => [
   ...norm(`${name}.norm1`, input),
   ...conv(`${name}.conv1`, out, input),
   ...norm(`${name}.norm2`, out),
   ...conv(`${name}.conv2`, out, out),
   ...(out === input ? [] : conv(`${name}.conv_shortcut`, out, input, 1)),
 ];
-const middle = (name, width) => [
+const middle = (/** @type {string} */ name, /** @type {number} */ width) => [
   ...resnet(`${name}.resnets.0`, width, width),
   ...norm(`${name}.attentions.0.group_norm`, width),
   ...['to_q', 'to_k', 'to_v', 'to_out.0'].flatMap((n) => linear(`${name}.attentions.0.${n}`, width, width)),
@@ -295,6 +312,7 @@ const bytes = (() => {
   let extra = 0;
   return range(256).map((b) => String.fromCodePoint(printable.includes(b) ? b : 256 + extra++));
 })();
+/** @type {Record<string, number>} */
 const clipWords = {};
 for (const unit of [...bytes, ...bytes.map((unit) => `${unit}</w>`)])
   clipWords[unit] = Object.keys(clipWords).length;

@@ -1,6 +1,5 @@
-// The native build: cmake-js + Ninja in .cmake-build/<config>, results copied to build/Release; with CUDA in
-// .cmake-build/cuda-<config> and build/Cuda, with sanitizers in .cmake-build/asan-<config> and build/Asan. Where the
-// Node-API headers are given, CMake alone does it, without cmake-js.
+// The native build: cmake-js configures and builds with Ninja in .cmake-build/<kind><config>, and the results are copied
+// to build/<config>; with CUDA to build/Cuda, with sanitizers to build/Asan. Everything that is compiled goes this way.
 import { createHash } from 'node:crypto';
 import {
   copyFileSync,
@@ -13,8 +12,7 @@ import {
 } from 'node:fs';
 import { availableParallelism, totalmem } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { ensureCudaCompiler, ensureLibTorch } from './steps.mjs';
+import { compiledModule, ensureCudaCompiler, ensureLibTorch } from './steps.mjs';
 import { ROOT, UserError, cleanEnvironment, log, run, toolPath } from './tools.mjs';
 
 const CONFIGURATIONS = ['Release', 'RelWithDebInfo', 'Debug'];
@@ -26,18 +24,20 @@ const SANITIZERS = 'address,undefined';
 const BYTES_PER_JOB = 1.5 * 2 ** 30;
 
 /**
- * @param {object} [options]
- * @param {string} [options.config] Release, RelWithDebInfo or Debug
- * @param {boolean} [options.cuda] the CUDA library as well, against a LibTorch with CUDA
- * @param {boolean} [options.sanitize] with AddressSanitizer and UndefinedBehaviorSanitizer
- * @param {string} [options.out] where the libraries go; default build/Release, build/Cuda with `cuda`, build/Asan with `sanitize`
- * @param {string} [options.libtorch] LibTorch directory instead of the one found
- * @param {string} [options.arch] only x64
- * @param {number} [options.jobs] parallel compilers
- * @param {boolean} [options.bench] the benchmark executable as well
- * @param {string[]} [options.define] further -D settings, as NAME=VALUE
- * @param {string[]} [options.nodeHeaders] directories of node_api.h and napi.h, for machines without cmake-js
+ * @typedef {object} NativeBuildOptions
+ * @property {string} [config] Release, RelWithDebInfo or Debug
+ * @property {boolean} [cuda] the CUDA library as well, against a LibTorch with CUDA
+ * @property {boolean} [sanitize] with AddressSanitizer and UndefinedBehaviorSanitizer
+ * @property {string} [out] where the libraries go; default build/<config>, with `cuda` build/Cuda and with `sanitize`
+ *   build/Asan, followed by -<config> unless that is Release
+ * @property {string} [libtorch] LibTorch directory instead of the one found
+ * @property {string} [arch] only x64
+ * @property {number} [jobs] parallel compilers
+ * @property {boolean} [bench] the benchmark executable as well
+ * @property {string[]} [define] further -D settings, as NAME=VALUE
  */
+
+/** @param {NativeBuildOptions} [options] */
 export async function buildNative(options = {}) {
   const config = options.config ?? 'Release';
   if (!CONFIGURATIONS.includes(config))
@@ -50,23 +50,51 @@ export async function buildNative(options = {}) {
   log(`LibTorch ${libtorch.version} (${libtorch.path})`);
 
   const buildDirectory = cmakeDirectory(options);
-  const release = await lock(`${buildDirectory}.lock`);
+  mkdirSync(dirname(buildDirectory), { recursive: true });
+  // Two Ninjas in one directory would spoil each other's results.
+  const { acquireLock } = await compiledModule('files/lock');
+  const lock = `${buildDirectory}.lock`;
+  let isAnnounced = false;
+  const onWait = () => {
+    if (!isAnnounced) log(`waiting for another build (${lock})`);
+    isAnnounced = true;
+  };
+  const release = await acquireLock(lock, { onWait });
   try {
     build(buildDirectory, config, libtorch, options);
   } finally {
-    release();
+    await release();
   }
 }
 
-/** Where CMake builds; the developers' programs stay there, in out/. */
+/**
+ * Where CMake builds; the developers' programs stay there, in out/.
+ * @param {Pick<NativeBuildOptions, 'config' | 'cuda' | 'sanitize'>} [options]
+ */
 export function cmakeDirectory({ config = 'Release', cuda = false, sanitize = false } = {}) {
   const kind = cuda ? 'cuda-' : sanitize ? 'asan-' : '';
   return join(ROOT, '.cmake-build', kind + config);
 }
 
+/**
+ * Where the libraries of a build go when nothing else is said.
+ * @param {Pick<NativeBuildOptions, 'config' | 'cuda' | 'sanitize'>} [options]
+ */
+export function outputDirectory({ config = 'Release', cuda = false, sanitize = false } = {}) {
+  const kind = cuda ? 'Cuda' : sanitize ? 'Asan' : '';
+  if (kind === '') return join(ROOT, 'build', config);
+  return join(ROOT, 'build', config === 'Release' ? kind : `${kind}-${config}`);
+}
+
+/**
+ * @param {string} buildDirectory
+ * @param {string} config
+ * @param {{ path: string, version: string }} libtorch
+ * @param {NativeBuildOptions} options
+ */
 function build(buildDirectory, config, libtorch, options) {
   // Stated either way: CMake's cache would remember the last one.
-  const onOff = (value) => (value ? 'ON' : 'OFF');
+  const onOff = (/** @type {boolean | undefined} */ value) => (value ? 'ON' : 'OFF');
   // For tests: not in what is built to be shipped (prebuildify says where it wants it), nor in a package.
   const isDeveloper = options.out === undefined && existsSync(join(ROOT, 'test', 'cuda'));
   const define = [
@@ -77,16 +105,12 @@ function build(buildDirectory, config, libtorch, options) {
     `JIT_FLUX_SANITIZE=${options.sanitize ? SANITIZERS : ''}`,
     ...(options.define ?? []),
   ];
-  configure(buildDirectory, config, define, options.nodeHeaders);
+  configure(buildDirectory, config, define);
   const jobs =
     options.jobs ?? Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / BYTES_PER_JOB)));
-  if (options.nodeHeaders) cmake(['--build', buildDirectory, '--parallel', String(jobs)], 'the native build');
-  else cmakeJs(['build', '-O', buildDirectory, '-B', config, '--parallel', String(jobs)], 'the native build');
+  cmakeJs('build', buildDirectory, config, ['--parallel', String(jobs)]);
 
-  const out = resolve(
-    ROOT,
-    options.out ?? join('build', options.cuda ? 'Cuda' : options.sanitize ? 'Asan' : 'Release'),
-  );
+  const out = options.out === undefined ? outputDirectory(options) : resolve(ROOT, options.out);
   mkdirSync(out, { recursive: true });
   const names = [...LIBRARIES];
   if (options.cuda) names.push(CUDA_LIBRARY);
@@ -98,41 +122,13 @@ function build(buildDirectory, config, libtorch, options) {
   log(`native libraries are in ${out}`);
 }
 
-/** Two Ninjas in one directory would spoil each other's results: the second caller waits. Returns the release. */
-async function lock(path) {
-  mkdirSync(dirname(path), { recursive: true });
-  for (let waited = false; ; waited = true) {
-    try {
-      writeFileSync(path, String(process.pid), { flag: 'wx' });
-      return () => rmSync(path, { force: true });
-    } catch (error) {
-      if (error.code !== 'EEXIST') throw error;
-    }
-    if (!waited) log(`waiting for another build (${path})`);
-    await sleep(250);
-    // An owner that is gone, or that died before it wrote its number.
-    if (!isAlive(Number(readOptional(path)))) rmSync(path, { force: true });
-  }
-}
-
-function isAlive(pid) {
-  try {
-    return pid > 0 && process.kill(pid, 0);
-  } catch (error) {
-    return error.code === 'EPERM';
-  }
-}
-
-function readOptional(path) {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return '';
-  }
-}
-
-/** Configures if that has not been done with these settings; Ninja notices changes of the CMake files by itself. */
-function configure(buildDirectory, config, define, nodeHeaders) {
+/**
+ * Configures if that has not been done with these settings; Ninja notices changes of the CMake files by itself.
+ * @param {string} buildDirectory
+ * @param {string} config
+ * @param {readonly string[]} define
+ */
+function configure(buildDirectory, config, define) {
   const stamp = join(buildDirectory, 'configured.json');
   const settings = JSON.stringify({
     config,
@@ -141,7 +137,6 @@ function configure(buildDirectory, config, define, nodeHeaders) {
     cc: process.env.CC,
     cxx: process.env.CXX,
     cudacxx: process.env.CUDACXX,
-    nodeHeaders,
   });
   const isConfigured =
     existsSync(join(buildDirectory, 'build.ninja')) &&
@@ -153,34 +148,30 @@ function configure(buildDirectory, config, define, nodeHeaders) {
   const cache = join(buildDirectory, 'CMakeCache.txt');
   if (existsSync(cache) && !readFileSync(cache, 'utf8').includes(`CMAKE_HOME_DIRECTORY:INTERNAL=${ROOT}\n`))
     rmSync(buildDirectory, { recursive: true, force: true });
-  if (nodeHeaders) {
-    // In CMAKE_JS_INC, as cmake-js passes them: cmake/NodeApi.cmake looks there.
-    const all = [`CMAKE_BUILD_TYPE=${config}`, `CMAKE_JS_INC=${nodeHeaders.join(';')}`, ...define];
-    cmake(
-      ['-S', ROOT, '-B', buildDirectory, '-G', 'Ninja', ...all.map((setting) => `-D${setting}`)],
-      'cmake',
-    );
-  } else {
-    const settingsArguments = define.map((setting) => `--CD${setting}`);
-    cmakeJs(['configure', '-G', 'Ninja', '-O', buildDirectory, '-B', config, ...settingsArguments], 'cmake');
-  }
+  cmakeJs('configure', buildDirectory, config, ['-G', 'Ninja', ...define.map((setting) => `--CD${setting}`)]);
   writeFileSync(stamp, settings);
 }
 
-function cmake(args, name) {
-  const verbose = process.env.JIT_FLUX_VERBOSE && args[0] === '--build' ? ['--verbose'] : [];
-  run('cmake', [...args, ...verbose], { name, env: cleanEnvironment() });
-}
-
-function cmakeJs(args, name) {
-  const verbose = process.env.JIT_FLUX_VERBOSE ? [] : ['--log-level', 'error'];
-  run(process.execPath, [toolPath('cmake-js', 'bin', 'cmake-js'), ...args, ...verbose], {
-    name,
+/**
+ * @param {'configure' | 'build'} command
+ * @param {string} buildDirectory
+ * @param {string} config
+ * @param {readonly string[]} args
+ */
+function cmakeJs(command, buildDirectory, config, args) {
+  const tool = toolPath('cmake-js', 'bin', 'cmake-js');
+  const quiet = process.env.JIT_FLUX_VERBOSE ? [] : ['--log-level', 'error'];
+  run(process.execPath, [tool, command, '-O', buildDirectory, '-B', config, ...args, ...quiet], {
+    name: command === 'build' ? 'the native build' : 'cmake',
     env: cleanEnvironment(),
   });
 }
 
-/** Replaces the file in one step, and not at all if it is the same: a process may have the old one mapped. */
+/**
+ * Replaces the file in one step, and not at all if it is the same: a process may have the old one mapped.
+ * @param {string} from
+ * @param {string} to
+ */
 function install(from, to) {
   if (existsSync(to) && digest(from) === digest(to)) return;
   const temporary = `${to}.${process.pid}.tmp`;
@@ -188,6 +179,7 @@ function install(from, to) {
   renameSync(temporary, to);
 }
 
+/** @param {string} path */
 function digest(path) {
   return createHash('sha256').update(readFileSync(path)).digest('hex');
 }

@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { ROOT, UserError, capture, log, newest, run, toolPath } from './tools.mjs';
+import { ROOT, UserError, capture, hasCode, log, newest, run, toolPath } from './tools.mjs';
 
 const MINIMUM_NODE = [20, 19];
 
@@ -15,6 +15,7 @@ export function ensureTools() {
     );
   if (process.platform !== 'linux' || process.arch !== 'x64')
     throw new UserError(`jit-flux builds on Linux x64 only, not on ${process.platform} ${process.arch}`);
+  /** @type {[command: string, args: string[], packages: string, purposeIfOptional?: string][]} */
   const tools = [
     ['cmake', ['--version'], 'cmake'],
     ['ninja', ['--version'], 'ninja-build'],
@@ -69,12 +70,25 @@ export function ensureTypeScript() {
 }
 
 /**
- * The compiled module of src/libtorch/, which holds the one implementation of finding and provisioning LibTorch. It must
- * be usable while other sources do not compile, so errors elsewhere are shown but do not matter here.
+ * The modules of src/ that the scripts use.
+ * @typedef {{
+ *   'libtorch/libtorch': typeof import('../../src/libtorch/libtorch.js'),
+ *   'libtorch/provision': typeof import('../../src/libtorch/provision.js'),
+ *   'libtorch/requirements': typeof import('../../src/libtorch/requirements.js'),
+ *   'files/lock': typeof import('../../src/files/lock.js'),
+ * }} Modules
  */
-export async function nativeModule(name) {
-  const compiled = join(ROOT, 'dist', 'libtorch', `${name}.js`);
-  const sources = ['src/libtorch', 'src/errors.ts'].map((path) => newest(join(ROOT, path)));
+
+/**
+ * A compiled module of src/: finding and provisioning LibTorch, and locks, have one implementation. It must be usable
+ * while other sources do not compile, so errors elsewhere are shown but do not matter here.
+ * @template {keyof Modules} Name
+ * @param {Name} name its path below src/
+ * @returns {Promise<Modules[Name]>}
+ */
+export async function compiledModule(name) {
+  const compiled = join(ROOT, 'dist', `${name}.js`);
+  const sources = ['src/libtorch', 'src/files', 'src/errors.ts'].map((path) => newest(join(ROOT, path)));
   if (newest(compiled) < Math.max(...sources)) {
     const status = run(
       process.execPath,
@@ -105,30 +119,40 @@ export function ensureCudaCompiler() {
     );
 }
 
-/** LibTorch for the build: the one found, or the pinned one after provisioning. */
+/**
+ * LibTorch for the build: the one found, or the pinned one after provisioning.
+ * @param {string | undefined} [explicit]
+ */
 export async function ensureLibTorch(explicit, { cuda = false } = {}) {
-  const { cudaVariant, findLibTorch, readManifest } = await nativeModule('libtorch');
+  const { cudaVariant, findLibTorch, readManifest } = await compiledModule('libtorch/libtorch');
   try {
     return findLibTorch({ libtorch: explicit, purpose: 'build', cuda });
   } catch (error) {
     const named = explicit !== undefined || process.env.JIT_FLUX_LIBTORCH;
-    if (named || error?.code !== 'ERR_JITFLUX_LIBTORCH_NOT_FOUND') throw error;
+    if (named || !hasCode(error, 'ERR_JITFLUX_LIBTORCH_NOT_FOUND')) throw error;
   }
   const { defaultVariant, variants } = readManifest();
-  const variant = cuda ? cudaVariant()[0] : defaultVariant;
-  const { archives, unpackedSize } = variants[variant];
-  const megabytes = (bytes) => `${Math.round(bytes / 1e6)} MB`;
+  const [cudaName] = cudaVariant() ?? [];
+  const variant = cuda ? cudaName : defaultVariant;
+  const pinned = variant === undefined ? undefined : variants[variant];
+  if (variant === undefined || pinned === undefined)
+    throw new Error(`libtorch.json has no variant ${cuda ? 'with CUDA' : defaultVariant}`);
+  const { archives, unpackedSize } = pinned;
+  const megabytes = (/** @type {number} */ bytes) => `${Math.round(bytes / 1e6)} MB`;
   const size = archives.reduce((sum, archive) => sum + archive.size, 0);
   log(
     `no LibTorch${cuda ? ' with CUDA' : ''} found: fetching the pinned one ` +
       `(${megabytes(size)}, ${megabytes(unpackedSize)} unpacked)`,
   );
-  const { setupLibTorch } = await nativeModule('provision');
+  const { setupLibTorch } = await compiledModule('libtorch/provision');
   const { path } = await setupLibTorch({ variant, onProgress: progressPrinter() });
   return findLibTorch({ libtorch: path, purpose: 'build', cuda });
 }
 
-/** Prints a line per phase and per tenth of it. */
+/**
+ * Prints a line per phase and per tenth of it.
+ * @returns {(progress: import('../../src/libtorch/provision.js').SetupProgress) => void}
+ */
 function progressPrinter() {
   let shown = '';
   return ({ phase, done, total, source }) => {
@@ -138,13 +162,4 @@ function progressPrinter() {
     shown = line;
     log(line);
   };
-}
-
-/** From nothing to a built checkout. */
-export async function bootstrap() {
-  ensureTools();
-  ensureDependencies();
-  ensureTypeScript();
-  const { buildNative } = await import('./native.mjs');
-  await buildNative();
 }

@@ -5,6 +5,13 @@ import { readFileSync } from 'node:fs';
 const sums = { passed: 0, failed: 0, skipped: 0 };
 let ok = process.argv.length > 2;
 for (const path of process.argv.slice(2)) {
+  /**
+   * What is read of it.
+   * @type {{
+   *   numPassedTests: number, numFailedTests: number, numPendingTests: number, numTodoTests: number,
+   *   testResults: { name: string, status: string, assertionResults: unknown[] }[],
+   * }}
+   */
   const report = JSON.parse(readFileSync(path, 'utf8'));
   sums.passed += report.numPassedTests;
   sums.failed += report.numFailedTests;

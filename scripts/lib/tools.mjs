@@ -9,17 +9,22 @@ export const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 /** An error that is reported without a stack: its message says what to do. */
 export class UserError extends Error {}
 
-/** Runs a script's main function; errors end the process with code 1. */
+/**
+ * Runs a script's main function; errors end the process with code 1.
+ * @param {() => void | Promise<void>} run
+ */
 export async function main(run) {
   try {
     await run();
   } catch (error) {
-    const expected = error instanceof UserError || error?.name === 'JitFluxError';
-    console.error(`\nerror: ${expected ? error.message : (error?.stack ?? error)}`);
+    const expected = error instanceof UserError || (error instanceof Error && error.name === 'JitFluxError');
+    const stack = error instanceof Error ? error.stack : undefined;
+    console.error(`\nerror: ${expected ? error.message : (stack ?? error)}`);
     process.exitCode = 1;
   }
 }
 
+/** @param {string} message */
 export function log(message) {
   console.error(`[jit-flux] ${message}`);
 }
@@ -36,14 +41,20 @@ export function cleanEnvironment() {
   );
 }
 
-/** Runs a command in the package directory with its output shown; throws a UserError if it fails. */
+/**
+ * Runs a command in the package directory with its output shown; throws a UserError if it fails.
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {{ name?: string, stdio?: import('node:child_process').StdioOptions, env?: NodeJS.ProcessEnv, allowFailure?: boolean }} [options]
+ *   name: the command's name in the error
+ */
 export function run(command, args, options = {}) {
   const result = spawnSync(command, args, {
     cwd: ROOT,
     stdio: options.stdio ?? 'inherit',
     env: options.env ?? process.env,
   });
-  if (result.error?.code === 'ENOENT') throw new UserError(`${command} is not installed`);
+  if (hasCode(result.error, 'ENOENT')) throw new UserError(`${command} is not installed`);
   if (result.error) throw result.error;
   if (result.status !== 0 && !options.allowFailure) {
     const ended = result.signal ? `was ended by ${result.signal}` : `failed with exit code ${result.status}`;
@@ -52,19 +63,37 @@ export function run(command, args, options = {}) {
   return result.status ?? 1;
 }
 
-/** Output of a command, or undefined if it is missing or fails. */
+/**
+ * Output of a command, or undefined if it is missing or fails.
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {Pick<import('node:child_process').SpawnSyncOptions, 'cwd' | 'env'>} [options]
+ * @returns {string | undefined}
+ */
 export function capture(command, args, options = {}) {
   const result = spawnSync(command, args, {
     cwd: ROOT,
-    encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'ignore'],
     maxBuffer: 1 << 28,
     ...options,
+    encoding: 'utf8',
   });
   return result.status === 0 ? result.stdout : undefined;
 }
 
-/** Modification time in ms of a file, or of the newest file below a directory; `missing` if there is none. */
+/**
+ * Whether this is an error of Node with the given code.
+ * @param {unknown} error
+ * @param {string} code
+ */
+export function hasCode(error, code) {
+  return error instanceof Error && 'code' in error && error.code === code;
+}
+
+/**
+ * Modification time in ms of a file, or of the newest file below a directory; `missing` if there is none.
+ * @param {string} path
+ */
 export function newest(path, missing = 0) {
   if (!existsSync(path)) return missing;
   const info = statSync(path);
@@ -76,7 +105,10 @@ export function newest(path, missing = 0) {
   return time;
 }
 
-/** The JavaScript entry of an installed development tool. */
+/**
+ * The JavaScript entry of an installed development tool.
+ * @param {string[]} parts
+ */
 export function toolPath(...parts) {
   const path = join(ROOT, 'node_modules', ...parts);
   if (!existsSync(path))
@@ -86,16 +118,27 @@ export function toolPath(...parts) {
   return path;
 }
 
-/** The value of `--name=value` or `--name value`, removed from `args`. */
+/**
+ * The value of `--name=value` or `--name value`, removed from `args`.
+ * @template {string | undefined} [T=undefined]
+ * @param {string[]} args
+ * @param {string} name
+ * @param {T} [fallback]
+ * @returns {string | T}
+ */
 export function takeOption(args, name, fallback) {
   for (let i = 0; i < args.length; i++) {
     if (args[i] === `--${name}` && i + 1 < args.length) return args.splice(i, 2)[1];
     if (args[i].startsWith(`--${name}=`)) return args.splice(i, 1)[0].slice(name.length + 3);
   }
-  return fallback;
+  return /** @type {T} */ (fallback);
 }
 
-/** Whether `--name` was given; removed from `args`. */
+/**
+ * Whether `--name` was given; removed from `args`.
+ * @param {string[]} args
+ * @param {string} name
+ */
 export function takeFlag(args, name) {
   const index = args.indexOf(`--${name}`);
   if (index >= 0) args.splice(index, 1);

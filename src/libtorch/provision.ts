@@ -4,13 +4,12 @@
  */
 import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { createReadStream, existsSync, readFileSync } from 'node:fs';
-import { link, mkdir, readdir, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
-import { hostname } from 'node:os';
+import { createReadStream, existsSync } from 'node:fs';
+import { mkdir, readdir, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { ERROR_CODES, JitFluxError, abortedError, invalidArgument, throwIfAborted } from '../errors.js';
+import { acquireLock } from '../files/lock.js';
 import { download } from './download.js';
 import {
   SETUP_COMMAND,
@@ -140,7 +139,10 @@ export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupRe
 
   try {
     await mkdir(dirname(target), { recursive: true });
-    const release = await acquireLock(`${target}.lock`, context);
+    const release = await acquireLock(`${target}.lock`, {
+      signal: context.signal,
+      onWait: () => context.report({ phase: 'wait', done: 0, total: 0, source: `${target}.lock` }),
+    });
     try {
       // Another process may have finished while this one waited.
       if (!options.force && isPresent()) return done(true);
@@ -542,96 +544,6 @@ function unpackedName(
   const [, distribution, licence] = /^([^/]+)\.dist-info\/licenses\/(.+)$/.exec(name) ?? [];
   if (licence === undefined) return undefined;
   return asInstalled ? `licenses/${distribution}/${licence}` : `licenses/${licence}`;
-}
-
-// ---- lock ----
-
-interface LockOwner {
-  pid: number;
-  host: string;
-  /** The process's start time, since process ids are reused. */
-  started: string | undefined;
-}
-
-/**
- * Takes the lock file, waiting while a living process holds it. It is created by link(2), complete with its content,
- * so that no process ever sees an empty one.
- */
-async function acquireLock(path: string, context: Context): Promise<() => Promise<void>> {
-  const owner: LockOwner = { pid: process.pid, host: hostname(), started: startTime(process.pid) };
-  const content = JSON.stringify({ ...owner, token: randomBytes(8).toString('hex') });
-  const own = `${path}.${process.pid}-${randomBytes(6).toString('hex')}`;
-  await writeFile(own, content);
-  try {
-    for (;;) {
-      throwIfAborted(context.signal);
-      try {
-        await link(own, path);
-        break;
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-      }
-      const seen = readLock(path);
-      if (seen !== undefined && isStale(seen)) {
-        await removeStale(path, seen, own);
-        continue;
-      }
-      context.report({ phase: 'wait', done: 0, total: 0, source: path });
-      await sleep(250, undefined, context.signal ? { signal: context.signal } : {});
-    }
-  } finally {
-    await rm(own, { force: true });
-  }
-  return async () => {
-    if (readLock(path) === content) await rm(path, { force: true });
-  };
-}
-
-/** Moves the stale lock away and, should another process have replaced it meanwhile, puts that one's back. */
-async function removeStale(path: string, seen: string, own: string): Promise<void> {
-  const aside = `${own}.stale`;
-  try {
-    await rename(path, aside);
-  } catch {
-    return;
-  }
-  if (readLock(aside) !== seen) await link(aside, path).catch(() => undefined);
-  await rm(aside, { force: true });
-}
-
-function readLock(path: string): string | undefined {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return undefined;
-  }
-}
-
-function isStale(content: string): boolean {
-  let owner: LockOwner;
-  try {
-    owner = JSON.parse(content) as LockOwner;
-  } catch {
-    return true;
-  }
-  if (owner.host !== hostname()) return false; // a shared home directory: that process cannot be asked
-  try {
-    process.kill(owner.pid, 0);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return true;
-  }
-  const started = startTime(owner.pid);
-  return started !== undefined && owner.started !== undefined && started !== owner.started;
-}
-
-/** Field 22 of /proc/<pid>/stat; the command name before it may hold spaces and parentheses. */
-function startTime(pid: number): string | undefined {
-  try {
-    const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    return text.slice(text.lastIndexOf(')') + 2).split(' ')[19];
-  } catch {
-    return undefined;
-  }
 }
 
 // ---- small helpers ----

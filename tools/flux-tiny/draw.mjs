@@ -27,15 +27,17 @@ const { values } = parseArgs({
     'allow-torchscript-code': { type: 'boolean', default: false },
   },
 });
-if (!values.captions || !values.out) throw new Error('--captions and --out are needed');
+const { captions: captionFile, out } = values;
+if (!captionFile || !out) throw new Error('--captions and --out are needed');
 
-const captions = (await readFile(values.captions, 'utf8')).trimEnd().split('\n');
+const captions = (await readFile(captionFile, 'utf8')).trimEnd().split('\n');
 const size = Number(values.size);
-const path = (i) => join(values.out, `${String(i).padStart(4, '0')}.png`);
-await mkdir(values.out, { recursive: true });
+const path = (/** @type {number} */ i) => join(out, `${String(i).padStart(4, '0')}.png`);
+await mkdir(out, { recursive: true });
 const pipeline = await FluxPipeline.load(values.model, {
-  device: values.device,
-  dtype: values.dtype,
+  // What they may be is checked by `load`, and the preset by `generate`.
+  device: /** @type {import('jit-flux').Device} */ (values.device),
+  dtype: /** @type {NonNullable<import('jit-flux').LoadOptions['dtype']>} */ (values.dtype),
   allowTorchScriptCode: values['allow-torchscript-code'],
 });
 
@@ -53,7 +55,7 @@ while (open.length > 0) {
   const indices = open.splice(0, n);
   const { images, timings } = await pipeline.generate({
     prompt: indices.map((i) => captions[i]),
-    preset: values.preset,
+    preset: /** @type {import('jit-flux').PresetName} */ (values.preset),
     ...(values.steps && { steps: Number(values.steps) }),
     width: size,
     height: size,
@@ -66,10 +68,9 @@ while (open.length > 0) {
   }
   sampling += timings.stages.reduce((sum, stage) => sum + stage.milliseconds, 0);
   drawn += indices.length;
-  if (drawn % 50 < n)
-    console.log(`${values.out}: ${drawn} pictures, ${Math.round(sampling / drawn)} ms each`);
+  if (drawn % 50 < n) console.log(`${out}: ${drawn} pictures, ${Math.round(sampling / drawn)} ms each`);
 }
 await pipeline.dispose();
 console.log(
-  `${values.out}: ${drawn} pictures drawn, ${drawn ? Math.round(sampling / drawn) : 0} ms of sampling each`,
+  `${out}: ${drawn} pictures drawn, ${drawn ? Math.round(sampling / drawn) : 0} ms of sampling each`,
 );

@@ -26,7 +26,7 @@ export function normalTable({ seed = 0, size = 1 << 20 } = {}) {
 }
 
 /** Number of elements of a shape. */
-export const size = (shape) => shape.reduce((a, b) => a * b, 1);
+export const size = (/** @type {readonly number[]} */ shape) => shape.reduce((a, b) => a * b, 1);
 
 /**
  * Writes one safetensors file: header, then every tensor streamed.
@@ -39,6 +39,7 @@ export function writeRandomSafetensors(path, tensors, { dtype, normals }) {
   const bf16 = dtype === 'bfloat16';
   const elementBytes = bf16 ? 2 : 4;
   let offset = 0;
+  /** @type {Record<string, { dtype: string, shape: number[], data_offsets: [begin: number, end: number] }>} */
   const header = {};
   for (const { name, shape } of tensors) {
     const bytes = size(shape) * elementBytes;
@@ -52,11 +53,12 @@ export function writeRandomSafetensors(path, tensors, { dtype, normals }) {
   const file = openSync(path, 'w');
   writeSync(file, Buffer.concat([length, padded]));
   // There are few different scales, and encoding the table takes longer than writing most tensors.
+  /** @type {Map<string, Buffer>} */
   const encoded = new Map();
   tensors.forEach(({ shape, mean, scale }, index) => {
     const key = `${mean} ${scale}`;
-    if (!encoded.has(key)) encoded.set(key, encode(normals, mean, scale, bf16));
-    const bytes = encoded.get(key);
+    const bytes = encoded.get(key) ?? encode(normals, mean, scale, bf16);
+    encoded.set(key, bytes);
     let left = size(shape) * elementBytes;
     let at = ((index * 7919) % normals.length) * elementBytes;
     while (left > 0) {
@@ -70,7 +72,13 @@ export function writeRandomSafetensors(path, tensors, { dtype, normals }) {
   return offset;
 }
 
-/** The table as mean + scale * normal, in the file's type. */
+/**
+ * The table as mean + scale * normal, in the file's type.
+ * @param {Float32Array} normals
+ * @param {number} mean
+ * @param {number} scale
+ * @param {boolean} bf16
+ */
 function encode(normals, mean, scale, bf16) {
   const floats = normals.map((x) => mean + scale * x);
   if (!bf16) return Buffer.from(floats.buffer);
@@ -92,7 +100,7 @@ export const linear = (name, out, input, { bias = true, gain = 1 } = {}) => [
   ...(bias ? [{ name: `${name}.bias`, shape: [out], mean: 0, scale: 0.02 }] : []),
 ];
 
-export const range = (n) => Array.from({ length: n }, (_, i) => i);
+export const range = (/** @type {number} */ n) => Array.from({ length: n }, (_, i) => i);
 
 /**
  * Tensors of a FLUX transformer under diffusers' names, scaled so that activations stay finite.
@@ -103,11 +111,11 @@ export function fluxTransformerTensors(config) {
   const d = config.hiddenSize;
   const mlp = config.mlpRatio * d;
   const modulation = { gain: 0.3 };
-  const embedder = (name, input) => [
+  const embedder = (/** @type {string} */ name, /** @type {number} */ input) => [
     ...linear(`time_text_embed.${name}.linear_1`, d, input),
     ...linear(`time_text_embed.${name}.linear_2`, d, d),
   ];
-  const headNorms = (attention, names) =>
+  const headNorms = (/** @type {string} */ attention, /** @type {string[]} */ names) =>
     names.map((name) => ({
       name: `${attention}.${name}.weight`,
       shape: [config.headDim],
