@@ -6,15 +6,15 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { pathToFileURL } from 'node:url';
-import { bootstrap } from './lib/steps.mjs';
+import { bootstrap } from './lib/bootstrap.mjs';
+import { compiledModule } from './lib/steps.mjs';
 import { ROOT, log, main, run, takeOption, toolPath } from './lib/tools.mjs';
 
 await main(async () => {
   const args = process.argv.slice(2);
   const kept = takeOption(args, 'reports');
   await bootstrap();
-  const { native } = await import(pathToFileURL(join(ROOT, 'dist', 'engine', 'call.js')).href);
+  const { native } = await compiledModule('engine/call');
   const { supportedIsas } = native().info();
 
   const reports = kept === undefined ? mkdtempSync(join(tmpdir(), 'jit-flux-isa-')) : resolve(kept);

@@ -75,6 +75,7 @@ export function ensureTypeScript() {
  *   'libtorch/libtorch': typeof import('../../src/libtorch/libtorch.js'),
  *   'libtorch/provision': typeof import('../../src/libtorch/provision.js'),
  *   'libtorch/requirements': typeof import('../../src/libtorch/requirements.js'),
+ *   'engine/call': typeof import('../../src/engine/call.js'),
  *   'files/lock': typeof import('../../src/files/lock.js'),
  * }} Modules
  */
