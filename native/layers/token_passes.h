@@ -1,6 +1,6 @@
 // What happens to token rows between a transformer's layers: the kernels of kernels/kernels.h over
 // whole tensors, on all threads, or those of kernels/device_kernels.h on this thread's accelerator;
-// counted (runtime/counters.h). Rows are contiguous and of the model's type (float32, bfloat16, on
+// counted (base/counters.h). Rows are contiguous and of the model's type (float32, bfloat16, on
 // accelerators also float16), vectors and tables float32; everything lies on current_device(). A
 // LayerInput as output: rows of that type, or (CPU only) bytes and their scales.
 #pragma once
@@ -9,9 +9,9 @@
 
 #include <cstdint>
 
+#include "layers/latent_embedder.h"
+#include "layers/layer_rows.h"
 #include "layers/rope.h"
-#include "models/flux/latent_embedder.h"
-#include "residency/packed_linear.h"
 
 namespace jitflux {
 

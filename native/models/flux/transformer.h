@@ -15,10 +15,10 @@
 
 #include "base/job.h"
 #include "base/token_grid.h"
+#include "layers/latent_embedder.h"
 #include "layers/linear.h"
 #include "layers/rope.h"
 #include "layers/workspace.h"
-#include "models/flux/latent_embedder.h"
 #include "residency/block_streamer.h"
 #include "residency/flux_weight_reader.h"
 #include "residency/packed_linear.h"

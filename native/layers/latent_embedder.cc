@@ -1,4 +1,4 @@
-#include "models/flux/latent_embedder.h"
+#include "layers/latent_embedder.h"
 
 #include <ATen/ops/zeros.h>
 
