@@ -40,7 +40,7 @@ export interface JobOptions {
  * Runs an asynchronous native call. Aborting the signal raises a flag that the inference thread polls between
  * transformer blocks; the promise then rejects with ERR_JITFLUX_ABORTED.
  */
-export async function runNative<R>(
+export function runNative<R>(
   call: (binding: NativeBinding, job: NativeJob | undefined) => Promise<R>,
   options: JobOptions = {},
 ): Promise<R> {
@@ -48,7 +48,7 @@ export async function runNative<R>(
 }
 
 /** The same in the weights library, which needs no LibTorch and has a worker thread of its own. */
-export async function runWeights<R>(
+export function runWeights<R>(
   call: (binding: WeightsBinding, job: NativeJob | undefined) => Promise<R>,
   options: JobOptions = {},
 ): Promise<R> {

@@ -144,7 +144,7 @@ export function activateOnGrid(anchors: Int32Array, targetCount: number, grid: G
 }
 
 /** City-block distance of every token to the nearest anchor, kept up to date as anchors are inserted. */
-class GapMap {
+export class GapMap {
   readonly distance: Int32Array;
   readonly #grid: Grid;
   readonly #queue: Int32Array;
@@ -155,14 +155,18 @@ class GapMap {
     this.#queue = new Int32Array(grid[0] * grid[1]);
   }
 
-  /** Breadth first from the token, through the tokens whose distance becomes smaller. */
-  insert(token: number): void {
+  /**
+   * Breadth first from the token, through the tokens whose distance becomes smaller.
+   * @returns how many distances it has written
+   */
+  insert(token: number): number {
     const [rows, cols] = this.#grid;
     const { distance } = this;
     const queue = this.#queue;
     distance[token] = 0;
     queue[0] = token;
-    for (let head = 0, tail = 1; head < tail; head++) {
+    let tail = 1;
+    for (let head = 0; head < tail; head++) {
       const at = queue[head]!;
       const next = distance[at]! + 1;
       const row = Math.trunc(at / cols);
@@ -172,6 +176,7 @@ class GapMap {
       if (col > 0 && distance[at - 1]! > next) distance[(queue[tail++] = at - 1)] = next;
       if (col < cols - 1 && distance[at + 1]! > next) distance[(queue[tail++] = at + 1)] = next;
     }
+    return tail;
   }
 }
 

@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 
 import { BUNDLED_MODEL, FluxPipeline } from '../../src/pipeline/index.js';
 import { type Conditioning, FluxTransformer, Tensor } from '../../src/engine/index.js';
+import { deferred, nextTurn } from '../support/deferred.js';
 import { runSource } from '../support/program.js';
 import { fixturePath } from '../support/safetensors.js';
 
@@ -71,9 +72,17 @@ describe('dispose of a model', () => {
 
   it('ends a pipeline in the middle of a step', async () => {
     const pipeline = await FluxPipeline.load(BUNDLED_MODEL);
-    const run = pipeline.generate({ prompt: 'a red circle', width: 512, height: 512, steps: 100 });
+    const begun = deferred();
+    const run = pipeline.generate({
+      prompt: 'a red circle',
+      width: 512,
+      height: 512,
+      steps: 100,
+      onStep: begun.resolve,
+    });
     const outcome = run.catch((error: unknown) => error);
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await begun.promise;
+    await nextTurn();
     await pipeline.dispose();
     expect(await outcome).toMatchObject(DISPOSED);
   });
@@ -102,9 +111,9 @@ describe('a model that is garbage-collected', () => {
       const mapped = async () => (await memoryReport()).engine.mappedBytes;
       for (let i = 0; i < 5; i++) await load();
       const before = await mapped();
-      for (let i = 0; i < 50 && (await mapped()) > 0; i++) {
+      while ((await mapped()) > 0) {
         globalThis.gc();
-        await new Promise((resolve) => setTimeout(resolve, 20));
+        await new Promise((resolve) => setImmediate(resolve));
       }
       console.log(before > 0, await mapped());
       `,
@@ -120,9 +129,13 @@ describe('a model that is garbage-collected', () => {
       `
       const { FluxPipeline, BUNDLED_MODEL } = await import(${JSON.stringify(PIPELINE)});
       for (let i = 0; i < 3; i++) await (await FluxPipeline.load(BUNDLED_MODEL)).dispose();
-      for (let i = 0; i < 10; i++) {
+      // When this one's finalizer has run, those of older garbage have.
+      let finalized = false;
+      const registry = new FinalizationRegistry(() => { finalized = true; });
+      registry.register({});
+      while (!finalized) {
         globalThis.gc();
-        await new Promise((resolve) => setTimeout(resolve, 20));
+        await new Promise((resolve) => setImmediate(resolve));
       }
       `,
       { flags: ['--expose-gc'] },

@@ -5,7 +5,7 @@ import { fixturePath } from '../support/safetensors.js';
 
 const RUNTIME = new URL('../../dist/engine/index.js', import.meta.url).href;
 
-/** Loads the model, asks for far more than can be done, and then runs `end`. */
+/** Loads the model, asks for far more than can be done, and runs `end` in the middle of it. */
 const script = (end: string): string => `
   const { FluxTransformer, Tensor } = await import(${JSON.stringify(RUNTIME)});
   const model = await FluxTransformer.load(${JSON.stringify(fixturePath('flux/flux-mini.safetensors'))}, {
@@ -15,10 +15,11 @@ const script = (end: string): string => `
   const pooled = Tensor.randn([1, 48], { seed: 1 });
   const tokens = Tensor.randn([1, 4096, 64], { seed: 1 });
   const conditioning = await model.condition({ prompt, pooled, sigmas: [1] });
+  const begun = () => { ${end} };
   for (let i = 0; i < 300; i++) {
-    model.forward({ tokens, grid: [64, 64], conditioning, step: 0 }).catch(() => {});
+    const onProgress = i === 0 ? begun : undefined;
+    model.forward({ tokens, grid: [64, 64], conditioning, step: 0, onProgress }).catch(() => {});
   }
-  setTimeout(() => { ${end} }, 100);
 `;
 
 function run(source: string): { status: number | null; signal: string | null; stderr: string } {

@@ -14,6 +14,7 @@ import {
 } from '../../src/pipeline/index.js';
 import type { StepEvent } from '../../src/types.js';
 import type { Tensor } from '../../src/engine/index.js';
+import { deferred } from '../support/deferred.js';
 
 const SMALL = { width: 64, height: 64, steps: 6, preset: 'jit-4x' } as const;
 const PROMPTS = [
@@ -231,10 +232,12 @@ describe('dynamicBatching', () => {
 
   it('is disposed with a batch at work', async () => {
     const pipeline = await load({ dynamicBatching: { maxImages: 4 } });
+    const begun = deferred();
+    const onStep = begun.resolve;
     const outcomes = Promise.allSettled(
-      Array.from({ length: 6 }, (_, i) => pipeline.generate(request(i, { steps: 200 }))),
+      Array.from({ length: 6 }, (_, i) => pipeline.generate(request(i, { steps: 200, onStep }))),
     );
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await begun.promise;
     await pipeline.dispose();
     for (const outcome of await outcomes) {
       expect(outcome).toMatchObject({

@@ -4,6 +4,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { type LogEntry, setLogger } from '../../src/logging.js';
 import { native } from '../../src/engine/call.js';
 import { Tensor, TorchScriptModule } from '../../src/engine/index.js';
+import { nextTurn } from '../support/deferred.js';
 import { runSource } from '../support/program.js';
 import { fixturePath } from '../support/safetensors.js';
 
@@ -16,8 +17,8 @@ async function warn(): Promise<void> {
   const module = await TorchScriptModule.load(fixturePath('native/warns.pt'), options);
   for (const result of await module.run([Tensor.from(new Float32Array(2), [2])])) result.dispose();
   module.dispose();
-  // Messages come on a later turn.
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  // Messages were sent before the result, and come with this turn of the event loop.
+  await nextTurn();
 }
 
 afterEach(() => setLogger());
@@ -79,7 +80,7 @@ describe('native messages', () => {
       const { setLogger } = await import(${JSON.stringify(LOGGING)});
       setLogger({ level: 'debug', log: ({ level, message }) => console.log(level, message) });
       for (let i = 0; i < 3; i++) await Tensor.randn([1, 4], { seed: i }).toFloat32Array();
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      await new Promise((resolve) => setImmediate(resolve));
       `,
       { seconds: 30 },
     );

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { chmodSync, existsSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, existsSync, readFileSync, readdirSync, rmSync, statSync, watch } from 'node:fs';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer as createHttpsServer } from 'node:https';
 import { connect, type AddressInfo } from 'node:net';
@@ -359,7 +359,13 @@ describe('setupLibTorch from elsewhere', () => {
       if (ranges.length === 1) {
         response.writeHead(200, { 'content-length': wheel.length });
         response.write(wheel.subarray(0, 1 << 20));
-        setTimeout(() => response.destroy(), 200);
+        // Breaks off as soon as a part of it lies on disk.
+        const downloads = join(cacheDir, 'downloads');
+        const watcher = watch(downloads, () => {
+          if (!readdirSync(downloads).some((name) => statSync(join(downloads, name)).size > 0)) return;
+          watcher.close();
+          response.destroy();
+        });
         return;
       }
       response.writeHead(206, { 'content-range': `bytes ${start}-${wheel.length - 1}/${wheel.length}` });

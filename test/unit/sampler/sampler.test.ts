@@ -628,7 +628,7 @@ describe('resources', () => {
     let intact: boolean | undefined;
     const backend = withOperators({
       importance: async (velocity) => {
-        await new Promise((resolve) => setTimeout(resolve, 20));
+        await new Promise((resolve) => setImmediate(resolve));
         intact = !velocity.disposed;
         throw new Error('nobody listens');
       },
@@ -677,7 +677,7 @@ describe('resources', () => {
       {
         velocity: async (i) => {
           if (i.step === 8) during.dispose();
-          await new Promise((resolve) => setTimeout(resolve, 1));
+          await new Promise((resolve) => setImmediate(resolve));
           expect(i.tokens.disposed).toBe(false);
           return wave.velocity(i);
         },
