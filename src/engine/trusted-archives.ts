@@ -1,6 +1,6 @@
 /**
  * SHA-256 of the TorchScript archives whose code may run without `allowTorchScriptCode`: the text encoder and the VAE
- * of models/flux-tiny, exported by tools/flux-tiny/export.py.
+ * of models/flux-tiny, exported by tools/flux-tiny/train/export.py.
  */
 export const TRUSTED_ARCHIVES: ReadonlySet<string> = new Set([
   // text_encoder.pt

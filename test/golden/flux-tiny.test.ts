@@ -1,4 +1,4 @@
-/** The bundled model as it is shipped: its trained weights against eager PyTorch (tools/flux-tiny/golden.py). */
+/** The bundled model as it is shipped: its trained weights against eager PyTorch (tools/flux-tiny/train/golden.py). */
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -64,7 +64,7 @@ describe('flux-tiny', () => {
   });
 
   // Most of FLUX's sinusoids of 1000 times the guidance turn many times from one weight to the next, so what training has not
-  // shown can be anything: once velocities at 1 were worse than none (tools/flux-tiny/smooth_guidance.py).
+  // shown can be anything: once velocities at 1 were worse than none (tools/flux-tiny/train/smooth_guidance.py).
   it('has a meaning for every guidance weight', async () => {
     const guesses: Float32Array[] = []; // what a single step from noise takes the picture for
     for (const guidance of [1, 1.2, 2, 3.5, 5]) {

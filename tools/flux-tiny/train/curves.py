@@ -1,6 +1,7 @@
 """Draw the learning curves of a run from its log, as SVG.
 
-    python curves.py --run run --out ../../docs/images/flux-tiny-training.svg
+    python -m train.curves --run run --out ../../docs/images/flux-tiny-training.svg
+    python -m train.curves --log training-log.jsonl --out curves.svg    a log that was kept elsewhere
 
 Above: velocity loss; below: share of object tokens whose shape the layout head tells. Both over the pictures seen, one
 line per picture size and choice of tokens. Losses of different lines do not compare, nor those of the stages of one line where
@@ -61,9 +62,10 @@ def panel(lines, stages, column, title, high, top, x_high):
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--run", default="run")
+    ap.add_argument("--log", help="the log; default log.jsonl of the run")
     ap.add_argument("--out", default="curves.svg")
     args = ap.parse_args()
-    lines, stages = series(os.path.join(args.run, "log.jsonl"))
+    lines, stages = series(args.log or os.path.join(args.run, "log.jsonl"))
     x_high = max(points[-1][0] for points in lines.values())
     second = TOP + HEIGHT + GAP
     body = panel(lines, stages, 1, "velocity loss", 1.0, TOP, x_high)

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-import scene as S
-from model import Decoder, Encoder
-from sampling import VAE, fast_bfloat16, picture_tensor
+from data import scene as S
+from net.model import Decoder, Encoder
+from net.sampling import VAE, fast_bfloat16, picture_tensor
 
 
-SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "models", "flux-tiny")
+SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "models", "flux-tiny")
 
 
 def batch(rng, n, size):

@@ -1,6 +1,6 @@
 """Make the EMA weights' guidance embedder a smooth function of guidance.
 
-    python smooth_guidance.py --run run     for a run that is exported before its guidance stage has ended, at which
+    python -m train.smooth_guidance --run run     for a run that is exported before its guidance stage has ended, at which
                                             train.py does it
 
 FLUX scales guidance by 1000 before the sinusoids, most of which then turn many times from one guidance weight to the next.
@@ -14,7 +14,7 @@ import os
 import torch
 import torch.nn.functional as F
 
-from model import TimestepEmbedding, sinusoid, sinusoid_frequencies
+from net.model import TimestepEmbedding, sinusoid, sinusoid_frequencies
 
 PREFIX = "transformer.time_text_embed.guidance_embedder."
 DEFAULT, LOWEST, HIGHEST = 3.5, 1.45, 6.0  # the weight that is kept exactly; the range in which enough pictures were seen

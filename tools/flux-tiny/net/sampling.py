@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import scene as S
-from config import CONFIG
-from model import Decoder, Encoder, image_ids, pack, unpack
+from data import scene as S
+from net.config import CONFIG
+from net.model import Decoder, Encoder, image_ids, pack, unpack
 
 
 def weights(folder, name):

@@ -3,13 +3,13 @@
 scene.py and labels.py draw and label one scene at a time with numpy, and only near its objects, which suits CPUs. This
 does the same for every point of every scene, which suits GPUs; what a shape or a pattern is stands in scene.py alone.
 
-    python scene_batch.py         the largest difference between the two, on random scenes
+    python -m data.scene_batch         the largest difference between the two, on random scenes
 """
 import numpy as np
 import torch
 
-import labels as L
-import scene as S
+from data import labels as L
+from data import scene as S
 
 MAX_OBJECTS = 4
 # Columns of an object: shape (-1: no object), colour, fill, size as in labels.py; x, y, r; both of its colours.

@@ -1,6 +1,6 @@
 """Golden data of the shipped weights for test/golden/flux-tiny.test.ts: eager PyTorch from prompt to pixels.
 
-    python golden.py                       after every export.py
+    python -m train.golden                       after every export.py
 
 Dense Euler steps over given sigmas, from the seed's noise; text encoder outputs, velocity of the first step, final latents,
 picture.
@@ -12,10 +12,10 @@ import os
 import torch
 from safetensors.torch import save_file
 
-import scene as S
-from config import PROMPTS
-from model import image_ids, pack, unpack
-from sample import MODEL, FluxTiny
+from data import scene as S
+from net.config import PROMPTS
+from net.model import image_ids, pack, unpack
+from net.sample import MODEL, FluxTiny
 
 OUT = os.path.join(MODEL, "..", "..", "test", "fixtures", "flux-tiny")
 SIDE, STEPS, SEED, GUIDANCE = 12, 8, 5, 3.5

@@ -1,7 +1,7 @@
 """What does a picture show? Its objects with place, size, shape, colour and fill, and its background.
 
-    python detector.py --part finder    train one of the networks of detector.safetensors further, on drawn scenes
-    python detector.py --part finder --fresh --pictures 100000        half an hour of a core; the other two are faster
+    python -m judge.detector --part finder    train one of the networks of detector.safetensors further, on drawn scenes
+    python -m judge.detector --part finder --fresh --pictures 100000        half an hour of a core; the other two are faster
 
 Three small convolutional networks. The finder sees the picture at 64x64: for every size word a map of object centres,
 so that an object inside a larger one is found beside it, their radii, and the background. The reader sees a window of
@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import scene as S
-from labels import BACKGROUNDS, COLORS, FILLS, KINDS, SHAPES, SIZES
-from sampling import picture_tensor
+from data import scene as S
+from data.labels import BACKGROUNDS, COLORS, FILLS, KINDS, SHAPES, SIZES
+from net.sampling import picture_tensor
 
 FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "detector.safetensors")
 VIEW, GRID = 64, 16  # pixels that the finder sees, cells of its maps

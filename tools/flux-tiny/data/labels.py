@@ -6,7 +6,7 @@ text encoder for what the words of a caption say. Nothing of this is part of the
 """
 import numpy as np
 
-import scene as S
+from data import scene as S
 
 SHAPES, COLORS, FILLS, SIZES = list(S.SHAPES), list(S.COLORS), ["", *S.FILLS], list(S.SIZES)
 KINDS = ["plain", "gradient", *S.FILLS, *S.LANDSCAPES]

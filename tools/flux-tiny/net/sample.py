@@ -1,6 +1,6 @@
 """Prompt to picture with flux-tiny in plain PyTorch: Euler steps from sigma 1 to 0, every token in every step.
 
-    python sample.py "a red circle left of a striped blue square on a grey background" --size 256 --out picture.png
+    python -m net.sample "a red circle left of a striped blue square on a grey background" --size 256 --out picture.png
 """
 import argparse
 import json
@@ -9,12 +9,12 @@ import os
 
 import torch
 
-from model import FluxTransformer2DModel, TextEncoder
-from config import TEXT_CONFIG
-from sampling import VAE, config_of, sample, sheet, weights
+from net.model import FluxTransformer2DModel, TextEncoder
+from net.config import TEXT_CONFIG
+from net.sampling import VAE, config_of, sample, sheet, weights
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MODEL = os.path.normpath(os.path.join(HERE, "..", "..", "models", "flux-tiny"))
+MODEL = os.path.normpath(os.path.join(HERE, "..", "..", "..", "models", "flux-tiny"))
 
 
 def eager(module, state):

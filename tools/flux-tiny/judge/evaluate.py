@@ -1,16 +1,16 @@
 """Does a picture show what its caption says? A mini-GenEval for the scenes of scene.py.
 
-    python evaluate.py --truth --count 400          accuracy of the check on rendered scenes (its ceiling)
-    python evaluate.py --captions captions.txt --count 400
+    python -m judge.evaluate --truth --count 400          accuracy of the check on rendered scenes (its ceiling)
+    python -m judge.evaluate --captions captions.txt --count 400
                                                     write the captions to score, for another program to draw
-    python evaluate.py --captions captions.txt --pictures folder
+    python -m judge.evaluate --captions captions.txt --pictures folder
                                                     score 0000.png, 0001.png, ... against the captions' lines
-    python evaluate.py --captions captions.txt --pictures folder --verdicts scores/256px-dense.jsonl
+    python -m judge.evaluate --captions captions.txt --pictures folder --verdicts verdicts/256-dense.jsonl
                                                     keep the verdicts too: days of drawing need not be done at one go
-    python evaluate.py --table scores/*.jsonl       shares of kept verdicts, and their differences from the first file's
-    python evaluate.py --model ../../models/flux-tiny --count 400
+    python -m judge.evaluate --table verdicts/*.jsonl       shares of kept verdicts, and their differences from the first file's
+    python -m judge.evaluate --model ../../models/flux-tiny --count 400
                                                     draw with PyTorch and score
-    python evaluate.py --image a.png --caption "a red circle on a grey background"
+    python -m judge.evaluate --image a.png --caption "a red circle on a grey background"
 
 All captions are held out: neither the transformer nor the text encoder is trained on them. detector.py says what a
 picture shows; a caption is parsed by the grammar of scene.py. A picture passes when the number of objects is right,
@@ -30,12 +30,12 @@ import time
 import numpy as np
 import torch
 
-import detector
-import scene as S
-from labels import BACKGROUNDS, COLORS, FILLS, SHAPES, SIZES
-from sampling import picture_tensor
+from judge import detector
+from data import scene as S
+from data.labels import BACKGROUNDS, COLORS, FILLS, SHAPES, SIZES
+from net.sampling import picture_tensor
 
-SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "models", "flux-tiny", "transformer.pt")
+SHIPPED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "models", "flux-tiny", "transformer.pt")
 PARTS = ("count", "color", "shape", "objects", "fill", "size", "relation", "background", "pass", "strict")
 
 

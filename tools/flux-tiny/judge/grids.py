@@ -1,6 +1,6 @@
 """Sample sheets with their captions: 50 Euler steps, embedded guidance, seeds fixed, nothing picked by hand.
 
-    python grids.py --out samples
+    python -m judge.grids --out samples
 """
 import argparse
 import os
@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 
-import scene as S
-from config import PROMPTS
-from sample import MODEL, FluxTiny
-from sampling import sheet
+from data import scene as S
+from net.config import PROMPTS
+from net.sample import MODEL, FluxTiny
+from net.sampling import sheet
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("--model", default=MODEL)

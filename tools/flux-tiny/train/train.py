@@ -1,7 +1,7 @@
 """Train flux-tiny: a rectified-flow text-to-image model with the FLUX.1 architecture, on procedural scenes.
 
-    python train.py --run run                      every stage of recipe.json, from where the run stands
-    python train.py --run run --device cuda --workers 12 --recipe recipe-gpu.json
+    python -m train.train --run run                      every stage of recipe.json, from where the run stands
+    python -m train.train --run run --device cuda --workers 12 --recipe train/recipe-gpu.json
 
 Safe to kill at any time: the run is written every few minutes and the same command goes on with it. Stages are counted
 in pictures, so a run is the same on every machine but for rounding, or in seconds, where a machine is lent for a time.
@@ -34,17 +34,17 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-import labels as L
-import model
-import scene as S
-import scene_batch
-import smooth_guidance
-from config import CONFIG, PROMPTS, TEXT_CONFIG
-from model import FluxTransformer2DModel, TextEncoder, image_ids, pack
-from sampling import VAE, fast_bfloat16, sample, sheet, shifted, weights
+from data import labels as L
+from net import model
+from data import scene as S
+from data import scene_batch
+from train import smooth_guidance
+from net.config import CONFIG, PROMPTS, TEXT_CONFIG
+from net.model import FluxTransformer2DModel, TextEncoder, image_ids, pack
+from net.sampling import VAE, fast_bfloat16, sample, sheet, shifted, weights
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SHIPPED = os.path.normpath(os.path.join(HERE, "..", "..", "models", "flux-tiny"))
+SHIPPED = os.path.normpath(os.path.join(HERE, "..", "..", "..", "models", "flux-tiny"))
 TEXT_FILE = "text_pretrained.safetensors"  # of train_text.py
 LAYOUT_BLOCK, COVERAGE_BLOCK = 1, 3  # the single blocks whose outputs the two heads read
 LABELS = len(L.TOKEN_CLASSES) + L.GEOMETRY

@@ -1,6 +1,6 @@
 """How much does the velocity at some tokens change when the others are absent?
 
-    python sparse.py --model ../../models/flux-tiny --size 256
+    python -m judge.sparse --model ../../models/flux-tiny --size 256
 
 JiT evaluates the transformer on a part of the tokens. For rendered scenes at several noise levels, `change` is the root
 mean square of the difference between the velocity with a part and with all tokens, at the kept tokens, relative to the
@@ -11,11 +11,11 @@ import json
 
 import torch
 
-import scene as S
-from evaluate import scenes_of
-from model import image_ids, pack
-from sample import MODEL, FluxTiny
-from sampling import picture_tensor
+from data import scene as S
+from judge.evaluate import scenes_of
+from net.model import image_ids, pack
+from net.sample import MODEL, FluxTiny
+from net.sampling import picture_tensor
 
 
 def kept_tokens(side, ratio, generator):

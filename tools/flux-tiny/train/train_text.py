@@ -1,6 +1,6 @@
 """Teach the text encoder what captions say, before any picture is drawn.
 
-    python train_text.py --out run
+    python -m train.train_text --out run
 
 Every word of a caption is asked for the object that it describes (shape, colour, fill, size, where, how large), every
 word and the pooled vector for layout, number and background. The heads are thrown away. The transformer then starts
@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import labels as L
-import scene as S
-from model import TextEncoder
-from config import TEXT_CONFIG
-from train import TEXT_FILE as FILE
+from data import labels as L
+from data import scene as S
+from net.model import TextEncoder
+from net.config import TEXT_CONFIG
+from train.train import TEXT_FILE as FILE
 
 
 

@@ -1,5 +1,5 @@
 // Draws the pictures of a file of captions with the package itself, for evaluate.py to score:
-//   node tools/flux-tiny/draw.mjs --captions captions.txt --out pictures --size 512 --preset jit-4x
+//   node tools/flux-tiny/judge/draw.mjs --captions captions.txt --out pictures --size 512 --preset jit-4x
 // Picture i has seed --seed + i, is written to 0000.png, 0001.png, ..., and left alone if it is there: an interrupted
 // call is gone on with. --first and --count choose a part of the captions. Prints the time spent in sampling.
 import { existsSync } from 'node:fs';

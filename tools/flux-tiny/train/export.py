@@ -1,8 +1,8 @@
 """Write a training run as a jit-flux model directory, and check what was written.
 
-    python export.py --run run --out ../../models/flux-tiny
-    python export.py --run run --checkpoint checkpoint.safetensors
-    python export.py --weights checkpoint.safetensors --out model
+    python -m train.export --run run --out ../../models/flux-tiny
+    python -m train.export --run run --checkpoint checkpoint.safetensors
+    python -m train.export --weights checkpoint.safetensors --out model
 
 Writes transformer.pt and text_encoder.pt (TorchScript, float32; the EMA weights) and tokenizer.json, and with --vae also
 vae_decoder.pt and the latents' scale and shift in model_index.json; without it, the shipped decoder stays. --half stores
@@ -22,13 +22,13 @@ import shutil
 import torch
 from safetensors.torch import load_file, save_file
 
-import scene as S
-from config import CONFIG, TEXT_CONFIG
-from model import FluxTransformer2DModel, TextEncoder, image_ids
-from sampling import VAE, config_of
-from train import SHIPPED
+from data import scene as S
+from net.config import CONFIG, TEXT_CONFIG
+from net.model import FluxTransformer2DModel, TextEncoder, image_ids
+from net.sampling import VAE, config_of
+from train.train import SHIPPED
 
-PINS = os.path.join(SHIPPED, "..", "..", "src", "runtime", "trusted-archives.ts")
+PINS = os.path.join(SHIPPED, "..", "..", "src", "engine", "trusted-archives.ts")
 INDEX = {
     "format": "jit-flux-model", "version": 1, "name": "flux-tiny", "license": "Apache-2.0",
     "text": {"type": "torchscript", "file": "text_encoder.pt", "tokenizer": "tokenizer.json",

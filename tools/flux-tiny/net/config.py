@@ -1,5 +1,5 @@
 """Sizes of the model that is trained (a recipe may have others), and the prompts of its sample sheets."""
-import scene as S
+from data import scene as S
 
 CONFIG = dict(patch_size=1, in_channels=64, out_channels=None, num_layers=2, num_single_layers=4,
               attention_head_dim=64, num_attention_heads=2, joint_attention_dim=128, pooled_projection_dim=64,
