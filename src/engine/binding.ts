@@ -3,7 +3,6 @@
  * registered in native/addon, native/weights_addon and native/node. Everything above this file speaks of tensors and models; handles appear nowhere else.
  */
 import type { LogLevel } from '../logging.js';
-import type { BlockWeights } from './block-weights.js';
 import type { AutoencoderConfig, ClipConfig, DType, FluxConfig, T5Config } from '../types.js';
 
 declare const handle: unique symbol;
@@ -91,6 +90,12 @@ export interface WeightConversion {
   /** Names this conversion: sources and options. */
   identity: string;
 }
+
+/**
+ * Form of the transformer blocks' weights. On the CPU: reordered copies, as the file holds them, or quantised copies.
+ * On a GPU: in its memory, or in the host's and copied over block by block in every pass.
+ */
+export type BlockWeights = 'packed' | 'mapped' | 'int8' | 'resident' | 'streamed';
 
 /** What {@link EngineInfo.kernelCalls} counts. */
 export type KernelName =

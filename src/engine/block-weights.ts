@@ -1,11 +1,6 @@
 import type { LoadOptions } from '../types.js';
+import type { BlockWeights } from './binding.js';
 import { isAccelerator } from './device.js';
-
-/**
- * Form of the transformer blocks' weights. On the CPU: reordered copies, as the file holds them, or quantised copies.
- * On a GPU: in its memory, or in the host's and copied over block by block in every pass.
- */
-export type BlockWeights = 'packed' | 'mapped' | 'int8' | 'resident' | 'streamed';
 
 /** The form that the options ask for. */
 export function requestedBlockWeights(

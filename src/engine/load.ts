@@ -7,10 +7,10 @@ import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import { ERROR_CODES, JitFluxError, invalidArgument } from '../errors.js';
+import { PACKAGE_ROOT } from '../files/package-root.js';
 import { connectNativeLog } from '../logging.js';
 import type { ControlBinding, NativeBinding, WeightsBinding } from './binding.js';
 import {
-  PACKAGE_ROOT,
   SETUP_COMMAND,
   cudaVariant,
   findLibTorch,

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 
 import { abortedError, throwIfAborted } from '../errors.js';
-import { PACKAGE_ROOT } from '../libtorch/libtorch.js';
+import { PACKAGE_ROOT } from '../files/package-root.js';
 import { checkImage, type PngMetadata, type RgbImage } from './png.js';
 
 /** To the thread. */

@@ -7,11 +7,8 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { ERROR_CODES, JitFluxError, invalidArgument } from '../errors.js';
-
-/** The package's directory; src/libtorch/ and dist/libtorch/ are equally deep. */
-export const PACKAGE_ROOT = packageRoot(fileURLToPath(new URL('../..', import.meta.url)));
+import { PACKAGE_ROOT } from '../files/package-root.js';
 
 export const SETUP_COMMAND = 'npx jit-flux setup';
 
@@ -109,16 +106,6 @@ interface Wanted {
 interface Attempt {
   place: string;
   reason: string;
-}
-
-/**
- * Electron shows what is unpacked from app.asar below app.asar as well, but there only its own functions can read it, and
- * not the dynamic linker.
- * @internal exported for tests
- */
-export function packageRoot(directory: string): string {
-  const unpacked = directory.replace(/\.asar(?=\/)/, '.asar.unpacked');
-  return existsSync(unpacked) ? unpacked : directory;
 }
 
 export function readManifest(path = join(PACKAGE_ROOT, 'libtorch.json')): LibTorchManifest {

@@ -3,7 +3,8 @@
  * Estimates, on the safe side by some percent; docs/models.md compares them with measurements.
  */
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
-import { type BlockWeights, requestedBlockWeights } from '../engine/block-weights.js';
+import type { BlockWeights } from '../engine/binding.js';
+import { requestedBlockWeights } from '../engine/block-weights.js';
 import { deviceInfo, isAccelerator } from '../engine/device.js';
 import type { Device, FluxConfig, LoadOptions } from '../types.js';
 import { CLIP_L, T5_XXL } from './known-models.js';

@@ -8,7 +8,7 @@ import { isAbsolute, join, resolve } from 'node:path';
 import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
-import { PACKAGE_ROOT } from '../libtorch/libtorch.js';
+import { PACKAGE_ROOT } from '../files/package-root.js';
 
 /** Name of the file that describes a model directory. */
 export const MODEL_INDEX = 'model_index.json';

@@ -4,11 +4,11 @@ import { open, stat } from 'node:fs/promises';
 import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
-import { writeFileAtomic } from '../image/index.js';
+import { writeFileAtomic } from '../files/write-file.js';
 import { Tensor } from '../engine/index.js';
 import type { TokenCounts } from './text-conditioner.js';
-import type { GenerateWarning } from './types.js';
 import { VERSION } from './version.js';
+import type { GenerateWarning } from './warning.js';
 
 const FORMAT = 'jit-flux-conditioning';
 const FORMAT_VERSION = '1';

@@ -7,7 +7,7 @@ import { componentOptions, textPlacement } from '../model/component-options.js';
 import type { ModelWithFiles, NativeTextFiles, TorchScriptText } from '../model/spec.js';
 import { RequestQueue } from './request-queue.js';
 import { Resources, sameShape } from './resources.js';
-import type { GenerateWarning } from './types.js';
+import type { GenerateWarning } from './warning.js';
 
 /** Tokens of a prompt by encoder, special tokens included, before anything was cut. */
 export type TokenCounts = Partial<Record<'text' | 'clip' | 't5', number>>;

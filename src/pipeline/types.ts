@@ -3,6 +3,9 @@ import type { RunOptions } from '../model/run.js';
 import type { JitPlan, LoadOptions, StepEvent } from '../types.js';
 import type { EncodedPrompts } from './encoded-prompts.js';
 import type { GeneratedImage } from './image.js';
+import type { GenerateWarning } from './warning.js';
+
+export type { GenerateWarning } from './warning.js';
 
 /** What to generate. Everything but `prompt` or `conditioning`, of which exactly one is given, has a default. */
 export interface GenerateRequest extends RunOptions {
@@ -26,25 +29,6 @@ export interface GenerateRequest extends RunOptions {
   signal?: AbortSignal;
   /** `'latent'` skips the decoder and returns {@link GenerateResult.latents}. Default `'image'`. */
   output?: 'image' | 'latent';
-}
-
-/** Something the caller should know although the request was carried out. */
-export interface GenerateWarning {
-  /**
-   * `'PROMPT_TRUNCATED'`: the text was too long, its end was ignored. `'UNKNOWN_WORDS'`: the model's vocabulary lacks
-   * some words. `'GUIDANCE_IGNORED'`: guidance was given, but the model takes none. `'MODEL_UNCERTAIN'`: the files
-   * contradict each other, or say too little, about which model it is.
-   */
-  code: 'PROMPT_TRUNCATED' | 'UNKNOWN_WORDS' | 'GUIDANCE_IGNORED' | 'MODEL_UNCERTAIN';
-  message: string;
-  /** Index of the prompt it is about. */
-  prompt?: number;
-  /** Text encoder it is about, where a model has several. */
-  encoder?: 'clip' | 't5';
-  /** Tokens that were cut off. */
-  truncated?: number;
-  /** Words that the model does not know. */
-  words?: string[];
 }
 
 /** Wall time in milliseconds. */

@@ -5,7 +5,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { callNative } from '../../src/engine/call.js';
-import { PACKAGE_ROOT } from '../../src/libtorch/libtorch.js';
+import { PACKAGE_ROOT } from '../../src/files/package-root.js';
 
 const EMULATION = join(PACKAGE_ROOT, '.cmake-build', 'Release', 'out', 'libjit_flux_cuda_emulation.so');
 

@@ -5,7 +5,6 @@ import { JitFluxError } from '../../../src/errors.js';
 import {
   cacheDirectory,
   findLibTorch,
-  packageRoot,
   readManifest,
   type FindLibTorchOptions,
 } from '../../../src/libtorch/libtorch.js';
@@ -222,18 +221,6 @@ describe('cacheDirectory', () => {
     expect(cacheDirectory({ HOME: '/h' })).toBe('/h/.cache/jit-flux');
     expect(cacheDirectory({ HOME: '/h', XDG_CACHE_HOME: '/x' })).toBe('/x/jit-flux');
     expect(cacheDirectory({ HOME: '/h', XDG_CACHE_HOME: '/x', JIT_FLUX_CACHE: '/j' })).toBe('/j');
-  });
-});
-
-describe('packageRoot', () => {
-  it('leads out of app.asar where the package is unpacked', () => {
-    const root = temporaryDirectory();
-    const packed = join(root, 'app.asar/node_modules/jit-flux/');
-    expect(packageRoot(packed)).toBe(packed);
-    const unpacked = join(root, 'app.asar.unpacked/node_modules/jit-flux/');
-    writeFile(join(unpacked, 'libtorch.json'), '');
-    expect(packageRoot(packed)).toBe(unpacked);
-    expect(packageRoot(unpacked)).toBe(unpacked);
   });
 });
 
