@@ -16,6 +16,7 @@ export {
   isAccelerator,
   resetPeakMemory,
 } from './device.js';
+export type { AutoencoderSettings, ClipSettings, T5Settings } from './component-config.js';
 export { ClipTextEncoder } from './clip-text-encoder.js';
 export { T5Encoder } from './t5-encoder.js';
 export { Autoencoder, DEFAULT_DECODE_BUDGET_BYTES } from './autoencoder.js';

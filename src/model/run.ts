@@ -39,7 +39,7 @@ export const SAMPLING_OPTIONS: Readonly<Record<keyof JitOptions, true>> = {
   importanceInEvents: true,
 };
 
-/** What {@link resolveRun} looks at: the part of a request that decides what a run does and costs. */
+/** What a run is resolved from: the part of a request that decides what a run does and costs. */
 export interface RunOptions extends JitOptions {
   /** Pixels; a multiple of the model's pixels per token (16 for FLUX.1, 8 for flux-tiny). Default: the model's. */
   width?: number;

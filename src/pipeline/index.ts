@@ -8,11 +8,24 @@ export {
   type ComponentName,
   type MemoryPlan,
   type MemoryPlanOptions,
+  type MemoryPlanRequest,
   type PhaseMemory,
 } from '../model/memory-plan.js';
 export { BUNDLED_MODEL, MODEL_INDEX, pixelsPerToken } from '../model/model-directory.js';
-export { resolveModel } from '../model/resolve-model.js';
-export type { ModelInfo, ModelKind, ModelSpec } from '../model/spec.js';
+export { KNOWN_MODELS, type KnownModel } from '../model/known-models.js';
+export { resolveModel, type ResolveOptions } from '../model/resolve-model.js';
+export type { RunOptions } from '../model/run.js';
+export type {
+  Inference,
+  ModelInfo,
+  ModelKind,
+  ModelSpec,
+  NativeDecoder,
+  NativeText,
+  TextEncoderSpec,
+  TorchScriptText,
+} from '../model/spec.js';
+export type { WeightDescription } from '../model/weight-headers.js';
 export type { AvailableMemory } from '../model/available-memory.js';
 export type { Durations, Outcome, Phase, PipelineStats } from './statistics.js';
 export {

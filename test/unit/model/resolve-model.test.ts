@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 
 import { BUNDLED_MODEL } from '../../../src/model/model-directory.js';
-import { resolveModel } from '../../../src/model/resolve-model.js';
+import { readAutoencoderConfig } from '../../../src/engine/component-config.js';
+import { requireFiles, resolveModel } from '../../../src/model/resolve-model.js';
 import { resolveRequest } from '../../../src/pipeline/request.js';
 import { fixturePath } from '../../support/safetensors.js';
 import { writeTinySnapshot } from '../../support/tiny-snapshot.js';
@@ -123,6 +124,59 @@ describe('kinds of models', () => {
     await expect(resolveModel(work)).rejects.toMatchObject(
       fails('ERR_JITFLUX_INVALID_MODEL', /missing: the CLIP text encoder .*--text-encoders/),
     );
+  });
+});
+
+describe('a description', () => {
+  it('is plain data, and is taken where a path is', async () => {
+    for (const path of [BUNDLED_MODEL, join(root, 'dev')]) {
+      const spec = await resolveModel(path);
+      const copy = JSON.parse(JSON.stringify(spec)) as typeof spec;
+      expect(copy).toEqual(spec);
+      expect(await resolveModel(spec)).toBe(spec);
+      expect(await resolveModel(copy)).toBe(copy);
+      expect((await resolveModel(spec, { textEncoders: false })).text).toBeUndefined();
+      await expect(resolveModel(spec, { textEncoders: root })).rejects.toMatchObject(
+        fails('ERR_JITFLUX_INVALID_ARGUMENT', 'with which'),
+      );
+    }
+  });
+
+  it.each([null, 7, {}, [], { kind: 'diffusers' }])('is not %j', async (value) => {
+    await expect(resolveModel(value as never)).rejects.toMatchObject(
+      fails('ERR_JITFLUX_INVALID_ARGUMENT', 'path or name of a model'),
+    );
+  });
+
+  it('of a known name needs no files; loading does', async () => {
+    const spec = await resolveModel('flux.1-schnell');
+    expect(spec).toMatchObject({
+      kind: 'named',
+      info: { defaults: { preset: 'dense', dense: { steps: 4 } } },
+    });
+    expect(spec.path).toBeUndefined();
+    expect(() => requireFiles(spec)).toThrow(
+      expect.objectContaining(fails('ERR_JITFLUX_INVALID_ARGUMENT', 'not the weights')),
+    );
+    expect((await resolveModel('flux-tiny')).path).toBe(BUNDLED_MODEL);
+    await expect(resolveModel('flux.9')).rejects.toMatchObject(
+      fails('ERR_JITFLUX_FILE_NOT_FOUND', 'flux.1-dev, flux.1-schnell, flux-tiny'),
+    );
+  });
+
+  it('reads config.json once for everybody: a named one first, and none of another model', async () => {
+    const model = await snapshot();
+    const weights = join(model, 'vae', 'diffusion_pytorch_model.safetensors');
+    await writeFile(
+      weights.replace('.safetensors', '.config.json'),
+      JSON.stringify({ scaling_factor: 0.5, shift_factor: 0.25 }),
+    );
+    await writeFile(join(model, 'text_encoder', 'config.json'), JSON.stringify({ model_type: 'llama' }));
+    const { info, decoder, text } = await resolveModel(model);
+    expect(info.decoder).toMatchObject({ scalingFactor: 0.5, shiftFactor: 0.25 });
+    expect(decoder).toMatchObject({ settings: { scalingFactor: 0.5, shiftFactor: 0.25 } });
+    expect((await readAutoencoderConfig(weights)).settings).toMatchObject({ scalingFactor: 0.5 });
+    expect(text).toMatchObject({ clip: { settings: { eosTokenId: 2 } } });
   });
 });
 
