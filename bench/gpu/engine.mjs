@@ -1,70 +1,134 @@
-// Our side on a GPU, or on the CPU for trying things out: the loaded model, its inputs, and timed steps of it.
-import { readFileSync } from 'node:fs';
-import { JitSampler, FluxTransformer, Tensor, devices, engineInfo, resetPeakMemory } from 'jit-flux';
-import { timed } from '../lib/interleave.mjs';
+// Our side on a GPU: the loaded model, its inputs, and timed steps and runs of it.
+import { FluxTransformer, JitSampler, Tensor, devices, engineInfo, resetPeakMemory } from 'jit-flux';
+import { createPlan } from 'jit-flux/sampler';
 import { anchorsFor } from '../lib/engine.mjs';
+import { timed } from '../lib/interleave.mjs';
 import { GUIDANCE, SEEDS, SIGMA } from './models.mjs';
+
+/**
+ * @typedef {object} Context
+ * @property {import('./models.mjs').GpuModel} model
+ * @property {boolean} smoke the toy model, few repetitions
+ * @property {'cuda' | `cuda:${number}`} device
+ * @property {string} [emulation] device library that stands for a GPU
+ * @property {string} work folder of the weights, and of what later parts read
+ * @property {string} python with PyTorch, for the comparison
+ * @property {number} seconds that the part may take, about
+ */
+
+/** @typedef {import('./record.mjs').Emit} Emit */
+/** @typedef {import('jit-flux').Conditioning} Conditioning */
+/** @typedef {[number, number]} Grid */
 
 /** A tiny step: the latents must stay in a sane range however often it is taken. */
 const D_SIGMA = -1e-6;
 
-/** A loaded model with its prompt. */
-export class GpuEngine {
-  /**
-   * @param {import('./parts.mjs').Context} context
-   * @param {import('jit-flux').LoadOptions} [options]
-   */
-  static async load({ weights, model, device }, options = {}) {
+/** Emits what tensors held at most, phase by phase: LibTorch's allocator counts it. */
+export class MemoryWatch {
+  /** @param {Context} context @param {Emit} emit */
+  static async start({ device }, emit) {
     // The engine, LibTorch and the driver's context, which are nobody's weights.
     const warmup = Tensor.randn([1], { seed: 0, device });
     await warmup.toFloat32Array();
     warmup.dispose();
-    const memory = new MemoryWatch(device);
-    let transformer;
-    const seconds = await timed(async () => {
-      transformer = await FluxTransformer.load(weights, { device, dtype: 'bfloat16', ...options });
-    });
-    const engine = new GpuEngine(transformer, model, device, memory);
-    engine.loaded = { seconds, ...(await memory.phase('load')) };
-    return engine;
+    resetPeakMemory(device);
+    return new MemoryWatch(device, emit);
   }
 
-  constructor(transformer, model, device, memory) {
+  /** @param {Context['device']} device @param {Emit} emit */
+  constructor(device, emit) {
+    this.device = device;
+    this.emit = emit;
+    this.most = 0;
+  }
+
+  /** Ends a phase. @param {string} name */
+  async phase(name) {
+    const info = (await devices())[Number(this.device.split(':')[1] ?? 0)];
+    if (info === undefined) throw new Error(`There is no ${this.device}`);
+    this.emit(`peak memory: ${name}`, 'B', info.peakAllocatedBytes);
+    this.most = Math.max(this.most, info.peakAllocatedBytes);
+    resetPeakMemory(this.device);
+    return info;
+  }
+
+  end() {
+    this.emit('peak memory', 'B', this.most, 'over all phases');
+  }
+}
+
+/** A loaded model with its inputs. */
+export class GpuEngine {
+  /**
+   * @param {Context} context
+   * @param {Emit} emit
+   * @param {import('jit-flux').LoadOptions} [options]
+   */
+  static async load(context, emit, options = {}) {
+    const memory = await MemoryWatch.start(context, emit);
+    const weights = weightsPath(context);
+    /** @type {FluxTransformer | undefined} */
+    let transformer;
+    const seconds = await timed(async () => {
+      transformer = await FluxTransformer.load(weights, {
+        device: context.device,
+        dtype: 'bfloat16',
+        ...options,
+      });
+    });
+    emit('load', 's', seconds);
+    const { allocatedBytes, totalBytes, freeBytes } = await memory.phase('load');
+    emit('in tensors after load', 'B', allocatedBytes);
+    emit('used on the device after load', 'B', totalBytes - freeBytes);
+    return new GpuEngine(
+      /** @type {FluxTransformer} */ (/** @type {unknown} */ (transformer)),
+      context,
+      memory,
+    );
+  }
+
+  /** @param {FluxTransformer} transformer @param {Context} context @param {MemoryWatch} memory */
+  constructor(transformer, { model, device }, memory) {
     this.transformer = transformer;
     this.model = model;
     this.device = device;
     this.memory = memory;
+    /** @type {Map<string, Tensor>} */
     this.inputs = new Map();
   }
 
-  /** Conditioning for noise levels; one prompt per image. */
+  /** Conditioning for noise levels; one prompt per image. @param {readonly number[]} sigmas */
   async condition(sigmas, images = 1) {
     const { config, textTokens } = this.model;
     const prompt = Tensor.randn([images, textTokens, config.textDim], { seed: SEEDS.prompt });
     const pooled = Tensor.randn([images, config.pooledDim], { seed: SEEDS.pooled });
-    let conditioning;
-    const seconds = await timed(async () => {
-      conditioning = await this.transformer.condition({ prompt, pooled, guidance: GUIDANCE, sigmas });
-    });
+    const started = performance.now();
+    const conditioning = await this.transformer.condition({ prompt, pooled, guidance: GUIDANCE, sigmas });
+    const seconds = (performance.now() - started) / 1000;
     prompt.dispose();
     pooled.dispose();
     return { conditioning, seconds };
   }
 
-  /** Packed noise of a grid on the device; kept. */
+  /** Packed noise of a grid on the device; kept. @param {Grid} grid */
   latents(grid, images = 1) {
     const key = `${grid} ${images}`;
-    if (!this.inputs.has(key)) {
-      const shape = [images, grid[0] * grid[1], this.model.config.inChannels];
-      this.inputs.set(key, Tensor.randn(shape, { seed: SEEDS.tokens, device: this.device }));
-    }
-    return this.inputs.get(key);
+    const shape = [images, grid[0] * grid[1], this.model.config.inChannels];
+    const known = this.inputs.get(key) ?? Tensor.randn(shape, { seed: SEEDS.tokens, device: this.device });
+    this.inputs.set(key, known);
+    return known;
   }
 
-  /** The velocity at the anchors, or everywhere; the caller disposes it. */
-  velocity(conditioning, grid, anchors, images = 1) {
+  /**
+   * The velocity at a share of the tokens, without lift and update: what PyTorch's side computes. The caller disposes it.
+   * @param {Conditioning} conditioning
+   * @param {number} share
+   */
+  velocity(conditioning, share) {
+    const { grid } = this.model;
+    const anchors = anchorsFor(grid, share);
     return this.transformer.forward({
-      latents: this.latents(grid, images),
+      latents: this.latents(grid),
       grid,
       conditioning,
       step: 0,
@@ -75,25 +139,20 @@ export class GpuEngine {
   /**
    * A step as the sampler takes it, in one native call: gather, pass, lift, Euler update. The promise resolves when the
    * device is done.
+   * @param {Conditioning} conditioning
+   * @param {Grid} grid
+   * @param {number} share
    * @returns {() => Promise<number>} seconds
    */
   step(conditioning, grid, share, images = 1) {
     const anchors = anchorsFor(grid, share);
     const latents = this.latents(grid, images);
     const bound = this.transformer.bind(conditioning);
+    const request = { latents, ...(anchors && { anchors }), perImage: false, grid };
     return async () => {
-      let full;
-      const seconds = await timed(async () => {
-        full = await bound.advance({
-          latents,
-          ...(anchors && { anchors }),
-          perImage: false,
-          grid,
-          step: 0,
-          sigma: SIGMA,
-          dSigma: D_SIGMA,
-        });
-      });
+      const started = performance.now();
+      const full = await bound.advance({ ...request, step: 0, sigma: SIGMA, dSigma: D_SIGMA });
+      const seconds = (performance.now() - started) / 1000;
       full.dispose();
       return seconds;
     };
@@ -101,95 +160,47 @@ export class GpuEngine {
 
   /**
    * One run of the sampler: wall clock of its loop, and what of it passed inside and between the steps.
-   * @param {import('jit-flux').JitOptions} options
+   * @param {Pick<import('jit-flux').JitOptions, 'preset' | 'steps'>} options
    */
   async run(options) {
     const { grid } = this.model;
     const settings = { ...options, grid, latents: this.latents(grid), seed: 1 };
-    const { sigmas, stages } = new JitSampler({ velocity: () => undefined }, settings).plan;
-    const { conditioning, seconds: conditionSeconds } = await this.condition(sigmas);
+    const { sigmas, stages } = createPlan({ ...options, grid });
+    const { conditioning, seconds: condition } = await this.condition(sigmas);
     const sampler = new JitSampler(this.transformer.bind(conditioning), settings);
+    /** @type {number[]} */
     const steps = [];
     const seconds = await timed(async () => {
-      for await (const event of sampler) {
-        steps.push({ seconds: event.milliseconds / 1e3, tokens: event.activeTokens });
-      }
+      for await (const event of sampler) steps.push(event.milliseconds / 1e3);
     });
     const last = await sampler.latents.toFloat32Array();
     sampler.dispose();
     conditioning.dispose();
-    const inSteps = steps.reduce((sum, step) => sum + step.seconds, 0);
-    return {
-      seconds,
-      conditionSeconds,
-      steps,
-      stages: stages.map(({ steps: count, activeTokens }) => ({ steps: count, activeTokens })),
-      // JavaScript between the steps, while the device idles.
-      betweenSteps: (seconds - inSteps) / steps.length,
-      finite: last.every(Number.isFinite),
-    };
+    if (!last.every(Number.isFinite))
+      throw new Error(`The latents of ${JSON.stringify(options)} are not finite`);
+    // JavaScript between the steps, while the device idles.
+    const between = (seconds - steps.reduce((sum, step) => sum + step, 0)) / steps.length;
+    return { seconds, condition, steps, stages, between };
   }
 
   dispose() {
+    this.memory.end();
     for (const tensor of this.inputs.values()) tensor.dispose();
     this.inputs.clear();
     this.transformer.dispose();
   }
 }
 
-/** Memory over the phases of a process: of the device, or on the CPU of the process. */
-export class MemoryWatch {
-  constructor(device) {
-    this.device = device;
-    this.index = device === 'cpu' ? -1 : Number(device.split(':')[1] ?? 0);
-    if (this.index >= 0) resetPeakMemory(device);
-    this.baseline = this.index < 0 ? status('VmRSS') : 0;
-    this.phases = {};
-  }
+/** @param {Pick<Context, 'work'>} context */
+export const weightsPath = ({ work }) => `${work}/transformer.safetensors`;
 
-  /** Ends a phase: what is allocated now, and the most that was since the phase before. */
-  async phase(name) {
-    let found;
-    if (this.index < 0) {
-      found = {
-        allocatedBytes: status('VmRSS') - this.baseline,
-        peakBytes: status('VmHWM') - this.baseline,
-        ofProcess: true,
-      };
-    } else {
-      const info = (await devices())[this.index];
-      found = {
-        allocatedBytes: info.allocatedBytes,
-        reservedBytes: info.reservedBytes,
-        usedOnDeviceBytes: info.totalBytes - info.freeBytes,
-        peakBytes: info.peakAllocatedBytes,
-      };
-      resetPeakMemory(this.device);
-    }
-    this.phases[name] = found;
-    return found;
-  }
-
-  /** Over all phases. */
-  summary() {
-    return {
-      phases: this.phases,
-      peakBytes: Math.max(...Object.values(this.phases).map(({ peakBytes }) => peakBytes)),
-    };
-  }
-}
-
-function status(field) {
-  const text = readFileSync('/proc/self/status', 'utf8');
-  return Number(new RegExp(`${field}:\\s+(\\d+) kB`).exec(text)[1]) * 1024;
-}
-
-/** What was called since `before`. */
+/**
+ * What was called since `before`.
+ * @param {Readonly<Record<string, number>>} before
+ * @returns {[name: string, count: number][]}
+ */
 export function callsSince(before) {
-  const now = engineInfo().kernelCalls;
-  return Object.fromEntries(
-    Object.entries(now)
-      .map(([name, count]) => [name, count - (before[name] ?? 0)])
-      .filter(([, count]) => count > 0),
-  );
+  return Object.entries(engineInfo().kernelCalls)
+    .map(([name, count]) => /** @type {[string, number]} */ ([name, count - (before[name] ?? 0)]))
+    .filter(([, count]) => count > 0);
 }

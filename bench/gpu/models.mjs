@@ -1,4 +1,4 @@
-// What is measured on a GPU: FLUX.1-dev itself, and a toy of the same structure that runs anywhere.
+// What is measured on a GPU: FLUX.1-dev itself, and a toy of the same structure for the smoke test.
 import { FLUX_1_DEV } from 'jit-flux/sampler';
 
 /**
@@ -9,17 +9,17 @@ import { FLUX_1_DEV } from 'jit-flux/sampler';
  * @property {[number, number]} largeGrid of the large picture
  */
 
-/** @type {Readonly<Record<'flux' | 'tiny', GpuModel>>} */
+/** @type {Readonly<Record<'flux' | 'toy', GpuModel>>} */
 export const GPU_MODELS = {
   // 1024x1024 and 2048x2048.
   flux: { config: FLUX_1_DEV, textTokens: 512, grid: [64, 64], largeGrid: [128, 128] },
-  tiny: {
+  toy: {
     config: {
-      doubleBlocks: 2,
-      singleBlocks: 3,
-      heads: 4,
+      doubleBlocks: 1,
+      singleBlocks: 1,
+      heads: 2,
       headDim: 32,
-      hiddenSize: 128,
+      hiddenSize: 64,
       inChannels: 64,
       outChannels: 64,
       textDim: 48,
@@ -28,13 +28,16 @@ export const GPU_MODELS = {
       guidance: true,
       ropeAxes: [8, 12, 12],
     },
-    textTokens: 16,
-    grid: [16, 16],
-    largeGrid: [24, 24],
+    textTokens: 8,
+    grid: [8, 8],
+    largeGrid: [12, 12],
   },
 };
 
-/** Whole runs, as the sampler's options. */
+/**
+ * Whole runs, as the sampler's options.
+ * @type {Readonly<Record<string, Pick<import('jit-flux').JitOptions, 'preset' | 'steps'>>>}
+ */
 export const RUNS = {
   'dense-50': { preset: 'dense' },
   'dense-28': { preset: 'dense', steps: 28 },

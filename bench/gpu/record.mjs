@@ -1,107 +1,166 @@
-// Results of a stage of the GPU check: one JSON file per stage, rewritten after every step. One per step would exceed the
-// number of files that come back from a lent machine.
-import { randomUUID } from 'node:crypto';
+// The results of a GPU check: one JSON document, rewritten after every figure, so that whatever ends the check leaves
+// what was measured until then. One part that fails takes no other with it.
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { dirname } from 'node:path';
+import { spread } from '../lib/statistics.mjs';
 
 /**
- * @typedef {object} Step
+ * A figure, or the reason why there is none.
+ * @typedef {object} Row
+ * @property {string} name unique in its part
+ * @property {string} unit 's', 'B', 'B/s', 'x', 'share' or any other; '' of a count
+ * @property {number} [value] the median where there are samples
+ * @property {number} [low] 10th percentile
+ * @property {number} [high] 90th percentile
+ * @property {number} [samples]
+ * @property {string} [note] or the reason
+ */
+
+/**
+ * Notes a figure: a number, samples of it, or nothing with the reason as its note.
+ * @typedef {(name: string, unit: string, value: number | readonly number[] | undefined, note?: string) => void} Emit
+ */
+
+/**
+ * @typedef {object} Part
+ * @property {string} group build, bench or tests
  * @property {'ok' | 'failed' | 'skipped'} status
- * @property {string} run id of the call that made it
- * @property {string} at when it ended
+ * @property {number} call which of the calls made it
  * @property {number} [seconds]
  * @property {string} [reason] why it failed or was skipped
- * @property {any} [result]
- * @property {string} [command] that can be run again
+ * @property {Row[]} rows
  */
+
+/** @typedef {{ calls: Record<string, any>[], parts: Record<string, Part> }} Results calls: machine, versions, command */
 
 /**
- * @typedef {object} StageDocument
- * @property {string} stage
- * @property {Record<string, any>[]} runs machine, versions, commit and command line of the calls, with an `id`
- * @property {Record<string, Step>} steps
+ * @typedef {object} Task a part to be run
+ * @property {string} group
+ * @property {string} name
+ * @property {number} least seconds; with less left it is not begun
+ * @property {number} most seconds that it gets
+ * @property {(emit: Emit, seconds: number) => Promise<unknown>} run
  */
 
-/** A stage in progress. Steps that are recorded already are replaced. */
-export class StageRecord {
+/** Why a part cannot run on this machine: it is skipped, which is no failure. */
+export class NotHere extends Error {}
+
+/** @type {Readonly<Record<Part['status'], number>>} */
+const WORTH = { ok: 2, failed: 1, skipped: 0 };
+
+/**
+ * Results of several calls as one. Of a part that more than one has, a result beats a failure, a failure beats having
+ * been skipped, and the later beats the earlier.
+ * @param {readonly Results[]} documents oldest first
+ * @returns {Results}
+ */
+export function mergeResults(documents) {
+  /** @type {Results} */
+  const merged = { calls: [], parts: {} };
+  for (const { calls, parts } of documents) {
+    for (const [name, part] of Object.entries(parts)) {
+      const known = merged.parts[name];
+      if (known === undefined || WORTH[part.status] >= WORTH[known.status])
+        merged.parts[name] = { ...part, call: part.call + merged.calls.length };
+    }
+    merged.calls.push(...calls);
+  }
+  return merged;
+}
+
+/** @param {string} path @returns {Results} */
+export const readResults = (path) => JSON.parse(readFileSync(path, 'utf8'));
+
+export class Recorder {
   /**
-   * @param {string} path
-   * @param {string} stage
-   * @param {Record<string, any>} [run] this call; default: $JIT_FLUX_GPU_RUN
+   * @param {string} path of the document
+   * @param {Record<string, any>} call this call's machine, versions and command
+   * @param {readonly Results[]} [before] results of earlier calls
    */
-  constructor(path, stage, run = JSON.parse(process.env.JIT_FLUX_GPU_RUN ?? '{}')) {
+  constructor(path, call, before = []) {
     this.path = path;
-    this.run = { id: randomUUID(), ...run };
-    const before = readDocument(path);
-    const others = (before?.runs ?? []).filter(({ id }) => id !== this.run.id);
-    /** @type {StageDocument} */
-    this.document = { stage, runs: [...others, this.run], steps: before?.steps ?? {} };
+    this.call = call;
+    this.results = mergeResults([...before, { calls: [call], parts: {} }]);
     this.failed = 0;
+    this.#write();
   }
 
   /**
-   * Runs a step and writes its result; an error is recorded, not thrown.
-   * @param {string} name
-   * @param {() => Promise<any> | any} work
-   * @param {{ command?: string }} [o]
+   * Runs the parts in their order.
+   * @param {readonly Task[]} tasks
+   * @param {{ only?: readonly string[], budget: number, say?: (text: string) => void }} o only: names or groups of parts;
+   *   budget: seconds for all of them
    */
-  async step(name, work, { command } = {}) {
-    console.log(`${this.document.stage}: ${name}`);
-    const started = performance.now();
-    const seconds = () => Number(((performance.now() - started) / 1000).toFixed(2));
-    try {
-      const result = await work();
-      this.#put(name, { status: 'ok', seconds: seconds(), ...(command && { command }), result });
-      console.log(`${this.document.stage}: ${name} took ${seconds()} s`);
-      return result;
-    } catch (error) {
-      this.failed++;
-      const reason = String(error?.message ?? error);
-      // A failed step may have something to say all the same.
-      const result = error?.result;
-      this.#put(name, {
-        status: 'failed',
-        seconds: seconds(),
-        reason,
-        ...(command && { command }),
-        ...(result !== undefined && { result }),
-      });
-      console.log(`${this.document.stage}: ${name} FAILED after ${seconds()} s: ${reason.slice(0, 2000)}`);
-      return undefined;
+  async run(tasks, { only, budget, say = console.log }) {
+    const deadline = performance.now() + budget * 1000;
+    for (const task of tasks) {
+      if (only && !only.includes(task.name) && !only.includes(task.group)) continue;
+      const left = Math.floor((deadline - performance.now()) / 1000);
+      const { status, reason, seconds } = await this.#part(task, left);
+      say(
+        `${task.name}: ${status}${seconds === undefined ? '' : ` after ${seconds} s`}${reason ? `: ${reason}` : ''}`,
+      );
     }
   }
 
-  /** Notes that a step was left out; a result of an earlier call stays. */
-  skip(name, reason) {
-    console.log(`${this.document.stage}: ${name} left out: ${reason}`);
-    if (this.document.steps[name]?.status === 'ok') return;
-    this.#put(name, { status: 'skipped', reason });
-  }
-
-  finish() {
+  /** @param {Task} task @param {number} left seconds */
+  async #part({ group, name, least, most, run }, left) {
+    const before = this.results.parts[name];
+    /** @type {Part} */
+    const part = {
+      group,
+      status: 'failed',
+      reason: 'the check was ended',
+      call: this.results.calls.length - 1,
+      rows: [],
+    };
+    const started = performance.now();
+    this.results.parts[name] = part;
+    try {
+      if (left < least) throw new NotHere(`${Math.max(0, left)} s were left, ${least} s are needed`);
+      await run(
+        (...row) => {
+          part.rows.push(rowOf(...row));
+          this.#write();
+        },
+        Math.min(most, left),
+      );
+      part.status = 'ok';
+      delete part.reason;
+    } catch (error) {
+      part.status = error instanceof NotHere ? 'skipped' : 'failed';
+      part.reason = String(/** @type {Error} */ (error)?.message ?? error).slice(0, 2000);
+    }
+    if (part.status !== 'skipped') part.seconds = Number(((performance.now() - started) / 1000).toFixed(2));
+    if (part.status === 'failed') this.failed++;
+    // An earlier call's result stays where this one has nothing better.
+    if (before && WORTH[before.status] > WORTH[part.status]) this.results.parts[name] = before;
     this.#write();
-  }
-
-  #put(name, step) {
-    this.document.steps[name] = { ...step, run: this.run.id, at: new Date().toISOString() };
-    this.#write();
+    return part;
   }
 
   #write() {
     mkdirSync(dirname(this.path), { recursive: true });
-    // In one step: the call may be ended at any time, and half a document is none.
-    const temporary = join(dirname(this.path), `.${basename(this.path)}.partial`);
-    writeFileSync(temporary, `${JSON.stringify(this.document, null, 1)}\n`);
-    renameSync(temporary, this.path);
+    // In one step: half a document is none.
+    const partial = `${this.path}.partial`;
+    writeFileSync(partial, `${JSON.stringify(this.results, null, 1)}\n`);
+    renameSync(partial, this.path);
   }
 }
 
-/** @returns {StageDocument | undefined} */
-export function readDocument(path) {
-  try {
-    const document = JSON.parse(readFileSync(path, 'utf8'));
-    return typeof document?.stage === 'string' && Array.isArray(document.runs) ? document : undefined;
-  } catch {
-    return undefined;
-  }
+/** @type {(...row: Parameters<Emit>) => Row} */
+function rowOf(name, unit, value, note) {
+  if (typeof value !== 'number' && value?.length === 0) value = undefined;
+  const { median, low, high, samples } =
+    typeof value === 'object'
+      ? spread(value)
+      : { median: value, low: undefined, high: undefined, samples: 1 };
+  const isSpread = samples > 1;
+  return {
+    name,
+    unit,
+    ...(median !== undefined && { value: median }),
+    ...(isSpread && { low, high, samples }),
+    ...(note && { note }),
+  };
 }

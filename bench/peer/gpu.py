@@ -1,15 +1,11 @@
-"""Eager PyTorch on a GPU: the times that bench/gpu/run.mjs compares with.
+"""Eager PyTorch on a GPU: what the part `peer` of bench/gpu/parts.mjs compares with.
 
     python3 bench/peer/gpu.py request.json     (the last line of standard output is the answer)
 
-The request names the weights, the model's shape and the cases:
-
-    {"path", "config", "dtype", "device", "textTokens", "seeds", "guidance", "sigma", "seconds", "rounds",
-     "cases": [{"name", "grid": [rows, columns], "anchors"?: [...], "save"?: path}]}
-
-Every case is the velocity at all tokens of the grid or at the anchors. Cases take turns. On a GPU a time is that between
-two events on the stream with nothing else queued, and the host's clock around call and synchronisation stands beside it:
-both sides of the comparison wait for the device after each step.
+The request: {"path", "config", "device", "textTokens", "seeds", "guidance", "sigma", "seconds", "rounds", "grid",
+"cases": [{"anchors", "save"}]}. Every case is the velocity at its anchors, in bfloat16; cases take turns. The answer has
+all samples by the device's clock (between two events on the stream, with nothing else queued) and by the host's around
+call and synchronisation: both sides of the comparison wait for the device after each step.
 
 "parts" are the matrix products and the attention of one dense step alone, at the shapes in which our engine runs them
 (q, k and v as one product): what a step costs at least, without the rest.
@@ -25,102 +21,66 @@ import torch.nn.functional as F
 
 from flux_eager import FluxShape, grid_positions, load_flux_eager
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPE = torch.bfloat16
 WARMUPS = 3
 
 
-def randn(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
-
-
-class Clock:
+def timed(device: torch.device, call) -> tuple[float, float]:
     """Seconds of a call, by the device's events where there are any and by the host."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.is_cuda = device.type == "cuda"
-
-    def time(self, call) -> tuple[float, float]:
-        if not self.is_cuda:
-            started = time.perf_counter()
-            call()
-            seconds = time.perf_counter() - started
-            return seconds, seconds
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize()
+    if device.type != "cuda":
         started = time.perf_counter()
-        begin.record()
         call()
-        end.record()
-        torch.cuda.synchronize()
-        return begin.elapsed_time(end) / 1e3, time.perf_counter() - started
+        return (time.perf_counter() - started,) * 2
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    begin.record()
+    call()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1e3, time.perf_counter() - started
 
 
-def spread(samples: list[float]) -> dict:
-    ordered = sorted(samples)
+def measure_cases(request: dict, shape: FluxShape, device: torch.device) -> list[dict]:
+    model = load_flux_eager(request["path"], shape, DTYPE, request["device"])
+    seeds, (rows, columns) = request["seeds"], request["grid"]
 
-    def quantile(p: float) -> float:
-        at = p * (len(ordered) - 1)
-        low = int(at)
-        high = min(low + 1, len(ordered) - 1)
-        return ordered[low] + (at - low) * (ordered[high] - ordered[low])
+    def randn(seed: str, *sizes: int) -> torch.Tensor:
+        return torch.randn(sizes, generator=torch.Generator("cpu").manual_seed(seeds[seed]))
 
-    return {"median": quantile(0.5), "low": quantile(0.1), "high": quantile(0.9), "samples": len(ordered)}
-
-
-def prepare(case: dict, request: dict, shape: FluxShape, dtype: torch.dtype, device: str) -> dict:
-    rows, columns = case["grid"]
-    seeds = request["seeds"]
-    tokens = randn(seeds["tokens"], 1, rows * columns, shape.inChannels)
-    anchors = case.get("anchors")
-    index = torch.arange(rows * columns) if anchors is None else torch.tensor(anchors)
-    return {
-        "tokens": tokens[:, index].to(device, dtype),
-        "positions": grid_positions(rows, columns)[index].to(device),
-        "prompt": randn(seeds["prompt"], 1, request["textTokens"], shape.textDim).to(device, dtype),
-        "pooled": randn(seeds["pooled"], 1, shape.pooledDim).to(device, dtype),
-        "sigma": torch.tensor([request["sigma"]], dtype=dtype, device=device),
+    tokens = randn("tokens", 1, rows * columns, shape.inChannels)
+    shared = {
+        "prompt": randn("prompt", 1, request["textTokens"], shape.textDim).to(device, DTYPE),
+        "pooled": randn("pooled", 1, shape.pooledDim).to(device, DTYPE),
+        "sigma": torch.tensor([request["sigma"]], dtype=DTYPE, device=device),
         "guidance": torch.tensor([request["guidance"]], dtype=torch.float32, device=device),
     }
-
-
-def measure_cases(model, request: dict, shape: FluxShape, dtype: torch.dtype, clock: Clock) -> list[dict]:
-    device = request["device"]
-    inputs = {case["name"]: prepare(case, request, shape, dtype, device) for case in request["cases"]}
-    samples: dict[str, list] = {case["name"]: [] for case in request["cases"]}
-    finite = {}
+    calls = []
     for case in request["cases"]:
-        for _ in range(WARMUPS):
-            velocity = model(**inputs[case["name"]])
-        finite[case["name"]] = bool(torch.isfinite(velocity).all())
-        if case.get("save"):
-            with open(case["save"], "wb") as file:
-                file.write(velocity.float().cpu().contiguous().numpy().tobytes())
-        del velocity
-    started = time.perf_counter()
-    for round_number in range(request["rounds"]):
-        if round_number >= 2 and time.perf_counter() - started > request["seconds"]:
-            break
-        order = request["cases"] if round_number % 2 == 0 else list(reversed(request["cases"]))
-        for case in order:
-            samples[case["name"]].append(clock.time(lambda: model(**inputs[case["name"]])))
-    return [
-        {
-            "name": name,
-            "device": spread([pair[0] for pair in pairs]),
-            "host": spread([pair[1] for pair in pairs]),
-            "finite": finite[name],
+        index = torch.tensor(case["anchors"])
+        inputs = {
+            "tokens": tokens[:, index].to(device, DTYPE),
+            "positions": grid_positions(rows, columns)[index].to(device),
         }
-        for name, pairs in samples.items()
-    ]
+        calls.append(lambda inputs=inputs: model(**inputs, **shared))
+        for _ in range(WARMUPS):
+            velocity = calls[-1]()
+        with open(case["save"], "wb") as file:
+            file.write(velocity.float().cpu().contiguous().numpy().tobytes())
+    samples = [[] for _ in calls]
+    started = time.perf_counter()
+    for number in range(request["rounds"]):
+        if number >= 2 and time.perf_counter() - started > request["seconds"]:
+            break
+        for i in range(len(calls)) if number % 2 == 0 else reversed(range(len(calls))):
+            samples[i].append(timed(device, calls[i]))
+    return [{"device": [pair[0] for pair in pairs], "host": [pair[1] for pair in pairs]} for pairs in samples]
 
 
-def measure_parts(request: dict, shape: FluxShape, dtype: torch.dtype, clock: Clock) -> list[dict]:
+def measure_parts(request: dict, shape: FluxShape, device: torch.device) -> list[dict]:
     """Products and attention of one dense step, alone."""
-    device = request["device"]
     width, hidden, text = shape.hiddenSize, shape.mlpRatio * shape.hiddenSize, request["textTokens"]
-    rows, columns = request["cases"][0]["grid"]
-    image = rows * columns
+    image = request["grid"][0] * request["grid"][1]
     doubles, singles = shape.doubleBlocks, shape.singleBlocks
     products = [
         *(
@@ -134,74 +94,51 @@ def measure_parts(request: dict, shape: FluxShape, dtype: torch.dtype, clock: Cl
         (image, shape.inChannels, width, 1),
         (image, width, shape.outChannels, 1),
     ]
+    options = {"device": device, "dtype": DTYPE}
     parts = []
+
+    def measure(part: str, sizes: list[int], calls: int, flops: int, call) -> None:
+        seconds = repeated(device, call)
+        parts.append({"part": part, "shape": sizes, "calls": calls, "seconds": seconds, "flops": flops})
+
     for tokens, inputs, outputs, calls in products:
-        x = torch.randn(tokens, inputs, device=device, dtype=dtype)
+        x = torch.randn(tokens, inputs, **options)
         # Several weights in turn: in a step none is in the cache when its layer begins.
-        weights = [torch.randn(outputs, inputs, device=device, dtype=dtype) / inputs**0.5 for _ in range(4)]
-        bias = torch.randn(outputs, device=device, dtype=dtype)
-        seconds = repeated(lambda i: F.linear(x, weights[i % 4], bias), clock)
-        parts.append(
-            {
-                "part": "product",
-                "shape": [tokens, inputs, outputs],
-                "calls": calls,
-                "seconds": seconds,
-                "flops": 2 * tokens * inputs * outputs,
-            }
-        )
-    sequence = image + text
-    q, k, v = (
-        torch.randn(1, shape.heads, sequence, shape.headDim, device=device, dtype=dtype) for _ in range(3)
-    )
-    parts.append(
-        {
-            "part": "attention",
-            "shape": [shape.heads, sequence, shape.headDim],
-            "calls": doubles + singles,
-            "seconds": repeated(lambda _: F.scaled_dot_product_attention(q, k, v), clock),
-            "flops": 4 * shape.heads * sequence * sequence * shape.headDim,
-        }
-    )
+        weights = [torch.randn(outputs, inputs, **options) / inputs**0.5 for _ in range(4)]
+        bias = torch.randn(outputs, **options)
+        flops = 2 * tokens * inputs * outputs
+        measure("product", [tokens, inputs, outputs], calls, flops, lambda i: F.linear(x, weights[i % 4], bias))
+    sizes = [shape.heads, image + text, shape.headDim]
+    q, k, v = (torch.randn(1, *sizes, **options) for _ in range(3))
+    flops = 4 * shape.heads * (image + text) ** 2 * shape.headDim
+    attend = F.scaled_dot_product_attention
+    measure("attention", sizes, doubles + singles, flops, lambda _: attend(q, k, v))
     return parts
 
 
-def repeated(call, clock: Clock, batches: int = 5, each: int = 8) -> float:
+def repeated(device: torch.device, call, batches: int = 5, each: int = 8) -> float:
     """Median seconds of one call, several of them queued at once: without the host's time between them."""
-    for i in range(3):
-        call(i)
 
     def batch():
         for i in range(each):
             call(i)
 
-    return statistics.median(clock.time(batch)[0] for _ in range(batches)) / each
+    batch()
+    return statistics.median(timed(device, batch)[0] for _ in range(batches)) / each
 
 
 def main() -> None:
     with open(sys.argv[1], encoding="utf-8") as file:
         request = json.load(file)
     device = torch.device(request["device"])
-    clock = Clock(device)
     shape = FluxShape(**{**request["config"], "ropeAxes": tuple(request["config"]["ropeAxes"])})
-    dtype = DTYPES[request["dtype"]]
-    answer = {"torch": torch.__version__, "python": sys.version.split()[0], "cuda": torch.version.cuda}
-    if clock.is_cuda:
-        answer["cudnn"] = torch.backends.cudnn.version()
-        torch.cuda.init()
+    answer = {"torch": torch.__version__, "peakBytes": 0}
     with torch.inference_mode():
-        started = time.perf_counter()
-        model = load_flux_eager(request["path"], shape, dtype, request["device"])
-        if clock.is_cuda:
-            torch.cuda.synchronize()
-        answer["loadSeconds"] = time.perf_counter() - started
-        answer["cases"] = measure_cases(model, request, shape, dtype, clock)
-        if clock.is_cuda:
-            answer["peakAllocatedBytes"] = torch.cuda.max_memory_allocated()
-        del model
-        if clock.is_cuda:
+        answer["cases"] = measure_cases(request, shape, device)
+        if device.type == "cuda":
+            answer["peakBytes"] = torch.cuda.max_memory_allocated()
             torch.cuda.empty_cache()
-        answer["parts"] = measure_parts(request, shape, dtype, clock)
+        answer["parts"] = measure_parts(request, shape, device)
     print(json.dumps(answer))
 
 

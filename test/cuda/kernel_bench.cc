@@ -16,10 +16,12 @@ namespace {
 constexpr int kBatches = 1;
 constexpr int kTrial = 1;
 constexpr int64_t kMaxSets = 1;
+constexpr int64_t kShrink = 64;
 #else
 constexpr int kBatches = 7;
 constexpr int kTrial = 10;
 constexpr int64_t kMaxSets = 64;
+constexpr int64_t kShrink = 1;
 #endif
 constexpr float kBatchMilliseconds = 20.0f;
 constexpr float kEps = 1e-6f;
@@ -120,7 +122,8 @@ std::string shape_of(Element type, std::initializer_list<int64_t> sizes) {
   std::string text = name_of(kind_of(type));
   const char* separator = " ";
   for (const int64_t size : sizes) {
-    text += separator + std::to_string(size);
+    text += separator;
+    text += std::to_string(size);
     separator = "x";
   }
   return text;
@@ -199,7 +202,7 @@ void bench_rows(Bench& bench, Element type, int64_t rows) {
 }
 
 void bench_embed(Bench& bench, Element type) {
-  constexpr int64_t kRows = 4096;
+  constexpr int64_t kRows = 4096 / kShrink;
   constexpr int64_t kChannels = 64;
   constexpr int64_t kWidth = 3072;
   const int64_t size = element_bytes(type);
@@ -215,7 +218,7 @@ void bench_embed(Bench& bench, Element type) {
                             nullptr);
     };
   });
-  constexpr int64_t kTextRows = 512;
+  constexpr int64_t kTextRows = 512 / kShrink;
   constexpr int64_t kTextWidth = 4096;
   bench.measure("rms_norm", shape_of(type, {kTextRows, kTextWidth}),
                 static_cast<double>(kTextRows * kTextWidth * (4 + size)), [&](Pool& pool) {
@@ -346,14 +349,15 @@ void bench_jit(Bench& bench, int64_t side) {
 
 std::string run_benchmark() {
   Bench bench;
-  for (const int64_t rows : {4608, 1945, 1822}) bench_rows(bench, Element::kBFloat16, rows);
-  bench_rows(bench, Element::kFloat16, 4608);
-  bench_rows(bench, Element::kFloat32, 4608);
+  for (const int64_t rows : {4608, 1945, 1822})
+    bench_rows(bench, Element::kBFloat16, rows / kShrink);
+  bench_rows(bench, Element::kFloat16, 4608 / kShrink);
+  bench_rows(bench, Element::kFloat32, 4608 / kShrink);
   bench_embed(bench, Element::kBFloat16);
-  bench_map(bench, Element::kBFloat16, 1024, 128);
-  bench_map(bench, Element::kBFloat16, 512, 256);
+  bench_map(bench, Element::kBFloat16, 1024 / kShrink, 128);
+  bench_map(bench, Element::kBFloat16, 512 / kShrink, 256);
   bench_jit(bench, 64);
-  bench_jit(bench, 256);
+  bench_jit(bench, std::max<int64_t>(256 / kShrink, 8));
   return bench.json();
 }
 
