@@ -6,20 +6,12 @@
 // --merge takes in the results of an earlier check, so that a part may run by itself when time ran out.
 // --smoke tries all of it out without a GPU: a toy model and the emulated kernels, on the CPU build; the times mean nothing.
 // The exit code is 1 if a part failed. A part that cannot run here, or a goal that is missed, is no failure.
-import {
-  appendFileSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  readdirSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, release, tmpdir, totalmem } from 'node:os';
 import { delimiter, join, relative, resolve } from 'node:path';
 import { benchTasks, kernelTask } from '../bench/gpu/bench.mjs';
 import { lastLines, runProcess } from '../bench/gpu/process.mjs';
-import { NotHere, Recorder, readResults } from '../bench/gpu/record.mjs';
+import { NotHere, Recorder, mergeResults, readResults } from '../bench/gpu/record.mjs';
 import { renderReport } from '../bench/gpu/report.mjs';
 import { ensureTypeScript, findNvcc } from './lib/steps.mjs';
 import { ROOT, UserError, capture, main, takeFlag, takeOption } from './lib/tools.mjs';
@@ -30,7 +22,7 @@ import { ROOT, UserError, capture, main, takeFlag, takeOption } from './lib/tool
 /** Kept for the report. */
 const RESERVE = 10;
 
-/** @param {string} commit where the sources come from, if not from this repository */
+/** @param {string | undefined} commit where the sources come from, if not from this repository */
 function describeMachine(commit) {
   const query = ['--query-gpu=name,compute_cap,memory.total,driver_version', '--format=csv,noheader'];
   const gpu = capture('nvidia-smi', query)?.split('\n')[0]?.split(',') ?? [];
@@ -54,36 +46,39 @@ function describeMachine(commit) {
   };
 }
 
+/**
+ * @typedef {object} Options
+ * @property {boolean} smoke
+ * @property {string | undefined} libtorch a folder, instead of the one that is found
+ * @property {string} python
+ * @property {string | undefined} work
+ * @property {string | undefined} architecture compute capability
+ * @property {Record<string, any>} call where the version of LibTorch is noted
+ * @property {(text: string) => void} log
+ */
+
 class Check {
-  /**
-   * @param {{ smoke: boolean, libtorch: string, python: string, work: string, log: (text: string) => void,
-   *   architecture: string | undefined, call: Record<string, any> }} options
-   */
-  constructor({ smoke, libtorch, python, work, log, architecture, call }) {
-    Object.assign(this, { smoke, python, log, architecture, call });
-    this.libtorch = libtorch && resolve(libtorch);
-    this.work = work
-      ? resolve(work)
-      : smoke
-        ? join(tmpdir(), `jit-flux-gpu-smoke-${process.pid}`)
-        : undefined;
+  /** @param {Options} options */
+  constructor(options) {
+    this.options = options;
+    const { smoke, libtorch } = options;
     this.env = {
       ...process.env,
       JIT_FLUX_VARIANT: smoke ? 'cpu' : 'cuda',
-      ...(libtorch && { JIT_FLUX_LIBTORCH: this.libtorch }),
+      ...(libtorch && { JIT_FLUX_LIBTORCH: libtorch }),
     };
     this.programs = join(ROOT, '.cmake-build', smoke ? 'Release' : 'cuda-Release', 'out');
     this.kernelTests = join(this.programs, smoke ? 'jit_flux_kernel_tests' : 'jit_flux_cuda_kernel_tests');
-    this.emulation = join(this.programs, 'libjit_flux_cuda_emulation.so');
   }
 
   /** In order of importance: figures are what a GPU is borrowed for. @returns {Task[]} */
   tasks() {
-    const { smoke, python, work, env, log } = this;
+    const { smoke, python, work, log } = this.options;
+    const env = this.env;
     /** @type {(group: string, name: string, least: number, most: number, run: Task['run']) => Task} */
     const task = (group, name, least, most, run) => ({ group, name, least: smoke ? 1 : least, most, run });
     const device = /** @type {const} */ ('cuda');
-    const emulation = smoke ? this.emulation : undefined;
+    const emulation = smoke ? join(this.programs, 'libjit_flux_cuda_emulation.so') : undefined;
     return [
       task('build', 'build', 30, 1800, (_, seconds) => this.build(seconds, [])),
       task('build', 'load', 5, 60, (emit, seconds) => this.load(emit, seconds)),
@@ -91,8 +86,8 @@ class Check {
       // By themselves: test programs that do not compile leave everything else as it is.
       task('build', 'programs', 20, 600, (_, seconds) => this.build(seconds, ['JIT_FLUX_CUDA_TESTS=ON'])),
       kernelTask({ program: this.kernelTests, env, log }),
-      task('tests', 'kernel tests', 15, 120, (emit, seconds) => this.kernels(emit, seconds)),
-      task('tests', 'backend tests', 15, 150, (emit, seconds) => this.backend(emit, seconds)),
+      task('tests', 'kernel-tests', 15, 120, (emit, seconds) => this.kernels(emit, seconds)),
+      task('tests', 'backend-tests', 15, 150, (emit, seconds) => this.backend(emit, seconds)),
       task('tests', 'vitest', 30, 900, (emit, seconds) => this.vitest(emit, seconds)),
       // They slow kernels down a hundredfold; an end that they do not reach is no error.
       task('tests', 'memcheck', 30, 90, (emit, seconds) => this.sanitizer('memcheck', emit, seconds)),
@@ -104,18 +99,18 @@ class Check {
   async build(seconds, define) {
     // A packed checkout has dist/ and no compiler.
     if (existsSync(join(ROOT, 'node_modules', 'typescript'))) ensureTypeScript();
-    if (!this.smoke && findNvcc() === undefined)
+    if (!this.options.smoke && findNvcc() === undefined)
       throw new NotHere('there is no nvcc; what is built already is used');
-    if (this.smoke && define.length > 0) throw new NotHere('the CPU build has them');
+    if (this.options.smoke && define.length > 0) throw new NotHere('the CPU build has them');
     // Another compiler than that of our own machines finds other things to warn of.
     const settings = [...define, 'JIT_FLUX_WERROR=OFF'];
-    if (this.architecture)
-      settings.push(`CMAKE_CUDA_ARCHITECTURES=${this.architecture.replace('.', '')}-real`);
-    const args = this.smoke
+    if (this.options.architecture)
+      settings.push(`CMAKE_CUDA_ARCHITECTURES=${this.options.architecture.replace('.', '')}-real`);
+    const args = this.options.smoke
       ? []
       : [
           '--cuda',
-          ...(this.libtorch ? ['--libtorch', this.libtorch] : []),
+          ...(this.options.libtorch ? ['--libtorch', this.options.libtorch] : []),
           ...settings.flatMap((text) => ['--define', text]),
         ];
     await this.succeed(process.execPath, [join('scripts', 'build-native.mjs'), ...args], seconds);
@@ -126,16 +121,16 @@ class Check {
     const script =
       "import('jit-flux').then(async (j) => console.log(JSON.stringify({ ...j.engineInfo(), devices: await j.devices() })))";
     const info = JSON.parse(lastLines(await this.succeed(process.execPath, ['-e', script], seconds), 1));
-    this.call.libtorch = info.libtorch;
+    this.options.call.libtorch = info.libtorch;
     emit('devices', '', info.devices.length);
     for (const { name, totalBytes } of info.devices) emit(name, 'B', totalBytes);
-    if (!this.smoke && info.devices.length === 0) throw new Error('The engine sees no device');
+    if (!this.options.smoke && info.devices.length === 0) throw new Error('The engine sees no device');
   }
 
   /** Every kernel against the CPU's and double precision. @param {Emit} emit @param {number} seconds */
   async kernels(emit, seconds) {
     const json = join(tmpdir(), `jit-flux-kernel-tests-${process.pid}.json`);
-    const args = ['--json', json, ...(this.smoke ? ['--only', 'autoencoder'] : [])];
+    const args = ['--json', json, ...(this.options.smoke ? ['--only', 'autoencoder'] : [])];
     const { how, output } = await this.command(this.program(this.kernelTests), args, seconds);
     if (!existsSync(json)) throw new Error(`it ${how}: ${lastLines(output, 5)}`);
     const { kernels } = JSON.parse(readFileSync(json, 'utf8'));
@@ -151,7 +146,7 @@ class Check {
 
   /** Streams, graphs, copies, memory. @param {Emit} emit @param {number} seconds */
   async backend(emit, seconds) {
-    if (this.smoke) throw new NotHere('they test the CUDA backend, which the emulation replaces');
+    if (this.options.smoke) throw new NotHere('they test the CUDA backend, which the emulation replaces');
     const program = this.program(join(this.programs, 'jit_flux_cuda_backend_tests'));
     const { code, how, output } = await this.command(program, [], seconds);
     const start = output.search(/^\{/m);
@@ -167,7 +162,9 @@ class Check {
   /** @param {Emit} emit @param {number} seconds */
   async vitest(emit, seconds) {
     const json = join(tmpdir(), `jit-flux-vitest-${process.pid}.json`);
-    const which = this.smoke ? ['test/cuda/engine.test.ts', '-t', 'devices|fused path'] : ['test/cuda'];
+    const which = this.options.smoke
+      ? ['--project=cuda', 'test/cuda/engine.test.ts', '-t', 'devices|fused path']
+      : ['--project=cuda', '--project=golden-cuda'];
     const args = [join('node_modules', 'vitest', 'vitest.mjs'), 'run', ...which];
     args.push('--reporter=default', '--reporter=json', `--outputFile.json=${json}`);
     const { how, code, output } = await this.command(process.execPath, args, seconds);
@@ -222,11 +219,11 @@ class Check {
 
   /** @param {string} command @param {string[]} args @param {number} seconds */
   command(command, args, seconds) {
-    this.log(`$ ${[command, ...args].join(' ')}\n`);
+    this.options.log(`$ ${[command, ...args].join(' ')}\n`);
     return runProcess(command, args, {
       seconds,
       env: { ...this.env, CI: '1', NO_COLOR: '1' },
-      log: this.log,
+      log: this.options.log,
     });
   }
 
@@ -242,59 +239,54 @@ class Check {
 await main(async () => {
   const args = process.argv.slice(2);
   const commandLine = ['npm run gpu-check --', ...args].join(' ');
-  const option = (/** @type {string} */ name, /** @type {string} */ fallback = '') =>
-    takeOption(args, name, fallback);
+  const option = (/** @type {string} */ name) => takeOption(args, name);
   const smoke = takeFlag(args, 'smoke');
-  const out = resolve(option('out', join(ROOT, 'gpu-report')));
-  const budget = Number(option('budget', '3600'));
-  const only = option('only');
-  const [libtorch, python] = [option('libtorch'), option('python', process.env.JIT_FLUX_PYTHON || 'python3')];
-  const [commit, work] = [option('commit'), option('work')];
+  const out = resolve(option('out') ?? join(ROOT, 'gpu-report'));
+  const budget = Number(option('budget') ?? 3600);
+  const only = option('only')?.split(',');
+  const libtorch = option('libtorch');
+  const python = option('python') ?? process.env.JIT_FLUX_PYTHON ?? 'python3';
+  const commit = option('commit');
+  const work = smoke ? join(tmpdir(), `jit-flux-gpu-smoke-${process.pid}`) : option('work');
   const before = [];
-  for (let folder; (folder = takeOption(args, 'merge')) !== undefined;)
+  for (let folder; (folder = option('merge')) !== undefined;)
     before.push(readResults(join(folder, 'results.json')));
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);
   if (!(budget > 0)) throw new UserError('Expected a positive number of seconds for --budget');
+  mkdirSync(out, { recursive: true });
+  /** @param {import('../bench/gpu/record.mjs').Results} results */
+  const report = (results) => {
+    const text = renderReport(results);
+    writeFileSync(join(out, 'report.md'), text);
+    // Goals and parts; the rest is in the file.
+    console.log(`\n${text.slice(0, text.indexOf('## Comparisons'))}report: ${join(out, 'report.md')}`);
+  };
+  if (only?.[0] === 'none') {
+    const merged = mergeResults(before);
+    writeFileSync(join(out, 'results.json'), `${JSON.stringify(merged, null, 1)}\n`);
+    return report(merged);
+  }
 
   const machine = describeMachine(commit);
-  if (!machine.device && !smoke && only !== 'none')
+  if (!machine.device && !smoke)
     throw new UserError('nvidia-smi finds no GPU here; --smoke tries the check out without one');
-  mkdirSync(out, { recursive: true });
   const log = (/** @type {string} */ text) => appendFileSync(join(out, 'log.txt'), text);
-  const recorder = new Recorder(
-    join(out, 'results.json'),
-    { ...machine, command: commandLine, smoke },
-    before,
-  );
-  const check = new Check({
-    smoke,
-    libtorch,
-    python,
-    work,
-    log,
-    architecture: machine.computeCapability,
-    call: recorder.call,
-  });
-  const tasks = check.tasks();
-  const names = only ? only.split(',') : undefined;
-  for (const name of names ?? []) {
-    if (name !== 'none' && !tasks.some((task) => task.name === name || task.group === name))
-      throw new UserError(
-        `Unknown part ${name}; there are build, bench, tests, ${tasks.map((task) => task.name).join(', ')}`,
-      );
-  }
+  const call = { ...machine, command: commandLine, smoke };
+  const architecture = machine.computeCapability;
+  const tasks = new Check({ smoke, libtorch, python, work, log, architecture, call }).tasks();
+  const known = [...new Set(tasks.flatMap((task) => [task.group, task.name]))];
+  const unknown = only?.find((name) => !known.includes(name));
+  if (unknown !== undefined) throw new UserError(`Unknown part ${unknown}; there are ${known.join(', ')}`);
+  const recorder = new Recorder(join(out, 'results.json'), call, before);
   await recorder.run(tasks, {
-    ...(names && { only: names }),
+    ...(only && { only }),
     budget: budget - RESERVE,
     say: (text) => {
       console.log(`[gpu-check] ${text}`);
       log(`[gpu-check] ${text}\n`);
     },
   });
-  const report = renderReport(recorder.results);
-  writeFileSync(join(out, 'report.md'), report);
-  // Goals and the table of the parts; the rest is in the file.
-  console.log(`\n${report.slice(0, report.indexOf('## Comparisons'))}report: ${join(out, 'report.md')}`);
-  if (smoke) rmSync(check.work, { recursive: true, force: true });
+  if (smoke && work) rmSync(work, { recursive: true, force: true });
+  report(recorder.results);
   if (recorder.failed > 0) process.exitCode = 1;
 });

@@ -30,10 +30,10 @@ const SEQUENCE = [
 
 /**
  * @param {Pick<import('./engine.mjs').Context, 'smoke' | 'device' | 'emulation' | 'python'> & {
- *   work?: string, env?: NodeJS.ProcessEnv, log?: (text: string) => void }} o
+ *   work?: string | undefined, env?: NodeJS.ProcessEnv, log?: (text: string) => void }} o
  * @returns {import('./record.mjs').Task[]}
  */
-export function benchTasks({ smoke, device, emulation, python, work = placeFor(smoke), env, log }) {
+export function benchTasks({ smoke, device, emulation, python, work, env, log }) {
   const model = GPU_MODELS[smoke ? 'toy' : 'flux'];
   return SEQUENCE.map(({ name, least, most }) => ({
     group: 'bench',
@@ -41,8 +41,9 @@ export function benchTasks({ smoke, device, emulation, python, work = placeFor(s
     least: smoke ? 1 : least,
     most,
     run: async (emit, seconds) => {
-      mkdirSync(work, { recursive: true });
-      const context = { model, smoke, device, emulation, work, python, seconds };
+      const place = work ?? placeFor();
+      mkdirSync(place, { recursive: true });
+      const context = { model, smoke, device, emulation, work: place, python, seconds };
       const args = [join(import.meta.dirname, 'parts.mjs'), name, JSON.stringify(context)];
       /** @type {any} */
       let last;
@@ -51,7 +52,10 @@ export function benchTasks({ smoke, device, emulation, python, work = placeFor(s
         seconds: seconds * 1.5,
         ...(env && { env }),
         ...(log && { log }),
-        onMessage: (message) => (message.row ? emit(...message.row) : (last = message)),
+        onMessage: (message) => {
+          if (message.row) emit(.../** @type {Parameters<typeof emit>} */ (message.row));
+          else last = message;
+        },
       });
       if (last?.notHere) throw new NotHere(last.notHere);
       if (!last?.done) throw new Error(last?.error ?? `its process ${how}: ${lastLines(output, 5)}`);
@@ -85,12 +89,8 @@ export function kernelTask({ program, env, log }) {
   };
 }
 
-/**
- * Where the weights are already, or where they fit: in memory if possible, because they are read several times.
- * @param {boolean} smoke
- */
-function placeFor(smoke) {
-  if (smoke) return join(tmpdir(), `jit-flux-gpu-smoke-${process.pid}`);
+/** Where the weights are already, or where they fit: in memory if possible, because they are read several times. */
+function placeFor() {
   const places = ['/dev/shm', tmpdir(), join(ROOT, 'build')].map((place) =>
     join(place, 'jit-flux-gpu-bench'),
   );

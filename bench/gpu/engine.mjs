@@ -10,7 +10,7 @@ import { GUIDANCE, SEEDS, SIGMA } from './models.mjs';
  * @property {import('./models.mjs').GpuModel} model
  * @property {boolean} smoke the toy model, few repetitions
  * @property {'cuda' | `cuda:${number}`} device
- * @property {string} [emulation] device library that stands for a GPU
+ * @property {string | undefined} emulation device library that stands for a GPU
  * @property {string} work folder of the weights, and of what later parts read
  * @property {string} python with PyTorch, for the comparison
  * @property {number} seconds that the part may take, about
@@ -97,7 +97,7 @@ export class GpuEngine {
     this.inputs = new Map();
   }
 
-  /** Conditioning for noise levels; one prompt per image. @param {readonly number[]} sigmas */
+  /** Conditioning for noise levels; one prompt per image. @param {number[]} sigmas */
   async condition(sigmas, images = 1) {
     const { config, textTokens } = this.model;
     const prompt = Tensor.randn([images, textTokens, config.textDim], { seed: SEEDS.prompt });
@@ -149,10 +149,12 @@ export class GpuEngine {
     const latents = this.latents(grid, images);
     const bound = this.transformer.bind(conditioning);
     const request = { latents, ...(anchors && { anchors }), perImage: false, grid };
+    const at = { step: 0, sigma: SIGMA, dSigma: D_SIGMA };
     return async () => {
       const started = performance.now();
-      const full = await bound.advance({ ...request, step: 0, sigma: SIGMA, dSigma: D_SIGMA });
+      const full = await bound.advance?.({ ...request, ...at });
       const seconds = (performance.now() - started) / 1000;
+      if (full === undefined) throw new Error('A bound transformer has no advance() any more');
       full.dispose();
       return seconds;
     };

@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Autoencoder, ClipTextEncoder, T5Encoder, Tensor, engineInfo, jit } from 'jit-flux';
-import { activateByImportance, stageTokens } from 'jit-flux/sampler';
+import { stageTokens } from 'jit-flux/sampler';
 import {
   fluxTransformerTensors,
   normalTable,
@@ -466,8 +466,10 @@ async function measureOperators(context, emit, engine, conditioning, preset, run
       );
       // Into the last stage all tokens are taken, whatever their importance.
       if (next < total) {
-        const scores = await note('importance', () => jit.importance(full, grid));
-        await note('choice of anchors', () => activateByImportance(anchors, next, scores));
+        const count = newTokens.length;
+        // The map itself is for policies in JavaScript only.
+        await note('importance', () => jit.importance(full, grid));
+        await note('choice of anchors', () => jit.selectTokens?.(full, { anchors, count, grid }));
       }
       const clean = await note('clean prediction', () => jit.predictClean(scratch, full, SIGMA));
       const target = await note('micro-flow target', () =>
@@ -483,7 +485,7 @@ async function measureOperators(context, emit, engine, conditioning, preset, run
       const seconds = all.length > 1 ? all.slice(1) : all;
       emit(`${preset}, ${anchors.length} tokens: ${name}`, 's', seconds);
       if (name === 'lift and step') inRun += steps * Math.max(0, median(seconds) - trip);
-      else if (name !== 'gather' && name !== 'lift') transition += median(seconds);
+      else if (!['gather', 'lift', 'importance'].includes(name)) transition += median(seconds);
     }
     emit(
       `${preset}, ${anchors.length} tokens: transition`,
@@ -512,6 +514,8 @@ if (process.send && process.argv[1] === import.meta.filename) {
       const { callNative } = await import(join(ROOT, 'dist', 'engine', 'call.js'));
       callNative((/** @type {any} */ binding) => binding.openDeviceLibrary(settings.emulation));
     }
+    // A part may run by itself, on a fresh machine.
+    if (!['weights', 't5', 'clip', 'decode'].includes(name)) await weights(settings, () => undefined);
     await PARTS[name]?.(settings, (...row) => void send({ row }));
     await send({ done: true });
   } catch (error) {

@@ -10,8 +10,8 @@ import { spread } from '../lib/statistics.mjs';
  * @property {string} name unique in its part
  * @property {string} unit 's', 'B', 'B/s', 'x', 'share' or any other; '' of a count
  * @property {number} [value] the median where there are samples
- * @property {number} [low] 10th percentile
- * @property {number} [high] 90th percentile
+ * @property {number} [low] from this, the 10th percentile,
+ * @property {number} [high] to this, the 90th
  * @property {number} [samples]
  * @property {string} [note] or the reason
  */
@@ -150,17 +150,10 @@ export class Recorder {
 
 /** @type {(...row: Parameters<Emit>) => Row} */
 function rowOf(name, unit, value, note) {
-  if (typeof value !== 'number' && value?.length === 0) value = undefined;
-  const { median, low, high, samples } =
-    typeof value === 'object'
-      ? spread(value)
-      : { median: value, low: undefined, high: undefined, samples: 1 };
-  const isSpread = samples > 1;
-  return {
-    name,
-    unit,
-    ...(median !== undefined && { value: median }),
-    ...(isSpread && { low, high, samples }),
-    ...(note && { note }),
-  };
+  const row = { name, unit, ...(note && { note }) };
+  if (value === undefined) return row;
+  if (typeof value === 'number') return { ...row, value };
+  if (value.length < 2) return { ...row, ...(value[0] !== undefined && { value: value[0] }) };
+  const { median, ...range } = spread(value);
+  return { ...row, value: median, ...range };
 }
