@@ -186,9 +186,10 @@ async function checkLibTorch(libraries: NativeLibraries | undefined): Promise<Ch
 async function checkModel(): Promise<Check> {
   const name = 'bundled model';
   try {
-    const { BUNDLED_MODEL, readModelDirectory } = await import('../model/model-directory.js');
-    const { index, path } = await readModelDirectory(BUNDLED_MODEL);
-    return { name, status: 'ok', detail: `${index.name} in ${path}`, facts: { path } };
+    const { BUNDLED_MODEL } = await import('../model/model-directory.js');
+    const { resolveModel } = await import('../model/resolve-model.js');
+    const { info, path } = await resolveModel(BUNDLED_MODEL);
+    return { name, status: 'ok', detail: `${info.name} in ${path}`, facts: { path } };
   } catch (error) {
     return failure(name, error, 'Reinstall jit-flux.');
   }

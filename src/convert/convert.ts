@@ -9,6 +9,8 @@ import { assertWritable, writeFileAtomic } from '../files/write-file.js';
 import { runWeights } from '../engine/call.js';
 import { readTransformerConfig } from '../engine/component-config.js';
 import { inspectWeights } from '../engine/inspect.js';
+import { requireFiles, resolveModel } from '../model/resolve-model.js';
+import type { ModelSpec } from '../model/spec.js';
 import { readSnapshot, type Snapshot } from './snapshot.js';
 
 const FORMATS = ['torchscript', 'safetensors'] as const;
@@ -84,17 +86,20 @@ const journalSchema = z.record(z.string(), z.string());
  *
  * The work runs on a thread of its own and needs no LibTorch.
  *
+ * @param model path of what is converted, or a model's description (`resolveModel`)
  * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_INVALID_MODEL,
  *   ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE, ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH,
  *   ERR_JITFLUX_WRITE_FAILED, ERR_JITFLUX_ABORTED
  */
 export async function convertModel(
-  input: string,
+  model: string | ModelSpec,
   output: string,
   o: ConvertOptions = {},
 ): Promise<ConvertResult> {
   checkOptions(o);
   throwIfAborted(o.signal);
+  const input =
+    typeof model === 'string' ? model : requireFiles(await resolveModel(model, { signal: o.signal })).path;
   const info = await stat(input).catch((cause: unknown) => {
     throw new JitFluxError(ERROR_CODES.FILE_NOT_FOUND, `${input} does not exist`, { path: input }, { cause });
   });

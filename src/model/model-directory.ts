@@ -2,8 +2,8 @@
  * A model directory: the weights of all parts, and `model_index.json`, which says which file is which and how the
  * parts fit together.
  */
-import { readFile, stat } from 'node:fs/promises';
-import { isAbsolute, join, resolve } from 'node:path';
+import { stat } from 'node:fs/promises';
+import { isAbsolute, join } from 'node:path';
 
 import { z } from 'zod';
 
@@ -86,23 +86,11 @@ export function pixelsPerToken(index: { decoder: { spatialFactor: number } }): n
 }
 
 /**
- * Parses the content of a `model_index.json`.
+ * Checks the content of a `model_index.json`.
  * @param name what error messages call it
  * @throws ERR_JITFLUX_INVALID_MODEL naming the first bad field; `details.problems` lists all of them
  */
-export function parseModelIndex(text: string, name: string = MODEL_INDEX): ModelIndex {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new JitFluxError(
-      ERROR_CODES.INVALID_MODEL,
-      `${name} is not JSON: ${reason}`,
-      { path: name },
-      { cause },
-    );
-  }
+export function checkModelIndex(json: unknown, name: string = MODEL_INDEX): ModelIndex {
   if (typeof json === 'object' && json !== null && '_class_name' in json && !('format' in json)) {
     throw new JitFluxError(
       ERROR_CODES.INVALID_MODEL,
@@ -125,35 +113,15 @@ export function parseModelIndex(text: string, name: string = MODEL_INDEX): Model
 }
 
 /**
- * Reads `model_index.json` of a directory and checks that every file it names is there.
- * @throws ERR_JITFLUX_FILE_NOT_FOUND if there is no such directory, ERR_JITFLUX_INVALID_MODEL if it is not a model
+ * Checks that every file that a `model_index.json` names is there.
+ * @param path absolute path of its directory
+ * @throws ERR_JITFLUX_INVALID_MODEL naming all that are missing
  */
-export async function readModelDirectory(
-  directory: string,
+export async function findModelFiles(
+  path: string,
+  index: ModelIndex,
   o: { signal?: AbortSignal | undefined } = {},
 ): Promise<ModelDirectory> {
-  throwIfAborted(o.signal);
-  const path = resolve(directory);
-  const found = await stat(path).catch(() => undefined);
-  if (!found?.isDirectory()) {
-    const problem = found ? 'is not a directory' : 'does not exist';
-    throw new JitFluxError(ERROR_CODES.FILE_NOT_FOUND, `The model directory ${path} ${problem}`, { path });
-  }
-  const indexPath = join(path, MODEL_INDEX);
-  let text: string;
-  try {
-    text = await readFile(indexPath, 'utf8');
-  } catch (cause) {
-    const reason =
-      (cause as NodeJS.ErrnoException).code === 'ENOENT' ? `has no ${MODEL_INDEX}` : 'cannot be read';
-    throw new JitFluxError(
-      ERROR_CODES.INVALID_MODEL,
-      `${path} is not a model directory: it ${reason}`,
-      { path: indexPath },
-      { cause },
-    );
-  }
-  const index = parseModelIndex(text, indexPath);
   const files = {
     tokenizer: join(path, index.text.tokenizer),
     textEncoder: join(path, index.text.file),

@@ -21,7 +21,13 @@ import { FLUX_TINY } from '../sampler/flops.js';
 import { findTokenizer, type TokenizerKind } from '../text/snapshot-tokenizers.js';
 import type { FluxConfig } from '../types.js';
 import { FLUX_AUTOENCODER, KNOWN_MODELS, knownModel } from './known-models.js';
-import { BUNDLED_MODEL, MODEL_INDEX, type ModelDirectory, readModelDirectory } from './model-directory.js';
+import {
+  BUNDLED_MODEL,
+  checkModelIndex,
+  findModelFiles,
+  MODEL_INDEX,
+  type ModelDirectory,
+} from './model-directory.js';
 import { familyDefaults, readSchedule, type ScheduleFile } from './model-family.js';
 import type { ModelKind, ModelSpec, ModelWithFiles, NativeDecoder, NativeText } from './spec.js';
 import { describeWeights, findWeights, type WeightDescription } from './weight-headers.js';
@@ -86,7 +92,7 @@ export async function resolveModel(model: string | ModelSpec, o: ResolveOptions 
   if (snapshot.success && !('format' in snapshot.data)) {
     return resolveSnapshot(absolute, snapshot.data['_class_name'], o);
   }
-  return resolveOwn(await readModelDirectory(absolute, { signal: o.signal }), o);
+  return resolveOwn(await findModelFiles(absolute, checkModelIndex(json, index), o), o);
 }
 
 /**

@@ -4,12 +4,8 @@ import { join } from 'node:path';
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
-import {
-  BUNDLED_MODEL,
-  parseModelIndex,
-  pixelsPerToken,
-  readModelDirectory,
-} from '../../../src/model/model-directory.js';
+import { BUNDLED_MODEL, checkModelIndex, pixelsPerToken } from '../../../src/model/model-directory.js';
+import { resolveModel } from '../../../src/model/resolve-model.js';
 
 const text = await readFile(join(BUNDLED_MODEL, 'model_index.json'), 'utf8');
 
@@ -22,6 +18,8 @@ function changed(path: string, value: unknown): string {
   target[keys.at(-1) as string] = value;
   return JSON.stringify(index);
 }
+
+const parseModelIndex = (text: string, name?: string) => checkModelIndex(JSON.parse(text), name);
 
 describe('parseModelIndex', () => {
   it('reads the bundled model', () => {
@@ -72,32 +70,35 @@ describe('parseModelIndex', () => {
     );
   });
 
-  it('recognises what is not JSON and what is for diffusers', () => {
-    expect(() => parseModelIndex('{')).toThrow(/is not JSON/);
+  it('recognises what is for diffusers', () => {
     expect(() => parseModelIndex('{"_class_name": "FluxPipeline"}')).toThrow(/diffusers/);
   });
 });
 
-describe('readModelDirectory', () => {
+describe('a directory with our own index', () => {
   let directory: string;
   beforeEach(async () => {
     directory = await mkdtemp(join(tmpdir(), 'jit-flux-model-'));
   });
   afterEach(() => rm(directory, { recursive: true, force: true }));
 
-  it('finds the bundled model complete', async () => {
-    const { files } = await readModelDirectory(BUNDLED_MODEL);
-    expect(files.transformer).toBe(join(BUNDLED_MODEL, 'transformer.pt'));
+  it('is complete in the bundled model', async () => {
+    const { transformer } = await resolveModel(BUNDLED_MODEL);
+    expect(transformer.weights?.path).toBe(join(BUNDLED_MODEL, 'transformer.pt'));
   });
 
-  it('distinguishes a missing directory, a file, and a directory without a model', async () => {
+  it('is told from a missing directory, a file, a directory without a model, and an index that is not JSON', async () => {
     await writeFile(join(directory, 'file'), '');
-    for (const [path, code] of [
-      [join(directory, 'missing'), 'ERR_JITFLUX_FILE_NOT_FOUND'],
-      [join(directory, 'file'), 'ERR_JITFLUX_FILE_NOT_FOUND'],
-      [directory, 'ERR_JITFLUX_INVALID_MODEL'],
+    await mkdir(join(directory, 'broken'));
+    await writeFile(join(directory, 'broken', 'model_index.json'), '{');
+    for (const [path, code, message] of [
+      [join(directory, 'missing'), 'ERR_JITFLUX_FILE_NOT_FOUND', /does not exist/],
+      [join(directory, 'file'), 'ERR_JITFLUX_INVALID_MODEL', /incomplete/],
+      [directory, 'ERR_JITFLUX_INVALID_MODEL', /not a model directory/],
+      [join(directory, 'broken'), 'ERR_JITFLUX_INVALID_MODEL', /not valid JSON/],
     ] as const) {
-      await expect(readModelDirectory(path)).rejects.toMatchObject({ code });
+      const expected = { code, message: expect.stringMatching(message) as string };
+      await expect(resolveModel(path)).rejects.toMatchObject(expected);
     }
   });
 
@@ -105,14 +106,14 @@ describe('readModelDirectory', () => {
     await writeFile(join(directory, 'model_index.json'), changed('transformer.file', 'parts/t.pt'));
     await writeFile(join(directory, 'tokenizer.json'), '{}');
     await mkdir(join(directory, 'parts'));
-    await expect(readModelDirectory(directory)).rejects.toMatchObject({
+    await expect(resolveModel(directory)).rejects.toMatchObject({
       code: 'ERR_JITFLUX_INVALID_MODEL',
       message: expect.stringMatching(/missing: text_encoder\.pt, parts\/t\.pt, vae_decoder\.pt$/) as string,
     });
   });
 
   it('stops when aborted', async () => {
-    await expect(readModelDirectory(BUNDLED_MODEL, { signal: AbortSignal.abort() })).rejects.toMatchObject({
+    await expect(resolveModel(BUNDLED_MODEL, { signal: AbortSignal.abort() })).rejects.toMatchObject({
       code: 'ERR_JITFLUX_ABORTED',
     });
   });

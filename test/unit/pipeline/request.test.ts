@@ -3,13 +3,13 @@ import { join } from 'node:path';
 
 import { describe, expect, it } from 'vitest';
 
-import { BUNDLED_MODEL, parseModelIndex } from '../../../src/model/model-directory.js';
+import { BUNDLED_MODEL, checkModelIndex } from '../../../src/model/model-directory.js';
 import { MAX_IMAGES } from '../../../src/model/run.js';
 import { plainSeed, resolveRequest } from '../../../src/pipeline/request.js';
 import type { GenerateRequest } from '../../../src/pipeline/types.js';
 import { FLUX_TINY } from '../../../src/sampler/index.js';
 
-const model = parseModelIndex(await readFile(join(BUNDLED_MODEL, 'model_index.json'), 'utf8'));
+const model = checkModelIndex(JSON.parse(await readFile(join(BUNDLED_MODEL, 'model_index.json'), 'utf8')));
 const resolve = (request: Partial<Record<keyof GenerateRequest, unknown>> = {}) =>
   resolveRequest({ prompt: 'a red circle', ...request } as GenerateRequest, model, FLUX_TINY);
 
