@@ -5,58 +5,11 @@
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
+#include "node/architectures.h"
 
 namespace jitflux::addon {
 
 namespace {
-
-void set_number(Napi::Object& object, const char* key, double value) {
-  object.Set(key, Napi::Number::New(object.Env(), value));
-}
-
-// The configuration as JavaScript sees it; src/engine/binding.ts has the types.
-Napi::Object config_to_js(Napi::Env env, const ClipConfig& config) {
-  Napi::Object result = Napi::Object::New(env);
-  set_number(result, "vocabulary", static_cast<double>(config.vocabulary));
-  set_number(result, "maxTokens", static_cast<double>(config.positions));
-  set_number(result, "width", static_cast<double>(config.width));
-  set_number(result, "mlpWidth", static_cast<double>(config.mlp));
-  set_number(result, "layers", static_cast<double>(config.layers));
-  set_number(result, "heads", static_cast<double>(config.heads));
-  set_number(result, "eosTokenId", static_cast<double>(config.end_of_text));
-  return result;
-}
-
-Napi::Object config_to_js(Napi::Env env, const T5Config& config) {
-  Napi::Object result = Napi::Object::New(env);
-  set_number(result, "vocabulary", static_cast<double>(config.vocabulary));
-  set_number(result, "maxTokens", static_cast<double>(config.max_tokens));
-  set_number(result, "width", static_cast<double>(config.width));
-  set_number(result, "mlpWidth", static_cast<double>(config.mlp));
-  set_number(result, "layers", static_cast<double>(config.layers));
-  set_number(result, "heads", static_cast<double>(config.heads));
-  set_number(result, "headDim", static_cast<double>(config.head_dim));
-  set_number(result, "positionBuckets", static_cast<double>(config.buckets));
-  set_number(result, "maxDistance", static_cast<double>(config.max_distance));
-  return result;
-}
-
-Napi::Object config_to_js(Napi::Env env, const AutoencoderConfig& config) {
-  Napi::Object result = Napi::Object::New(env);
-  set_number(result, "latentChannels", static_cast<double>(config.latent_channels));
-  set_number(result, "spatialFactor", static_cast<double>(config.spatial_factor()));
-  set_number(result, "layersPerBlock", static_cast<double>(config.layers_per_block));
-  set_number(result, "normGroups", static_cast<double>(config.norm_groups));
-  Napi::Array channels = Napi::Array::New(env, config.channels.size());
-  for (size_t i = 0; i < config.channels.size(); ++i) {
-    channels.Set(static_cast<uint32_t>(i),
-                 Napi::Number::New(env, static_cast<double>(config.channels[i])));
-  }
-  result.Set("channels", channels);
-  result.Set("encoder", Napi::Boolean::New(env, config.encoder));
-  result.Set("names", config.names);
-  return result;
-}
 
 // What all models take: (path, { device, dtype, threads, verify, ... }, job) -> { handle, config }.
 template <typename Model, typename Options>

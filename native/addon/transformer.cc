@@ -7,9 +7,9 @@
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
+#include "describe/flux_parameters.h"
 #include "jit/euler_step.h"
 #include "node/architectures.h"
-#include "weights/flux_parameters.h"
 
 namespace jitflux::addon {
 
@@ -56,7 +56,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
             return Environment::Settle([entry](Napi::Env env) -> napi_value {
               Napi::Object result = Napi::Object::New(env);
               result.Set("handle", make_handle(env, entry));
-              result.Set("config", flux_config_to_js(env, entry->model->config()));
+              result.Set("config", config_to_js(env, entry->model->config()));
               return result;
             });
           },

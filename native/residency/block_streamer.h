@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "describe/flux_layers.h"
 #include "residency/flux_weight_reader.h"
 #include "residency/packed_linear.h"
 #include "runtime/device.h"
@@ -35,7 +36,7 @@ class BlockStreamer {
   TransferStatistics take_statistics() { return copies_->take_statistics(); }
 
  private:
-  static constexpr size_t kSlots = 3;
+  static constexpr size_t kSlots = kStreamedSlots;
 
   struct Layer {
     PackedLinear* layer;

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "describe/flux_parameters.h"
 #include "layers/linear.h"
 #include "residency/device_uploader.h"
-#include "weights/flux_parameters.h"
 
 namespace jitflux {
 

@@ -9,9 +9,9 @@
 #include <string>
 
 #include "base/job.h"
+#include "describe/parameter_set.h"
 #include "layers/linear.h"
 #include "residency/device_uploader.h"
-#include "weights/parameter_set.h"
 
 namespace jitflux {
 

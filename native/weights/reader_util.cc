@@ -9,6 +9,12 @@ void fail(const char* code, const std::string& path, const std::string& reason) 
   throw Error(code, path + ": " + reason, {{"path", path}});
 }
 
+void refuse_git_lfs(const std::string& path, std::span<const std::byte> bytes) {
+  if (!starts_with(bytes, "version https://git-lfs")) return;
+  fail(error_code::kUnsupportedFormat, path,
+       "a Git LFS pointer; fetch the file itself with `git lfs pull`");
+}
+
 std::string printable(std::string_view text) {
   constexpr size_t kMaxShown = 160;
   constexpr char kHex[] = "0123456789abcdef";

@@ -30,6 +30,9 @@ inline constexpr size_t kMaxRank = 16;
 // Throws Error{code, "<path>: <reason>", {path}}.
 [[noreturn]] void fail(const char* code, const std::string& path, const std::string& reason);
 
+// Throws kUnsupportedFormat for a Git LFS pointer in the place of a weight file.
+void refuse_git_lfs(const std::string& path, std::span<const std::byte> bytes);
+
 // Text from a file made fit for a message or a terminal: control bytes escaped, long text cut.
 std::string printable(std::string_view text);
 std::string in_quotes(std::string_view text);

@@ -1,7 +1,10 @@
 #include "weights/safetensors_reader.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <map>
 #include <optional>
@@ -244,6 +247,11 @@ class ShardedSafetensors final : public WeightFile {
     }
     return files;
   }
+  std::vector<std::string> files() const override {
+    std::vector<std::string> paths = WeightFile::files();
+    paths.insert(paths.begin(), path_);
+    return paths;
+  }
 
  private:
   void read_weight_map(JsonReader* json) {
@@ -273,9 +281,11 @@ class ShardedSafetensors final : public WeightFile {
 
   void link_tensors() {
     shards_.resize(shard_index_.size());
+    refuse_missing();
     for (const auto& [shard, position] : shard_index_) {
       MappedFile file(folder_ + shard);
       if (!looks_like_safetensors(file.bytes())) {
+        refuse_git_lfs(file.path(), file.bytes());
         fail(error_code::kCorruptFile, file.path(), "a shard that is not a safetensors file");
       }
       shards_[position] = std::make_shared<SafetensorsFile>(std::move(file));
@@ -291,6 +301,24 @@ class ShardedSafetensors final : public WeightFile {
       tensors_.push_back(*tensor);
     }
     listed_.clear();
+  }
+
+  // All that are missing at once.
+  void refuse_missing() const {
+    std::vector<std::string> missing;
+    for (const auto& [shard, position] : shard_index_) {
+      struct stat info {};
+      if (::stat((folder_ + shard).c_str(), &info) != 0 && errno == ENOENT)
+        missing.push_back(shard);
+    }
+    if (missing.empty()) return;
+    std::string list;
+    for (const std::string& shard : missing) list += (list.empty() ? "" : ", ") + in_quotes(shard);
+    throw Error(error_code::kFileNotFound,
+                path_ + ": the index names " +
+                    (missing.size() == 1 ? "a shard that is" : "shards that are") +
+                    " missing: " + list,
+                {{"path", path_}, {"missing", missing}});
   }
 
   using ShardIndex = std::map<std::string, size_t>;

@@ -61,9 +61,7 @@ std::string choose_file(const std::string& directory) {
   const auto unsupported = [&](const char* what) {
     fail(error_code::kUnsupportedFormat, path, what);
   };
-  if (starts_with(bytes, "version https://git-lfs")) {
-    unsupported("a Git LFS pointer; fetch the file itself with `git lfs pull`");
-  }
+  refuse_git_lfs(path, bytes);
   if (starts_with(bytes, "GGUF")) unsupported("GGUF files are not supported; use safetensors");
   if (starts_with(bytes, "\x80")) {
     unsupported("a bare pickle (old torch.save) is not supported; save the weights as safetensors");
@@ -146,6 +144,26 @@ uint64_t WeightFile::total_bytes() const {
     }
   }
   return total;
+}
+
+std::vector<std::string> WeightFile::files() const {
+  std::vector<std::string> paths;
+  for (const MappedFile* file : mappings()) paths.push_back(file->path());
+  return paths;
+}
+
+uint64_t WeightFile::file_bytes() const {
+  uint64_t total = 0;
+  for (const MappedFile* file : mappings()) total += file->bytes().size();
+  return total;
+}
+
+std::map<WeightDType, uint64_t> WeightFile::elements_by_type() const {
+  std::map<WeightDType, uint64_t> elements;
+  for (const WeightTensor& tensor : tensors_) {
+    elements[tensor.dtype] += static_cast<uint64_t>(tensor.numel());
+  }
+  return elements;
 }
 
 std::shared_ptr<const WeightFile> WeightFile::open(const std::string& path,

@@ -65,6 +65,10 @@ class WeightFile {
   // The files that the tensors lie in. A tensor may also be a copy in memory.
   virtual std::vector<const MappedFile*> mappings() const = 0;
   uint64_t total_bytes() const;  // sum of nbytes over the tensors
+  // Every file that was opened, an index first.
+  virtual std::vector<std::string> files() const;
+  uint64_t file_bytes() const;                               // of the weight files, without index
+  std::map<WeightDType, uint64_t> elements_by_type() const;  // of the tensors
 
  protected:
   std::string path_;

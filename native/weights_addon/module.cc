@@ -35,6 +35,7 @@ extern "C" __attribute__((visibility("default"))) napi_value jit_flux_init(napi_
     NodeEnvironment::adopt(std::make_unique<WeightsEnvironment>(env));
     exports.Set("info", Napi::Function::New<guarded<info>>(env));
     register_control(env, exports);
+    register_memory(env, exports);
     register_weights(env, exports);
   } catch (const Napi::Error& error) {
     error.ThrowAsJavaScriptException();

@@ -6,6 +6,7 @@
 
 namespace jitflux::addon {
 
+void register_memory(Napi::Env env, Napi::Object exports);
 void register_weights(Napi::Env env, Napi::Object exports);
 
 }  // namespace jitflux::addon

@@ -1,10 +1,11 @@
 // Weight files without a model: what is in them, and writing them in another format.
+#include "convert/convert.h"
+#include "describe/flux_parameters.h"
+#include "describe/parts.h"
 #include "node/architectures.h"
 #include "node/arguments.h"
 #include "node/environment.h"
 #include "node/errors.h"
-#include "weights/convert.h"
-#include "weights/flux_parameters.h"
 #include "weights_addon/registration.h"
 
 namespace jitflux::addon {
@@ -31,7 +32,7 @@ Napi::Value inspect(const Napi::CallbackInfo& info) {
       if (parameters) {
         result.Set("layout", parameters->layout());
         result.Set("prefix", parameters->prefix());
-        result.Set("config", flux_config_to_js(env, parameters->config()));
+        result.Set("config", config_to_js(env, parameters->config()));
       }
       if (problem) result.Set("problem", to_js(env, *problem).Value());
       Napi::Array tensors = Napi::Array::New(env, file->tensors().size());
@@ -50,6 +51,43 @@ Napi::Value inspect(const Napi::CallbackInfo& info) {
         tensors.Set(next++, entry);
       }
       result.Set("tensors", tensors);
+      return result;
+    });
+  });
+}
+
+// (path, job) -> WeightDescription of src/engine/binding.ts
+Napi::Value describe(const Napi::CallbackInfo& info) {
+  const std::string path = parse_string(info[0], "path");
+  return NodeEnvironment::of(info.Env()).run(info.Env(), info[1], [path](const Job& job) {
+    const auto file = WeightFile::open(path);
+    const PartDescription found = describe_part(file, job);
+    return NodeEnvironment::Settle([path, file, found](Napi::Env env) -> napi_value {
+      const auto number = [env](uint64_t value) {
+        return Napi::Number::New(env, static_cast<double>(value));
+      };
+      Napi::Object result = Napi::Object::New(env);
+      result.Set("path", path);
+      Napi::Array files = Napi::Array::New(env);
+      for (const std::string& name : file->files()) {
+        files.Set(files.Length(), Napi::String::New(env, name));
+      }
+      result.Set("files", files);
+      result.Set("format", file->format());
+      result.Set("fileBytes", number(file->file_bytes()));
+      if (!found.part.empty()) result.Set("part", found.part);
+      if (!found.problem) {
+        if (!found.layout.empty()) result.Set("layout", found.layout);
+        result.Set("prefix", found.prefix);
+        result.Set("architecture", architecture_to_js(env, found.architecture));
+      }
+      result.Set("parameters", number(found.parameters));
+      Napi::Object types = Napi::Object::New(env);
+      for (const auto& [dtype, elements] : file->elements_by_type()) {
+        types.Set(jitflux::dtype_name(dtype), number(elements));
+      }
+      result.Set("storedTypes", types);
+      if (found.problem) result.Set("problem", to_js(env, *found.problem).Value());
       return result;
     });
   });
@@ -111,6 +149,7 @@ Napi::Value convert(const Napi::CallbackInfo& info) {
 
 void register_weights(Napi::Env env, Napi::Object exports) {
   exports.Set("inspectWeights", Napi::Function::New<guarded<inspect>>(env));
+  exports.Set("describeWeights", Napi::Function::New<guarded<describe>>(env));
   exports.Set("convertWeights", Napi::Function::New<guarded<convert>>(env));
 }
 

@@ -18,11 +18,6 @@ namespace jitflux {
 
 namespace {
 
-// Input of one call of a convolution: large enough to be efficient, also on an accelerator (130,000
-// pixels of 128 channels), small against a feature map.
-constexpr int64_t kStripBytes = int64_t{32} << 20;
-constexpr int64_t kMinStripRows = 8;
-
 constexpr int64_t kTile = 64;     // of Tiling::kAlways, in latent cells
 constexpr int64_t kMinTile = 32;  // smaller tiles see too little to be normalised well
 
@@ -385,35 +380,9 @@ class Autoencoder::Run {
 };
 
 int64_t Autoencoder::decode_bytes(int64_t h, int64_t w) const {
-  const auto element = static_cast<int64_t>(c10::elementSize(dtype_));
-  int64_t area = h * w;
-  int64_t width = config_.channels.back();
-  // The attention holds its input, the normed input, q, k, v, the result and its projection.
-  int64_t values = 7 * area * width;
-  int64_t held = 2 * width;  // channels of the map and its spare
-  int64_t own = width;       // channels of the buffer that the map lies in
-  for (size_t i = config_.channels.size(); i-- > 0;) {
-    const int64_t out = config_.channels[i];
-    if (out != width) {
-      const bool in_place = 2 * out <= width;
-      values = std::max(values, area * (in_place ? own : own + 2 * out));
-      held = in_place ? own : 2 * out;
-      own = in_place ? own : out;
-    } else {
-      held = std::max(held, 2 * out);
-    }
-    width = out;
-    values = std::max(values, area * held);
-    if (i > 0) {
-      values = std::max(values, area * (own + 4 * out));
-      area *= 4;
-      held = own = out;
-    }
-  }
-  // A strip, what the convolution makes of it, the convolution's own scratch (more in bfloat16),
-  // and slack for what LibTorch touches for the first time.
-  const int64_t row = (w << (config_.channels.size() - 1)) * config_.channels.front() * 2 * element;
-  return values * element + 6 * std::max(kStripBytes, kMinStripRows * row);
+  return static_cast<int64_t>(jitflux::decode_bytes(config_, static_cast<double>(h),
+                                                    static_cast<double>(w),
+                                                    static_cast<double>(c10::elementSize(dtype_))));
 }
 
 at::Tensor Autoencoder::decode(const at::Tensor& latents, const Tiling& tiling,

@@ -15,29 +15,14 @@
 #include <vector>
 
 #include "base/job.h"
+#include "describe/autoencoder.h"
 #include "layers/linear.h"
-#include "weights/parameter_set.h"
 
 namespace jitflux {
 
-struct AutoencoderConfig {
-  int64_t picture_channels = 3;
-  int64_t latent_channels = 0;
-  std::vector<int64_t> channels;  // of the levels, the finest first
-  int64_t layers_per_block = 0;   // residual blocks per encoder level; the decoder has one more
-  int64_t norm_groups = 32;
-  double eps = 1e-6;
-  bool encoder = false;    // the file has the encoder
-  const char* names = "";  // "diffusers" | "original"
-
-  int64_t spatial_factor() const { return int64_t{1} << (channels.size() - 1); }
-};
-
-struct AutoencoderOptions {
+struct AutoencoderOptions : AutoencoderSettings {
   // Weights and feature maps: kFloat, kBFloat16 or, on accelerators, kHalf.
   at::ScalarType dtype = at::kFloat;
-  int64_t norm_groups = 32;
-  double eps = 1e-6;
 };
 
 struct Tiling {
@@ -48,9 +33,9 @@ struct Tiling {
     kFixed    // the given tiles, as diffusers' tiled_decode cuts them
   };
   Mode mode = kAuto;
-  int64_t budget_bytes = int64_t{2} << 30;  // of activations, see Autoencoder::decode_bytes
-  int64_t tile = 0;                         // kFixed: size in latent cells
-  int64_t overlap = 0;                      // kFixed: latent cells shared by neighbours
+  int64_t budget_bytes = kDecodeBudgetBytes;  // of activations, see Autoencoder::decode_bytes
+  int64_t tile = 0;                           // kFixed: size in latent cells
+  int64_t overlap = 0;                        // kFixed: latent cells shared by neighbours
 };
 
 class Autoencoder {
@@ -114,7 +99,6 @@ class Autoencoder {
 
     uint64_t blocks() const;  // units of progress
   };
-  class Names;
   class Run;
 
   Autoencoder() = default;
@@ -123,7 +107,6 @@ class Autoencoder {
   at::ScalarType dtype_ = at::kFloat;
   Network decoder_;
   std::optional<Network> encoder_;
-  // 1x1 convolutions around the latents; FLUX has none, its ancestors do.
   std::optional<Linear> quant_;
   std::optional<Linear> post_quant_;
 };

@@ -15,52 +15,12 @@ namespace jitflux {
 
 std::shared_ptr<ClipTextEncoder> ClipTextEncoder::load(std::shared_ptr<const WeightFile> file,
                                                        const ClipOptions& options, const Job& job) {
-  ParameterSet set = ParameterSet::locate(std::move(file), "a CLIP text encoder",
-                                          {"embeddings.token_embedding.weight"});
+  const ClipWeights weights = ClipWeights::resolve(std::move(file), options);
   const std::shared_ptr<ClipTextEncoder> model(new ClipTextEncoder());
-  ClipConfig& config = model->config_;
-  config.vocabulary = set.size("embeddings.token_embedding.weight", 2, 0);
-  config.width = set.size("embeddings.token_embedding.weight", 2, 1);
-  config.positions = set.size("embeddings.position_embedding.weight", 2, 0);
-  config.layers = set.count("encoder.layers.");
-  config.mlp = set.size("encoder.layers.0.mlp.fc1.weight", 2, 0);
-  config.heads = options.heads > 0 ? options.heads : std::max<int64_t>(1, config.width / 64);
-  config.eps = options.eps;
-  config.end_of_text = options.end_of_text;
-  if (options.heads == 0 && config.width > 0 && config.width % 64 != 0) {
-    set.problem("the width " + std::to_string(config.width) +
-                " does not divide into heads of 64: a config.json must give num_attention_heads");
-  } else if (config.width > 0 && config.width % config.heads != 0) {
-    set.problem("the width " + std::to_string(config.width) + " does not divide into " +
-                std::to_string(config.heads) + " heads");
-  }
-
-  const int64_t d = config.width;
-  const auto require_module = [&](const std::string& name, const std::vector<int64_t>& weight) {
-    set.require(name + ".weight", weight);
-    set.require(name + ".bias", {weight[0]});
-  };
-  set.require("embeddings.token_embedding.weight", {config.vocabulary, d});
-  set.require("embeddings.position_embedding.weight", {config.positions, d});
-  for (int64_t i = 0; i < config.layers; ++i) {
-    const std::string layer = "encoder.layers." + std::to_string(i) + ".";
-    require_module(layer + "layer_norm1", {d});
-    for (const char* name : {"q_proj", "k_proj", "v_proj", "out_proj"}) {
-      require_module(layer + "self_attn." + name, {d, d});
-    }
-    require_module(layer + "layer_norm2", {d});
-    require_module(layer + "mlp.fc1", {config.mlp, d});
-    require_module(layer + "mlp.fc2", {d, config.mlp});
-  }
-  require_module("final_layer_norm", {d});
-  // An integer buffer of old checkpoints, and the projection of CLIPTextModelWithProjection, which
-  // stands beside the model when its names have no "text_model.".
-  set.ignore("embeddings.position_ids");
-  set.ignore("text_projection");
-  set.check();
-
+  model->config_ = weights.config;
+  const ClipConfig& config = model->config_;
   model->dtype_ = options.dtype;
-  WeightLoader from(set, options.dtype, job);
+  WeightLoader from(weights.parameters, options.dtype, job);
   const auto norm = [&](const std::string& name) {
     return Norm{from.copy(name + ".weight", at::kFloat), from.copy(name + ".bias", at::kFloat)};
   };

@@ -8,34 +8,18 @@
 #include <vector>
 
 #include "base/job.h"
+#include "describe/clip.h"
 #include "layers/linear.h"
-#include "weights/weight_file.h"
 
 namespace jitflux {
 
-struct ClipConfig {
-  int64_t vocabulary = 0;
-  int64_t positions = 0;  // longest text, 77
-  int64_t width = 0;
-  int64_t mlp = 0;
-  int64_t layers = 0;
-  int64_t heads = 0;
-  double eps = 1e-5;
-  // Token at which the pooled vector is taken. 2 means "the largest id", as in transformers: old
-  // configurations, those of FLUX among them, carry it by mistake.
-  int64_t end_of_text = 2;
-};
-
-struct ClipOptions {
+struct ClipOptions : ClipSettings {
   at::ScalarType dtype = at::kFloat;  // kFloat or kBFloat16: weights and matrix products
-  int64_t heads = 0;                  // 0: heads of 64, as in every published CLIP
-  double eps = 1e-5;
-  int64_t end_of_text = 2;
 };
 
 class ClipTextEncoder {
  public:
-  // Hugging Face names, below any prefix, with or without "text_model.". Throws kWeightsMismatch.
+  // See ClipWeights::resolve. Throws kWeightsMismatch.
   static std::shared_ptr<ClipTextEncoder> load(std::shared_ptr<const WeightFile> file,
                                                const ClipOptions& options, const Job& job);
 

@@ -14,8 +14,14 @@
 #include <vector>
 
 #include "base/job.h"
+<<<<<<< HEAD
 #include "base/token_grid.h"
 #include "layers/latent_embedder.h"
+=======
+#include "describe/flux_config.h"
+#include "describe/flux_parameters.h"
+#include "jit/anchors.h"
+>>>>>>> ba83cad (Each part of a model states its tensors, architecture and memory once, without LibTorch; describeWeights and componentMemory)
 #include "layers/linear.h"
 #include "layers/rope.h"
 #include "layers/workspace.h"
@@ -23,8 +29,6 @@
 #include "residency/flux_weight_reader.h"
 #include "residency/packed_linear.h"
 #include "runtime/memory_arena.h"
-#include "weights/flux_config.h"
-#include "weights/flux_parameters.h"
 
 namespace jitflux {
 

@@ -1,5 +1,6 @@
 // Loading: which parameters of the file, by diffusers name, make up which layer. Blocks read theirs
 // when they are first used (packed_linear.h).
+#include "describe/flux_layers.h"
 #include "models/flux/transformer.h"
 
 namespace jitflux {
@@ -115,34 +116,27 @@ std::shared_ptr<FluxTransformer> FluxTransformer::load(
   model->text_in_ = from.linear("context_embedder");
   model->image_in_ = LatentEmbedder::from(from.linear("x_embedder"));
 
+  const auto stream = [&](const FluxStreamModules& modules) {
+    return Stream{from.modulation(modules.modulation, keep),
+                  from.packed(modules.qkv),
+                  from.packed(modules.out),
+                  from.packed(modules.mlp_in),
+                  from.packed(modules.mlp_out),
+                  from.norm(modules.norm_q),
+                  from.norm(modules.norm_k)};
+  };
   for (int64_t i = 0; i < model->config_.double_blocks; ++i) {
-    const std::string block = "transformer_blocks." + std::to_string(i) + ".";
-    const std::string attn = block + "attn.";
-    Stream image{from.modulation(block + "norm1.linear", keep),
-                 from.packed({attn + "to_q", attn + "to_k", attn + "to_v"}),
-                 from.packed(attn + "to_out.0"),
-                 from.packed(block + "ff.net.0.proj"),
-                 from.packed(block + "ff.net.2"),
-                 from.norm(attn + "norm_q"),
-                 from.norm(attn + "norm_k")};
-    Stream text{from.modulation(block + "norm1_context.linear", keep),
-                from.packed({attn + "add_q_proj", attn + "add_k_proj", attn + "add_v_proj"}),
-                from.packed(attn + "to_add_out"),
-                from.packed(block + "ff_context.net.0.proj"),
-                from.packed(block + "ff_context.net.2"),
-                from.norm(attn + "norm_added_q"),
-                from.norm(attn + "norm_added_k")};
+    Stream image = stream(flux_image_stream(i));
+    Stream text = stream(flux_text_stream(i));
     model->double_blocks_.push_back({std::move(text), std::move(image)});
   }
   for (int64_t i = 0; i < model->config_.single_blocks; ++i) {
-    const std::string block = "single_transformer_blocks." + std::to_string(i) + ".";
-    const std::string attn = block + "attn.";
-    model->single_blocks_.push_back(
-        {from.modulation(block + "norm.linear", keep),
-         from.packed({attn + "to_q", attn + "to_k", attn + "to_v", block + "proj_mlp"}),
-         from.packed(block + "proj_out"), from.norm(attn + "norm_q"), from.norm(attn + "norm_k")});
+    const FluxSingleModules modules = flux_single_block(i);
+    model->single_blocks_.push_back({from.modulation(modules.modulation, keep),
+                                     from.packed(modules.in), from.packed(modules.out),
+                                     from.norm(modules.norm_q), from.norm(modules.norm_k)});
   }
-  model->final_modulation_ = from.modulation("norm_out.linear", keep);
+  model->final_modulation_ = from.modulation(kFluxFinalModulation, keep);
   model->final_out_ = from.linear("proj_out");
   if (options.weights == WeightForm::kStreamed) {
     std::vector<std::vector<PackedLinear*>> blocks;

@@ -32,72 +32,21 @@ int64_t t5_bucket(int64_t relative, int64_t buckets, int64_t max_distance) {
 
 std::shared_ptr<T5Encoder> T5Encoder::load(std::shared_ptr<const WeightFile> file,
                                            const T5Options& options, const Job& job) {
-  ParameterSet set = ParameterSet::locate(
-      std::move(file), "a T5 encoder",
-      {"encoder.block.0.layer.0.SelfAttention.q.weight", "encoder.final_layer_norm.weight"});
+  const T5Weights weights = T5Weights::resolve(std::move(file), options);
   const std::shared_ptr<T5Encoder> model(new T5Encoder());
-  const bool shared = set.find("shared.weight") != nullptr;
-  const std::string embedding = shared ? "shared.weight" : "encoder.embed_tokens.weight";
-  const auto attention_of = [](int64_t block) {
-    return "encoder.block." + std::to_string(block) + ".layer.0.SelfAttention.";
-  };
-  const std::string bias = attention_of(0) + "relative_attention_bias.weight";
-  T5Config& config = model->config_;
-  config.vocabulary = set.size(embedding, 2, 0);
-  config.width = set.size(embedding, 2, 1);
-  config.buckets = set.size(bias, 2, 0);
-  config.heads = set.size(bias, 2, 1);
-  config.layers = set.count("encoder.block.");
-  config.mlp = set.size("encoder.block.0.layer.1.DenseReluDense.wi_0.weight", 2, 0);
-  const int64_t inner = set.size(attention_of(0) + "q.weight", 2, 0);
-  config.max_distance = options.max_distance;
-  config.eps = options.eps;
-  if (config.buckets > 0 && (config.buckets < 4 || config.buckets % 2 != 0 ||
-                             config.max_distance <= config.buckets / 4)) {
-    set.problem(std::to_string(config.buckets) + " position buckets do not go with a distance of " +
-                std::to_string(config.max_distance));
-  }
-  if (inner > 0 && config.heads > 0) {
-    config.head_dim = inner / config.heads;
-    if (inner % config.heads != 0) {
-      set.problem("queries of width " + std::to_string(inner) + " do not divide into " +
-                  std::to_string(config.heads) + " heads");
-    }
-  }
-
-  const int64_t d = config.width;
-  set.require(embedding, {config.vocabulary, d});
-  set.require(bias, {config.buckets, config.heads});
-  for (int64_t i = 0; i < config.layers; ++i) {
-    const std::string layer = "encoder.block." + std::to_string(i) + ".layer.";
-    set.require(layer + "0.layer_norm.weight", {d});
-    for (const char* name : {"q", "k", "v"}) {
-      set.require(attention_of(i) + name + ".weight", {inner, d});
-    }
-    set.require(attention_of(i) + "o.weight", {d, inner});
-    set.require(layer + "1.layer_norm.weight", {d});
-    set.require(layer + "1.DenseReluDense.wi_0.weight", {config.mlp, d});
-    set.require(layer + "1.DenseReluDense.wi_1.weight", {config.mlp, d});
-    set.require(layer + "1.DenseReluDense.wo.weight", {d, config.mlp});
-  }
-  set.require("encoder.final_layer_norm.weight", {d});
-  // The rest of a whole T5, and the second name of the embedding.
-  set.ignore("decoder.");
-  set.ignore("lm_head.");
-  if (shared) set.ignore("encoder.embed_tokens.");
-  set.check();
-
+  model->config_ = weights.config;
+  const T5Config& config = model->config_;
   model->dtype_ = options.dtype;
-  WeightLoader from(set, options.dtype, job);
-  model->tokens_ = from.matrix(embedding);
-  model->bias_table_ = from.copy(bias, at::kFloat);
+  WeightLoader from(weights.parameters, options.dtype, job);
+  model->tokens_ = from.matrix(config.embedding);
+  model->bias_table_ = from.copy(t5_position_bias(), at::kFloat);
   for (int64_t i = 0; i < config.layers; ++i) {
     const std::string layer = "encoder.block." + std::to_string(i) + ".layer.";
     const std::string mlp = layer + "1.DenseReluDense.";
     model->blocks_.push_back(
-        {from.copy(layer + "0.layer_norm.weight", at::kFloat), from.linear(attention_of(i) + "q"),
-         from.linear(attention_of(i) + "k"), from.linear(attention_of(i) + "v"),
-         from.linear(attention_of(i) + "o"), from.copy(layer + "1.layer_norm.weight", at::kFloat),
+        {from.copy(layer + "0.layer_norm.weight", at::kFloat), from.linear(t5_attention(i) + "q"),
+         from.linear(t5_attention(i) + "k"), from.linear(t5_attention(i) + "v"),
+         from.linear(t5_attention(i) + "o"), from.copy(layer + "1.layer_norm.weight", at::kFloat),
          from.linear(mlp + "wi_0"), from.linear(mlp + "wi_1"), from.linear(mlp + "wo")});
   }
   model->final_norm_ = from.copy("encoder.final_layer_norm.weight", at::kFloat);

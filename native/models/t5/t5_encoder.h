@@ -9,28 +9,13 @@
 #include <vector>
 
 #include "base/job.h"
+#include "describe/t5.h"
 #include "layers/linear.h"
-#include "weights/weight_file.h"
 
 namespace jitflux {
 
-struct T5Config {
-  int64_t vocabulary = 0;
-  int64_t width = 0;
-  int64_t heads = 0;
-  int64_t head_dim = 0;
-  int64_t mlp = 0;
-  int64_t layers = 0;
-  int64_t buckets = 0;
-  int64_t max_distance = 128;
-  int64_t max_tokens = 512;  // FLUX's longest prompt
-  double eps = 1e-6;
-};
-
-struct T5Options {
+struct T5Options : T5Settings {
   at::ScalarType dtype = at::kFloat;  // kFloat or kBFloat16: weights and matrix products
-  int64_t max_distance = 128;
-  double eps = 1e-6;
 };
 
 // Bucket of a relative position key - query, bidirectional: exact up to a quarter of the buckets,
@@ -39,9 +24,7 @@ int64_t t5_bucket(int64_t relative, int64_t buckets, int64_t max_distance);
 
 class T5Encoder {
  public:
-  // Hugging Face names, below any prefix; the embedding is shared.weight or
-  // encoder.embed_tokens.weight, and the decoder of a whole T5 is left alone. Throws
-  // kWeightsMismatch.
+  // See T5Weights::resolve. Throws kWeightsMismatch.
   static std::shared_ptr<T5Encoder> load(std::shared_ptr<const WeightFile> file,
                                          const T5Options& options, const Job& job);
 

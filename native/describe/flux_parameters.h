@@ -8,10 +8,14 @@
 #include <string>
 #include <vector>
 
-#include "weights/flux_config.h"
+#include "describe/flux_config.h"
+#include "describe/parameter_list.h"
 #include "weights/weight_file.h"
 
 namespace jitflux {
+
+// All parameters of this architecture under diffusers' names, in the order of the forward pass.
+void list_parameters(const FluxConfig& config, const ParameterSink& sink);
 
 class FluxParameters {
  public:
@@ -34,6 +38,8 @@ class FluxParameters {
 
   // All diffusers names of this configuration, in the order of the forward pass.
   const std::vector<std::string>& names() const { return names_; }
+
+  uint64_t elements() const;  // of all parameters
 
   // The parameter as row blocks to be concatenated along dimension 0: one block, or two where the
   // original layout stores halves in the other order (norm_out.linear). Views into the file.

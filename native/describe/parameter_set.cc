@@ -1,4 +1,4 @@
-#include "weights/parameter_set.h"
+#include "describe/parameter_set.h"
 
 #include <algorithm>
 #include <utility>
@@ -70,10 +70,13 @@ void Mismatch::raise(const std::string& path, const std::string& model) const {
                {"mistyped", mistyped}});
 }
 
-ParameterSet ParameterSet::locate(std::shared_ptr<const WeightFile> file, std::string model,
-                                  const std::vector<std::string>& landmarks) {
+namespace {
+
+// What stands before the landmarks in the names of a file.
+std::set<std::string> find_prefixes(const WeightFile& file,
+                                    const std::vector<std::string>& landmarks) {
   std::set<std::string> prefixes;
-  for (const WeightTensor& tensor : file->tensors()) {
+  for (const WeightTensor& tensor : file.tensors()) {
     const std::string_view name = tensor.name;
     for (const std::string& landmark : landmarks) {
       if (!name.ends_with(landmark)) continue;
@@ -81,6 +84,18 @@ ParameterSet ParameterSet::locate(std::shared_ptr<const WeightFile> file, std::s
       if (before.empty() || before.ends_with('.')) prefixes.emplace(before);
     }
   }
+  return prefixes;
+}
+
+}  // namespace
+
+bool ParameterSet::has_landmark(const WeightFile& file, const std::vector<std::string>& landmarks) {
+  return !find_prefixes(file, landmarks).empty();
+}
+
+ParameterSet ParameterSet::locate(std::shared_ptr<const WeightFile> file, std::string model,
+                                  const std::vector<std::string>& landmarks) {
+  const std::set<std::string> prefixes = find_prefixes(*file, landmarks);
   if (prefixes.empty()) {
     fail(
         error_code::kWeightsMismatch, file->path(),
@@ -158,6 +173,14 @@ uint64_t ParameterSet::required_bytes() const {
     if (const WeightTensor* tensor = find(name)) bytes += tensor->nbytes();
   }
   return bytes;
+}
+
+uint64_t ParameterSet::required_elements() const {
+  uint64_t elements = 0;
+  for (const std::string& name : required_) {
+    if (const WeightTensor* tensor = find(name)) elements += static_cast<uint64_t>(tensor->numel());
+  }
+  return elements;
 }
 
 }  // namespace jitflux

@@ -1,4 +1,4 @@
-#include "weights/convert.h"
+#include "convert/convert.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "describe/flux_parameters.h"
 #include "weights/float_conversion.h"
-#include "weights/flux_parameters.h"
 #include "weights/json.h"
 #include "weights/mapped_file.h"
 #include "weights/output_file.h"

@@ -1,4 +1,4 @@
-// Architecture of a FLUX transformer. Inferred from tensor shapes by weights/flux_parameters.
+// Architecture of a FLUX transformer. Inferred from tensor shapes by describe/flux_parameters.
 #pragma once
 
 #include <array>

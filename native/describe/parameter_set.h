@@ -1,6 +1,6 @@
 // The parameters that one model takes from a weight file, by name below an optional prefix: sizes
 // to infer a configuration from, then requirements, then one report of everything that is wrong.
-// No LibTorch here; flux/weight_tensors.h turns parameters into tensors.
+// No LibTorch here; residency/weight_tensors.h turns parameters into tensors.
 #pragma once
 
 #include <cstdint>
@@ -37,6 +37,9 @@ class ParameterSet {
   static ParameterSet locate(std::shared_ptr<const WeightFile> file, std::string model,
                              const std::vector<std::string>& landmarks);
 
+  // Whether any name is one of the landmarks, below any prefix.
+  static bool has_landmark(const WeightFile& file, const std::vector<std::string>& landmarks);
+
   const std::shared_ptr<const WeightFile>& file() const { return file_; }
   const std::string& prefix() const { return prefix_; }
 
@@ -59,6 +62,7 @@ class ParameterSet {
 
   const WeightTensor& at(const std::string& name) const;  // a parameter that was required
   uint64_t required_bytes() const;
+  uint64_t required_elements() const;
 
  private:
   std::shared_ptr<const WeightFile> file_;

@@ -1,4 +1,4 @@
-#include "weights/flux_parameters.h"
+#include "describe/flux_parameters.h"
 
 #include <algorithm>
 #include <array>
@@ -8,7 +8,7 @@
 #include <string_view>
 #include <utility>
 
-#include "weights/parameter_set.h"
+#include "describe/parameter_set.h"
 #include "weights/reader_util.h"
 
 namespace jitflux {
@@ -137,6 +137,112 @@ struct Sizes {
   bool guidance = false;
 };
 
+// Spells out the parameters of a FLUX transformer for one layout.
+class EntryList {
+ public:
+  EntryList(const Sizes& sizes, Layout layout) : sizes_(sizes), layout_(layout) { list(); }
+
+  std::vector<Entry> take() { return std::move(entries_); }
+
+ private:
+  bool original() const { return layout_ == Layout::kOriginal; }
+
+  void add(std::string name, std::string source, std::vector<int64_t> source_shape,
+           std::vector<RowRange> rows = {}) {
+    if (!original()) source = name;
+    entries_.push_back(
+        {std::move(name), std::move(source), std::move(source_shape), std::move(rows)});
+  }
+
+  // A linear layer with its bias: rows x columns in the diffusers layout; in the original layout
+  // the given rows of a matrix of `source_rows` rows.
+  void add_linear(const std::string& name, const std::string& source, int64_t rows, int64_t columns,
+                  int64_t source_rows = 0, std::vector<RowRange> ranges = {}) {
+    const bool sliced = original() && !ranges.empty();
+    if (!sliced) ranges.clear();
+    const int64_t total = sliced ? source_rows : rows;
+    add(name + ".weight", source + ".weight", {total, columns}, ranges);
+    add(name + ".bias", source + ".bias", {total}, ranges);
+  }
+
+  // q, k and v (and, in single blocks, the MLP) are thirds (and the rest) of one original matrix.
+  void add_qkv(const std::string& block, const std::array<const char*, 3>& names,
+               const std::string& source, int64_t source_rows) {
+    const int64_t d = sizes_.hidden;
+    for (size_t i = 0; i < 3; ++i) {
+      add_linear(block + names[i], source, d, d, source_rows,
+                 {{times(static_cast<int64_t>(i), d), d}});
+    }
+  }
+
+  // In the order of the forward pass. Names and shapes: FluxTransformer2DModel of diffusers;
+  // originals: black-forest-labs/flux src/flux/model.py.
+  void list() {
+    const Sizes& s = sizes_;
+    const int64_t d = s.hidden;
+    add_linear("x_embedder", "img_in", d, s.in_channels);
+    const std::string embed = "time_text_embed.";
+    add_linear(embed + "timestep_embedder.linear_1", "time_in.in_layer", d, kTimestepWidth);
+    add_linear(embed + "timestep_embedder.linear_2", "time_in.out_layer", d, d);
+    if (s.guidance) {
+      add_linear(embed + "guidance_embedder.linear_1", "guidance_in.in_layer", d, kTimestepWidth);
+      add_linear(embed + "guidance_embedder.linear_2", "guidance_in.out_layer", d, d);
+    }
+    add_linear(embed + "text_embedder.linear_1", "vector_in.in_layer", d, s.pooled_dim);
+    add_linear(embed + "text_embedder.linear_2", "vector_in.out_layer", d, d);
+    add_linear("context_embedder", "txt_in", d, s.text_dim);
+    for (int64_t i = 0; i < s.double_blocks; ++i) {
+      list_double_block("transformer_blocks." + std::to_string(i) + ".",
+                        "double_blocks." + std::to_string(i) + ".");
+    }
+    for (int64_t i = 0; i < s.single_blocks; ++i) {
+      list_single_block("single_transformer_blocks." + std::to_string(i) + ".",
+                        "single_blocks." + std::to_string(i) + ".");
+    }
+    // Diffusers chunks this one as scale, shift; the original as shift, scale.
+    add_linear("norm_out.linear", "final_layer.adaLN_modulation.1", times(2, d), d, times(2, d),
+               {{d, d}, {0, d}});
+    add_linear("proj_out", "final_layer.linear", s.out_channels, d);
+  }
+
+  void list_double_block(const std::string& block, const std::string& source) {
+    const int64_t d = sizes_.hidden;
+    const int64_t mlp = sizes_.mlp;
+    const std::vector<int64_t> head = {sizes_.head_dim};
+    add_linear(block + "norm1.linear", source + "img_mod.lin", times(6, d), d);
+    add_linear(block + "norm1_context.linear", source + "txt_mod.lin", times(6, d), d);
+    add_qkv(block, {"attn.to_q", "attn.to_k", "attn.to_v"}, source + "img_attn.qkv", times(3, d));
+    add(block + "attn.norm_q.weight", source + "img_attn.norm.query_norm.scale", head);
+    add(block + "attn.norm_k.weight", source + "img_attn.norm.key_norm.scale", head);
+    add_qkv(block, {"attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"},
+            source + "txt_attn.qkv", times(3, d));
+    add(block + "attn.norm_added_q.weight", source + "txt_attn.norm.query_norm.scale", head);
+    add(block + "attn.norm_added_k.weight", source + "txt_attn.norm.key_norm.scale", head);
+    add_linear(block + "attn.to_out.0", source + "img_attn.proj", d, d);
+    add_linear(block + "attn.to_add_out", source + "txt_attn.proj", d, d);
+    add_linear(block + "ff.net.0.proj", source + "img_mlp.0", mlp, d);
+    add_linear(block + "ff.net.2", source + "img_mlp.2", d, mlp);
+    add_linear(block + "ff_context.net.0.proj", source + "txt_mlp.0", mlp, d);
+    add_linear(block + "ff_context.net.2", source + "txt_mlp.2", d, mlp);
+  }
+
+  void list_single_block(const std::string& block, const std::string& source) {
+    const int64_t d = sizes_.hidden;
+    const int64_t mlp = sizes_.mlp;
+    const int64_t fused = sum(times(3, d), mlp);
+    add_linear(block + "norm.linear", source + "modulation.lin", times(3, d), d);
+    add_qkv(block, {"attn.to_q", "attn.to_k", "attn.to_v"}, source + "linear1", fused);
+    add(block + "attn.norm_q.weight", source + "norm.query_norm.scale", {sizes_.head_dim});
+    add(block + "attn.norm_k.weight", source + "norm.key_norm.scale", {sizes_.head_dim});
+    add_linear(block + "proj_mlp", source + "linear1", mlp, d, fused, {{times(3, d), mlp}});
+    add_linear(block + "proj_out", source + "linear2", d, sum(d, mlp));
+  }
+
+  const Sizes& sizes_;
+  Layout layout_;
+  std::vector<Entry> entries_;
+};
+
 class Resolver {
  public:
   explicit Resolver(const WeightFile& file) : file_(file), location_(locate(file)) {
@@ -153,7 +259,7 @@ class Resolver {
                      std::vector<std::string>* names,
                      std::map<std::string, std::vector<WeightTensor>>* pieces) {
     measure();
-    list_entries();
+    entries_ = EntryList(sizes_, location_.layout).take();
     FluxConfig config = make_config();
     check_entries();
     if (mismatch_.empty()) config.rope_axes = find_axes(rope_axes, config);
@@ -254,97 +360,6 @@ class Resolver {
         original() ? "guidance_in." : "time_text_embed.guidance_embedder.";
     const auto found = inside_.lower_bound(guidance);
     sizes_.guidance = found != inside_.end() && found->first.starts_with(guidance);
-  }
-
-  void add(std::string name, std::string source, std::vector<int64_t> source_shape,
-           std::vector<RowRange> rows = {}) {
-    if (!original()) source = name;
-    entries_.push_back(
-        {std::move(name), std::move(source), std::move(source_shape), std::move(rows)});
-  }
-
-  // A linear layer with its bias: rows x columns in the diffusers layout; in the original layout
-  // the given rows of a matrix of `source_rows` rows.
-  void add_linear(const std::string& name, const std::string& source, int64_t rows, int64_t columns,
-                  int64_t source_rows = 0, std::vector<RowRange> ranges = {}) {
-    const bool sliced = original() && !ranges.empty();
-    if (!sliced) ranges.clear();
-    const int64_t total = sliced ? source_rows : rows;
-    add(name + ".weight", source + ".weight", {total, columns}, ranges);
-    add(name + ".bias", source + ".bias", {total}, ranges);
-  }
-
-  // q, k and v (and, in single blocks, the MLP) are thirds (and the rest) of one original matrix.
-  void add_qkv(const std::string& block, const std::array<const char*, 3>& names,
-               const std::string& source, int64_t source_rows) {
-    const int64_t d = sizes_.hidden;
-    for (size_t i = 0; i < 3; ++i) {
-      add_linear(block + names[i], source, d, d, source_rows,
-                 {{times(static_cast<int64_t>(i), d), d}});
-    }
-  }
-
-  // In the order of the forward pass. Names and shapes: FluxTransformer2DModel of diffusers;
-  // originals: black-forest-labs/flux src/flux/model.py.
-  void list_entries() {
-    const Sizes& s = sizes_;
-    const int64_t d = s.hidden;
-    add_linear("x_embedder", "img_in", d, s.in_channels);
-    const std::string embed = "time_text_embed.";
-    add_linear(embed + "timestep_embedder.linear_1", "time_in.in_layer", d, kTimestepWidth);
-    add_linear(embed + "timestep_embedder.linear_2", "time_in.out_layer", d, d);
-    if (s.guidance) {
-      add_linear(embed + "guidance_embedder.linear_1", "guidance_in.in_layer", d, kTimestepWidth);
-      add_linear(embed + "guidance_embedder.linear_2", "guidance_in.out_layer", d, d);
-    }
-    add_linear(embed + "text_embedder.linear_1", "vector_in.in_layer", d, s.pooled_dim);
-    add_linear(embed + "text_embedder.linear_2", "vector_in.out_layer", d, d);
-    add_linear("context_embedder", "txt_in", d, s.text_dim);
-    for (int64_t i = 0; i < s.double_blocks; ++i) {
-      list_double_block("transformer_blocks." + std::to_string(i) + ".",
-                        "double_blocks." + std::to_string(i) + ".");
-    }
-    for (int64_t i = 0; i < s.single_blocks; ++i) {
-      list_single_block("single_transformer_blocks." + std::to_string(i) + ".",
-                        "single_blocks." + std::to_string(i) + ".");
-    }
-    // Diffusers chunks this one as scale, shift; the original as shift, scale.
-    add_linear("norm_out.linear", "final_layer.adaLN_modulation.1", times(2, d), d, times(2, d),
-               {{d, d}, {0, d}});
-    add_linear("proj_out", "final_layer.linear", s.out_channels, d);
-  }
-
-  void list_double_block(const std::string& block, const std::string& source) {
-    const int64_t d = sizes_.hidden;
-    const int64_t mlp = sizes_.mlp;
-    const std::vector<int64_t> head = {sizes_.head_dim};
-    add_linear(block + "norm1.linear", source + "img_mod.lin", times(6, d), d);
-    add_linear(block + "norm1_context.linear", source + "txt_mod.lin", times(6, d), d);
-    add_qkv(block, {"attn.to_q", "attn.to_k", "attn.to_v"}, source + "img_attn.qkv", times(3, d));
-    add(block + "attn.norm_q.weight", source + "img_attn.norm.query_norm.scale", head);
-    add(block + "attn.norm_k.weight", source + "img_attn.norm.key_norm.scale", head);
-    add_qkv(block, {"attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"},
-            source + "txt_attn.qkv", times(3, d));
-    add(block + "attn.norm_added_q.weight", source + "txt_attn.norm.query_norm.scale", head);
-    add(block + "attn.norm_added_k.weight", source + "txt_attn.norm.key_norm.scale", head);
-    add_linear(block + "attn.to_out.0", source + "img_attn.proj", d, d);
-    add_linear(block + "attn.to_add_out", source + "txt_attn.proj", d, d);
-    add_linear(block + "ff.net.0.proj", source + "img_mlp.0", mlp, d);
-    add_linear(block + "ff.net.2", source + "img_mlp.2", d, mlp);
-    add_linear(block + "ff_context.net.0.proj", source + "txt_mlp.0", mlp, d);
-    add_linear(block + "ff_context.net.2", source + "txt_mlp.2", d, mlp);
-  }
-
-  void list_single_block(const std::string& block, const std::string& source) {
-    const int64_t d = sizes_.hidden;
-    const int64_t mlp = sizes_.mlp;
-    const int64_t fused = sum(times(3, d), mlp);
-    add_linear(block + "norm.linear", source + "modulation.lin", times(3, d), d);
-    add_qkv(block, {"attn.to_q", "attn.to_k", "attn.to_v"}, source + "linear1", fused);
-    add(block + "attn.norm_q.weight", source + "norm.query_norm.scale", {sizes_.head_dim});
-    add(block + "attn.norm_k.weight", source + "norm.key_norm.scale", {sizes_.head_dim});
-    add_linear(block + "proj_mlp", source + "linear1", mlp, d, fused, {{times(3, d), mlp}});
-    add_linear(block + "proj_out", source + "linear2", d, sum(d, mlp));
   }
 
   FluxConfig make_config() {
@@ -471,7 +486,32 @@ FluxParameters FluxParameters::resolve(std::shared_ptr<const WeightFile> file,
   return parameters;
 }
 
+void list_parameters(const FluxConfig& config, const ParameterSink& sink) {
+  Sizes sizes;
+  sizes.hidden = config.hidden();
+  sizes.mlp = config.mlp();
+  sizes.head_dim = config.head_dim;
+  sizes.in_channels = config.in_channels;
+  sizes.out_channels = config.out_channels;
+  sizes.text_dim = config.text_dim;
+  sizes.pooled_dim = config.pooled_dim;
+  sizes.double_blocks = config.double_blocks;
+  sizes.single_blocks = config.single_blocks;
+  sizes.guidance = config.guidance;
+  for (const Entry& entry : EntryList(sizes, Layout::kDiffusers).take()) {
+    sink(entry.name, entry.source_shape);
+  }
+}
+
 bool FluxParameters::recognises(const WeightFile& file) { return !vote(file).empty(); }
+
+uint64_t FluxParameters::elements() const {
+  uint64_t count = 0;
+  for (const auto& [name, pieces] : pieces_) {
+    for (const WeightTensor& piece : pieces) count += static_cast<uint64_t>(piece.numel());
+  }
+  return count;
+}
 
 const std::vector<WeightTensor>& FluxParameters::pieces(const std::string& diffusers_name) const {
   const auto found = pieces_.find(diffusers_name);
