@@ -16,17 +16,31 @@ export const ALLOWED = {
   native: {
     loader: [],
     // The JavaScript bindings of libjit_flux_core.so and libjit_flux_weights.so, and what both share.
-    addon: ['node', 'models/*', 'jit', 'residency', 'layers', 'runtime', 'weights', 'kernels', 'base'],
-    weights_addon: ['node', 'weights', 'base'],
-    node: ['weights', 'base'],
+    addon: [
+      'node',
+      'models/*',
+      'jit',
+      'residency',
+      'layers',
+      'runtime',
+      'describe',
+      'weights',
+      'kernels',
+      'base',
+    ],
+    weights_addon: ['node', 'convert', 'describe', 'weights', 'base'],
+    node: ['describe', 'base'],
     // A model never uses another.
-    'models/*': ['residency', 'layers', 'runtime', 'weights', 'kernels', 'base'],
-    residency: ['layers', 'runtime', 'weights', 'kernels', 'base'],
+    'models/*': ['residency', 'layers', 'runtime', 'describe', 'weights', 'kernels', 'base'],
+    residency: ['layers', 'runtime', 'describe', 'weights', 'kernels', 'base'],
     jit: ['runtime', 'kernels', 'base'],
     layers: ['runtime', 'kernels', 'base'],
     // The host side of libjit_flux_cuda.so.
     cuda: ['runtime', 'kernels', 'base'],
     runtime: ['kernels', 'base'],
+    // Without LibTorch from here down: files in another format, what models are made of, formats of files.
+    convert: ['describe', 'weights', 'base'],
+    describe: ['weights', 'base'],
     weights: ['base'],
     'kernels/cpu': ['kernels'],
     'kernels/cuda': ['kernels'],

@@ -75,6 +75,109 @@ export interface WeightInspection {
   totalBytes: number;
 }
 
+/** What shapes tell of CLIP's text encoder. */
+export type ClipArchitecture = Omit<ClipConfig, 'heads' | 'eosTokenId'>;
+/** What shapes tell of T5's encoder. */
+export type T5Architecture = Omit<T5Config, 'maxTokens' | 'maxDistance'>;
+/** What shapes tell of an autoencoder. */
+export type AutoencoderArchitecture = Omit<AutoencoderConfig, 'normGroups' | 'scalingFactor' | 'shiftFactor'>;
+
+/** Architectures by the part of a model that has them. */
+export interface PartArchitectures {
+  transformer: FluxConfig;
+  clip: ClipArchitecture;
+  t5: T5Architecture;
+  autoencoder: AutoencoderArchitecture;
+}
+export type PartName = keyof PartArchitectures;
+
+/** What a weight file, or the shards of an index, is: from its headers. Plain data. */
+export type WeightDescription = WeightFileDescription & (UnknownPart | DescribedPart);
+
+interface WeightFileDescription {
+  /** As it was given. */
+  path: string;
+  /** Every file that was opened, an index first. */
+  files: string[];
+  format: 'torchscript' | 'safetensors';
+  /** Size of the weight files on disk. */
+  fileBytes: number;
+  /** Elements of the part's tensors, or of all if no architecture was resolved. */
+  parameters: number;
+  /** Elements of all tensors by the type that holds them: `{ bfloat16: 1000 }`. */
+  storedTypes: Record<string, number>;
+}
+
+/** A part whose tensors are complete and fit together. */
+export type DescribedPart = {
+  [Part in PartName]: {
+    part: Part;
+    /** Key layout, of the parts that have two. */
+    layout?: 'diffusers' | 'original';
+    /** What stands before the names of all parameters, possibly empty. */
+    prefix: string;
+    architecture: PartArchitectures[Part];
+    problem?: undefined;
+  };
+}[PartName];
+
+/** Tensors that are none of the known parts, or not as such a part needs them. */
+export interface UnknownPart {
+  /** What the names look like. */
+  part?: PartName;
+  layout?: undefined;
+  prefix?: undefined;
+  architecture?: undefined;
+  problem: { code: string; message: string; details?: Record<string, unknown> };
+}
+
+/** One part of a model, and what it has to do. */
+export interface MemoryRequest<Part extends PartName = PartName> {
+  part: Part;
+  /** Absent where only its file is known. What does not decide memory may be left out. */
+  architecture?: MemoryArchitectures[Part] | undefined;
+  /** As counted in the file; else the architecture's. */
+  parameters?: number | undefined;
+  /** Type of most weights in the file. */
+  storedDType?: string | undefined;
+  fileBytes: number;
+  /** To compute in. */
+  dtype: string;
+  device: 'cpu' | 'accelerator';
+  /** Of a transformer's blocks. */
+  blockWeights: BlockWeights;
+  keepModulation: boolean;
+  work: {
+    /** Of image tokens. */
+    rows: number;
+    cols: number;
+    textTokens: number;
+    images: number;
+    steps: number;
+    /** Requests at a time. */
+    runs: number;
+  };
+}
+
+/** What of an architecture decides the memory. */
+export interface MemoryArchitectures {
+  transformer: FluxConfig;
+  clip: ClipArchitecture;
+  t5: T5Architecture;
+  autoencoder: Pick<AutoencoderArchitecture, 'latentChannels' | 'channels' | 'layersPerBlock' | 'encoder'>;
+}
+
+/** Bytes of one part of a model; see `ComponentMemory` of src/model/memory-plan.ts. */
+export interface PartMemory {
+  /** Absent where neither the file nor an architecture tells. */
+  parameters?: number;
+  residentBytes: number;
+  copiedBytes: number;
+  streamedBytes?: number;
+  mapped: boolean;
+  transientBytes: number;
+}
+
 /** What {@link WeightsBinding.convertWeights} did. */
 export interface WeightConversion {
   /** Key layout of the input, if it is a FLUX transformer. */
@@ -403,6 +506,9 @@ export interface NativeBinding extends ControlBinding {
 export interface WeightsBinding extends ControlBinding {
   info(): { version: string };
   inspectWeights(path: string, verify: boolean, job?: NativeJob): Promise<WeightInspection>;
+  /** `problem` comes as an Error. */
+  describeWeights(path: string, job?: NativeJob): Promise<WeightDescription>;
+  componentMemory(request: MemoryRequest): PartMemory;
   /** Progress counts bytes of tensor data. */
   convertWeights(
     input: string,

@@ -14,14 +14,10 @@
 #include <vector>
 
 #include "base/job.h"
-<<<<<<< HEAD
 #include "base/token_grid.h"
-#include "layers/latent_embedder.h"
-=======
 #include "describe/flux_config.h"
 #include "describe/flux_parameters.h"
-#include "jit/anchors.h"
->>>>>>> ba83cad (Each part of a model states its tensors, architecture and memory once, without LibTorch; describeWeights and componentMemory)
+#include "layers/latent_embedder.h"
 #include "layers/linear.h"
 #include "layers/rope.h"
 #include "layers/workspace.h"
