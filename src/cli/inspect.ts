@@ -1,21 +1,36 @@
-/** `jit-flux inspect`: what is in a weight file. */
+/** `jit-flux inspect`: what is in a weight file, or what a model is. */
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import { MODEL_INDEX } from '../model/model-directory.js';
+import { resolveModel } from '../model/resolve-model.js';
+import type { ModelSpec } from '../model/spec.js';
+import { DEFAULT_PRESET } from '../sampler/presets.js';
 import { defineCommand, EXIT } from './command.js';
 import { formatBytes, formatCount, table } from './format.js';
 
 export const inspectCommand = defineCommand({
   command: 'inspect <file>',
   describe:
-    'Show format, layout, architecture and size of a weight file; exit code 2 if it holds no usable transformer',
+    'Show what a weight file holds (exit code 2 if it is no usable transformer), or what a model is: its parts, their ' +
+    'types, its defaults, and what was inferred and why',
   builder: (yargs) =>
     yargs
       .positional('file', {
         type: 'string',
         demandOption: true,
-        describe: 'TorchScript archive (.pt), .safetensors file or directory of shards',
+        describe:
+          'TorchScript archive (.pt), .safetensors file, directory of shards, model directory, or a known name',
       })
       .option('tensors', { type: 'boolean', default: false, describe: 'list every tensor' })
       .example('$0 inspect models/flux-tiny/transformer.pt', ''),
   async run(args, context) {
+    if (await isModel(args.file)) {
+      const spec = await resolveModel(args.file, { signal: context.signal });
+      context.printJson(spec);
+      for (const line of describeModel(spec)) context.print(line);
+      return;
+    }
     const { inspectWeights } = await import('../engine/index.js');
     const found = await inspectWeights(args.file, { signal: context.signal });
     const { format, layout, prefix, config, problem, tensors, totalBytes } = found;
@@ -84,3 +99,68 @@ export const inspectCommand = defineCommand({
     return EXIT.badInput;
   },
 });
+
+/** A directory with an index, or a name that is no path. */
+async function isModel(path: string): Promise<boolean> {
+  const exists = (candidate: string) =>
+    stat(candidate).then(
+      () => true,
+      () => false,
+    );
+  if (await exists(join(path, MODEL_INDEX))) return true;
+  return !(await exists(path)) && !/[/.](pt|safetensors|json)$|\//.test(path);
+}
+
+function describeModel({ kind, path, info, transformer, text, decoder, inferred }: ModelSpec): string[] {
+  const parts = [
+    ['transformer', transformer.weights] as const,
+    ...(text?.kind === 'native'
+      ? ([
+          ['text_encoder', text.clip.weights],
+          ['text_encoder_2', text.t5.weights],
+        ] as const)
+      : text
+        ? ([['text_encoder', text.weights]] as const)
+        : []),
+    ['vae', decoder.weights] as const,
+  ];
+  const { width, height, guidance, preset, dense } = info.defaults;
+  const { config } = transformer;
+  return [
+    ...table([
+      ['model', info.name],
+      ['kind', kind],
+      ...(path === undefined ? [] : [['path', path]]),
+      ...(info.license === undefined ? [] : [['licence', info.license]]),
+      ...(config
+        ? [
+            ['blocks', `${config.doubleBlocks} double, ${config.singleBlocks} single`],
+            ['hidden size', `${config.hiddenSize} = ${config.heads} heads x ${config.headDim}`],
+          ]
+        : []),
+      ['text tokens', `${info.text.defaultLength ?? info.text.length}, at most ${info.text.length}`],
+      ['latents', `${info.decoder.channels} channels, ${info.decoder.spatialFactor} pixels each`],
+      ['default', `${width}x${height}, guidance ${guidance}, preset ${preset ?? DEFAULT_PRESET}`],
+      ...(dense ? [['dense', `${dense.steps} steps, ${dense.schedule.kind} schedule`]] : []),
+      ...inferred.map(({ what, value, why, doubtful }) => [
+        doubtful ? `${what} (doubtful)` : what,
+        `${value}: ${why}`,
+      ]),
+    ]),
+    '',
+    ...table(
+      [
+        ['part', 'format', 'stored as', 'M parameters', 'size', 'file'],
+        ...parts.map(([name, weights]) => [
+          name,
+          weights?.format ?? '',
+          weights?.storedDType ?? '',
+          weights?.parameters === undefined ? '' : (weights.parameters / 1e6).toFixed(1),
+          weights ? formatBytes(weights.fileBytes) : '',
+          weights?.path ?? 'known by its name only',
+        ]),
+      ],
+      [3, 4],
+    ),
+  ];
+}
