@@ -9,7 +9,8 @@ describe('jit-flux inspect of a model', () => {
     const { code, stdout, stderr } = await cli(['inspect', BUNDLED_MODEL]);
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
     expect(stdout).toMatch(/^model +flux-tiny\nkind +jit-flux$/m);
-    for (const file of ['transformer.pt', 'text_encoder.pt', 'vae_decoder.pt']) expect(stdout).toContain(file);
+    for (const file of ['transformer.pt', 'text_encoder.pt', 'vae_decoder.pt'])
+      expect(stdout).toContain(file);
     expect(stdout).toContain('256x256, guidance 3.5, preset jit-4x');
   });
 
