@@ -24,13 +24,14 @@ namespace jitflux::bench {
 
 namespace {
 
-constexpr int64_t kRows = 4608;  // tokens of FLUX.1-dev at 1024 x 1024 pixels, text included
-
 // y[S, N] = x[S, K] W[N, K]^T
 struct GemmShape {
   int64_t k;
   int64_t n;
 };
+
+// Tokens of FLUX.1-dev at 1024 x 1024 pixels, text included.
+int64_t rows_of(const Report& report) { return report.options().smoke() ? 64 : 4608; }
 
 double gemm_flops(int64_t rows, const GemmShape& shape) {
   return 2.0 * static_cast<double>(rows) * static_cast<double>(shape.k) *
@@ -59,8 +60,9 @@ struct Best {
 void compare_ways(Report& report, const GemmShape& shape, const std::string& dtype,
                   const std::vector<Subject>& ways, Best& best) {
   const auto samples = report.sample(ways);
-  const double flops = gemm_flops(kRows, shape);
-  const Fields params = {{"dtype", dtype}, {"rows", kRows}, {"k", shape.k}, {"n", shape.n}};
+  const int64_t rows = rows_of(report);
+  const double flops = gemm_flops(rows, shape);
+  const Fields params = {{"dtype", dtype}, {"rows", rows}, {"k", shape.k}, {"n", shape.n}};
   for (size_t w = 0; w < ways.size(); ++w) {
     const double gflops = flops / samples[w].fastest() * 1e-9;
     if (gflops > best.gflops) {
@@ -71,9 +73,10 @@ void compare_ways(Report& report, const GemmShape& shape, const std::string& dty
 }
 
 void measure_float_gemm(Report& report, const GemmShape& shape, at::ScalarType dtype, Best& best) {
-  const at::Tensor x = random_tensor({kRows, shape.k}, dtype, 1);
+  const int64_t rows = rows_of(report);
+  const at::Tensor x = random_tensor({rows, shape.k}, dtype, 1);
   const at::Tensor weight = random_tensor({shape.n, shape.k}, dtype, 2);
-  const at::Tensor packed = call("mkldnn::_reorder_linear_weight", {weight, kRows});
+  const at::Tensor packed = call("mkldnn::_reorder_linear_weight", {weight, rows});
   compare_ways(report, shape, dtype_name(dtype),
                {{"linear", [&] { at::linear(x, weight); }},
                 {"mkldnn plain", [&] { linear_pointwise(x, weight); }},
@@ -90,19 +93,23 @@ bool int_mm_is_usable(const Report& report) {
   const at::Tensor weight = at::zeros({probe.k, probe.n}, at::kChar);
   const auto samples = report.sample({{"probe", [&] { at::_int_mm(x, weight); }}}, 0);
   const double seconds_per_flop = samples[0].median() / gemm_flops(rows, probe);
-  return seconds_per_flop * gemm_flops(kRows, {3072, 12288}) < 4 * report.options().row_seconds();
+  // In a smoke run the products are as small as the probe.
+  if (report.options().smoke()) return true;
+  return seconds_per_flop * gemm_flops(rows_of(report), {3072, 12288}) <
+         4 * report.options().row_seconds();
 }
 
 void measure_int8_gemm(Report& report, const GemmShape& shape, bool with_int_mm, Best& best) {
+  const int64_t rows = rows_of(report);
   const at::Tensor weight =
       random_tensor({shape.n, shape.k}, at::kFloat, 2).mul_(127).to(at::kChar);
   // Unsigned activations around 128: the fast implementations are of unsigned by signed.
   const at::Tensor x =
-      random_tensor({kRows, shape.k}, at::kFloat, 1).mul_(127).add_(128).to(at::kByte);
+      random_tensor({rows, shape.k}, at::kFloat, 1).mul_(127).add_(128).to(at::kByte);
   const at::Tensor scale = at::full({shape.n}, 1e-4, at::kFloat);
   const at::Tensor zero_point = at::zeros({shape.n}, at::kInt);
   const at::Tensor packed =
-      call("onednn::qlinear_prepack", {weight, std::vector<int64_t>{kRows, shape.k}});
+      call("onednn::qlinear_prepack", {weight, std::vector<int64_t>{rows, shape.k}});
   std::vector<Subject> ways;
   const at::Tensor signed_x = x.to(at::kShort).sub_(128).to(at::kChar);
   const at::Tensor transposed = weight.t();
@@ -117,7 +124,8 @@ void measure_int8_gemm(Report& report, const GemmShape& shape, bool with_int_mm,
 
 void measure_gemm(Report& report) {
   std::vector<GemmShape> shapes = {{3072, 9216}};
-  if (!report.options().quick) shapes.insert(shapes.end(), {{3072, 12288}, {15360, 3072}});
+  if (report.options().full()) shapes.insert(shapes.end(), {{3072, 12288}, {15360, 3072}});
+  if (report.options().smoke()) shapes = {{128, 256}};
   const auto summarise = [&](const std::string& dtype, const Best& best) {
     report.summarise("ceilings", "gemm_" + dtype + "_gflops", best.gflops);
     report.summarise("ceilings", "gemm_" + dtype + "_way", best.where);
@@ -140,34 +148,35 @@ void measure_gemm(Report& report) {
 }
 
 void measure_memory(Report& report) {
-  constexpr int64_t kBytes = int64_t{256} << 20;  // far larger than any last-level cache's share
+  // Far larger than any last-level cache's share.
+  const int64_t bytes = report.options().smoke() ? int64_t{4} << 20 : int64_t{256} << 20;
   constexpr int64_t kGrain = int64_t{1} << 20;
-  const at::Tensor from = at::empty({kBytes}, at::kByte);
-  const at::Tensor to = at::empty({kBytes}, at::kByte);
+  const at::Tensor from = at::empty({bytes}, at::kByte);
+  const at::Tensor to = at::empty({bytes}, at::kByte);
   auto* source = from.mutable_data_ptr<uint8_t>();
   auto* target = to.mutable_data_ptr<uint8_t>();
   // Touches every page on the thread that will use it.
-  at::parallel_for(0, kBytes, kGrain, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, bytes, kGrain, [&](int64_t begin, int64_t end) {
     std::memset(source + begin, 1, static_cast<size_t>(end - begin));
     std::memset(target + begin, 1, static_cast<size_t>(end - begin));
   });
 
-  Work work = {.bytes = 2.0 * kBytes};
+  Work work = {.bytes = 2.0 * static_cast<double>(bytes)};
   const Samples copy = report.measure(
-      "copy", {{"bytes", kBytes}}, work,
+      "copy", {{"bytes", bytes}}, work,
       {"parallel memcpy", [&] {
-         at::parallel_for(0, kBytes, kGrain, [&](int64_t begin, int64_t end) {
+         at::parallel_for(0, bytes, kGrain, [&](int64_t begin, int64_t end) {
            std::memcpy(target + begin, source + begin, static_cast<size_t>(end - begin));
          });
        }});
   report.summarise("ceilings", "copy_gbytes_per_s", work.bytes / copy.fastest() * 1e-9);
 
   std::atomic<uint64_t> total = 0;
-  work = {.bytes = kBytes};
+  work = {.bytes = static_cast<double>(bytes)};
   const Samples read =
-      report.measure("read", {{"bytes", kBytes}}, work,
+      report.measure("read", {{"bytes", bytes}}, work,
                      {"parallel sum", [&] {
-                        at::parallel_for(0, kBytes / 8, kGrain, [&](int64_t begin, int64_t end) {
+                        at::parallel_for(0, bytes / 8, kGrain, [&](int64_t begin, int64_t end) {
                           const auto* words = reinterpret_cast<const uint64_t*>(source);
                           uint64_t sum = 0;
                           for (int64_t i = begin; i < end; ++i) sum += words[i];

@@ -31,7 +31,8 @@ std::string quote(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') out += '\\';
-    out += c;  // names of ours: no control characters
+    // Names of ours have no control characters, but an error's text may.
+    out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
   }
   return out + '"';
 }
@@ -58,13 +59,6 @@ std::string members(const Fields& fields) {
   return out;
 }
 
-std::string object(const Fields& fields) {
-  std::string out = "{";
-  out += members(fields);
-  out += '}';
-  return out;
-}
-
 Fields fields_of(const Measurement& m) {
   Fields fields = {{"name", m.name}, {"seconds", m.seconds}};
   if (m.work.flops > 0) {
@@ -83,14 +77,14 @@ Fields fields_of(const Measurement& m) {
 
 std::string json_of(const Row& row) {
   std::string out = "{\"section\": " + quote(row.section) + ", \"name\": " + quote(row.name) +
-                    ", \"params\": " + object(row.params) +
-                    ", \"ours\": " + object(fields_of(row.ours));
-  if (row.reference) out += ", \"reference\": " + object(fields_of(*row.reference));
+                    ", \"params\": " + json_object(row.params) +
+                    ", \"ours\": " + json_object(fields_of(row.ours));
+  if (row.reference) out += ", \"reference\": " + json_object(fields_of(*row.reference));
   if (row.ratio) {
-    out += ", \"ratio\": " + object({{"median", row.ratio->median},
-                                     {"low", row.ratio->low},
-                                     {"high", row.ratio->high},
-                                     {"samples", row.ratio->samples}});
+    out += ", \"ratio\": " + json_object({{"median", row.ratio->median},
+                                          {"low", row.ratio->low},
+                                          {"high", row.ratio->high},
+                                          {"samples", row.ratio->samples}});
   }
   if (row.difference) out += ", \"difference\": " + number(*row.difference);
   return out + "}";
@@ -125,6 +119,20 @@ void print_progress(const Row& row) {
 }
 
 }  // namespace
+
+std::string json_object(const Fields& fields) { return '{' + members(fields) + '}'; }
+
+const char* mode_name(Mode mode) {
+  switch (mode) {
+    case Mode::kSmoke:
+      return "smoke";
+    case Mode::kQuick:
+      return "quick";
+    case Mode::kFull:
+      return "full";
+  }
+  return "";
+}
 
 double Samples::median() const { return quantile(seconds, 0.5); }
 
@@ -210,7 +218,7 @@ std::string Report::json(const std::string& section, const Fields& header) const
   }
   out += "\n]";
   for (const auto& [group, fields] : summaries_)
-    out += ",\n" + quote(group) + ": " + object(fields);
+    out += ",\n" + quote(group) + ": " + json_object(fields);
   return out + "}\n";
 }
 

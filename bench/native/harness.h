@@ -64,9 +64,15 @@ struct Row {
   std::optional<double> difference;
 };
 
+// How much is measured. kSmoke has tiny shapes, for which no figure means anything: it shows that
+// every section runs.
+enum class Mode { kSmoke, kQuick, kFull };
+
+const char* mode_name(Mode mode);  // "smoke", "quick", "full"
+
 // How the program was asked to measure.
 struct Options {
-  bool quick = false;
+  Mode mode = Mode::kFull;
   // Without an arena malloc maps every large result anew. Operators that allocate their results, as
   // eager ATen's do, are then measured by their page faults: eager's LayerNorm and modulation at
   // 4608 x 3072 in float32 took 14 times as long as ours, and 2.7 times with kept memory. So the
@@ -74,7 +80,11 @@ struct Options {
   bool fresh_memory = false;
   // Time for the samples of one row; one with slow subjects takes longer, kMinimumSamples are
   // always taken.
-  double row_seconds() const { return quick ? 1.5 : 6.0; }
+  double row_seconds() const {
+    return mode == Mode::kFull ? 6.0 : mode == Mode::kQuick ? 1.5 : 0.01;
+  }
+  bool smoke() const { return mode == Mode::kSmoke; }
+  bool full() const { return mode == Mode::kFull; }
 };
 
 constexpr int64_t kMinimumSamples = 3;
@@ -119,6 +129,9 @@ class Report {
   std::vector<Row> rows_;
   std::vector<std::pair<std::string, Fields>> summaries_;
 };
+
+// One JSON object on one line.
+std::string json_object(const Fields& fields);
 
 // Value below which a share p of the samples lies, interpolated.
 double quantile(std::vector<double> samples, double p);

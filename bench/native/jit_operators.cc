@@ -19,8 +19,6 @@ namespace {
 constexpr int64_t kChannels = 64;
 constexpr double kAnchorRatio = 0.35;
 constexpr double kAddedRatio = 0.30;
-// Smaller grids measure the cost of a call, and of waking a thread, rather than of tokens.
-constexpr int64_t kSmallestInFit = 4096;
 // Tokens of all anchor lists that the lifter is built for in turn: on one small list over and over,
 // the CPU learns every branch by heart, which no run would see.
 constexpr int64_t kLifterTokens = 65536;
@@ -51,9 +49,14 @@ double slope(const std::vector<Point>& points) {
 
 void run_jit_operators(Report& report) {
   // Many rows without a reference: each gets part of a row's time.
-  const double share = report.options().quick ? 0.2 : 0.5;
+  const double share = report.options().full() ? 0.5 : 0.2;
+  const bool smoke = report.options().smoke();
+  const std::vector<int64_t> sides =
+      smoke ? std::vector<int64_t>{16, 24} : std::vector<int64_t>{16, 32, 64, 128, 256};
+  // Smaller grids measure the cost of a call, and of waking a thread, rather than of tokens.
+  const int64_t smallest_in_fit = smoke ? 0 : 4096;
   std::vector<std::pair<std::string, std::vector<Point>>> curves;
-  for (const int64_t side : {16, 32, 64, 128, 256}) {
+  for (const int64_t side : sides) {
     const Grid grid = {side, side};
     const int64_t tokens = grid.tokens();
     const auto count = [&](double ratio) {
@@ -74,7 +77,7 @@ void run_jit_operators(Report& report) {
           {{"rows", side}, {"cols", side}, {"channels", kChannels}, {"anchors", anchors.count}},
           {.tokens = static_cast<double>(tokens)}, {"jit-flux", std::move(run)}, share);
       if (index == curves.size()) curves.push_back({name, {}});
-      if (tokens >= kSmallestInFit) curves[index].second.push_back({tokens, samples.fastest()});
+      if (tokens >= smallest_in_fit) curves[index].second.push_back({tokens, samples.fastest()});
       ++index;
     };
     // The Euler steps add up over the calls: small ones keep the latents in a sane range.

@@ -4,17 +4,14 @@
 // that must move whoever does it, so the reference's GB/s is what it makes of them, not what it
 // moves.
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gelu.h>
-#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/reflection_pad2d.h>
 #include <ATen/ops/rms_norm.h>
 #include <ATen/ops/silu.h>
-#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
@@ -23,6 +20,8 @@
 #include <vector>
 
 #include "base/parallel.h"
+#include "eager_flux.h"
+#include "eager_jit.h"
 #include "jit/euler_step.h"
 #include "jit/gather.h"
 #include "jit/importance.h"
@@ -83,17 +82,13 @@ void compare_layer_norm_modulate(Report& report, const RowCase& c) {
   const at::Tensor shift = c.first.to(c.dtype);
   const at::Tensor scale = c.second.to(c.dtype);
   at::Tensor result;
-  report.compare(
-      "layer_norm_modulate", c.params(), c.moving(2),
-      {kOurs,
-       [&] {
-         layer_norm_modulate(c.x, c.norm(), {c.out, {}});
-       }},
-      {kEager,
-       [&] {
-         result = at::layer_norm(c.x, {c.shape.width()}, {}, {}, kNormEps) * (1 + scale) + shift;
-       }},
-      [&] { return relative_difference(c.out, result); });
+  report.compare("layer_norm_modulate", c.params(), c.moving(2),
+                 {kOurs,
+                  [&] {
+                    layer_norm_modulate(c.x, c.norm(), {c.out, {}});
+                  }},
+                 {kEager, [&] { result = eager_modulated(c.x, shift, scale); }},
+                 [&] { return relative_difference(c.out, result); });
 }
 
 void compare_gated_residual(Report& report, const RowCase& c) {
@@ -120,7 +115,7 @@ void compare_gated_residual_layer_norm_modulate(Report& report, const RowCase& c
   at::Tensor sum, result;
   const auto eager = [&] {
     sum = c.x + eager_gate * c.y;
-    result = at::layer_norm(sum, {c.shape.width()}, {}, {}, kNormEps) * (1 + scale) + shift;
+    result = eager_modulated(sum, shift, scale);
   };
   const auto ours = [&] {
     gated_residual(x, {c.y, {}, {}}, gate.const_data_ptr<float>(), c.norm(), {c.out, {}});
@@ -130,13 +125,6 @@ void compare_gated_residual_layer_norm_modulate(Report& report, const RowCase& c
   const double difference = relative_difference(c.out, result);
   report.compare("gated_residual_layer_norm_modulate", c.params(), c.moving(4), {kOurs, ours},
                  {kEager, eager}, [&] { return difference; });
-}
-
-// diffusers' apply_rotary_emb. x: [rows, heads, head_dim]; cos, sin: [rows, 1, head_dim].
-at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-  const auto parts = x.unflatten(-1, {-1, 2}).unbind(-1);
-  const at::Tensor rotated = at::stack({-parts[1], parts[0]}, -1).flatten(2);
-  return (x.to(at::kFloat) * cos + rotated.to(at::kFloat) * sin).to(x.scalar_type());
 }
 
 void compare_qk_norm_rope(Report& report, const RowCase& c) {
@@ -151,8 +139,7 @@ void compare_qk_norm_rope(Report& report, const RowCase& c) {
   const auto expand = [&](const at::Tensor& t) {
     return t.narrow(0, 0, shape.rows).slice(1, 1, std::nullopt, 2).repeat_interleave(2, 1);
   };
-  const at::Tensor cos = expand(table.cos).unsqueeze(1);
-  const at::Tensor sin = expand(table.sin).unsqueeze(1);
+  const EagerRope rope = {expand(table.cos).unsqueeze(1), expand(table.sin).unsqueeze(1)};
   // Eager's projections are three matrices, ours is one.
   const auto part = [&](int64_t index) {
     return qkv.narrow(1, index * shape.width(), shape.width())
@@ -175,8 +162,8 @@ void compare_qk_norm_rope(Report& report, const RowCase& c) {
        }},
       {kEager,
        [&] {
-         eager_q = rotate(at::rms_norm(q, {shape.head_dim}, eager_q_weight, kNormEps), cos, sin);
-         eager_k = rotate(at::rms_norm(k, {shape.head_dim}, eager_k_weight, kNormEps), cos, sin);
+         eager_q = eager_rotate(at::rms_norm(q, {shape.head_dim}, eager_q_weight, kNormEps), rope);
+         eager_k = eager_rotate(at::rms_norm(k, {shape.head_dim}, eager_k_weight, kNormEps), rope);
          eager_v = v.clone();  // its share of joining the two streams
        }},
       [&] {
@@ -244,13 +231,11 @@ void compare_scale_shift_silu(Report& report, const RowCase& c) {
                  [&] { return relative_difference(c.out, result); });
 }
 
-// The JiT operators' case: the tokens of a 1024 x 1024 image.
-constexpr Grid kGrid = {64, 64};
 constexpr int64_t kChannels = 64;
 
 // [1, N, C] as an image [1, C, rows, cols].
-at::Tensor as_image(const at::Tensor& tokens) {
-  return tokens.transpose(1, 2).reshape({1, kChannels, kGrid.rows, kGrid.cols});
+at::Tensor as_image(const at::Tensor& tokens, const Grid& grid) {
+  return tokens.transpose(1, 2).reshape({1, kChannels, grid.rows, grid.cols});
 }
 
 at::Tensor index_tensor(const std::vector<int32_t>& values) {
@@ -259,11 +244,11 @@ at::Tensor index_tensor(const std::vector<int32_t>& values) {
 
 // A sparse step around the transformer: the anchors' latents out, their velocity lifted to the
 // grid, the Euler step. The maps are made once per stage, on both sides.
-void compare_sparse_step(Report& report, int64_t anchor_count) {
-  const TokenLists anchors = choose_tokens(kGrid, anchor_count, 0).anchors;
-  const jit::Lifter lifter(anchors.of(0), anchors.count, kGrid);
+void compare_sparse_step(Report& report, const Grid& grid, int64_t anchor_count) {
+  const TokenLists anchors = choose_tokens(grid, anchor_count, 0).anchors;
+  const jit::Lifter lifter(anchors.of(0), anchors.count, grid);
   const at::Tensor velocity = random_tensor({1, anchors.count, kChannels}, at::kFloat, 1);
-  at::Tensor latents = random_tensor({1, kGrid.tokens(), kChannels}, at::kFloat, 2);
+  at::Tensor latents = random_tensor({1, grid.tokens(), kChannels}, at::kFloat, 2);
   at::Tensor eager_latents = latents.clone();
   constexpr double kStep = -1e-6;  // taken over and over
   jit::LifterCache cache;
@@ -280,22 +265,22 @@ void compare_sparse_step(Report& report, int64_t anchor_count) {
   at::Tensor tokens, full, eager_tokens, eager_full;
   const double bytes =
       static_cast<double>(sizeof(float) * kChannels *
-                          (2 * anchors.count +    // gather: read, write
-                           anchors.count +        // velocity
-                           3 * kGrid.tokens()));  // lifted velocity; latents read and written
+                          (2 * anchors.count +   // gather: read, write
+                           anchors.count +       // velocity
+                           3 * grid.tokens()));  // lifted velocity; latents read and written
   report.compare(
       "gather_lift_euler",
-      {{"tokens", kGrid.tokens()}, {"anchors", anchors.count}, {"channels", kChannels}},
+      {{"tokens", grid.tokens()}, {"anchors", anchors.count}, {"channels", kChannels}},
       {.bytes = bytes},
       {kOurs,
        [&] {
          tokens = jit::gather(latents, anchors);
-         full = jit::euler_step(latents, velocity, anchors, kGrid, kStep, cache);
+         full = jit::euler_step(latents, velocity, anchors, grid, kStep, cache);
        }},
       {kEager,
        [&] {
          eager_tokens = eager_latents.index_select(1, anchor_index);
-         const at::Tensor filled = as_image(velocity.index_select(1, nearest));
+         const at::Tensor filled = as_image(velocity.index_select(1, nearest), grid);
          const at::Tensor padded = at::reflection_pad2d(filled, {radius, radius, radius, radius});
          const auto blur = [](const at::Tensor& x, const at::Tensor& weight) {
            return at::conv2d(x, weight, std::nullopt, at::IntArrayRef{1, 1}, at::IntArrayRef{0, 0},
@@ -309,23 +294,23 @@ void compare_sparse_step(Report& report, int64_t anchor_count) {
 }
 
 // The anchors' tokens embedded.
-void compare_gather_embed(Report& report, at::ScalarType dtype) {
-  constexpr int64_t kWidth = 3072;
-  const TokenLists anchors = choose_tokens(kGrid, 1310, 0).anchors;
-  const at::Tensor latents = random_tensor({kGrid.tokens(), kChannels}, at::kFloat, 1);
-  const at::Tensor eager_weight = random_tensor({kWidth, kChannels}, dtype, 2);
-  const at::Tensor eager_bias = random_tensor({kWidth}, dtype, 3);
+void compare_gather_embed(Report& report, const Grid& grid, int64_t anchor_count, int64_t width,
+                          at::ScalarType dtype) {
+  const TokenLists anchors = choose_tokens(grid, anchor_count, 0).anchors;
+  const at::Tensor latents = random_tensor({grid.tokens(), kChannels}, at::kFloat, 1);
+  const at::Tensor eager_weight = random_tensor({width, kChannels}, dtype, 2);
+  const at::Tensor eager_bias = random_tensor({width}, dtype, 3);
   const LatentEmbedder embedder = LatentEmbedder::from({eager_weight, eager_bias});
-  const at::Tensor out = at::empty({anchors.count, kWidth}, dtype);
+  const at::Tensor out = at::empty({anchors.count, width}, dtype);
   const at::Tensor anchor_index = index_tensor(anchors.tokens);
   at::Tensor result;
   report.compare(
       "gather_embed",
       {{"anchors", anchors.count},
        {"channels", kChannels},
-       {"width", kWidth},
+       {"width", width},
        {"dtype", dtype_name(dtype)}},
-      {.flops = 2.0 * static_cast<double>(anchors.count * kChannels * kWidth)},
+      {.flops = 2.0 * static_cast<double>(anchors.count * kChannels * width)},
       {kOurs,
        [&] {
          gather_embed(latents.const_data_ptr<float>(), anchors.tokens.data(), embedder, out);
@@ -338,17 +323,15 @@ void compare_gather_embed(Report& report, at::ScalarType dtype) {
       [&] { return relative_difference(out, result); });
 }
 
-void compare_importance(Report& report) {
-  const at::Tensor velocity = random_tensor({1, kGrid.tokens(), kChannels}, at::kFloat, 1);
+void compare_importance(Report& report, const Grid& grid) {
+  const at::Tensor velocity = random_tensor({1, grid.tokens(), kChannels}, at::kFloat, 1);
   at::Tensor ours, eager;
-  report.compare("importance", {{"tokens", kGrid.tokens()}, {"channels", kChannels}},
-                 {.bytes = static_cast<double>(sizeof(float) * kGrid.tokens() * (kChannels + 1))},
-                 {kOurs, [&] { ours = jit::importance(velocity, kGrid); }},
+  report.compare("importance", {{"tokens", grid.tokens()}, {"channels", kChannels}},
+                 {.bytes = static_cast<double>(sizeof(float) * grid.tokens() * (kChannels + 1))},
+                 {kOurs, [&] { ours = jit::importance(velocity, grid); }},
                  {kEager,
                   [&] {
-                    const at::Tensor x = as_image(velocity);
-                    const at::Tensor mean = at::avg_pool2d(x, 3, 1, 1);
-                    eager = (at::avg_pool2d(x * x, 3, 1, 1) - mean * mean).mean(1).flatten(1);
+                    eager = eager_importance(velocity, {grid.rows, grid.cols}).unsqueeze(0);
                   }},
                  [&] { return relative_difference(ours, eager); });
 }
@@ -359,7 +342,9 @@ void run_kernels(Report& report) {
   // FLUX.1-dev, 1024 x 1024 pixels.
   std::vector<RowShape> shapes = {{4608, 24, 128, {16, 56, 56}}};
   // A small model of as many image tokens: its activations fit into the caches.
-  if (!report.options().quick) shapes.push_back({4160, 8, 64, {8, 28, 28}});
+  if (report.options().full()) shapes.push_back({4160, 8, 64, {8, 28, 28}});
+  const bool smoke = report.options().smoke();
+  if (smoke) shapes = {{80, 2, 64, {8, 28, 28}}};
   for (const RowShape& shape : shapes) {
     for (const auto dtype : {at::kFloat, at::kBFloat16}) {
       const RowCase c(shape, dtype);
@@ -372,9 +357,15 @@ void run_kernels(Report& report) {
       compare_scale_shift_silu(report, c);
     }
   }
-  for (const int64_t anchors : {1310, 2457}) compare_sparse_step(report, anchors);
-  for (const auto dtype : {at::kFloat, at::kBFloat16}) compare_gather_embed(report, dtype);
-  compare_importance(report);
+  // The JiT operators' case: the tokens of a 1024 x 1024 image, and the anchors of two stages.
+  const Grid grid = smoke ? Grid{16, 16} : Grid{64, 64};
+  const std::vector<int64_t> stages =
+      smoke ? std::vector<int64_t>{81, 153} : std::vector<int64_t>{1310, 2457};
+  for (const int64_t anchors : stages) compare_sparse_step(report, grid, anchors);
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    compare_gather_embed(report, grid, stages[0], smoke ? 128 : 3072, dtype);
+  }
+  compare_importance(report, grid);
 }
 
 }  // namespace jitflux::bench

@@ -1,6 +1,6 @@
-// jit_flux_bench <section> [--quick] [--threads N] [--fresh-memory]: measures parts of the engine
-// and prints one JSON document to stdout; progress goes to stderr. It finds LibTorch by its
-// RUNPATH.
+// jit_flux_bench <section> [--quick | --smoke] [--threads N] [--fresh-memory]: measures parts of
+// the engine and prints one JSON document to stdout; progress goes to stderr. jit_flux_bench peer
+// answers requests instead (peer.h). It finds LibTorch by its RUNPATH.
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <unistd.h>
@@ -13,6 +13,7 @@
 
 #include "harness.h"
 #include "kernels/kernels.h"
+#include "peer.h"
 #include "runtime/memory_arena.h"
 #include "sections.h"
 
@@ -33,8 +34,11 @@ constexpr Section kSections[] = {
 };
 
 constexpr const char* kUsage =
-    "usage: jit_flux_bench <section> [--quick] [--threads N] [--fresh-memory]\n"
+    "usage: jit_flux_bench <section> [--quick | --smoke] [--threads N] [--fresh-memory]\n"
+    "       jit_flux_bench peer\n"
     "sections: ceilings, kernels, attention, jit-operators, all\n"
+    "--smoke: tiny shapes, to see that all of it runs.\n"
+    "peer: eager ATen, asked over standard input.\n"
     "--fresh-memory: large results come in fresh pages, not from an arena that keeps them.\n"
     "JIT_FLUX_ISA chooses the kernels' instruction set, as in the library.\n";
 
@@ -49,7 +53,7 @@ void wait_passively(char** argv) {
 
 struct Arguments {
   std::string section;
-  bool quick = false;
+  jitflux::bench::Mode mode = jitflux::bench::Mode::kFull;
   bool fresh_memory = false;
   int threads = 0;  // 0: LibTorch's choice
 };
@@ -57,7 +61,9 @@ struct Arguments {
 bool parse(int argc, char** argv, Arguments& arguments) {
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--quick") == 0) {
-      arguments.quick = true;
+      arguments.mode = jitflux::bench::Mode::kQuick;
+    } else if (std::strcmp(argv[i], "--smoke") == 0) {
+      arguments.mode = jitflux::bench::Mode::kSmoke;
     } else if (std::strcmp(argv[i], "--fresh-memory") == 0) {
       arguments.fresh_memory = true;
     } else if (std::strcmp(argv[i], "--threads") == 0 && i + 1 < argc) {
@@ -79,6 +85,12 @@ bool parse(int argc, char** argv, Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "peer") == 0) {
+    // As a user of LibTorch would have it: its own allocator, OpenMP's defaults.
+    const c10::InferenceMode inference;
+    jitflux::bench::serve_peer();
+    return 0;
+  }
   wait_passively(argv);
   Arguments arguments;
   if (!parse(argc, argv, arguments)) {
@@ -92,7 +104,7 @@ int main(int argc, char** argv) {
     const char* isa = jitflux::kernels::table().isa;
     std::fprintf(stderr, "instruction set %s, %d threads\n", isa, at::get_num_threads());
 
-    Report report({arguments.quick, arguments.fresh_memory});
+    Report report({arguments.mode, arguments.fresh_memory});
     for (const Section& section : kSections) {
       if (arguments.section != "all" && arguments.section != section.name) continue;
       report.begin_section(section.name);
@@ -101,7 +113,7 @@ int main(int argc, char** argv) {
     const std::string document =
         report.json(arguments.section, {{"isa", isa},
                                         {"threads", int64_t{at::get_num_threads()}},
-                                        {"mode", arguments.quick ? "quick" : "full"},
+                                        {"mode", jitflux::bench::mode_name(arguments.mode)},
                                         {"memory", arguments.fresh_memory ? "fresh" : "arena"}});
     return std::fputs(document.c_str(), stdout) < 0 || std::fflush(stdout) != 0 ? 1 : 0;
   } catch (const std::exception& error) {

@@ -12,15 +12,14 @@ namespace {
 
 // Enough independent chains to hide the latency of a multiply-add, few enough to stay in registers.
 constexpr int kChains = 12;
-constexpr int64_t kRounds = 1'000'000;
 
-// A function that runs kRounds times kChains of `instruction`, in assembly so that nothing is
+// A function that runs `rounds` times kChains of `instruction`, in assembly so that nothing is
 // folded away. All operands are zero; the instructions take no notice.
 #define JIT_FLUX_PEAK_LOOP(name, isa, Vector, instruction)                 \
-  __attribute__((target(isa))) void name() {                               \
+  __attribute__((target(isa))) void name(int64_t rounds) {                 \
     Vector sums[kChains] = {};                                             \
     const Vector factor = {};                                              \
-    for (int64_t i = 0; i < kRounds; ++i) {                                \
+    for (int64_t i = 0; i < rounds; ++i) {                                 \
       _Pragma("GCC unroll 12") for (Vector & sum : sums) {                 \
         asm volatile(instruction " %1, %1, %0" : "+v"(sum) : "v"(factor)); \
       }                                                                    \
@@ -39,12 +38,13 @@ struct Loop {
   const char* name;
   bool supported;
   double operations;  // multiplications and additions of one instruction
-  void (*run)();
+  void (*run)(int64_t rounds);
 };
 
 }  // namespace
 
 void measure_register_peaks(Report& report) {
+  const int64_t rounds = report.options().smoke() ? 10'000 : 1'000'000;
   const bool avx512 = __builtin_cpu_supports("avx512f");
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const Loop loops[] = {
@@ -59,13 +59,13 @@ void measure_register_peaks(Report& report) {
     if (!loop.supported) continue;
     const int threads = at::get_num_threads();
     const double flops =
-        loop.operations * kChains * static_cast<double>(kRounds) * static_cast<double>(threads);
+        loop.operations * kChains * static_cast<double>(rounds) * static_cast<double>(threads);
     const Samples samples =
         report.measure("register_peak", {{"dtype", loop.dtype}}, {.flops = flops},
                        {loop.name,
                         [&] {
                           at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-                            for (int64_t i = begin; i < end; ++i) loop.run();
+                            for (int64_t i = begin; i < end; ++i) loop.run(rounds);
                           });
                         }},
                        0.2);
