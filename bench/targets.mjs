@@ -1,4 +1,18 @@
 // What the project asks of itself, and where in the sections' results each figure is found.
+import { SUBJECTS } from './lib/models.mjs';
+import { findFailures, hasFailed } from './lib/part.mjs';
+
+/**
+ * What is looked at: in a smoke run other models and sizes stand for the real ones, so that the way to every figure is
+ * walked.
+ * @typedef {object} At
+ * @property {string} small model
+ * @property {string} wide model
+ * @property {readonly [number, number]} grid
+ * @property {{ small: AttentionShape, wide: AttentionShape }} attention
+ */
+
+/** @typedef {readonly [heads: number, sequence: number, headDim: number]} AttentionShape */
 
 /**
  * @typedef {object} Target
@@ -7,7 +21,7 @@
  * @property {string} unit
  * @property {'>=' | '<='} direction
  * @property {string} section where the figure comes from
- * @property {(section: any) => Figure | undefined} extract
+ * @property {(section: any, at: At) => Figure | undefined} extract
  */
 
 /** @typedef {{ value: number, detail?: string }} Figure */
@@ -24,41 +38,73 @@
  * @property {string} [reason] why there is none
  */
 
-const atSide = (grid, side) => grid[0] === side && grid[1] === side;
+/** @typedef {import('./lib/statistics.mjs').Spread} Spread */
 
-/** Share of the GEMM ceiling that a dense forward pass reaches. */
-const ofCeiling = (kind) => (section) => {
-  const row = section.rows.find(
-    (r) => r.model === 'flux-slice' && r.kind === kind && r.share === 1 && atSide(r.grid, 64),
+const SHAPES = {
+  real: { small: /** @type {const} */ ([8, 4160, 64]), wide: /** @type {const} */ ([24, 4608, 128]) },
+  smoke: { small: /** @type {const} */ ([2, 80, 64]), wide: /** @type {const} */ ([2, 96, 128]) },
+};
+
+/** @type {(mode: import('./lib/models.mjs').Mode) => At} */
+const at = (mode) => ({ ...SUBJECTS[mode], attention: mode === 'smoke' ? SHAPES.smoke : SHAPES.real });
+
+/**
+ * The measured case of a model at the large grid.
+ * @param {any} section
+ * @param {string} model
+ * @param {At} where
+ */
+const caseOf = (section, model, { grid }) =>
+  section.cases.find(
+    (/** @type {any} */ c) => c.model === model && c.grid[0] === grid[0] && c.grid[1] === grid[1],
   );
+
+/**
+ * Share of the GEMM ceiling that a dense forward pass reaches.
+ * @param {string} kind
+ * @returns {Target['extract']}
+ */
+const ofCeiling = (kind) => (section, where) => {
+  const rows = caseOf(section, where.wide, where)?.rows;
+  const row = rows?.find((/** @type {any} */ r) => r.kind === kind && r.share === 1);
   return row?.ofCeiling === undefined
     ? undefined
     : figure(row.ofCeiling, `${row.gflops.toFixed(0)} of ${row.ceiling.toFixed(0)} GFLOP/s`);
 };
 
-/** Eager PyTorch's time over ours. */
-const againstEager = (model, type) => (section) => {
-  const row = section.rows.find(
-    (r) => r.model === model && r.type === type && r.implementation === 'eager' && atSide(r.grid, 64),
-  );
+/**
+ * Eager ATen's time over ours.
+ * @param {'small' | 'wide'} role
+ * @param {string} type
+ * @returns {Target['extract']}
+ */
+const againstEager = (role, type) => (section, where) => {
+  const rows = caseOf(section, where[role], where)?.rows;
+  const row = rows?.find((/** @type {any} */ r) => r.type === type && r.implementation === 'aten');
   if (row?.ratio === undefined) return undefined;
   const types = type === 'best' ? `ours ${row.oursType}, theirs ${row.referenceType}, ` : '';
   return figure(row.ratio.median, types + range(row.ratio));
 };
 
+/**
+ * @param {string} preset
+ * @returns {Target['extract']}
+ */
 const composed = (preset) => (section) => {
-  const run = section.composed?.find((r) => r.preset === preset && r.model === 'flux-slice');
+  const run = section.composed?.runs?.find((/** @type {any} */ r) => r.preset === preset);
   return run && figure(run.speedup.median, `FLOPs ${run.flopRatio.toFixed(2)}x, ${range(run.speedup)}`);
 };
 
-const attention = (heads, sequence, headDim, dtype) => (section) => {
-  const row = section.documents?.attention?.rows.find(
-    ({ params: p, ratio }) =>
-      ratio &&
-      p.heads === heads &&
-      p.sequence === sequence &&
-      (p.head_dim ?? p.headDim) === headDim &&
-      p.dtype === dtype,
+/**
+ * @param {'small' | 'wide'} role
+ * @param {string} dtype
+ * @returns {Target['extract']}
+ */
+const attention = (role, dtype) => (section, where) => {
+  const [heads, sequence, headDim] = where.attention[role];
+  const row = section.documents?.attention?.rows?.find(
+    (/** @type {any} */ { params: p, ratio }) =>
+      ratio && p.heads === heads && p.sequence === sequence && p.head_dim === headDim && p.dtype === dtype,
   );
   return row && figure(row.ratio.median, range(row.ratio));
 };
@@ -74,51 +120,54 @@ export const TARGETS = [
     extract: ofCeiling(kind),
   })),
   {
-    name: 'forward against eager PyTorch, bench 64x64, bfloat16',
+    name: 'forward against eager ATen, bench 64x64, bfloat16',
     target: 1.6,
     unit: 'x',
     direction: '>=',
     section: 'peer',
-    extract: againstEager('bench', 'bfloat16'),
+    extract: againstEager('small', 'bfloat16'),
   },
   {
-    name: 'forward against eager PyTorch, bench 64x64, float32',
+    name: 'forward against eager ATen, bench 64x64, float32',
     target: 1.2,
     unit: 'x',
     direction: '>=',
     section: 'peer',
-    extract: againstEager('bench', 'float32'),
+    extract: againstEager('small', 'float32'),
   },
   {
-    name: 'forward against eager PyTorch, flux-slice 64x64, bfloat16',
+    name: 'forward against eager ATen, flux-slice 64x64, bfloat16',
     target: 1.25,
     unit: 'x',
     direction: '>=',
     section: 'peer',
-    extract: againstEager('flux-slice', 'bfloat16'),
+    extract: againstEager('wide', 'bfloat16'),
   },
   {
-    name: 'forward, best type against best type of eager PyTorch, bench 64x64',
+    name: 'forward, best type against best type of eager ATen, bench 64x64',
     target: 2,
     unit: 'x',
     direction: '>=',
     section: 'peer',
-    extract: againstEager('bench', 'best'),
+    extract: againstEager('small', 'best'),
   },
   {
-    name: 'sampler jit-7x against the released pipeline in eager PyTorch, bench 64x64',
+    name: "sampler jit-7x against the released pipeline's steps in eager ATen, bench 64x64",
     target: 1.5,
     unit: 'x',
     direction: '>=',
     section: 'sampler',
-    extract: ({ peer }) => peer?.ratio && figure(peer.ratio.median, `${peer.type}, ${range(peer.ratio)}`),
+    extract: ({ against }) => {
+      const row = against?.rows?.find((/** @type {any} */ r) => r.implementation === 'aten');
+      return row && figure(row.ratio.median, `${against.type}, ${range(row.ratio)}`);
+    },
   },
-  ...[
+  .../** @type {const} */ ([
     ['jit-4x', 4.1],
     ['jit-7x', 6.9],
-  ].map(([preset, target]) => ({
+  ]).map(([preset, target]) => ({
     name: `sampler ${preset} against own dense-50, flux-slice 64x64`,
-    target: Number(target),
+    target,
     unit: 'x',
     direction: /** @type {const} */ ('>='),
     section: 'sampler',
@@ -130,11 +179,9 @@ export const TARGETS = [
     unit: 'share',
     direction: '<=',
     section: 'sampler',
-    extract: ({ operators }) => {
-      const sparse = operators?.filter(({ model, share }) => model === 'flux-slice' && share !== undefined);
-      if (!sparse?.length) return undefined;
-      const worst = sparse.reduce((a, b) => (b.share > a.share ? b : a));
-      return figure(worst.share, `largest, at ${worst.tokens} tokens`);
+    extract: ({ composed: { operators } }) => {
+      const worst = largest(operators, (/** @type {any} */ { share }) => share);
+      return worst && figure(worst.share, `largest, at ${worst.tokens} tokens`);
     },
   },
   {
@@ -144,37 +191,38 @@ export const TARGETS = [
     direction: '<=',
     section: 'native',
     extract: ({ documents }) => {
-      const document = documents?.['jit-operators'];
-      const slopes = Object.entries(document?.slope ?? document?.slopes ?? {});
-      if (slopes.length === 0) return undefined;
-      const [name, worst] = slopes.reduce((a, b) => (b[1] > a[1] ? b : a));
-      return figure(worst, `largest, of ${name}`);
+      const slopes = /** @type {[string, number][]} */ (
+        Object.entries(documents?.['jit-operators']?.slope ?? {})
+      );
+      const worst = largest(slopes, ([, slope]) => slope);
+      return worst && figure(worst[1], `largest, of ${worst[0]}`);
     },
   },
-  ...[
-    [8, 4160, 64],
-    [24, 4608, 128],
-  ].flatMap(([heads, sequence, headDim]) =>
-    [
+  .../** @type {const} */ (['small', 'wide']).flatMap((role) =>
+    /** @type {const} */ ([
       ['bfloat16', 1.8],
       ['float32', 1.15],
-    ].map(([dtype, target]) => ({
-      name: `own attention against SDPA, ${heads}x${sequence}x${headDim}, ${dtype}`,
-      target: Number(target),
+    ]).map(([dtype, target]) => ({
+      name: `own attention against SDPA, ${SHAPES.real[role].join('x')}, ${dtype}`,
+      target,
       unit: 'x',
       direction: /** @type {const} */ ('>='),
       section: 'native',
-      extract: attention(heads, sequence, headDim, dtype),
+      extract: attention(role, dtype),
     })),
   ),
   {
-    name: 'load of a 2 GB archive, time over torch.jit.load',
+    name: 'load of a 2 GB archive, time over torch::jit::load',
     target: 0.1,
     unit: 'share',
     direction: '<=',
     section: 'load',
-    extract: ({ time }) =>
-      time && figure(1 / time.ratio.median, `${(time.ours.median * 1e3).toFixed(0)} ms, warm page cache`),
+    extract: ({ time }) => {
+      const row = time?.references?.find((/** @type {any} */ r) => r.implementation === 'aten');
+      return (
+        row && figure(1 / row.ratio.median, `${(time.ours.median * 1e3).toFixed(1)} ms, warm page cache`)
+      );
+    },
   },
   {
     name: 'peak resident memory after the first forward over the file',
@@ -183,7 +231,7 @@ export const TARGETS = [
     direction: '<=',
     section: 'load',
     extract: ({ memory }) => {
-      const row = memory?.find(({ target }) => target);
+      const row = memory?.find((/** @type {any} */ r) => r.kind === 'float32' && r.ofFile !== undefined);
       return row && figure(row.ofFile, `${row.kind}, file of ${(row.fileBytes / 1e9).toFixed(2)} GB`);
     },
   },
@@ -208,11 +256,15 @@ export const TARGETS = [
 /**
  * One entry per target, in the order of the table. A figure that is missing is a target missed, with the reason.
  * @param {Record<string, any>} sections results by section; an `error` where one failed
+ * @param {import('./lib/models.mjs').Mode} [mode]
  * @returns {Outcome[]}
  */
-export function evaluateTargets(sections) {
+export function evaluateTargets(sections, mode = 'full') {
   return TARGETS.map(({ section, extract, ...target }) =>
-    outcome(target, lookUp(sections[section], section, extract)),
+    outcome(
+      target,
+      lookUp(sections[section], section, (result) => extract(result, at(mode))),
+    ),
   );
 }
 
@@ -237,20 +289,38 @@ export function outcome({ name, target, unit, direction }, { found, reason }) {
   };
 }
 
+/**
+ * @param {any} result
+ * @param {string} section
+ * @param {(result: any) => Figure | undefined} extract
+ * @returns {{ found: Figure } | { reason: string }}
+ */
 function lookUp(result, section, extract) {
   if (result === undefined) return { reason: `section ${section} did not run` };
-  if (result.error !== undefined) return { reason: `section ${section} failed: ${result.error}` };
+  if (hasFailed(result)) return { reason: `section ${section} failed: ${result.error}` };
+  const failures = findFailures(result).map(({ where, reason }) => `; ${where} failed: ${reason}`);
   try {
     const found = extract(result);
     if (found && Number.isFinite(found.value)) return { found };
-    const why = result.ceilingsError ? `: ${result.ceilingsError}` : '';
-    return { reason: `section ${section} has no such figure${why}` };
+    return { reason: `section ${section} has no such figure${failures.join('')}` };
   } catch (error) {
-    return { reason: `section ${section} has another form than expected: ${error.message}` };
+    const why = failures.join('') || `: ${/** @type {Error} */ (error).message}`;
+    return { reason: `section ${section} has another form than expected${why}` };
   }
 }
 
-/** @returns {Figure} */
+/**
+ * @template T
+ * @param {readonly T[]} items
+ * @param {(item: T) => number} by
+ * @returns {T | undefined}
+ */
+function largest([first, ...others], by) {
+  return others.reduce((a, b) => (a === undefined || by(b) > by(a) ? b : a), first);
+}
+
+/** @type {(value: number, detail?: string) => Figure} */
 const figure = (value, detail) => ({ value, ...(detail && { detail }) });
 
+/** @type {(spread: Spread) => string} */
 const range = ({ low, high }) => `${low.toFixed(2)}..${high.toFixed(2)}`;

@@ -7,8 +7,10 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import {
+  autoencoderTensors,
   fluxTransformerTensors,
   linear,
+  norm,
   normalTable,
   range,
   size,
@@ -90,11 +92,6 @@ const json = (/** @type {string} */ folder, /** @type {string} */ name, /** @typ
   mkdirSync(join(root, folder), { recursive: true });
   writeFileSync(join(root, folder, name), JSON.stringify(value, null, 2));
 };
-
-const norm = (/** @type {string} */ name, /** @type {number} */ width, bias = true) => [
-  { name: `${name}.weight`, shape: [width], mean: 1, scale: 0.05 },
-  ...(bias ? [{ name: `${name}.bias`, shape: [width], mean: 0, scale: 0.02 }] : []),
-];
 
 // ---- transformer
 const headDim = values.tiny ? 32 : 128;
@@ -223,68 +220,8 @@ json('text_encoder_2', 'config.json', {
 });
 
 // ---- autoencoder
-const conv = (
-  /** @type {string} */ name,
-  /** @type {number} */ out,
-  /** @type {number} */ input,
-  kernel = 3,
-) => [
-  {
-    name: `${name}.weight`,
-    shape: [out, input, kernel, kernel],
-    mean: 0,
-    scale: 1 / Math.sqrt(input * kernel * kernel),
-  },
-  { name: `${name}.bias`, shape: [out], mean: 0, scale: 0.02 },
-];
-const resnet = (/** @type {string} */ name, /** @type {number} */ out, /** @type {number} */ input) => [
-  ...norm(`${name}.norm1`, input),
-  ...conv(`${name}.conv1`, out, input),
-  ...norm(`${name}.norm2`, out),
-  ...conv(`${name}.conv2`, out, out),
-  ...(out === input ? [] : conv(`${name}.conv_shortcut`, out, input, 1)),
-];
-const middle = (/** @type {string} */ name, /** @type {number} */ width) => [
-  ...resnet(`${name}.resnets.0`, width, width),
-  ...norm(`${name}.attentions.0.group_norm`, width),
-  ...['to_q', 'to_k', 'to_v', 'to_out.0'].flatMap((n) => linear(`${name}.attentions.0.${n}`, width, width)),
-  ...resnet(`${name}.resnets.1`, width, width),
-];
 const channels = values.tiny ? [32, 32, 64, 64] : [128, 256, 512, 512];
-const top = channels[3];
-writeComponent(
-  'vae',
-  'diffusion_pytorch_model',
-  [
-    ...conv('encoder.conv_in', channels[0], 3),
-    ...channels.flatMap((width, i) => {
-      const input = channels[Math.max(0, i - 1)];
-      const block = `encoder.down_blocks.${i}`;
-      return [
-        ...resnet(`${block}.resnets.0`, width, input),
-        ...resnet(`${block}.resnets.1`, width, width),
-        ...(i < 3 ? conv(`${block}.downsamplers.0.conv`, width, width) : []),
-      ];
-    }),
-    ...middle('encoder.mid_block', top),
-    ...norm('encoder.conv_norm_out', top),
-    ...conv('encoder.conv_out', 32, top),
-    ...conv('decoder.conv_in', top, 16),
-    ...middle('decoder.mid_block', top),
-    ...[...channels].reverse().flatMap((width, i, widths) => {
-      const block = `decoder.up_blocks.${i}`;
-      return [
-        ...resnet(`${block}.resnets.0`, width, widths[Math.max(0, i - 1)]),
-        ...resnet(`${block}.resnets.1`, width, width),
-        ...resnet(`${block}.resnets.2`, width, width),
-        ...(i < 3 ? conv(`${block}.upsamplers.0.conv`, width, width) : []),
-      ];
-    }),
-    ...norm('decoder.conv_norm_out', channels[0]),
-    ...conv('decoder.conv_out', 3, channels[0]),
-  ],
-  1,
-);
+writeComponent('vae', 'diffusion_pytorch_model', autoencoderTensors(channels), 1);
 json('vae', 'config.json', {
   _class_name: 'AutoencoderKL',
   block_out_channels: channels,

@@ -1,83 +1,138 @@
 // Our side of every comparison: a loaded model with its inputs, and timed calls of it.
-import { FluxTransformer, Tensor } from 'jit-flux';
+import { performance } from 'node:perf_hooks';
+import { FluxTransformer, jit, Tensor } from 'jit-flux';
 import { Random, imageSeed, selectInitialAnchors, stageTokens, subSeed } from 'jit-flux/sampler';
-import { timed } from './interleave.mjs';
 import { ARITHMETIC, GUIDANCE, MODELS, SEEDS, SIGMA } from './models.mjs';
 import { weightsFile } from './weights.mjs';
 
-/** @typedef {'float32' | 'bfloat16' | 'int8'} Arithmetic */
+/** @typedef {import('./models.mjs').Arithmetic} Arithmetic */
+/** @typedef {import('./models.mjs').Grid} Grid */
 
 /** A loaded model with prompt and conditioning for one noise level. */
 export class BenchEngine {
   /**
-   * @param {keyof typeof MODELS} name
+   * @param {import('./models.mjs').ModelName} name
    * @param {Arithmetic} arithmetic
    * @param {{ work: string, threads: number }} context
    */
   static async load(name, arithmetic, { work, threads }) {
-    const model = await FluxTransformer.load(weightsFile(name, work), { ...ARITHMETIC[arithmetic], threads });
-    const { config, textTokens } = MODELS[name];
-    const prompt = Tensor.randn([1, textTokens, config.textDim], { seed: SEEDS.prompt });
-    const pooled = Tensor.randn([1, config.pooledDim], { seed: SEEDS.pooled });
-    const engine = new BenchEngine(model, prompt, pooled);
-    engine.conditioning = await engine.condition([SIGMA]);
-    return engine;
+    const path = await weightsFile(name, work);
+    const model = await FluxTransformer.load(path, { ...ARITHMETIC[arithmetic], threads });
+    const { textDim, pooledDim } = model.config;
+    const prompt = Tensor.randn([1, MODELS[name].textTokens, textDim], { seed: SEEDS.prompt });
+    const pooled = Tensor.randn([1, pooledDim], { seed: SEEDS.pooled });
+    const condition = { prompt, pooled, guidance: GUIDANCE, sigmas: [SIGMA] };
+    return new BenchEngine(model, prompt, pooled, await model.condition(condition));
   }
 
-  /** As {@link load}, but a kind of arithmetic that this build lacks gives its reason instead of failing. */
+  /**
+   * As {@link load}, but a kind of arithmetic that this build lacks gives its reason instead of failing.
+   * @param {import('./models.mjs').ModelName} name
+   * @param {Arithmetic} arithmetic
+   * @param {{ work: string, threads: number }} context
+   * @returns {Promise<{ engine: BenchEngine } | { unavailable: string }>}
+   */
   static async loadIfAvailable(name, arithmetic, context) {
     try {
       return { engine: await BenchEngine.load(name, arithmetic, context) };
     } catch (error) {
-      if (arithmetic !== 'int8' || error?.name !== 'JitFluxError') throw error;
+      if (arithmetic !== 'int8' || !(error instanceof Error) || error.name !== 'JitFluxError') throw error;
       return { unavailable: error.message };
     }
   }
 
-  constructor(model, prompt, pooled) {
+  /**
+   * @param {FluxTransformer} model
+   * @param {Tensor} prompt
+   * @param {Tensor} pooled
+   * @param {import('jit-flux').Conditioning} conditioning for one noise level
+   */
+  constructor(model, prompt, pooled, conditioning) {
     this.model = model;
     this.prompt = prompt;
     this.pooled = pooled;
-    this.conditioning = undefined;
-    this.tokens = new Map();
+    this.conditioning = conditioning;
+    /** @type {Map<number, Tensor>} */
+    this.noise = new Map();
   }
 
-  /** Conditioning for a list of noise levels. */
+  /**
+   * Conditioning for a list of noise levels.
+   * @param {ArrayLike<number>} sigmas
+   */
   condition(sigmas) {
-    return this.model.condition({ prompt: this.prompt, pooled: this.pooled, guidance: GUIDANCE, sigmas });
-  }
-
-  /** Packed noise at the given number of tokens; kept. */
-  latents(count) {
-    if (!this.tokens.has(count)) {
-      const shape = [1, count, this.model.config.inChannels];
-      this.tokens.set(count, Tensor.randn(shape, { seed: SEEDS.tokens }));
-    }
-    return this.tokens.get(count);
-  }
-
-  /** Velocity at the anchors, or at all tokens; the caller disposes it. */
-  velocity(grid, anchors) {
-    return this.model.forward({
-      tokens: this.latents(anchors?.length ?? grid[0] * grid[1]),
-      grid,
-      conditioning: this.conditioning,
-      step: 0,
-      ...(anchors && { anchors }),
+    return this.model.condition({
+      prompt: this.prompt,
+      pooled: this.pooled,
+      guidance: GUIDANCE,
+      sigmas: Array.from(sigmas),
     });
   }
 
-  /** Seconds of one forward pass. */
-  async forward(grid, anchors) {
-    let velocity;
-    const seconds = await timed(async () => (velocity = await this.velocity(grid, anchors)));
+  /**
+   * Packed noise of a whole grid; kept.
+   * @param {Grid} grid
+   * @returns {Tensor}
+   */
+  latents(grid) {
+    const count = grid[0] * grid[1];
+    const found = this.noise.get(count);
+    if (found) return found;
+    const tensor = Tensor.randn([1, count, this.model.config.inChannels], { seed: SEEDS.tokens });
+    this.noise.set(count, tensor);
+    return tensor;
+  }
+
+  /**
+   * One forward pass at the anchors, or at all tokens.
+   * @param {Grid} grid
+   * @param {Int32Array} [anchors]
+   * @returns {Promise<{ velocity: Tensor, seconds: number }>} the caller disposes the velocity; the anchors' tokens are
+   *   taken out beforehand
+   */
+  async run(grid, anchors) {
+    const latents = this.latents(grid);
+    const tokens = anchors ? await jit.gather(latents, anchors) : latents;
+    const { conditioning } = this;
+    try {
+      const started = performance.now();
+      const velocity = await this.model.forward({
+        tokens,
+        grid,
+        conditioning,
+        step: 0,
+        ...(anchors && { anchors }),
+      });
+      return { velocity, seconds: (performance.now() - started) / 1000 };
+    } finally {
+      if (anchors) tokens.dispose();
+    }
+  }
+
+  /**
+   * @param {Grid} grid
+   * @param {Int32Array} [anchors]
+   */
+  async velocity(grid, anchors) {
+    const { velocity } = await this.run(grid, anchors);
+    const values = await velocity.toFloat32Array();
+    velocity.dispose();
+    return values;
+  }
+
+  /**
+   * @param {Grid} grid
+   * @param {Int32Array} [anchors]
+   */
+  async seconds(grid, anchors) {
+    const { velocity, seconds } = await this.run(grid, anchors);
     velocity.dispose();
     return seconds;
   }
 
   dispose() {
-    for (const tensor of this.tokens.values()) tensor.dispose();
-    this.tokens.clear();
+    for (const tensor of this.noise.values()) tensor.dispose();
+    this.noise.clear();
     for (const part of [this.conditioning, this.prompt, this.pooled, this.model]) part.dispose();
   }
 }

@@ -22,12 +22,14 @@ export async function timed(run) {
  * neighbour. Ends after `rounds`, or earlier (but not before `atLeast`) when the next round would exceed `seconds`.
  * @template {string} Name
  * @param {Record<Name, Subject>} subjects
- * @param {{ rounds: number, atLeast?: number, seconds?: number, warmups?: number }} o
+ * @param {{ rounds: number, atLeast?: number, seconds?: number | undefined, warmups?: number | undefined }} o
  * @returns {Promise<Record<Name, number[]>>} seconds, round by round
  */
 export async function interleave(subjects, { rounds, atLeast = 2, seconds = Infinity, warmups = 1 }) {
-  const entries = Object.entries(subjects);
-  const samples = Object.fromEntries(entries.map(([name]) => [name, []]));
+  const entries = /** @type {[Name, Subject][]} */ (Object.entries(subjects));
+  const samples = /** @type {Record<Name, number[]>} */ (
+    Object.fromEntries(entries.map(([name]) => /** @type {[string, number[]]} */ ([name, []])))
+  );
   for (let i = 0; i < warmups; i++) {
     for (const [, subject] of entries) await subject();
   }

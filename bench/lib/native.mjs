@@ -1,4 +1,4 @@
-// The executable that measures parts of the engine without JavaScript (bench/native).
+// The executable of bench/native: it measures parts of the engine without JavaScript, and is eager ATen's process.
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,22 +6,32 @@ import { ROOT } from './paths.mjs';
 
 const EXECUTABLE = join(ROOT, 'build', 'Release', 'jit_flux_bench');
 
+/** @typedef {'ceilings' | 'kernels' | 'attention' | 'jit-operators'} NativeSection */
+
 /**
- * Runs one of its sections; builds it first if it is missing.
- * @param {'ceilings' | 'kernels' | 'attention' | 'jit-operators'} section
- * @param {{ quick: boolean, threads: number, log: (text: string) => void }} context
- * @returns {Promise<Record<string, any>>} its JSON document
+ * Its path; builds it first if it is missing.
+ * @param {(text: string) => void} log
  */
-export async function runNative(section, { quick, threads, log }) {
+export async function benchExecutable(log) {
   if (!existsSync(EXECUTABLE)) {
     log('building jit_flux_bench');
     await output(process.execPath, [join(ROOT, 'scripts', 'build-native.mjs'), '--bench']);
     if (!existsSync(EXECUTABLE)) throw new Error(`The build did not produce ${EXECUTABLE}`);
   }
-  log(section);
-  const text = await output(EXECUTABLE, [
+  return EXECUTABLE;
+}
+
+/**
+ * Runs one of its sections.
+ * @param {NativeSection} section
+ * @param {{ mode: import('./models.mjs').Mode, threads: number, log: (text: string) => void }} context
+ * @returns {Promise<any>} its JSON document
+ */
+export async function runNative(section, { mode, threads, log }) {
+  const executable = await benchExecutable(log);
+  const text = await output(executable, [
     section,
-    ...(quick ? ['--quick'] : []),
+    ...(mode === 'full' ? [] : [`--${mode}`]),
     '--threads',
     String(threads),
   ]);
@@ -32,7 +42,12 @@ export async function runNative(section, { quick, threads, log }) {
   }
 }
 
-/** Standard output of a command; its progress goes to our standard error. */
+/**
+ * Standard output of a command; its progress goes to our standard error.
+ * @param {string} command
+ * @param {string[]} args
+ * @returns {Promise<string>}
+ */
 function output(command, args) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { cwd: ROOT, stdio: ['ignore', 'pipe', 'inherit'] });
@@ -48,10 +63,11 @@ function output(command, args) {
 
 /**
  * GFLOP/s of the fastest matrix product per type, from the ceilings' document.
- * @param {Record<string, any> | undefined} ceilings
+ * @param {any} ceilings
  * @returns {Record<string, number>}
  */
 export function gemmCeilings(ceilings) {
+  /** @type {Record<string, number>} */
   const best = {};
   for (const { name, params, ours } of ceilings?.rows ?? []) {
     const { dtype } = params ?? {};

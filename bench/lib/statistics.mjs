@@ -11,7 +11,9 @@ export function quantile(samples, p) {
   const at = p * (sorted.length - 1);
   const below = Math.floor(at);
   const above = Math.min(below + 1, sorted.length - 1);
-  return sorted[below] + (at - below) * (sorted[above] - sorted[below]);
+  const low = sorted[below] ?? Number.NaN;
+  const high = sorted[above] ?? Number.NaN;
+  return low + (at - below) * (high - low);
 }
 
 /** @param {readonly number[]} samples */
@@ -45,7 +47,7 @@ export function ratio(reference, ours) {
   if (reference.length !== ours.length) {
     throw new Error(`Expected pairs, but there are ${reference.length} and ${ours.length} samples`);
   }
-  return spread(reference.map((seconds, i) => seconds / ours[i]));
+  return spread(reference.map((seconds, i) => seconds / (ours[i] ?? Number.NaN)));
 }
 
 /**
@@ -58,8 +60,19 @@ export function relativeDifference(a, b) {
   let difference = 0;
   let norm = 0;
   for (let i = 0; i < a.length; i++) {
-    difference += (a[i] - b[i]) ** 2;
-    norm += b[i] ** 2;
+    const expected = b[i] ?? Number.NaN;
+    difference += ((a[i] ?? Number.NaN) - expected) ** 2;
+    norm += expected ** 2;
   }
   return Math.sqrt(difference / norm);
+}
+
+/**
+ * Largest |a - b|.
+ * @param {Float32Array} a
+ * @param {Float32Array} b
+ */
+export function largestDifference(a, b) {
+  if (a.length !== b.length) throw new Error(`Expected ${b.length} elements, but there are ${a.length}`);
+  return a.reduce((most, x, i) => Math.max(most, Math.abs(x - (b[i] ?? Number.NaN))), 0);
 }

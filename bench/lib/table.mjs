@@ -1,33 +1,37 @@
-// Tables for a terminal, and numbers in them.
+// Markdown tables, aligned so that a terminal shows them as well as a page; and numbers in them.
 
 const NUMERIC = /^([<>]=? )?-?\d|^-?$/;
 
 /**
  * @param {string[]} header
- * @param {(string | number | boolean | undefined | null)[][]} rows
- * @returns {string} columns aligned: numbers to the right, except in the first column, and text to the left
+ * @param {readonly (readonly (string | number | boolean | undefined | null)[])[]} rows short ones are filled up
+ * @returns {string} numbers to the right, except in the first column, and text to the left; empty without rows
  */
 export function table(header, rows) {
-  const cells = [header, ...rows].map((row) => header.map((_, i) => String(row[i] ?? '')));
+  if (rows.length === 0) return '';
+  const cells = [header, ...rows].map((row) => header.map((_, i) => cell(row[i])));
   const columns = header.map((_, i) => ({
-    width: Math.max(...cells.map((row) => row[i].length)),
-    right: i > 0 && cells.slice(1).every((row) => NUMERIC.test(row[i])),
+    width: Math.max(3, ...cells.map((row) => row[i]?.length ?? 0)),
+    right: i > 0 && cells.slice(1).every((row) => NUMERIC.test(row[i] ?? '')),
   }));
-  const line = (row) =>
-    row
-      .map((cell, i) => (columns[i].right ? cell.padStart(columns[i].width) : cell.padEnd(columns[i].width)))
-      .join('  ')
-      .trimEnd();
-  const [head, ...body] = cells.map(line);
-  return [
-    head,
-    columns
-      .map(({ width }) => '-'.repeat(width))
-      .join('  ')
-      .trimEnd(),
-    ...body,
-  ].join('\n');
+  /** @type {(row: string[]) => string} */
+  const line = (row) => `| ${row.join(' | ')} |`;
+  const [head = '', ...body] = cells.map((row) =>
+    line(
+      columns.map(({ width, right }, i) =>
+        right ? (row[i] ?? '').padStart(width) : (row[i] ?? '').padEnd(width),
+      ),
+    ),
+  );
+  const rule = columns.map(({ width, right }) => (right ? `${'-'.repeat(width - 1)}:` : '-'.repeat(width)));
+  return [head, line(rule), ...body].join('\n');
 }
+
+/** @param {string | number | boolean | undefined | null} value */
+const cell = (value) =>
+  String(value ?? '')
+    .replaceAll('|', '\\|')
+    .replaceAll('\n', ' ');
 
 /**
  * Three significant digits, without an exponent where that is readable.

@@ -1,7 +1,8 @@
 // Weight files with random numbers, written once into the working directory.
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import {
+  autoencoderTensors,
   fluxTransformerTensors,
   normalTable,
   writeRandomSafetensors,
@@ -12,44 +13,67 @@ import { MODELS } from './models.mjs';
 const VERSION = 1;
 
 /**
- * The model as safetensors under diffusers' names, with the RoPE axes beside it. Every side of a comparison reads this
- * one file whatever it computes in: bfloat16 values are exact in float32, so that even different types of arithmetic
- * share their weights. (A second file in float32 would say the same in 2 GB more.)
- * @param {keyof typeof MODELS} name
- * @param {string} work
- * @param {'bfloat16' | 'float32'} [dtype]
- * @returns {string} path
+ * Creates what is missing, under another name first: an interrupted run leaves no half file behind.
+ * @param {string} path
+ * @param {(partial: string) => unknown} create
+ * @returns {Promise<string>} path
  */
-export function weightsFile(name, work, dtype = 'bfloat16') {
-  const { config } = MODELS[name];
-  const stem = join(work, `${name}-v${VERSION}-${dtype}`);
-  const path = `${stem}.safetensors`;
+export async function createOnce(path, create) {
   if (existsSync(path)) return path;
-  mkdirSync(work, { recursive: true });
-  const partial = `${path}.${process.pid}`;
+  mkdirSync(dirname(path), { recursive: true });
+  // The ending says what kind of file it is.
+  const partial = join(dirname(path), `partial-${process.pid}-${basename(path)}`);
   try {
-    writeRandomSafetensors(partial, fluxTransformerTensors(config), {
-      dtype,
-      normals: normalTable({ seed: 4 }),
-    });
-    writeFileSync(`${stem}.config.json`, JSON.stringify({ axes_dims_rope: config.ropeAxes }));
+    await create(partial);
     renameSync(partial, path);
   } finally {
-    rmSync(partial, { force: true });
+    rmSync(partial, { recursive: true, force: true });
   }
   return path;
 }
 
 /**
- * The model as a TorchScript archive in float32, written by our own converter.
- * @param {keyof typeof MODELS} name
+ * The model as safetensors under diffusers' names, with the RoPE axes beside it. Every side of a comparison reads this
+ * one file whatever it computes in: bfloat16 values are exact in float32, so that even different types of arithmetic
+ * share their weights. (A second file in float32 would say the same in 2 GB more.)
+ * @param {import('./models.mjs').ModelName} name
  * @param {string} work
- * @returns {Promise<string>} path
  */
-export async function torchScriptArchive(name, work) {
-  const path = join(work, `${name}-v${VERSION}-float32.pt`);
-  if (existsSync(path)) return path;
-  const { convertModel } = await import('jit-flux');
-  await convertModel(weightsFile(name, work), path, { dtype: 'float32' });
-  return path;
+export function weightsFile(name, work) {
+  const { config } = MODELS[name];
+  const stem = join(work, `${name}-v${VERSION}-bfloat16`);
+  return createOnce(`${stem}.safetensors`, (partial) => {
+    writeRandomSafetensors(partial, fluxTransformerTensors(config), {
+      dtype: 'bfloat16',
+      normals: normalTable({ seed: 4 }),
+    });
+    writeFileSync(`${stem}.config.json`, JSON.stringify({ axes_dims_rope: config.ropeAxes }));
+  });
+}
+
+/**
+ * The model as a TorchScript archive in float32, written by our own converter.
+ * @param {import('./models.mjs').ModelName} name
+ * @param {string} work
+ */
+export function torchScriptArchive(name, work) {
+  return createOnce(join(work, `${name}-v${VERSION}-float32.pt`), async (partial) => {
+    const { convertModel } = await import('jit-flux');
+    await convertModel(await weightsFile(name, work), partial, { dtype: 'float32' });
+  });
+}
+
+/**
+ * An autoencoder in float32.
+ * @param {'flux' | 'tiny'} widths FLUX.1's, or toy ones
+ * @param {string} work
+ */
+export function autoencoderFile(widths, work) {
+  return createOnce(join(work, `autoencoder-${widths}-v${VERSION}-float32.safetensors`), (partial) => {
+    const channels = widths === 'flux' ? [128, 256, 512, 512] : [32, 32, 64, 64];
+    writeRandomSafetensors(partial, autoencoderTensors(channels), {
+      dtype: 'float32',
+      normals: normalTable({ seed: 5 }),
+    });
+  });
 }

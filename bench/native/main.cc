@@ -85,13 +85,14 @@ bool parse(int argc, char** argv, Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Both sides of every comparison: threads that spin slow down whatever shares their cores.
+  wait_passively(argv);
   if (argc == 2 && std::strcmp(argv[1], "peer") == 0) {
-    // As a user of LibTorch would have it: its own allocator, OpenMP's defaults.
+    // Without the arena: with the allocator that a user of LibTorch has.
     const c10::InferenceMode inference;
     jitflux::bench::serve_peer();
     return 0;
   }
-  wait_passively(argv);
   Arguments arguments;
   if (!parse(argc, argv, arguments)) {
     std::fputs(kUsage, stderr);

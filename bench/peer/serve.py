@@ -114,7 +114,7 @@ class Server:
             try:
                 answer[name] = {"version": load(request[name])}
             except Exception as error:
-                answer[name] = {"reason": f"{type(error).__name__}: {error}"}
+                answer[name] = {"error": f"{type(error).__name__}: {error}"}
         return answer
 
     def load(self, request: dict) -> dict:

@@ -3,29 +3,31 @@ import { readFileSync } from 'node:fs';
 import { monitorEventLoopDelay, performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { join } from 'node:path';
-import { BUNDLED_MODEL, FluxTransformer, jit, JitSampler, Tensor } from 'jit-flux';
+import { BUNDLED_MODEL, FluxPipeline, FluxTransformer, jit, JitSampler, Tensor } from 'jit-flux';
 import { createPlan } from 'jit-flux/sampler';
 import { SEEDS } from '../lib/models.mjs';
 import { spread } from '../lib/statistics.mjs';
 import { number, table } from '../lib/table.mjs';
 
+/** @typedef {'active' | 'cpu' | 'wall'} Clock */
+/** @typedef {Record<`${Clock}Ms`, number>} Times per step */
+
+/** @type {import('../lib/models.mjs').Grid} */
 const GRID = [32, 32];
 const PRESET = 'jit-4x';
-const TEXT_TOKENS = 24;
+/** Measured runs of each subject. */
+const RUNS = { full: 20, quick: 4, smoke: 1 };
 /** Resolution of the lag's histogram in ms: an idle loop shows about this much. */
 const RESOLUTION_MS = 1;
-const IDLE_MS = 1500;
+const IDLE_MS = { full: 1500, quick: 1500, smoke: 100 };
 /** Runs before the measured ones: V8 compiles what is hot. */
 const WARMUPS = 2;
 
 /** @param {import('../lib/section-process.mjs').Context} context */
-export default async function javascript({ quick, threads }) {
-  const model = await FluxTransformer.load(join(BUNDLED_MODEL, 'transformer.pt'), {
-    threads,
-    ropeAxes: [8, 12, 12],
-  });
+export default async function javascript({ mode, threads }) {
+  const { model, textTokens } = await bundledTransformer(threads);
   const { textDim, pooledDim, inChannels } = model.config;
-  const prompt = Tensor.randn([1, TEXT_TOKENS, textDim], { seed: SEEDS.prompt });
+  const prompt = Tensor.randn([1, textTokens, textDim], { seed: SEEDS.prompt });
   const pooled = Tensor.randn([1, pooledDim], { seed: SEEDS.pooled });
   const latents = Tensor.randn([1, GRID[0] * GRID[1], inChannels], { seed: SEEDS.tokens });
   const plan = createPlan({ preset: PRESET, grid: GRID });
@@ -50,29 +52,25 @@ export default async function javascript({ quick, threads }) {
     return plan.steps;
   };
 
-  const runs = quick ? 4 : 20;
-  const subjects = { sampler: sampled, bare };
+  const runs = RUNS[mode];
+  /** @type {Record<'sampler' | 'bare', Times[]>} */
   const taken = { sampler: [], bare: [] };
   for (let i = -WARMUPS; i < runs; i++) {
-    for (const [name, work] of Object.entries(subjects)) {
-      const times = await mainThread(work);
-      if (i >= 0) taken[name].push(times);
-    }
+    const times = { sampler: await mainThread(sampled), bare: await mainThread(bare) };
+    if (i < 0) continue;
+    taken.sampler.push(times.sampler);
+    taken.bare.push(times.bare);
   }
-  const idle = await lagDuring(() => sleep(IDLE_MS));
+  const idle = await lagDuring(() => sleep(IDLE_MS[mode]));
   const running = await lagDuring(async () => {
     for (let i = 0; i < runs; i++) await sampled();
   });
   for (const part of [latents, prompt, pooled, conditioning, model]) part.dispose();
-  const summary = (name) =>
-    Object.fromEntries(
-      Object.keys(taken[name][0]).map((key) => [`${key}PerStep`, spread(taken[name].map((t) => t[key]))]),
-    );
   return {
     grid: GRID,
     preset: PRESET,
-    sampler: summary('sampler'),
-    bare: summary('bare'),
+    sampler: summary(taken.sampler),
+    bare: summary(taken.bare),
     lag: {
       resolutionMs: RESOLUTION_MS,
       idle,
@@ -83,8 +81,34 @@ export default async function javascript({ quick, threads }) {
 }
 
 /**
+ * The bundled model's transformer. What the pipeline knows of the model is asked of it: its weights do not tell
+ * everything.
+ * @param {number} threads
+ */
+async function bundledTransformer(threads) {
+  const pipeline = await FluxPipeline.load(BUNDLED_MODEL, { threads });
+  const { config, model: info } = pipeline;
+  await pipeline.dispose();
+  const index = JSON.parse(readFileSync(join(BUNDLED_MODEL, 'model_index.json'), 'utf8'));
+  const model = await FluxTransformer.load(join(BUNDLED_MODEL, index.transformer.file), {
+    threads,
+    ropeAxes: config.ropeAxes,
+  });
+  return { model, textTokens: info.text.length };
+}
+
+/** @param {readonly Times[]} taken */
+const summary = (taken) => ({
+  activeMsPerStep: spread(taken.map((t) => t.activeMs)),
+  cpuMsPerStep: spread(taken.map((t) => t.cpuMs)),
+  wallMsPerStep: spread(taken.map((t) => t.wallMs)),
+});
+
+/**
  * Per step: milliseconds in which the event loop was not waiting for events; those in which the main thread was on a
  * core, which leaves out when it had to wait for one; and all.
+ * @param {() => Promise<number>} work returns its steps
+ * @returns {Promise<Times>}
  */
 async function mainThread(work) {
   const before = performance.eventLoopUtilization();
@@ -102,7 +126,10 @@ function mainThreadCpuMs() {
   return Number(nanoseconds) / 1e6;
 }
 
-/** Times between the ticks of a timer that should fire every millisecond. */
+/**
+ * Times between the ticks of a timer that should fire every millisecond.
+ * @param {() => Promise<unknown>} work
+ */
 async function lagDuring(work) {
   const histogram = monitorEventLoopDelay({ resolution: RESOLUTION_MS });
   histogram.enable();
@@ -111,6 +138,7 @@ async function lagDuring(work) {
   histogram.reset();
   await work();
   histogram.disable();
+  /** @type {(nanoseconds: number) => number} */
   const ms = (nanoseconds) => nanoseconds / 1e6;
   return {
     p50: ms(histogram.percentile(50)),
@@ -120,8 +148,18 @@ async function lagDuring(work) {
   };
 }
 
+/** @param {Awaited<ReturnType<typeof javascript>>} result */
 export function print({ sampler, bare, lag, grid, preset }) {
+  /** @type {(value: number) => string} */
   const ms = (value) => `${number(value)} ms`;
+  /** @type {(name: string, measured: ReturnType<typeof summary>) => string[]} */
+  const row = (name, { activeMsPerStep: a, cpuMsPerStep: c, wallMsPerStep: w }) => [
+    name,
+    ms(a.median),
+    `${number(a.low)}..${number(a.high)}`,
+    ms(c.median),
+    ms(w.median),
+  ];
   return [
     table(
       [
@@ -131,16 +169,7 @@ export function print({ sampler, bare, lag, grid, preset }) {
         'on a core',
         'wall',
       ],
-      [
-        ['sampler', sampler],
-        ['bare calls, all tokens', bare],
-      ].map(([name, { activeMsPerStep: a, cpuMsPerStep: c, wallMsPerStep: w }]) => [
-        name,
-        ms(a.median),
-        `${number(a.low)}..${number(a.high)}`,
-        ms(c.median),
-        ms(w.median),
-      ]),
+      [row('sampler', sampler), row('bare calls, all tokens', bare)],
     ),
     '',
     table(

@@ -1,20 +1,28 @@
-// What the machine can do at best, and our kernels, attention and JiT operators without JavaScript.
+// What jit_flux_bench measures: the engine's parts without JavaScript.
 import { gemmCeilings, runNative } from '../lib/native.mjs';
+import { hasFailed, part } from '../lib/part.mjs';
 import { duration, number, ratioText, table } from '../lib/table.mjs';
 
-const PARTS = ['ceilings', 'kernels', 'attention', 'jit-operators'];
-/** No target depends on single kernels. */
-const QUICK_PARTS = PARTS.filter((part) => part !== 'kernels');
+/** No target depends on single kernels: `quick` leaves them out. */
+const PARTS = {
+  full: /** @type {const} */ (['ceilings', 'kernels', 'attention', 'jit-operators']),
+  quick: /** @type {const} */ (['ceilings', 'attention', 'jit-operators']),
+  smoke: /** @type {const} */ (['ceilings', 'kernels', 'attention', 'jit-operators']),
+};
 
 /** @param {import('../lib/section-process.mjs').Context} context */
 export default async function native(context) {
+  /** @type {Record<string, any>} */
   const documents = {};
-  const parts = context.quick ? QUICK_PARTS : PARTS;
-  for (const part of parts) documents[part] = await runNative(part, context);
-  return { documents, rows: parts.flatMap((part) => documents[part].rows.map((row) => ({ part, ...row }))) };
+  for (const name of PARTS[context.mode]) {
+    documents[name] = await part(name, context, () => runNative(name, context));
+  }
+  return { documents };
 }
 
-export function print({ rows, documents }) {
+/** @param {Awaited<ReturnType<typeof native>>} result */
+export function print({ documents }) {
+  /** @type {(m: any) => string} */
   const rate = (m) =>
     m?.gflops !== undefined
       ? `${number(m.gflops)} GFLOP/s`
@@ -23,6 +31,7 @@ export function print({ rows, documents }) {
         : m?.ns_per_token !== undefined
           ? `${number(m.ns_per_token)} ns/token`
           : '';
+  /** @type {(params: any) => string} */
   const parameters = (params) =>
     Object.entries(params ?? {})
       .map(([name, value]) => `${name}=${value}`)
@@ -30,16 +39,22 @@ export function print({ rows, documents }) {
   const ceilings = Object.entries(gemmCeilings(documents.ceilings)).map(
     ([dtype, gflops]) => `${dtype} ${number(gflops)} GFLOP/s`,
   );
-  return `${table(
-    ['part', 'what', 'ours', '', 'reference', '', 'ratio'],
-    rows.map(({ part, name, params, ours, reference, ratio }) => [
-      part,
-      `${name} ${parameters(params)}`,
-      duration(ours?.seconds),
-      rate(ours),
-      duration(reference?.seconds),
-      rate(reference),
-      ratio ? ratioText(ratio) : '',
-    ]),
-  )}\nGEMM ceilings: ${ceilings.join(', ')}`;
+  const rows = Object.entries(documents).flatMap(([name, document]) =>
+    hasFailed(document)
+      ? [[name, `failed: ${document.error}`]]
+      : document.rows.map((/** @type {any} */ row) => [
+          name,
+          `${row.name} ${parameters(row.params)}`,
+          duration(row.ours?.seconds),
+          rate(row.ours),
+          duration(row.reference?.seconds),
+          rate(row.reference),
+          row.ratio ? ratioText(row.ratio) : '',
+          row.difference === undefined ? '' : number(row.difference),
+        ]),
+  );
+  return [
+    table(['part', 'what', 'ours', '', 'reference', '', 'ratio', 'difference'], rows),
+    `GEMM ceilings: ${ceilings.join(', ')}`,
+  ].join('\n');
 }

@@ -1,191 +1,268 @@
-// Our forward against PyTorch's in Python: same weights, tokens, type and threads, call by call in turn.
+// Our forward against an eager framework's: same weights, tokens, type and threads, call by call in turn. Eager ATen is
+// always there; PyTorch in Python and diffusers' own model join where they can be found.
+import { performance } from 'node:perf_hooks';
 import { BenchEngine } from '../lib/engine.mjs';
 import { interleave } from '../lib/interleave.mjs';
-import { CHECK_GRID } from '../lib/models.mjs';
-import { Peer } from '../lib/peer.mjs';
-import { ratio, relativeDifference, spread } from '../lib/statistics.mjs';
+import { CHECK_GRID, FLOAT32_TOLERANCE } from '../lib/models.mjs';
+import { closePeers, Peer, startPeers } from '../lib/peer.mjs';
+import { hasFailed, part } from '../lib/part.mjs';
+import { largestDifference, ratio, relativeDifference, spread } from '../lib/statistics.mjs';
 import { duration, number, ratioText, table } from '../lib/table.mjs';
 
-/** float32 on both sides must agree this well, or they do not compute the same and their times mean nothing. */
-const FLOAT32_TOLERANCE = 1e-4;
+/** @typedef {import('../lib/models.mjs').Arithmetic} Arithmetic */
+/** @typedef {import('../lib/models.mjs').ModelName} ModelName */
+/** @typedef {import('../lib/section-process.mjs').Context} Context */
 
+/**
+ * Whose forward passes ours is compared with.
+ * @typedef {'aten' | 'pytorch' | 'diffusers'} Implementation
+ */
+
+/**
+ * @typedef {object} Case
+ * @property {ModelName} model
+ * @property {import('../lib/models.mjs').Grid} grid
+ * @property {readonly Arithmetic[]} ours
+ * @property {number} rounds
+ * @property {number} [seconds]
+ */
+
+/** @type {Readonly<Record<import('../lib/models.mjs').Mode, readonly Case[]>>} */
 const CASES = {
   full: [
     { model: 'bench', grid: [64, 64], ours: ['float32', 'bfloat16', 'int8'], rounds: 12 },
     { model: 'flux-slice', grid: [64, 64], ours: ['float32', 'bfloat16', 'int8'], rounds: 4 },
   ],
   quick: [
-    {
-      model: 'bench',
-      grid: [64, 64],
-      ours: ['float32', 'bfloat16', 'int8'],
-      rounds: 2,
-      seconds: 15,
-      warmups: 1,
-    },
-    { model: 'flux-slice', grid: [64, 64], ours: ['bfloat16'], rounds: 1, warmups: 1 },
+    { model: 'bench', grid: [64, 64], ours: ['float32', 'bfloat16', 'int8'], rounds: 3, seconds: 20 },
+    { model: 'flux-slice', grid: [64, 64], ours: ['bfloat16'], rounds: 3, seconds: 15 },
+  ],
+  smoke: [
+    { model: 'smoke-small', grid: [16, 16], ours: ['float32', 'bfloat16', 'int8'], rounds: 2 },
+    { model: 'smoke-wide', grid: [16, 16], ours: ['bfloat16'], rounds: 2 },
   ],
 };
 
-/** @param {import('../lib/section-process.mjs').Context} context */
+/** @param {Context} context */
 export default async function peer(context) {
-  const torch = await Peer.start(context);
+  const peers = await startPeers(context);
   try {
-    context.log(`torch ${torch.info.torch}, ${torch.info.threads} threads`);
-    const checkouts = await loadCheckouts(torch, context);
-    const rows = [];
-    const checks = [];
-    for (const measurement of CASES[context.quick ? 'quick' : 'full']) {
-      context.log(`${measurement.model} ${measurement.grid.join('x')}`);
-      const result = await measure(torch, measurement, checkouts, context);
-      rows.push(...result.rows);
-      checks.push(...result.checks);
-    }
-    const bad = checks.filter(
-      ({ type, difference }) => type === 'float32' && !(difference < FLOAT32_TOLERANCE),
-    );
-    if (bad.length > 0) {
-      const what = bad.map((c) => `${c.model} ${c.implementation} ${number(c.difference)}`).join(', ');
-      throw new Error(
-        `Velocities in float32 differ by more than ${FLOAT32_TOLERANCE} (relative L2): ${what}`,
+    const checkouts = await loadCheckouts(peers, context);
+    const cases = [];
+    for (const measured of CASES[context.mode]) {
+      const { model, grid } = measured;
+      const found = await part(`${model} ${grid.join('x')}`, context, () =>
+        measure(measured, implementations(peers, checkouts), context),
       );
+      cases.push({ model, grid, ...found });
     }
-    return { python: torch.info, checkouts, checks, rows };
+    return { peers: peers.info, notes: peers.notes, checkouts, cases };
   } finally {
-    torch.close();
+    closePeers(peers);
   }
 }
 
-/** What can be imported of the checkouts that were named, or why not. */
-async function loadCheckouts(torch, { diffusers, jit }) {
-  if (!diffusers && !jit) return {};
+/**
+ * What can be imported of the checkouts that were named, or why not.
+ * @param {import('../lib/peer.mjs').Peers} peers
+ * @param {Context} context
+ * @returns {Promise<Record<string, { version?: string, error?: string }>>}
+ */
+async function loadCheckouts({ running }, { diffusers, jit }) {
+  const torch = running.get('pytorch');
+  if (!torch || (!diffusers && !jit)) return {};
   return torch.ask({ op: 'checkouts', diffusers, jit });
 }
 
-async function measure(torch, { model, grid, ours, rounds, seconds, warmups }, checkouts, context) {
-  const implementations = ['eager', ...(checkouts.diffusers?.version ? ['diffusers'] : [])];
-  const types = ours.filter((type) => type !== 'int8');
-  const rows = [];
-  const checks = [];
+/**
+ * @param {import('../lib/peer.mjs').Peers} peers
+ * @param {Record<string, { version?: string }>} checkouts
+ * @returns {Map<Implementation, { peer: Peer, kind: 'eager' | 'diffusers' }>}
+ */
+function implementations({ running }, checkouts) {
+  /** @type {ReturnType<typeof implementations>} */
+  const found = new Map();
+  for (const [name, peer] of running) found.set(name, { peer, kind: 'eager' });
+  const torch = running.get('pytorch');
+  if (torch && checkouts.diffusers?.version) found.set('diffusers', { peer: torch, kind: 'diffusers' });
+  return found;
+}
+
+/**
+ * @param {Case} measured
+ * @param {ReturnType<typeof implementations>} others
+ * @param {Context} context
+ */
+async function measure({ model, grid, ours, rounds, seconds }, others, context) {
+  const types = /** @type {('float32' | 'bfloat16')[]} */ (ours.filter((type) => type !== 'int8'));
+  /** @type {Map<Arithmetic, BenchEngine>} */
   const engines = new Map();
-  for (const type of ours) {
-    const { engine, unavailable } = await BenchEngine.loadIfAvailable(model, type, context);
-    if (engine) engines.set(type, engine);
-    else rows.push({ model, grid, type, implementation: 'eager', unavailable });
+  const unavailable = [];
+  try {
+    for (const type of ours) {
+      const found = await BenchEngine.loadIfAvailable(model, type, context);
+      if ('engine' in found) engines.set(type, found.engine);
+      else unavailable.push({ type, reason: found.unavailable });
+    }
+    const checks = await check(model, types, engines, others, context);
+    /** @type {Record<string, import('../lib/interleave.mjs').Subject>} */
+    const subjects = {};
+    const input = Peer.input(model, grid);
+    for (const [type, engine] of engines) {
+      subjects[`ours ${type}`] = () => engine.seconds(grid);
+      if (type === 'int8') continue;
+      for (const [name, { peer }] of others) {
+        subjects[`${name} ${type}`] = () => peer.forward(`${name} ${type}`, input);
+      }
+    }
+    const samples = await interleave(subjects, { rounds, seconds, atLeast: context.mode === 'full' ? 2 : 1 });
+    const rows = [];
+    for (const type of types) {
+      const taken = samples[`ours ${type}`] ?? [];
+      // What our forward leaves to condition(), which runs once per image for all steps, and the peers repeat in each.
+      const conditionSeconds = await conditionPerStep(engines.get(type));
+      for (const implementation of others.keys()) {
+        const theirs = samples[`${implementation} ${type}`] ?? [];
+        rows.push({
+          type,
+          implementation,
+          ours: { ...spread(taken), conditionSeconds },
+          reference: spread(theirs),
+          ratio: ratio(theirs, taken),
+        });
+      }
+    }
+    if (types.length > 1) {
+      for (const implementation of others.keys()) rows.push(bestAgainstBest(implementation, samples, types));
+    }
+    return { unavailable, checks, rows };
+  } finally {
+    for (const engine of engines.values()) engine.dispose();
+    for (const [name, { peer }] of others) {
+      for (const type of new Set(['float32', ...types])) {
+        await peer.ask({ op: 'unload', model: `${name} ${type}` });
+      }
+    }
   }
+}
 
-  // The check in float32 is made in any case, the others for the types that are measured.
-  for (const type of new Set(['float32', ...types])) {
+/**
+ * Differences of our velocities to the peers', in float32 in any case and in the types that are measured. Leaves the
+ * peers' models of those types loaded.
+ * @param {ModelName} model
+ * @param {readonly ('float32' | 'bfloat16')[]} types
+ * @param {Map<Arithmetic, BenchEngine>} engines
+ * @param {ReturnType<typeof implementations>} others
+ * @param {Context} context
+ */
+async function check(model, types, engines, others, context) {
+  const checks = [];
+  for (const type of new Set(/** @type {const} */ (['float32', ...types]))) {
     const engine = engines.get(type) ?? (await BenchEngine.load(model, type, context));
-    for (const implementation of implementations) {
-      const id = `${implementation} ${type}`;
-      await torch.load(id, model, { dtype: type, implementation });
-      checks.push({ model, type, implementation, difference: await difference(torch, id, model, engine) });
-      if (!types.includes(type)) await torch.ask({ op: 'unload', model: id });
-    }
+    const ours = await engine.velocity(CHECK_GRID);
     if (!engines.has(type)) engine.dispose();
-  }
-
-  const input = Peer.input(model, grid);
-  const samples = await interleave(
-    Object.fromEntries([
-      ...[...engines].flatMap(([type, engine]) => [
-        [`ours ${type}`, () => engine.forward(grid)],
-        ...(types.includes(type)
-          ? implementations.map((name) => [`${name} ${type}`, () => torch.forward(`${name} ${type}`, input)])
-          : []),
-      ]),
-    ]),
-    // The check has warmed up everything but the memory for this size.
-    { rounds, seconds, warmups, atLeast: context.quick ? 1 : 2 },
-  );
-
-  for (const type of types) {
-    // What our forward leaves to condition(), which runs once per image for all steps, and PyTorch repeats in each.
-    const conditionSeconds = await conditionPerStep(engines.get(type));
-    for (const implementation of implementations) {
-      rows.push({
-        model,
-        grid,
-        type,
-        implementation,
-        ours: { ...spread(samples[`ours ${type}`]), conditionSeconds },
-        reference: spread(samples[`${implementation} ${type}`]),
-        ratio: ratio(samples[`${implementation} ${type}`], samples[`ours ${type}`]),
-        difference: checks.find((c) => c.type === type && c.implementation === implementation)?.difference,
-      });
+    for (const [implementation, { peer, kind }] of others) {
+      const id = `${implementation} ${type}`;
+      await peer.load(id, model, { dtype: type, implementation: kind });
+      const theirs = await peer.result({ op: 'forward', model: id, input: Peer.input(model, CHECK_GRID) });
+      const difference = relativeDifference(ours, theirs);
+      const largest = largestDifference(ours, theirs);
+      context.log(
+        `${id}: velocities differ by ${number(difference)} (relative L2), ${number(largest)} at most`,
+      );
+      if (type === 'float32' && !(difference < FLOAT32_TOLERANCE)) {
+        throw new Error(
+          `${implementation} computes another velocity of ${model} in float32: the relative L2 difference is ` +
+            `${number(difference)}, more than ${FLOAT32_TOLERANCE}`,
+        );
+      }
+      checks.push({ type, implementation, difference, largest });
+      if (!types.includes(type)) await peer.ask({ op: 'unload', model: id });
     }
   }
-  if (types.length > 1) rows.push(bestAgainstBest({ model, grid, samples, engines, types }));
-  for (const engine of engines.values()) engine.dispose();
-  for (const type of types) {
-    for (const name of implementations) await torch.ask({ op: 'unload', model: `${name} ${type}` });
-  }
-  return { rows, checks };
+  return checks;
 }
 
-/** Relative L2 difference of our velocity to PyTorch's. */
-async function difference(torch, id, model, engine) {
-  const velocity = await engine.velocity(CHECK_GRID);
-  const ours = await velocity.toFloat32Array();
-  velocity.dispose();
-  const theirs = await torch.result({ op: 'forward', model: id, input: Peer.input(model, CHECK_GRID) });
-  return relativeDifference(ours, theirs);
-}
-
+/** @param {BenchEngine | undefined} engine */
 async function conditionPerStep(engine) {
   const sigmas = Array.from({ length: 11 }, (_, i) => 1 - i / 11);
   const started = performance.now();
-  (await engine.condition(sigmas)).dispose();
+  (await engine?.condition(sigmas))?.dispose();
   return (performance.now() - started) / 1000 / sigmas.length;
 }
 
-/** Our fastest type against eager PyTorch's fastest. */
-function bestAgainstBest({ model, grid, samples, engines, types }) {
-  const fastest = (names) =>
-    names.reduce((best, name) => (spread(samples[name]).median < spread(samples[best]).median ? name : best));
-  const mine = fastest([...engines.keys()].map((type) => `ours ${type}`));
-  const theirs = fastest(types.map((type) => `eager ${type}`));
+/**
+ * Our fastest type against a peer's fastest.
+ * @param {Implementation} implementation
+ * @param {Record<string, number[]>} samples
+ * @param {readonly string[]} types
+ */
+function bestAgainstBest(implementation, samples, types) {
+  /** @type {(prefix: string) => { type: string, samples: number[] }} */
+  const fastest = (prefix) => {
+    const [best] = [...types, 'int8']
+      .flatMap((type) => {
+        const taken = samples[`${prefix} ${type}`];
+        return taken ? [{ type, samples: taken }] : [];
+      })
+      .sort((a, b) => spread(a.samples).median - spread(b.samples).median);
+    if (!best) throw new Error(`Nothing was measured of ${prefix}`);
+    return best;
+  };
+  const mine = fastest('ours');
+  const theirs = fastest(implementation);
   return {
-    model,
-    grid,
     type: 'best',
-    implementation: 'eager',
-    oursType: mine.split(' ')[1],
-    referenceType: theirs.split(' ')[1],
-    ours: spread(samples[mine]),
-    reference: spread(samples[theirs]),
-    ratio: ratio(samples[theirs], samples[mine]),
+    implementation,
+    oursType: mine.type,
+    referenceType: theirs.type,
+    ours: spread(mine.samples),
+    reference: spread(theirs.samples),
+    ratio: ratio(theirs.samples, mine.samples),
   };
 }
 
-export function print({ rows, checks, checkouts }) {
-  const reasons = Object.entries(checkouts)
-    .filter(([, { reason }]) => reason)
-    .map(([name, { reason }]) => `${name} is not available: ${reason}`);
+/** @param {Awaited<ReturnType<typeof peer>>} result */
+export function print({ peers, notes, checkouts, cases }) {
+  const failed = [...Object.entries(peers), ...Object.entries(checkouts)].flatMap(([name, found]) =>
+    hasFailed(found) ? [`${name} failed: ${found.error}`] : [],
+  );
   return [
     table(
-      ['model', 'grid', 'type', 'peer', 'ours', 'theirs', 'ratio', 'difference'],
-      rows.map((r) =>
-        r.unavailable
-          ? [r.model, r.grid.join('x'), r.type, r.implementation, 'unavailable']
-          : [
-              r.model,
-              r.grid.join('x'),
-              r.type === 'best' ? `${r.oursType} / ${r.referenceType}` : r.type,
-              r.implementation,
-              duration(r.ours.median),
-              duration(r.reference.median),
-              ratioText(r.ratio),
-              number(r.difference),
-            ],
-      ),
+      ['model', 'grid', 'type', 'peer', 'ours', 'theirs', 'ratio'],
+      cases.flatMap((found) => {
+        const place = [found.model, found.grid.join('x')];
+        if (hasFailed(found)) return [[...place, `failed: ${found.error}`]];
+        if (!('rows' in found)) return [];
+        return [
+          ...found.rows.map((r) => [
+            ...place,
+            'oursType' in r ? `${r.oursType} / ${r.referenceType}` : r.type,
+            r.implementation,
+            duration(r.ours.median),
+            duration(r.reference.median),
+            ratioText(r.ratio),
+          ]),
+          ...found.unavailable.map(({ type, reason }) => [...place, type, `unavailable: ${reason}`]),
+        ];
+      }),
     ),
     '',
     table(
-      ['same velocity', 'type', 'peer', 'difference'],
-      checks.map((c) => [c.model, c.type, c.implementation, number(c.difference)]),
+      ['same velocity', 'type', 'peer', 'relative L2', 'largest'],
+      cases.flatMap((found) =>
+        'checks' in found
+          ? found.checks.map((c) => [
+              found.model,
+              c.type,
+              c.implementation,
+              number(c.difference),
+              number(c.largest),
+            ])
+          : [],
+      ),
     ),
-    ...reasons,
+    ...notes,
+    ...failed,
   ].join('\n');
 }

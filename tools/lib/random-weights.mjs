@@ -164,3 +164,91 @@ export function fluxTransformerTensors(config) {
     ...linear('proj_out', config.outChannels, d),
   ];
 }
+
+/**
+ * Gain and, if there is one, bias of a norm.
+ * @param {string} name
+ * @param {number} width
+ * @param {boolean} [bias]
+ * @returns {RandomTensor[]}
+ */
+export const norm = (name, width, bias = true) => [
+  { name: `${name}.weight`, shape: [width], mean: 1, scale: 0.05 },
+  ...(bias ? [{ name: `${name}.bias`, shape: [width], mean: 0, scale: 0.02 }] : []),
+];
+
+/**
+ * @param {string} name
+ * @param {number} out
+ * @param {number} input
+ * @param {number} [kernel]
+ * @returns {RandomTensor[]}
+ */
+const conv = (name, out, input, kernel = 3) => [
+  {
+    name: `${name}.weight`,
+    shape: [out, input, kernel, kernel],
+    mean: 0,
+    scale: 1 / Math.sqrt(input * kernel * kernel),
+  },
+  { name: `${name}.bias`, shape: [out], mean: 0, scale: 0.02 },
+];
+
+/**
+ * @param {string} name
+ * @param {number} out
+ * @param {number} input
+ * @returns {RandomTensor[]}
+ */
+const resnet = (name, out, input) => [
+  ...norm(`${name}.norm1`, input),
+  ...conv(`${name}.conv1`, out, input),
+  ...norm(`${name}.norm2`, out),
+  ...conv(`${name}.conv2`, out, out),
+  ...(out === input ? [] : conv(`${name}.conv_shortcut`, out, input, 1)),
+];
+
+/**
+ * Tensors of FLUX.1's autoencoder under diffusers' names.
+ * @param {readonly number[]} channels of the four levels, from the picture down; FLUX.1's are 128, 256, 512, 512
+ * @returns {RandomTensor[]}
+ */
+export function autoencoderTensors(channels) {
+  /** @type {(name: string, width: number) => RandomTensor[]} */
+  const middle = (name, width) => [
+    ...resnet(`${name}.resnets.0`, width, width),
+    ...norm(`${name}.attentions.0.group_norm`, width),
+    ...['to_q', 'to_k', 'to_v', 'to_out.0'].flatMap((n) => linear(`${name}.attentions.0.${n}`, width, width)),
+    ...resnet(`${name}.resnets.1`, width, width),
+  ];
+  const finest = channels[0] ?? 0;
+  const coarsest = channels.at(-1) ?? 0;
+  return [
+    ...conv('encoder.conv_in', finest, 3),
+    ...channels.flatMap((width, i) => {
+      const input = channels[Math.max(0, i - 1)] ?? 0;
+      const block = `encoder.down_blocks.${i}`;
+      return [
+        ...resnet(`${block}.resnets.0`, width, input),
+        ...resnet(`${block}.resnets.1`, width, width),
+        ...(i < 3 ? conv(`${block}.downsamplers.0.conv`, width, width) : []),
+      ];
+    }),
+    ...middle('encoder.mid_block', coarsest),
+    ...norm('encoder.conv_norm_out', coarsest),
+    ...conv('encoder.conv_out', 32, coarsest),
+    ...conv('decoder.conv_in', coarsest, 16),
+    ...middle('decoder.mid_block', coarsest),
+    ...[...channels].reverse().flatMap((width, i, widths) => {
+      const block = `decoder.up_blocks.${i}`;
+      return [
+        ...resnet(`${block}.resnets.0`, width, widths[Math.max(0, i - 1)] ?? 0),
+        ...resnet(`${block}.resnets.1`, width, width),
+        ...resnet(`${block}.resnets.2`, width, width),
+        ...(i < 3 ? conv(`${block}.upsamplers.0.conv`, width, width) : []),
+      ];
+    }),
+    ...norm('decoder.conv_norm_out', finest),
+    ...conv('decoder.conv_out', 3, finest),
+  ];
+}

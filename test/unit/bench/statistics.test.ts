@@ -1,6 +1,12 @@
 import { describe, expect, it } from 'vitest';
 import { interleave } from '../../../bench/lib/interleave.mjs';
-import { median, quantile, ratio, relativeDifference } from '../../../bench/lib/statistics.mjs';
+import {
+  largestDifference,
+  median,
+  quantile,
+  ratio,
+  relativeDifference,
+} from '../../../bench/lib/statistics.mjs';
 
 describe('quantile', () => {
   it('interpolates between samples, in any order', () => {
@@ -32,6 +38,11 @@ describe('ratio', () => {
 it('relativeDifference is the L2 norm of the difference over that of the reference', () => {
   expect(relativeDifference(Float32Array.of(3, 4), Float32Array.of(3, 0))).toBeCloseTo(4 / 3);
   expect(relativeDifference(Float32Array.of(1, 2), Float32Array.of(1, 2))).toBe(0);
+});
+
+it('largestDifference is that of the elements', () => {
+  expect(largestDifference(Float32Array.of(1, -2), Float32Array.of(1.5, 2))).toBe(4);
+  expect(() => largestDifference(Float32Array.of(1), Float32Array.of(1, 2))).toThrow('Expected 2 elements');
 });
 
 describe('interleave', () => {

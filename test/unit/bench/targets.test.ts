@@ -18,36 +18,45 @@ describe('evaluateTargets', () => {
     }
   });
 
-  it('passes the reason of a failed section on', () => {
-    const name = 'forward against eager PyTorch, bench 64x64, float32';
-    expect(entry({ peer: { error: 'no Python' } }, name)).toMatchObject({
+  it('passes the reason of a failed section, or part of one, on', () => {
+    const name = 'forward against eager ATen, bench 64x64, float32';
+    expect(entry({ peer: { error: 'no executable' } }, name)).toMatchObject({
       met: false,
-      reason: 'section peer failed: no Python',
+      reason: 'section peer failed: no executable',
     });
     expect(entry({ peer: {} }, name)?.reason).toMatch(/another form/);
-    expect(entry({ peer: { rows: [] } }, name)?.reason).toMatch(/no such figure/);
+    expect(entry({ peer: { cases: [] } }, name)?.reason).toMatch(/no such figure/);
+    const cases = [{ model: 'bench', grid: [64, 64], error: 'other velocities' }];
+    expect(entry({ peer: { cases } }, name)?.reason).toMatch(/cases\.0 failed: other velocities/);
+  });
+
+  it('looks at other models and sizes in a smoke run', () => {
+    const row = { type: 'float32', implementation: 'aten', ratio: spread(3) };
+    const sections = { peer: { cases: [{ model: 'smoke-small', grid: [16, 16], rows: [row] }] } };
+    const [found] = evaluateTargets(sections, 'smoke').filter(({ value }) => value !== null);
+    expect(found).toMatchObject({ name: 'forward against eager ATen, bench 64x64, float32', value: 3 });
   });
 
   it('compares in the direction of the target', () => {
-    const row = { model: 'bench', grid: [64, 64], implementation: 'eager' };
+    const row = { implementation: 'aten' };
     const rows = [
       { ...row, type: 'bfloat16', ratio: spread(1.6) },
       { ...row, type: 'float32', ratio: spread(1.19) },
       { ...row, type: 'best', ratio: spread(2.5), oursType: 'int8', referenceType: 'bfloat16' },
     ];
-    const sections = { peer: { rows } };
-    expect(entry(sections, 'forward against eager PyTorch, bench 64x64, bfloat16')).toMatchObject({
+    const sections = { peer: { cases: [{ model: 'bench', grid: [64, 64], rows }] } };
+    expect(entry(sections, 'forward against eager ATen, bench 64x64, bfloat16')).toMatchObject({
       value: 1.6,
       target: 1.6,
       unit: 'x',
       met: true,
       detail: '1.50..1.70',
     });
-    expect(entry(sections, 'forward against eager PyTorch, bench 64x64, float32')?.met).toBe(false);
-    const best = entry(sections, 'forward, best type against best type of eager PyTorch, bench 64x64');
+    expect(entry(sections, 'forward against eager ATen, bench 64x64, float32')?.met).toBe(false);
+    const best = entry(sections, 'forward, best type against best type of eager ATen, bench 64x64');
     expect(best).toMatchObject({ met: true, detail: 'ours int8, theirs bfloat16, 2.40..2.60' });
-    const time = { ours: spread(0.2), ratio: spread(8) };
-    const load = entry({ load: { time } }, 'load of a 2 GB archive, time over torch.jit.load');
+    const time = { ours: spread(0.2), references: [{ implementation: 'aten', ratio: spread(8) }] };
+    const load = entry({ load: { time } }, 'load of a 2 GB archive, time over torch::jit::load');
     expect(load).toMatchObject({ value: 0.125, met: false });
   });
 
@@ -84,7 +93,7 @@ it('gemmCeilings takes the fastest product of each type', () => {
 });
 
 describe('table', () => {
-  it('aligns numbers to the right and text to the left', () => {
+  it('is Markdown, with numbers to the right and text to the left', () => {
     const text = table(
       ['name', 'seconds', 'remark'],
       [
@@ -93,11 +102,18 @@ describe('table', () => {
       ],
     );
     expect(text.split('\n')).toEqual([
-      'name    seconds  remark',
-      '------  -------  ------',
-      'a        1.25 s  fast',
-      'longer     10 s',
+      '| name   | seconds | remark |',
+      '| ------ | ------: | ------ |',
+      '| a      |  1.25 s | fast   |',
+      '| longer |    10 s |        |',
     ]);
+  });
+
+  it('escapes, fills short rows, and is empty without rows', () => {
+    expect(table(['a', 'b'], [['x|y'], ['1\n2', 'z']])).toBe(
+      '| a    | b   |\n| ---- | --- |\n| x\\|y |     |\n| 1 2  | z   |',
+    );
+    expect(table(['a'], [])).toBe('');
   });
 
   it('writes numbers with three digits', () => {
