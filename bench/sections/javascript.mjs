@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { monitorEventLoopDelay, performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { join } from 'node:path';
-import { BUNDLED_MODEL, FluxPipeline, FluxTransformer, jit, JitSampler, Tensor } from 'jit-flux';
+import { BUNDLED_MODEL, FluxTransformer, jit, JitSampler, resolveModel, Tensor } from 'jit-flux';
 import { createPlan } from 'jit-flux/sampler';
 import { SEEDS } from '../lib/models.mjs';
 import { spread } from '../lib/statistics.mjs';
@@ -81,19 +81,14 @@ export default async function javascript({ mode, threads }) {
 }
 
 /**
- * The bundled model's transformer. What the pipeline knows of the model is asked of it: its weights do not tell
- * everything.
+ * The bundled model's transformer. What it is, and where, says its description: this file knows nothing of it.
  * @param {number} threads
  */
 async function bundledTransformer(threads) {
-  const pipeline = await FluxPipeline.load(BUNDLED_MODEL, { threads });
-  const { config, model: info } = pipeline;
-  await pipeline.dispose();
-  const index = JSON.parse(readFileSync(join(BUNDLED_MODEL, 'model_index.json'), 'utf8'));
-  const model = await FluxTransformer.load(join(BUNDLED_MODEL, index.transformer.file), {
-    threads,
-    ropeAxes: config.ropeAxes,
-  });
+  const { transformer, info } = await resolveModel(BUNDLED_MODEL);
+  const { weights, ropeAxes } = transformer;
+  if (!weights) throw new Error(`${BUNDLED_MODEL} has no transformer`);
+  const model = await FluxTransformer.load(weights.path, { threads, ...(ropeAxes && { ropeAxes }) });
   return { model, textTokens: info.text.length };
 }
 
