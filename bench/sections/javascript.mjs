@@ -2,7 +2,6 @@
 import { readFileSync } from 'node:fs';
 import { monitorEventLoopDelay, performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { join } from 'node:path';
 import { BUNDLED_MODEL, FluxTransformer, jit, JitSampler, resolveModel, Tensor } from 'jit-flux';
 import { createPlan } from 'jit-flux/sampler';
 import { SEEDS } from '../lib/models.mjs';
