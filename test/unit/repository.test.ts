@@ -4,6 +4,7 @@ import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
+import { roomsOf } from '../../scripts/lib/arrows.mjs';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 const text = (path: string) => readFileSync(join(ROOT, path), 'utf8');
@@ -107,6 +108,24 @@ describe('hooks', () => {
   it('a subject has less than 100 characters', () => {
     check(`${'a'.repeat(99)}\nanother\n`);
     expect(() => check(`fine\n${'a'.repeat(100)}\n`)).toThrow(/has 100 characters/);
+  });
+});
+
+describe('docs/architecture.md', () => {
+  const page = text('docs/architecture.md');
+
+  it.each(['architecture.md', '../CONTRIBUTING.md'])('%s names files that exist', (name) => {
+    const paths = [...text(join('docs', name)).matchAll(/`((?:src|native|scripts|bench|test)\/[\w./-]+)`/g)];
+    expect(paths.length).toBeGreaterThan(10);
+    for (const [, path] of paths) expect(existsSync(join(ROOT, path!)), path).toBe(true);
+  });
+
+  it.each(['native', 'typescript'] as const)('names every room of %s', (kind) => {
+    for (const room of roomsOf(ROOT, kind)) {
+      const [name] = room.split('/');
+      const isNamed = [`\`${name}\``, `\`${name}.ts\``].some((label) => page.includes(label));
+      expect(isNamed, room).toBe(true);
+    }
   });
 });
 
