@@ -1,6 +1,6 @@
 # The CUDA build (JIT_FLUX_CUDA=ON), on top of LibTorch.cmake and a LibTorch with CUDA:
 #   jit_flux_libtorch_cuda          c10_cuda, torch_cuda, the shared CUDA runtime, and their headers
-#   jit_flux_add_cuda_kernels(T)    compiles native/kernels/cuda/*.cu with nvcc and links them into T
+#   jit_flux_add_cuda_kernels(T)    compiles native/kernels/cuda/*.cu with nvcc, and their table, into T
 #
 # nvcc comes from $CUDACXX, /usr/local/cuda or PATH. No merged toolkit root is needed: the headers of cuBLAS and the like
 # come with the wheels beside LibTorch (nvidia/cu13/include), and libraries are linked by their full names.
@@ -66,13 +66,14 @@ target_link_libraries(jit_flux_libtorch_cuda INTERFACE
 
 function(jit_flux_add_cuda_kernels target)
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/native/kernels/cuda/*.cu")
-  add_library(jit_flux_cuda_kernels OBJECT ${sources})
+  add_library(jit_flux_cuda_kernels OBJECT ${sources} "${CMAKE_CURRENT_SOURCE_DIR}/native/kernels/cuda/table.cc")
   set_target_properties(jit_flux_cuda_kernels PROPERTIES
     CUDA_STANDARD ${JIT_FLUX_CUDA_STANDARD}
     CUDA_STANDARD_REQUIRED ON
     CUDA_RUNTIME_LIBRARY None)
   target_include_directories(jit_flux_cuda_kernels PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}/native")
   target_compile_options(jit_flux_cuda_kernels PRIVATE
-    ${jit_flux_nvcc_flags} "-Xcompiler=-ffile-prefix-map=${CMAKE_CURRENT_SOURCE_DIR}=.")
+    "$<$<COMPILE_LANGUAGE:CUDA>:${jit_flux_nvcc_flags};-Xcompiler=-ffile-prefix-map=${CMAKE_CURRENT_SOURCE_DIR}=.>"
+    "$<$<COMPILE_LANGUAGE:CXX>:-ffile-prefix-map=${CMAKE_CURRENT_SOURCE_DIR}=.>")
   target_sources(${target} PRIVATE $<TARGET_OBJECTS:jit_flux_cuda_kernels>)
 endfunction()

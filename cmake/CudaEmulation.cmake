@@ -17,7 +17,8 @@ if(JIT_FLUX_CUDA_EMULATION)
     file(CONFIGURE OUTPUT "${emulated}" CONTENT "#include \"kernels/cuda/${name}.cu\"\n")
     list(APPEND emulated_sources "${emulated}")
   endforeach()
-  add_library(jit_flux_emulated_kernels OBJECT ${emulated_sources} "${emulation_directory}/emulation.cc")
+  add_library(jit_flux_emulated_kernels OBJECT ${emulated_sources} "${emulation_directory}/emulation.cc"
+    "${CMAKE_CURRENT_SOURCE_DIR}/native/kernels/cuda/table.cc")
   target_include_directories(jit_flux_emulated_kernels PUBLIC "${CMAKE_CURRENT_SOURCE_DIR}/native"
     "${emulation_directory}")
   target_compile_definitions(jit_flux_emulated_kernels PUBLIC JIT_FLUX_CUDA_EMULATION)

@@ -22,10 +22,8 @@ namespace {
 void lift_image(const Lifter& lifter, const float* v, float* full, float* latents, float d_sigma,
                 int64_t channels, const at::Tensor& blurred) {
   if (const auto* device = current_kernels()) {
-    device->lift_step(
-        v, lifter.nearest.const_data_ptr<int32_t>(), lifter.positions.const_data_ptr<int32_t>(),
-        lifter.weights.const_data_ptr<float>(), lifter.radius, blurred.mutable_data_ptr<float>(),
-        full, latents, d_sigma, lifter.grid.rows, lifter.grid.cols, channels, current_stream());
+    device->lift_step(lifter.on_device(v, channels, blurred), full, latents, d_sigma,
+                      current_stream());
     return;
   }
   const auto& kernels = kernels::table().jit;
@@ -51,9 +49,16 @@ void lift_image(const Lifter& lifter, const float* v, float* full, float* latent
         rows[j] = slot(kernels::reflect(r + j - lifter.radius, grid.rows));
       }
       const int64_t at = r * grid.cols;
-      kernels.lift_row(rows.data(), v, positions + at, weights, taps, full + at * channels,
-                       latents == nullptr ? nullptr : latents + at * channels, d_sigma, grid.cols,
-                       channels);
+      kernels.lift_row({.rows = rows.data(),
+                        .v = v,
+                        .positions = positions + at,
+                        .weight = weights,
+                        .taps = taps,
+                        .full = full + at * channels,
+                        .latents = latents == nullptr ? nullptr : latents + at * channels,
+                        .d_sigma = d_sigma,
+                        .cols = grid.cols,
+                        .channels = channels});
     }
   });
 }
@@ -117,6 +122,19 @@ Lifter::Lifter(const int32_t* list, int64_t count, const Grid& on)
     weights.mutable_data_ptr<float>()[i] = static_cast<float>(exact[i] / sum);
   }
   weights = weights.to(current_device());
+}
+
+kernels::device::Lift Lifter::on_device(const float* v, int64_t channels,
+                                        const at::Tensor& blurred) const {
+  return {.v = v,
+          .nearest = nearest.const_data_ptr<int32_t>(),
+          .positions = positions.const_data_ptr<int32_t>(),
+          .weights = weights.const_data_ptr<float>(),
+          .radius = radius,
+          .blurred = blurred.mutable_data_ptr<float>(),
+          .rows = grid.rows,
+          .cols = grid.cols,
+          .channels = channels};
 }
 
 std::shared_ptr<const Lifter> LifterCache::get(const int32_t* anchors, int64_t count,

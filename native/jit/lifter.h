@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/token_grid.h"
+#include "kernels/device_kernels.h"
 
 namespace jitflux::jit {
 
@@ -25,6 +26,10 @@ struct Lifter {
   int64_t radius = 0;
 
   Lifter(const int32_t* list, int64_t count, const Grid& on);
+
+  // As an accelerator's kernels take it, with v [M, channels] and blur_scratch.
+  kernels::device::Lift on_device(const float* v, int64_t channels,
+                                  const at::Tensor& blurred) const;
 };
 
 // Recently used lifters of one device; a run touches one list per image and stage. Used on one

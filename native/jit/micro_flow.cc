@@ -23,15 +23,12 @@ at::Tensor micro_flow_target(const at::Tensor& clean, const at::Tensor& noise,
     at::Tensor target = at::empty({clean.size(0), new_tokens.count, channels}, clean.options());
     for (int64_t b = 0; b < clean.size(0); ++b) {
       const auto lifter = cache.get(anchors.of(b), anchors.count, grid);
-      device->micro_flow_target(v.const_data_ptr<float>() + b * anchors.count * channels,
-                                lifter->nearest.const_data_ptr<int32_t>(),
-                                lifter->positions.const_data_ptr<int32_t>(),
-                                lifter->weights.const_data_ptr<float>(), lifter->radius,
-                                blurred.mutable_data_ptr<float>(),
-                                noise.const_data_ptr<float>() + b * grid.tokens() * channels,
-                                tokens.of(b), new_tokens.count, static_cast<float>(sigma),
-                                target.mutable_data_ptr<float>() + b * new_tokens.count * channels,
-                                grid.rows, grid.cols, channels, current_stream());
+      device->micro_flow_target(
+          lifter->on_device(v.const_data_ptr<float>() + b * anchors.count * channels, channels,
+                            blurred),
+          noise.const_data_ptr<float>() + b * grid.tokens() * channels, tokens.of(b),
+          new_tokens.count, static_cast<float>(sigma),
+          target.mutable_data_ptr<float>() + b * new_tokens.count * channels, current_stream());
     }
     return target;
   }

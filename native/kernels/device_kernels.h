@@ -1,6 +1,6 @@
 // Kernels of an accelerator behind one table of function pointers: the same operations as
 // kernels.h, over whole tensors in device memory. kernels/cuda/*.cu implements it, without
-// LibTorch; flux/token_passes.cc and jit/ call it. C++17, because nvcc compiles it too.
+// LibTorch; layers/token_passes.cc, models/ and jit/ call it. C++17, because nvcc compiles it too.
 //
 // Contract of every kernel. Asynchronous: queued on `stream` (a cudaStream_t), never waits for the
 // device, allocates nothing. Activations are of type T (float32, bfloat16 or float16), vectors,
@@ -24,44 +24,144 @@ using DeviceStream = void*;
 constexpr int64_t kDeviceNormMaxWidth = 16384;  // d of the norms
 constexpr int64_t kDeviceMaxHeadDim = 256;      // even
 
+// Arguments of the kernels that take more than a few. Token rows are [rows, d] and contiguous
+// unless a stride is given; sources as in kernels.h. `void*`: elements of the type that the kernel
+// is called with.
+namespace device {
+
+// out = layer_norm(x) * (1 + scale) + shift. Mean and variance in two passes over the row (kept on
+// chip).
+struct LayerNormModulate {
+  const void* x;       // [rows, d]
+  const float* shift;  // [d]
+  const float* scale;  // [d]
+  void* out;           // [rows, d]
+  int64_t rows;
+  int64_t d;  // at most kDeviceNormMaxWidth
+  float eps;  // inside the root
+};
+
+// x += gate * y, rounded to T (float16: clipped to its range); then, unless shift is null, out =
+// layer_norm(x) * (1 + scale) + shift of the rounded x, in the same pass.
+struct GatedResidual {
+  void* x;                       // [rows, d]
+  const void* y;                 // [rows, d]
+  const float* gate;             // [d]
+  const float* shift = nullptr;  // [d]
+  const float* scale = nullptr;  // [d]
+  void* out = nullptr;           // [rows, d]
+  int64_t rows;
+  int64_t d;  // at most kDeviceNormMaxWidth
+  float eps;  // inside the root
+};
+
+// q = rope(rms_norm(q) * q_weight), k likewise, v copied. In place is allowed: q == qkv, k == qkv +
+// heads * head_dim, out_stride == qkv_stride.
+struct QkNormRope {
+  const void* qkv;  // rows of [q | k | v | ...], each part heads * head_dim wide
+  int64_t qkv_stride;
+  const float* q_weight;  // [head_dim]
+  const float* k_weight;  // [head_dim]
+  // As in kernels.h: tables of [positions, head_dim], null for no rotation, and the tables' row of
+  // each token, null for its own.
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  const int32_t* positions = nullptr;
+  void* q;            // [rows, heads * head_dim], rows out_stride apart
+  void* k;            // likewise
+  void* v = nullptr;  // likewise; null: v is not copied
+  int64_t out_stride;
+  int64_t rows;
+  int64_t heads;
+  int64_t head_dim;  // even, at most kDeviceMaxHeadDim
+  float eps;         // inside the root
+};
+
+// dst's columns from prefix_columns on = gelu_tanh(src); the ones before = prefix, or left as they
+// are if it is null.
+struct GeluTanh {
+  const void* src;  // [rows, d]
+  int64_t src_stride;
+  const void* prefix = nullptr;  // [rows, prefix_columns]
+  int64_t prefix_stride = 0;
+  int64_t prefix_columns = 0;
+  void* dst;  // [rows, prefix_columns + d]
+  int64_t dst_stride;
+  int64_t rows;
+  int64_t d;
+};
+
+// out[r] = T(latents[positions[r]]) weight + bias.
+struct GatherEmbed {
+  const float* latents;                // [N, channels]
+  const int32_t* positions = nullptr;  // [rows]; null: row r
+  const float* weight;                 // in blocks of kEmbedColumns columns, as in kernels.h
+  const float* bias;                   // [d]
+  void* out;                           // [rows, d]
+  int64_t rows;
+  int64_t channels;  // at most kEmbedMaxChannels
+  int64_t d;
+};
+
+// Statistics of a group norm over a feature map, folded with its weights: scale[c] = weight[c] /
+// sqrt(var + eps), shift[c] = bias[c] - mean * scale[c]. Partial sums over a fixed number of row
+// ranges, in float32 around each range's first value, combined in float64 in a fixed order.
+struct GroupNorm {
+  const void* x;  // [rows, columns, channels]
+  int64_t row_stride;
+  int64_t rows;
+  int64_t columns;
+  int64_t channels;  // divisible by groups
+  int64_t groups;
+  const float* weight;  // [channels]
+  const float* bias;    // [channels]
+  float eps;            // inside the root
+  float* scale;         // [channels]
+  float* shift;         // [channels]
+  void* scratch;        // group_norm_scratch_bytes
+};
+
+// out = silu(x * scale + shift), channel by channel; out may be x.
+struct ScaleShiftSilu {
+  const void* x;  // [rows, columns, channels]
+  int64_t x_row_stride;
+  const float* scale;  // [channels]
+  const float* shift;  // [channels]
+  void* out;           // [rows, columns, channels]
+  int64_t out_row_stride;
+  int64_t rows;
+  int64_t columns;
+  int64_t channels;
+};
+
+// What the lifter of one anchor list reads and keeps, one image, float32; token i at row i / cols.
+// The lifted field is v[positions[t]] at anchors, elsewhere v[nearest] blurred along columns, then
+// rows, with mirrored borders (reflect.h).
+struct Lift {
+  const float* v;            // [M, channels], the field at the anchors
+  const int32_t* nearest;    // [rows * cols], position in the anchor list of the nearest anchor
+  const int32_t* positions;  // [rows * cols], position in the anchor list, or -1
+  const float* weights;      // [2 radius + 1]
+  int64_t radius;
+  float* blurred;  // scratch, [rows * cols, channels]
+  int64_t rows;
+  int64_t cols;
+  int64_t channels;
+};
+
+}  // namespace device
+
 struct DeviceKernels {
-  // ---- token rows; [rows, d] and contiguous unless a stride is given ----
+  // ---- token rows ----
 
-  // out = layer_norm(x) * (1 + scale) + shift. shift, scale: [d]. Mean and variance in two passes
-  // over the row (kept on chip).
-  void (*layer_norm_modulate)(Element type, const void* x, const float* shift, const float* scale,
-                              void* out, int64_t rows, int64_t d, float eps, DeviceStream stream);
+  void (*layer_norm_modulate)(Element type, const device::LayerNormModulate&, DeviceStream);
+  void (*gated_residual)(Element type, const device::GatedResidual&, DeviceStream);
+  void (*qk_norm_rope)(Element type, const device::QkNormRope&, DeviceStream);
+  void (*gelu_tanh)(Element type, const device::GeluTanh&, DeviceStream);
+  void (*gather_embed)(Element type, const device::GatherEmbed&, DeviceStream);
 
-  // x += gate * y, rounded to T (float16: clipped to its range); then, unless shift is null, out =
-  // layer_norm(x) * (1 + scale) + shift of the rounded x, in the same pass. gate, shift, scale:
-  // [d].
-  void (*gated_residual)(Element type, void* x, const void* y, const float* gate,
-                         const float* shift, const float* scale, void* out, int64_t rows, int64_t d,
-                         float eps, DeviceStream stream);
-
-  // q = rope(rms_norm(q) * q_weight), k likewise, v copied unless it is null. qkv: rows of [q | k |
-  // v | ...], each part heads * head_dim wide, rows qkv_stride apart; q, k, v: rows out_stride
-  // apart. In place is allowed: q == qkv, k == qkv + heads * head_dim, out_stride == qkv_stride.
-  // q_weight, k_weight: [head_dim]; cos, sin, positions as in kernels.h.
-  void (*qk_norm_rope)(Element type, const void* qkv, int64_t qkv_stride, const float* q_weight,
-                       const float* k_weight, const float* cos, const float* sin,
-                       const int32_t* positions, void* q, void* k, void* v, int64_t out_stride,
-                       int64_t rows, int64_t heads, int64_t head_dim, float eps,
-                       DeviceStream stream);
-
-  // dst's columns from prefix_columns on = gelu_tanh(src), [rows, d]; the ones before = prefix,
-  // [rows, prefix_columns] with rows prefix_stride apart, or left as they are if it is null.
-  void (*gelu_tanh)(Element type, const void* src, int64_t src_stride, const void* prefix,
-                    int64_t prefix_stride, int64_t prefix_columns, void* dst, int64_t dst_stride,
-                    int64_t rows, int64_t d, DeviceStream stream);
-
-  // out[r] = T(latents[positions[r]]) weight + bias; null positions: row r. Layouts as in kernels.h
-  // (gather_embed): weight in blocks of kEmbedColumns columns; channels at most kEmbedMaxChannels.
-  void (*gather_embed)(Element type, const float* latents, const int32_t* positions,
-                       const float* weight, const float* bias, void* out, int64_t rows,
-                       int64_t channels, int64_t d, DeviceStream stream);
-
-  // out = x / sqrt(mean(x^2) + eps) * weight, x float32 (T5).
+  // out = x / sqrt(mean(x^2) + eps) * weight. x: [rows, d] float32; weight: [d]; out: [rows, d]
+  // (T5).
   void (*rms_norm)(Element type, const float* x, const float* weight, void* out, int64_t rows,
                    int64_t d, float eps, DeviceStream stream);
 
@@ -69,19 +169,8 @@ struct DeviceKernels {
 
   // Bytes of scratch that group_norm needs.
   int64_t (*group_norm_scratch_bytes)(int64_t rows, int64_t columns, int64_t channels);
-
-  // Statistics of a group norm, folded with its weights: scale[c] = weight[c] / sqrt(var + eps),
-  // shift[c] = bias[c] - mean * scale[c]. Partial sums over a fixed number of row ranges, in
-  // float32 around each range's first value, combined in float64 in a fixed order. weight, bias,
-  // scale, shift: [channels]; channels divisible by groups.
-  void (*group_norm)(Element type, const void* x, int64_t row_stride, int64_t rows, int64_t columns,
-                     int64_t channels, int64_t groups, const float* weight, const float* bias,
-                     float eps, float* scale, float* shift, void* scratch, DeviceStream stream);
-
-  // out = silu(x * scale + shift), channel by channel.
-  void (*scale_shift_silu)(Element type, const void* x, int64_t x_row_stride, const float* scale,
-                           const float* shift, void* out, int64_t out_row_stride, int64_t rows,
-                           int64_t columns, int64_t channels, DeviceStream stream);
+  void (*group_norm)(Element type, const device::GroupNorm&, DeviceStream);
+  void (*scale_shift_silu)(Element type, const device::ScaleShiftSilu&, DeviceStream);
 
   // ---- JiT: one image, float32, token i at row i / cols; lists are checked by the caller ----
 
@@ -99,12 +188,9 @@ struct DeviceKernels {
   void (*gather_rows)(const float* src, const int32_t* tokens, float* out, int64_t count,
                       int64_t channels, DeviceStream stream);
 
-  // full = v[positions[t]] at anchors, elsewhere v[nearest] blurred along columns, then rows, with
-  // mirrored borders (reflect.h); latents += d_sigma * full unless latents is null. v: [M,
-  // channels]; weights: [2 radius + 1]; blurred, full, latents: [rows * cols, channels].
-  void (*lift_step)(const float* v, const int32_t* nearest, const int32_t* positions,
-                    const float* weights, int64_t radius, float* blurred, float* full,
-                    float* latents, float d_sigma, int64_t rows, int64_t cols, int64_t channels,
+  // full = the lifted field; latents += d_sigma * full unless latents is null. full, latents: [rows
+  // * cols, channels].
+  void (*lift_step)(const device::Lift&, float* full, float* latents, float d_sigma,
                     DeviceStream stream);
 
   // Channel mean of the 3x3 local variance (zero padding, division by 9, two passes). v: [rows *
@@ -118,14 +204,10 @@ struct DeviceKernels {
   void (*top_k)(const float* scores, const int32_t* positions, int64_t tokens, int64_t count,
                 int32_t* out, DeviceStream stream);
 
-  // out[i] = (1 - sigma) * lifted(new_tokens[i]) + sigma * noise[new_tokens[i]], where lifted is
-  // lift_step's `full` of v, made only where it is needed. noise: [rows * cols, channels]; out:
-  // [count, channels].
-  void (*micro_flow_target)(const float* v, const int32_t* nearest, const int32_t* positions,
-                            const float* weights, int64_t radius, float* blurred,
-                            const float* noise, const int32_t* new_tokens, int64_t count,
-                            float sigma, float* out, int64_t rows, int64_t cols, int64_t channels,
-                            DeviceStream stream);
+  // out[i] = (1 - sigma) * lifted(new_tokens[i]) + sigma * noise[new_tokens[i]], lifted only where
+  // it is needed. noise: [rows * cols, channels]; new_tokens: [count]; out: [count, channels].
+  void (*micro_flow_target)(const device::Lift&, const float* noise, const int32_t* new_tokens,
+                            int64_t count, float sigma, float* out, DeviceStream stream);
 
   // latents[tokens[i]] = (1 - weight) * latents[tokens[i]] + weight * target[i]; exactly target[i]
   // for weight >= 1.
@@ -133,7 +215,7 @@ struct DeviceKernels {
                      int64_t count, int64_t channels, DeviceStream stream);
 };
 
-// Defined by kernels/cuda/table.cu.
+// Defined by kernels/cuda/table.cc.
 const DeviceKernels& cuda_kernels();
 
 }  // namespace jitflux::kernels

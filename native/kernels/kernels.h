@@ -4,7 +4,7 @@
 //
 // Numerical contract of every kernel: inputs and outputs in T (float or bfloat16 stored as
 // uint16_t), arithmetic and statistics in float32, one rounding to T at the end. Row strides are in
-// elements.
+// elements. "Source" names the operation in diffusers (or the paper) that a kernel stands for.
 #pragma once
 
 #include <cstdint>
@@ -26,31 +26,64 @@ constexpr int64_t kRescaledMaxHeadDim = 1024;  // of qk_norm_rope with a Rescale
 constexpr int64_t kEmbedColumns = 64;          // of gather_embed's weight blocks
 constexpr int64_t kEmbedMaxChannels = 512;
 
+// RMSNorm and rotation of q and k, v copied: q = rope(rms_norm(q) * q_weight), k likewise.
+// Neighbouring channels form a pair, (a, b) -> (a cos - b sin, b cos + a sin), so `cos` holds every
+// value twice and `sin` holds (-sin, sin). Source: diffusers' FluxAttnProcessor (norm_q, norm_k,
+// apply_rotary_emb with use_real_unbind_dim = -1).
+template <typename T>
+struct QkNormRope {
+  const T* qkv;           // rows of [q | k | v | ...], each part heads * head_dim wide
+  int64_t qkv_stride;     // elements from row to row
+  Rescale rescale = {};   // of qkv; head_dim is at most kRescaledMaxHeadDim then
+  const float* q_weight;  // [head_dim]
+  const float* k_weight;  // [head_dim]
+  // Tables of [positions, head_dim]; null: no rotation (text tokens sit at position 0).
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  const int32_t* positions = nullptr;  // row of the tables for each row; null: the row itself
+  int64_t first_row = 0;               // of these rows among those that `positions` counts
+  T* q;                                // [rows, heads * head_dim]
+  T* k;                                // likewise
+  T* v;                                // likewise
+  int64_t rows;
+  int64_t heads;
+  int64_t head_dim;
+  float eps;  // inside the root
+};
+
+// The latents' embedding: out[r] = latents[positions[first_row + r]] weight + bias, latents rounded
+// to T first. Source: diffusers' x_embedder on pack_latents' tokens, of which JiT computes some.
+template <typename T>
+struct GatherEmbed {
+  const float* latents;                // [N, channels]
+  const int32_t* positions = nullptr;  // rows of latents; null: first_row + r
+  int64_t first_row = 0;
+  // Blocks of columns, [d / kEmbedColumns rounded up][channels][kEmbedColumns], zero-padded.
+  const float* weight;
+  const float* bias;  // [d]
+  T* out;             // [rows, d]
+  int64_t rows;
+  int64_t channels;  // at most kEmbedMaxChannels
+  int64_t d;
+};
+
 // Kernels over token rows that exist for every activation type T.
 template <typename T>
 struct RowKernels {
   // out = layer_norm(x) * (1 + scale) + shift over the last dimension, no affine part, eps inside
-  // the root (FLUX adaLN). x, out: [rows, d]; shift, scale: [d].
+  // the root. x, out: [rows, d]; shift, scale: [d]. Source: diffusers' AdaLayerNormZero.
   void (*layer_norm_modulate)(const T* x, const float* shift, const float* scale, T* out,
                               int64_t rows, int64_t d, float eps);
 
-  // x += gate * y. x, y: [rows, d]; gate: [d].
+  // x += gate * y. x, y: [rows, d]; gate: [d]. Source: diffusers' FluxTransformerBlock, gate_msa
+  // and gate_mlp.
   void (*gated_residual)(T* x, const T* y, Rescale rescale, const float* gate, int64_t rows,
                          int64_t d);
 
-  // q = rope(rms_norm(q) * q_weight), k likewise, v copied. qkv: rows of [q | k | v | ...], each
-  // part heads*head_dim wide, rows qkv_stride apart. q, k, v: [rows, heads*head_dim]. cos, sin:
-  // tables of [positions, head_dim] indexed by positions[row] (or by the row itself if positions is
-  // null); null tables: no rotation (text tokens sit at position 0). Neighbouring channels form a
-  // pair: (a, b) -> (a cos - b sin, b cos + a sin), so cos holds every value twice and sin holds
-  // (-sin, sin).
-  void (*qk_norm_rope)(const T* qkv, int64_t qkv_stride, Rescale rescale, const float* q_weight,
-                       const float* k_weight, const float* cos, const float* sin,
-                       const int32_t* positions, int64_t first_row, T* q, T* k, T* v, int64_t rows,
-                       int64_t heads, int64_t head_dim, float eps);
+  void (*qk_norm_rope)(const QkNormRope<T>& arguments);
 
   // dst = gelu_tanh(src): [rows, d] with row strides. Relative error against the exact formula <
-  // 1e-6 before rounding.
+  // 1e-6 before rounding. Source: torch's gelu(approximate="tanh").
   void (*gelu_tanh)(const T* src, int64_t src_stride, Rescale rescale, T* dst, int64_t dst_stride,
                     int64_t rows, int64_t d);
 
@@ -60,22 +93,19 @@ struct RowKernels {
   void (*quantize_rows)(const T* x, int64_t x_stride, uint8_t* q, float* scale, int64_t rows,
                         int64_t d, int32_t offset, float levels);
 
-  // out[r] = latents[positions[first_row + r]] weight + bias, latents rounded to T first; null
-  // positions: row first_row + r. latents: [N, channels], channels at most kEmbedMaxChannels;
-  // weight: blocks of columns, [d / kEmbedColumns rounded up][channels][kEmbedColumns],
-  // zero-padded; out: [rows, d].
-  void (*gather_embed)(const float* latents, const int32_t* positions, int64_t first_row,
-                       const float* weight, const float* bias, T* out, int64_t rows,
-                       int64_t channels, int64_t d);
+  void (*gather_embed)(const GatherEmbed<T>& arguments);
 
-  // out = x / sqrt(mean(x^2) + eps) * weight over the last dimension (T5). x: [rows, d] in float32,
-  // whatever T is: the residual stream keeps that precision.
+  // out = x / sqrt(mean(x^2) + eps) * weight over the last dimension. x: [rows, d] in float32,
+  // whatever T is: the residual stream keeps that precision; out: [rows, d]; weight: [d]. Source:
+  // transformers' T5LayerNorm.
   void (*rms_norm)(const float* x, const float* weight, T* out, int64_t rows, int64_t d, float eps);
 
-  // Mean and sum of squared deviations from it of every column of x: [rows, d], two passes.
+  // Mean and sum of squared deviations from it of every column of x: [rows, d], two passes. mean,
+  // square_sum: [d].
   void (*column_moments)(const T* x, int64_t rows, int64_t d, float* mean, float* square_sum);
 
-  // out = silu(x * scale + shift), column by column: a group norm's last pass. x, out: [rows, d].
+  // out = silu(x * scale + shift), column by column: a group norm's last pass. x, out: [rows, d];
+  // scale, shift: [d]. Source: diffusers' ResnetBlock2D (norm, then nonlinearity).
   void (*scale_shift_silu)(const T* x, const float* scale, const float* shift, T* out, int64_t rows,
                            int64_t d);
 };
@@ -88,6 +118,20 @@ constexpr int64_t kAttentionQueries = 96;
 constexpr int64_t kAttentionMaxHeadDim = 256;
 constexpr int64_t kAttentionHeadDimMultiple = 16;
 
+// out = softmax(scale q k^T) v for some rows of q.
+template <typename T>
+struct Attend {
+  const T* q;  // [rows, head_dim]
+  int64_t q_stride;
+  const void* packed;  // the keys and values, as pack() wrote them
+  int64_t keys;
+  int64_t head_dim;  // a multiple of kAttentionHeadDimMultiple, at most kAttentionMaxHeadDim
+  float scale;       // > 0
+  T* out;            // [rows, head_dim]
+  int64_t out_stride;
+  int64_t rows;  // at most kAttentionQueries
+};
+
 template <typename T>
 struct AttentionKernels {
   // Bytes that pack() writes for one head.
@@ -97,27 +141,38 @@ struct AttentionKernels {
   void (*pack)(const T* k, const T* v, int64_t stride, int64_t keys, int64_t head_dim,
                void* packed);
 
-  // out = softmax(scale q k^T) v for up to kAttentionQueries rows of q. scale > 0; head_dim a
-  // multiple of kAttentionHeadDimMultiple, at most kAttentionMaxHeadDim.
-  void (*attend)(const T* q, int64_t q_stride, const void* packed, int64_t keys, int64_t head_dim,
-                 float scale, T* out, int64_t out_stride, int64_t rows);
+  void (*attend)(const Attend<T>& arguments);
+};
+
+// One row of the lifted field: full[c] = v[positions[c]] at anchors (positions[c] >= 0), else the
+// blur along the rows, sum_j weight[j] * rows[j][c]; then latents += d_sigma * full. Source: the
+// augmented lifter of arXiv 2603.10744.
+struct LiftRow {
+  const float* const* rows;  // [taps] rows of the field that blur_row has blurred, [cols, channels]
+  const float* v;            // [M, channels], the velocity at the anchors
+  const int32_t* positions;  // [cols], position in the anchor list, or -1
+  const float* weight;       // [taps]
+  int64_t taps;
+  float* full;               // [cols, channels]
+  float* latents = nullptr;  // [cols, channels]; null: no step
+  float d_sigma = 0.0f;      // next sigma - this sigma
+  int64_t cols;
+  int64_t channels;
 };
 
 // The JiT operators work on float32 latents and velocities, [N, C] of one image.
 struct JitKernels {
   // One row of the blur along the columns: out[c] = sum_j weight[j] * v[nearest[reflect(c + j -
-  // radius)]]. v: [M, C]; nearest: [cols] positions in the anchor list; out: [cols, C].
+  // radius)]]. v: [M, C]; nearest: [cols] positions in the anchor list; weight: [2 radius + 1];
+  // out: [cols, C].
   void (*blur_row)(const float* v, const int32_t* nearest, const float* weight, int64_t radius,
                    float* out, int64_t cols, int64_t channels);
 
-  // One row of the result: full[c] = v[positions[c]] at anchors (positions[c] >= 0), else the blur
-  // along the rows, sum_j weight[j] * rows[j][c], of `taps` blurred rows [cols, C]; then latents +=
-  // d_sigma * full unless latents is null.
-  void (*lift_row)(const float* const* rows, const float* v, const int32_t* positions,
-                   const float* weight, int64_t taps, float* full, float* latents, float d_sigma,
-                   int64_t cols, int64_t channels);
+  void (*lift_row)(const LiftRow& arguments);
 
-  // Channel mean of the 3x3 local variance of v (zero padding, division by 9, two passes).
+  // Channel mean of the 3x3 local variance of v (zero padding, division by 9, two passes): ITA's
+  // importance map. v: [rows * cols, channels]; out: [rows * cols], of which grid rows row_begin to
+  // row_end - 1 are written.
   void (*local_variance)(const float* v, float* out, int64_t row_begin, int64_t row_end,
                          int64_t rows, int64_t cols, int64_t channels);
 

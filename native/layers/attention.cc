@@ -53,9 +53,15 @@ void own_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v
       const int64_t head = task / blocks;
       const int64_t row = task % blocks * kernels::kAttentionQueries;
       const int64_t rows = std::min(kernels::kAttentionQueries, shape.sequence - row);
-      kernels.attend(q_data + offset(head, width) + row * width, width, packed + head * bytes,
-                     shape.sequence, shape.head_dim, scale,
-                     out_data + offset(head, out_stride) + row * out_stride, out_stride, rows);
+      kernels.attend({.q = q_data + offset(head, width) + row * width,
+                      .q_stride = width,
+                      .packed = packed + head * bytes,
+                      .keys = shape.sequence,
+                      .head_dim = shape.head_dim,
+                      .scale = scale,
+                      .out = out_data + offset(head, out_stride) + row * out_stride,
+                      .out_stride = out_stride,
+                      .rows = rows});
     }
   });
 }

@@ -12,8 +12,6 @@ namespace jitflux {
 
 namespace {
 
-kernels::DeviceStream stream() { return current_stream(); }
-
 // Rows that go through several kernels in turn while they are in the first-level cache.
 constexpr int64_t kStrip = 4;
 
@@ -73,9 +71,15 @@ struct InputRows {
 void layer_norm_modulate(const at::Tensor& x, AdaNorm norm, const LayerInput& out) {
   count(Counter::kLayerNormModulate);
   if (const auto* device = current_kernels()) {
-    device->layer_norm_modulate(element_of(x.scalar_type()), x.const_data_ptr(), norm.shift,
-                                norm.scale, out.values.mutable_data_ptr(), x.size(0), x.size(1),
-                                kNormEps, stream());
+    device->layer_norm_modulate(element_of(x.scalar_type()),
+                                {.x = x.const_data_ptr(),
+                                 .shift = norm.shift,
+                                 .scale = norm.scale,
+                                 .out = out.values.mutable_data_ptr(),
+                                 .rows = x.size(0),
+                                 .d = x.size(1),
+                                 .eps = kNormEps},
+                                current_stream());
     return;
   }
   with_type_of(x, [&](auto zero) {
@@ -98,10 +102,17 @@ void gated_residual(const at::Tensor& x, const LayerOutput& y, const float* gate
   const bool normed = norm.shift != nullptr;
   count(normed ? Counter::kGatedResidualLayerNormModulate : Counter::kGatedResidual);
   if (const auto* device = current_kernels()) {
-    device->gated_residual(element_of(x.scalar_type()), x.mutable_data_ptr(),
-                           y.values.const_data_ptr(), gate, norm.shift, norm.scale,
-                           normed ? out.values.mutable_data_ptr() : nullptr, x.size(0), x.size(1),
-                           kNormEps, stream());
+    device->gated_residual(element_of(x.scalar_type()),
+                           {.x = x.mutable_data_ptr(),
+                            .y = y.values.const_data_ptr(),
+                            .gate = gate,
+                            .shift = norm.shift,
+                            .scale = norm.scale,
+                            .out = normed ? out.values.mutable_data_ptr() : nullptr,
+                            .rows = x.size(0),
+                            .d = x.size(1),
+                            .eps = kNormEps},
+                           current_stream());
     return;
   }
   with_type_of(x, [&](auto zero) {
@@ -135,11 +146,17 @@ void gelu(const LayerOutput& src, int64_t src_column, const at::Tensor& prefix,
   count(Counter::kGelu);
   if (const auto* device = current_kernels()) {
     const at::Tensor from = src.values.narrow(1, src_column, src.values.size(1) - src_column);
-    device->gelu_tanh(element_of(from.scalar_type()), from.const_data_ptr(), from.stride(0),
-                      prefix.defined() ? prefix.const_data_ptr() : nullptr,
-                      prefix.defined() ? prefix.stride(0) : 0, out.values.size(1) - from.size(1),
-                      out.values.mutable_data_ptr(), out.values.stride(0), from.size(0),
-                      from.size(1), stream());
+    device->gelu_tanh(element_of(from.scalar_type()),
+                      {.src = from.const_data_ptr(),
+                       .src_stride = from.stride(0),
+                       .prefix = prefix.defined() ? prefix.const_data_ptr() : nullptr,
+                       .prefix_stride = prefix.defined() ? prefix.stride(0) : 0,
+                       .prefix_columns = out.values.size(1) - from.size(1),
+                       .dst = out.values.mutable_data_ptr(),
+                       .dst_stride = out.values.stride(0),
+                       .rows = from.size(0),
+                       .d = from.size(1)},
+                      current_stream());
     return;
   }
   with_type_of(src.values, [&](auto zero) {
@@ -185,13 +202,23 @@ void qk_norm_rope(const LayerOutput& qkv, const at::Tensor& q_weight, const at::
     const RopeTable* table = rotation.table;
     // Where q, k and v are the columns of qkv itself, v stays where it is.
     const bool in_place = q.const_data_ptr() == qkv.values.const_data_ptr();
-    device->qk_norm_rope(
-        element_of(q.scalar_type()), qkv.values.const_data_ptr(), qkv.values.stride(0),
-        q_weight.const_data_ptr<float>(), k_weight.const_data_ptr<float>(),
-        table == nullptr ? nullptr : table->cos.const_data_ptr<float>(),
-        table == nullptr ? nullptr : table->sin.const_data_ptr<float>(), rotation.positions,
-        q.mutable_data_ptr(), k.mutable_data_ptr(), in_place ? nullptr : v.mutable_data_ptr(),
-        q.stride(0), q.size(0), q.size(1) / head_dim, head_dim, kNormEps, stream());
+    device->qk_norm_rope(element_of(q.scalar_type()),
+                         {.qkv = qkv.values.const_data_ptr(),
+                          .qkv_stride = qkv.values.stride(0),
+                          .q_weight = q_weight.const_data_ptr<float>(),
+                          .k_weight = k_weight.const_data_ptr<float>(),
+                          .cos = table == nullptr ? nullptr : table->cos.const_data_ptr<float>(),
+                          .sin = table == nullptr ? nullptr : table->sin.const_data_ptr<float>(),
+                          .positions = rotation.positions,
+                          .q = q.mutable_data_ptr(),
+                          .k = k.mutable_data_ptr(),
+                          .v = in_place ? nullptr : v.mutable_data_ptr(),
+                          .out_stride = q.stride(0),
+                          .rows = q.size(0),
+                          .heads = q.size(1) / head_dim,
+                          .head_dim = head_dim,
+                          .eps = kNormEps},
+                         current_stream());
     return;
   }
   with_type_of(qkv.values, [&](auto zero) {
@@ -209,10 +236,22 @@ void qk_norm_rope(const LayerOutput& qkv, const at::Tensor& q_weight, const at::
     auto* to_k = data<T>(k);
     auto* to_v = data<T>(v);
     parallel_rows(q.size(0), 6 * d, [&](int64_t begin, int64_t end) {
-      row_kernels<T>().qk_norm_rope(src + begin * stride, stride, qkv.rescale(begin), q_vector,
-                                    k_vector, cos, sin, rotation.positions, begin, to_q + begin * d,
-                                    to_k + begin * d, to_v + begin * d, end - begin, d / head_dim,
-                                    head_dim, kNormEps);
+      row_kernels<T>().qk_norm_rope({.qkv = src + begin * stride,
+                                     .qkv_stride = stride,
+                                     .rescale = qkv.rescale(begin),
+                                     .q_weight = q_vector,
+                                     .k_weight = k_vector,
+                                     .cos = cos,
+                                     .sin = sin,
+                                     .positions = rotation.positions,
+                                     .first_row = begin,
+                                     .q = to_q + begin * d,
+                                     .k = to_k + begin * d,
+                                     .v = to_v + begin * d,
+                                     .rows = end - begin,
+                                     .heads = d / head_dim,
+                                     .head_dim = head_dim,
+                                     .eps = kNormEps});
     });
   });
 }
@@ -221,10 +260,16 @@ void gather_embed(const float* latents, const int32_t* positions, const LatentEm
                   const at::Tensor& out) {
   count(Counter::kGatherEmbed);
   if (const auto* device = current_kernels()) {
-    device->gather_embed(element_of(out.scalar_type()), latents, positions,
-                         embedder.weight.const_data_ptr<float>(),
-                         embedder.bias.const_data_ptr<float>(), out.mutable_data_ptr(), out.size(0),
-                         embedder.weight.size(1), out.size(1), stream());
+    device->gather_embed(element_of(out.scalar_type()),
+                         {.latents = latents,
+                          .positions = positions,
+                          .weight = embedder.weight.const_data_ptr<float>(),
+                          .bias = embedder.bias.const_data_ptr<float>(),
+                          .out = out.mutable_data_ptr(),
+                          .rows = out.size(0),
+                          .channels = embedder.weight.size(1),
+                          .d = out.size(1)},
+                         current_stream());
     return;
   }
   with_type_of(out, [&](auto zero) {
@@ -235,8 +280,15 @@ void gather_embed(const float* latents, const int32_t* positions, const LatentEm
     const float* bias = embedder.bias.const_data_ptr<float>();
     auto* to = data<T>(out);
     parallel_rows(out.size(0), channels * d / 16, [&](int64_t begin, int64_t end) {
-      row_kernels<T>().gather_embed(latents, positions, begin, weight, bias, to + begin * d,
-                                    end - begin, channels, d);
+      row_kernels<T>().gather_embed({.latents = latents,
+                                     .positions = positions,
+                                     .first_row = begin,
+                                     .weight = weight,
+                                     .bias = bias,
+                                     .out = to + begin * d,
+                                     .rows = end - begin,
+                                     .channels = channels,
+                                     .d = d});
     });
   });
 }

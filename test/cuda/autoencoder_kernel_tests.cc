@@ -50,9 +50,20 @@ void test_group_norm(Report& report) {
         // Its contents are checked too: written in one way only.
         Buffer& scratch = c.output(Kind::kFloat32, bytes / 4);
         if (!c.run([&] {
-              device().group_norm(type, x.data(), s.stride(), s.rows, s.columns, s.channels,
-                                  s.groups, weight.as<float>(), bias.as<float>(), kEps,
-                                  scale.as<float>(), shift.as<float>(), scratch.data(), nullptr);
+              device().group_norm(type,
+                                  {.x = x.data(),
+                                   .row_stride = s.stride(),
+                                   .rows = s.rows,
+                                   .columns = s.columns,
+                                   .channels = s.channels,
+                                   .groups = s.groups,
+                                   .weight = weight.as<float>(),
+                                   .bias = bias.as<float>(),
+                                   .eps = kEps,
+                                   .scale = scale.as<float>(),
+                                   .shift = shift.as<float>(),
+                                   .scratch = scratch.data()},
+                                  nullptr);
             })) {
           continue;
         }
@@ -120,9 +131,17 @@ void test_scale_shift_silu(Report& report) {
           Buffer& other = c.output(kind, in_place ? 0 : s.rows * out_stride);
           Buffer& out = in_place ? x : other;
           if (!c.run([&] {
-                device().scale_shift_silu(type, x.data(), s.stride(), scale.as<float>(),
-                                          shift.as<float>(), out.data(), out_stride, s.rows,
-                                          s.columns, s.channels, nullptr);
+                device().scale_shift_silu(type,
+                                          {.x = x.data(),
+                                           .x_row_stride = s.stride(),
+                                           .scale = scale.as<float>(),
+                                           .shift = shift.as<float>(),
+                                           .out = out.data(),
+                                           .out_row_stride = out_stride,
+                                           .rows = s.rows,
+                                           .columns = s.columns,
+                                           .channels = s.channels},
+                                          nullptr);
               })) {
             continue;
           }

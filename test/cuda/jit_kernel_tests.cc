@@ -245,10 +245,17 @@ void test_lift_step(Report& report) {
         Buffer& full = c.output(Kind::kFloat32, size);
         Buffer& latents = c.in_out(Kind::kFloat32, state);
         if (!c.run([&] {
-              device().lift_step(v.as<float>(), nearest.as<int32_t>(), positions.as<int32_t>(),
-                                 weights.as<float>(), lift.radius, blurred.as<float>(),
+              device().lift_step({.v = v.as<float>(),
+                                  .nearest = nearest.as<int32_t>(),
+                                  .positions = positions.as<int32_t>(),
+                                  .weights = weights.as<float>(),
+                                  .radius = lift.radius,
+                                  .blurred = blurred.as<float>(),
+                                  .rows = lift.grid.rows,
+                                  .cols = lift.grid.cols,
+                                  .channels = lift.channels},
                                  full.as<float>(), steps ? latents.as<float>() : nullptr, kSigma,
-                                 lift.grid.rows, lift.grid.cols, lift.channels, nullptr);
+                                 nullptr);
             })) {
           continue;
         }
@@ -412,10 +419,17 @@ void test_micro_flow_target(Report& report) {
       Buffer& tokens = c.input(fresh);
       Buffer& out = c.output(Kind::kFloat32, count * lift.channels);
       if (!c.run([&] {
-            device().micro_flow_target(
-                v.as<float>(), nearest.as<int32_t>(), positions.as<int32_t>(), weights.as<float>(),
-                lift.radius, blurred.as<float>(), noise.as<float>(), tokens.as<int32_t>(), count,
-                kSigma, out.as<float>(), lift.grid.rows, lift.grid.cols, lift.channels, nullptr);
+            device().micro_flow_target({.v = v.as<float>(),
+                                        .nearest = nearest.as<int32_t>(),
+                                        .positions = positions.as<int32_t>(),
+                                        .weights = weights.as<float>(),
+                                        .radius = lift.radius,
+                                        .blurred = blurred.as<float>(),
+                                        .rows = lift.grid.rows,
+                                        .cols = lift.grid.cols,
+                                        .channels = lift.channels},
+                                       noise.as<float>(), tokens.as<int32_t>(), count, kSigma,
+                                       out.as<float>(), nullptr);
           })) {
         continue;
       }

@@ -144,7 +144,15 @@ void bench_rows(Bench& bench, Element type, int64_t rows) {
     void* out = pool.bytes(rows * kWidth * size);
     float* vector = pool.floats(kWidth);
     return [=] {
-      device().layer_norm_modulate(type, x, vector, vector, out, rows, kWidth, kEps, nullptr);
+      device().layer_norm_modulate(type,
+                                   {.x = x,
+                                    .shift = vector,
+                                    .scale = vector,
+                                    .out = out,
+                                    .rows = rows,
+                                    .d = kWidth,
+                                    .eps = kEps},
+                                   nullptr);
     };
   });
   bench.measure("gated_residual", shape, 3 * activation, [&](Pool& pool) {
@@ -152,8 +160,8 @@ void bench_rows(Bench& bench, Element type, int64_t rows) {
     void* y = pool.bytes(rows * kWidth * size);
     float* vector = pool.floats(kWidth);
     return [=] {
-      device().gated_residual(type, x, y, vector, nullptr, nullptr, nullptr, rows, kWidth, kEps,
-                              nullptr);
+      device().gated_residual(
+          type, {.x = x, .y = y, .gate = vector, .rows = rows, .d = kWidth, .eps = kEps}, nullptr);
     };
   });
   bench.measure("gated_residual", shape + " + norm", 4 * activation, [&](Pool& pool) {
@@ -162,7 +170,17 @@ void bench_rows(Bench& bench, Element type, int64_t rows) {
     void* out = pool.bytes(rows * kWidth * size);
     float* vector = pool.floats(kWidth);
     return [=] {
-      device().gated_residual(type, x, y, vector, vector, vector, out, rows, kWidth, kEps, nullptr);
+      device().gated_residual(type,
+                              {.x = x,
+                               .y = y,
+                               .gate = vector,
+                               .shift = vector,
+                               .scale = vector,
+                               .out = out,
+                               .rows = rows,
+                               .d = kWidth,
+                               .eps = kEps},
+                              nullptr);
     };
   });
   for (const int64_t stride : {3 * kWidth, kSingleWidth}) {
@@ -175,9 +193,22 @@ void bench_rows(Bench& bench, Element type, int64_t rows) {
                     for (int64_t i = 0; i < rows; ++i) list[i] = static_cast<int32_t>(i);
                     const int32_t* positions = pool.integers(list);
                     return [=] {
-                      device().qk_norm_rope(type, qkv, stride, weight, weight, table, table,
-                                            positions, qkv, qkv + kWidth * size, nullptr, stride,
-                                            rows, kHeads, kHeadDim, kEps, nullptr);
+                      device().qk_norm_rope(type,
+                                            {.qkv = qkv,
+                                             .qkv_stride = stride,
+                                             .q_weight = weight,
+                                             .k_weight = weight,
+                                             .cos = table,
+                                             .sin = table,
+                                             .positions = positions,
+                                             .q = qkv,
+                                             .k = qkv + kWidth * size,
+                                             .out_stride = stride,
+                                             .rows = rows,
+                                             .heads = kHeads,
+                                             .head_dim = kHeadDim,
+                                             .eps = kEps},
+                                            nullptr);
                     };
                   });
   }
@@ -185,20 +216,36 @@ void bench_rows(Bench& bench, Element type, int64_t rows) {
     void* src = pool.bytes(rows * kSingleWidth * size);
     void* dst = pool.bytes(rows * (kWidth + kHidden) * size);
     return [=] {
-      device().gelu_tanh(type, static_cast<char*>(src) + 3 * kWidth * size, kSingleWidth, nullptr,
-                         0, kWidth, dst, kWidth + kHidden, rows, kHidden, nullptr);
+      device().gelu_tanh(type,
+                         {.src = static_cast<char*>(src) + 3 * kWidth * size,
+                          .src_stride = kSingleWidth,
+                          .prefix_columns = kWidth,
+                          .dst = dst,
+                          .dst_stride = kWidth + kHidden,
+                          .rows = rows,
+                          .d = kHidden},
+                         nullptr);
     };
   });
-  bench.measure(
-      "gelu_tanh", shape_of(type, {rows, kHidden}) + " + prefix", 10 * activation, [&](Pool& pool) {
-        void* src = pool.bytes(rows * kSingleWidth * size);
-        void* prefix = pool.bytes(rows * kWidth * size);
-        void* dst = pool.bytes(rows * (kWidth + kHidden) * size);
-        return [=] {
-          device().gelu_tanh(type, static_cast<char*>(src) + 3 * kWidth * size, kSingleWidth,
-                             prefix, kWidth, kWidth, dst, kWidth + kHidden, rows, kHidden, nullptr);
-        };
-      });
+  bench.measure("gelu_tanh", shape_of(type, {rows, kHidden}) + " + prefix", 10 * activation,
+                [&](Pool& pool) {
+                  void* src = pool.bytes(rows * kSingleWidth * size);
+                  void* prefix = pool.bytes(rows * kWidth * size);
+                  void* dst = pool.bytes(rows * (kWidth + kHidden) * size);
+                  return [=] {
+                    device().gelu_tanh(type,
+                                       {.src = static_cast<char*>(src) + 3 * kWidth * size,
+                                        .src_stride = kSingleWidth,
+                                        .prefix = prefix,
+                                        .prefix_stride = kWidth,
+                                        .prefix_columns = kWidth,
+                                        .dst = dst,
+                                        .dst_stride = kWidth + kHidden,
+                                        .rows = rows,
+                                        .d = kHidden},
+                                       nullptr);
+                  };
+                });
 }
 
 void bench_embed(Bench& bench, Element type) {
@@ -214,7 +261,14 @@ void bench_embed(Bench& bench, Element type) {
     float* bias = pool.floats(kWidth);
     void* out = pool.bytes(kRows * kWidth * size);
     return [=] {
-      device().gather_embed(type, latents, nullptr, weight, bias, out, kRows, kChannels, kWidth,
+      device().gather_embed(type,
+                            {.latents = latents,
+                             .weight = weight,
+                             .bias = bias,
+                             .out = out,
+                             .rows = kRows,
+                             .channels = kChannels,
+                             .d = kWidth},
                             nullptr);
     };
   });
@@ -242,8 +296,20 @@ void bench_map(Bench& bench, Element type, int64_t side, int64_t channels) {
     float* scale = pool.floats(channels);
     float* shift = pool.floats(channels);
     return [=] {
-      device().group_norm(type, x, side * channels, side, side, channels, 32, vector, vector, kEps,
-                          scale, shift, scratch, nullptr);
+      device().group_norm(type,
+                          {.x = x,
+                           .row_stride = side * channels,
+                           .rows = side,
+                           .columns = side,
+                           .channels = channels,
+                           .groups = 32,
+                           .weight = vector,
+                           .bias = vector,
+                           .eps = kEps,
+                           .scale = scale,
+                           .shift = shift,
+                           .scratch = scratch},
+                          nullptr);
     };
   });
   bench.measure("scale_shift_silu", shape, 2 * map, [&](Pool& pool) {
@@ -251,8 +317,17 @@ void bench_map(Bench& bench, Element type, int64_t side, int64_t channels) {
     void* out = pool.bytes(side * side * channels * size);
     float* vector = pool.floats(channels);
     return [=] {
-      device().scale_shift_silu(type, x, side * channels, vector, vector, out, side * channels,
-                                side, side, channels, nullptr);
+      device().scale_shift_silu(type,
+                                {.x = x,
+                                 .x_row_stride = side * channels,
+                                 .scale = vector,
+                                 .shift = vector,
+                                 .out = out,
+                                 .out_row_stride = side * channels,
+                                 .rows = side,
+                                 .columns = side,
+                                 .channels = channels},
+                                nullptr);
     };
   });
 }
@@ -278,6 +353,18 @@ void bench_jit(Bench& bench, int64_t side) {
     int32_t *list, *fresh, *positions, *nearest;
     void* scratch;
     float *v, *weights, *blurred, *full, *latents, *scores;
+
+    kernels::device::Lift lift(int64_t side) const {
+      return {.v = v,
+              .nearest = nearest,
+              .positions = positions,
+              .weights = weights,
+              .radius = kRadius,
+              .blurred = blurred,
+              .rows = side,
+              .cols = side,
+              .channels = kChannels};
+    }
   };
   const auto buffers = [&](Pool& pool) {
     Buffers b{};
@@ -312,10 +399,7 @@ void bench_jit(Bench& bench, int64_t side) {
   });
   bench.measure("lift_step", shape, sparse + 5 * field + 2 * integers, [&](Pool& pool) {
     const Buffers b = buffers(pool);
-    return [=] {
-      device().lift_step(b.v, b.nearest, b.positions, b.weights, kRadius, b.blurred, b.full,
-                         b.latents, -0.1f, side, side, kChannels, nullptr);
-    };
+    return [=] { device().lift_step(b.lift(side), b.full, b.latents, -0.1f, nullptr); };
   });
   bench.measure("local_variance", shape, field + integers, [&](Pool& pool) {
     const Buffers b = buffers(pool);
@@ -331,9 +415,7 @@ void bench_jit(Bench& bench, int64_t side) {
   bench.measure("micro_flow_target", shape, sparse + 3 * field + 2 * integers, [&](Pool& pool) {
     const Buffers b = buffers(pool);
     return [=] {
-      device().micro_flow_target(b.v, b.nearest, b.positions, b.weights, kRadius, b.blurred,
-                                 b.latents, b.fresh, fresh, 0.7f, b.full, side, side, kChannels,
-                                 nullptr);
+      device().micro_flow_target(b.lift(side), b.latents, b.fresh, fresh, 0.7f, b.full, nullptr);
     };
   });
   bench.measure(

@@ -104,8 +104,15 @@ void test_layer_norm(Report& report) {
         Buffer& scale = c.input(Kind::kFloat32, random.normals(d, 0.0, 0.5));
         Buffer& out = c.output(kind, rows * d);
         if (!c.run([&, rows = rows, d = d] {
-              device().layer_norm_modulate(type, x.data(), shift.as<float>(), scale.as<float>(),
-                                           out.data(), rows, d, kEps, nullptr);
+              device().layer_norm_modulate(type,
+                                           {.x = x.data(),
+                                            .shift = shift.as<float>(),
+                                            .scale = scale.as<float>(),
+                                            .out = out.data(),
+                                            .rows = rows,
+                                            .d = d,
+                                            .eps = kEps},
+                                           nullptr);
             })) {
           continue;
         }
@@ -157,10 +164,17 @@ void test_gated_residual(Report& report) {
           Buffer& scale = c.input(Kind::kFloat32, random.normals(d, 0.0, 0.5));
           Buffer& out = c.output(kind, rows * d);
           if (!c.run([&, rows = rows, d = d] {
-                device().gated_residual(type, x.data(), y.data(), gate.as<float>(),
-                                        norm ? shift.as<float>() : nullptr,
-                                        norm ? scale.as<float>() : nullptr,
-                                        norm ? out.data() : nullptr, rows, d, kEps, nullptr);
+                device().gated_residual(type,
+                                        {.x = x.data(),
+                                         .y = y.data(),
+                                         .gate = gate.as<float>(),
+                                         .shift = norm ? shift.as<float>() : nullptr,
+                                         .scale = norm ? scale.as<float>() : nullptr,
+                                         .out = norm ? out.data() : nullptr,
+                                         .rows = rows,
+                                         .d = d,
+                                         .eps = kEps},
+                                        nullptr);
               })) {
             continue;
           }
@@ -317,11 +331,23 @@ void test_qk_norm_rope(Report& report) {
         void* const to_q = s.in_place ? base : q.data();
         void* const to_k = s.in_place ? base + static_cast<size_t>(width) * bytes : k.data();
         if (!c.run([&] {
-              device().qk_norm_rope(
-                  type, qkv.data(), stride, q_weight.as<float>(), k_weight.as<float>(),
-                  s.rotated ? cos.as<float>() : nullptr, s.rotated ? sin.as<float>() : nullptr,
-                  s.positions ? positions.as<int32_t>() : nullptr, to_q, to_k,
-                  s.v ? v.data() : nullptr, out_stride, s.rows, s.heads, s.head_dim, kEps, nullptr);
+              device().qk_norm_rope(type,
+                                    {.qkv = qkv.data(),
+                                     .qkv_stride = stride,
+                                     .q_weight = q_weight.as<float>(),
+                                     .k_weight = k_weight.as<float>(),
+                                     .cos = s.rotated ? cos.as<float>() : nullptr,
+                                     .sin = s.rotated ? sin.as<float>() : nullptr,
+                                     .positions = s.positions ? positions.as<int32_t>() : nullptr,
+                                     .q = to_q,
+                                     .k = to_k,
+                                     .v = s.v ? v.data() : nullptr,
+                                     .out_stride = out_stride,
+                                     .rows = s.rows,
+                                     .heads = s.heads,
+                                     .head_dim = s.head_dim,
+                                     .eps = kEps},
+                                    nullptr);
             })) {
           continue;
         }
@@ -383,11 +409,21 @@ void test_qk_norm_rope(Report& report) {
           const auto wk = inputs_of<float>(k_weight);
           const auto table_cos = inputs_of<float>(cos);
           const auto table_sin = inputs_of<float>(sin);
-          kernels::table().rows<T>().qk_norm_rope(
-              inputs_of<T>(qkv).data(), stride, {}, wq.data(), wk.data(),
-              s.rotated ? table_cos.data() : nullptr, s.rotated ? table_sin.data() : nullptr,
-              s.positions ? list.data() : nullptr, 0, cpu_q.data(), cpu_k.data(), cpu_v.data(),
-              s.rows, s.heads, s.head_dim, kEps);
+          const auto source = inputs_of<T>(qkv);
+          kernels::table().rows<T>().qk_norm_rope({.qkv = source.data(),
+                                                   .qkv_stride = stride,
+                                                   .q_weight = wq.data(),
+                                                   .k_weight = wk.data(),
+                                                   .cos = s.rotated ? table_cos.data() : nullptr,
+                                                   .sin = s.rotated ? table_sin.data() : nullptr,
+                                                   .positions = s.positions ? list.data() : nullptr,
+                                                   .q = cpu_q.data(),
+                                                   .k = cpu_k.data(),
+                                                   .v = cpu_v.data(),
+                                                   .rows = s.rows,
+                                                   .heads = s.heads,
+                                                   .head_dim = s.head_dim,
+                                                   .eps = kEps});
           for (int64_t i = 0; i < s.rows * width; ++i) {
             c.compare_cpu(q, i, value_of(cpu_q[i]), std::fabs(value_of(cpu_q[i])) + 1.0);
             c.compare_cpu(k, i, value_of(cpu_k[i]), std::fabs(value_of(cpu_k[i])) + 1.0);
@@ -448,9 +484,17 @@ void test_gelu(Report& report) {
         Buffer& dst =
             c.in_out(kind, std::vector<double>(static_cast<size_t>(s.rows * dst_stride), 77.0));
         if (!c.run([&] {
-              device().gelu_tanh(type, src.data(), src_stride,
-                                 s.copies_prefix ? prefix.data() : nullptr, prefix_stride, s.prefix,
-                                 dst.data(), dst_stride, s.rows, s.d, nullptr);
+              device().gelu_tanh(type,
+                                 {.src = src.data(),
+                                  .src_stride = src_stride,
+                                  .prefix = s.copies_prefix ? prefix.data() : nullptr,
+                                  .prefix_stride = prefix_stride,
+                                  .prefix_columns = s.prefix,
+                                  .dst = dst.data(),
+                                  .dst_stride = dst_stride,
+                                  .rows = s.rows,
+                                  .d = s.d},
+                                 nullptr);
             })) {
           continue;
         }
@@ -543,10 +587,16 @@ void test_gather_embed(Report& report) {
         Buffer& bias = c.input(Kind::kFloat32, random.normals(s.d));
         Buffer& out = c.output(kind_of(type), s.rows * s.d);
         if (!c.run([&] {
-              device().gather_embed(type, latents.as<float>(),
-                                    s.gathers ? positions.as<int32_t>() : nullptr,
-                                    weight.as<float>(), bias.as<float>(), out.data(), s.rows,
-                                    s.channels, s.d, nullptr);
+              device().gather_embed(type,
+                                    {.latents = latents.as<float>(),
+                                     .positions = s.gathers ? positions.as<int32_t>() : nullptr,
+                                     .weight = weight.as<float>(),
+                                     .bias = bias.as<float>(),
+                                     .out = out.data(),
+                                     .rows = s.rows,
+                                     .channels = s.channels,
+                                     .d = s.d},
+                                    nullptr);
             })) {
           continue;
         }
@@ -575,9 +625,15 @@ void test_gather_embed(Report& report) {
           std::vector<T> cpu(static_cast<size_t>(s.rows * s.d));
           const auto w = inputs_of<float>(weight);
           const auto b = inputs_of<float>(bias);
-          kernels::table().rows<T>().gather_embed(inputs_of<float>(latents).data(),
-                                                  s.gathers ? list.data() : nullptr, 0, w.data(),
-                                                  b.data(), cpu.data(), s.rows, s.channels, s.d);
+          const auto source = inputs_of<float>(latents);
+          kernels::table().rows<T>().gather_embed({.latents = source.data(),
+                                                   .positions = s.gathers ? list.data() : nullptr,
+                                                   .weight = w.data(),
+                                                   .bias = b.data(),
+                                                   .out = cpu.data(),
+                                                   .rows = s.rows,
+                                                   .channels = s.channels,
+                                                   .d = s.d});
           for (int64_t i = 0; i < s.rows * s.d; ++i) {
             c.compare_cpu(out, i, value_of(cpu[i]), 2.0 + static_cast<double>(s.channels));
           }

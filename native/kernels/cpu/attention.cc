@@ -172,12 +172,14 @@ static float softmax_row(const float* scores, float* weights, int64_t valid, flo
 #endif
 
 template <typename T>
-static void attend(const T* q, int64_t q_stride, const void* packed, int64_t keys, int64_t head_dim,
-                   float scale, T* out, int64_t out_stride, int64_t rows) {
+static void attend(const Attend<T>& a) {
   using Operand = typename Compute<T>::Operand;
   using Element = typename Operand::Element;
+  const int64_t keys = a.keys;
+  const int64_t head_dim = a.head_dim;
+  const int64_t rows = a.rows;
   const int64_t blocks = (keys + kKeys - 1) / kKeys;
-  const auto* packed_k = static_cast<const Element*>(packed);
+  const auto* packed_k = static_cast<const Element*>(a.packed);
   const Element* packed_v = packed_k + blocks * kKeys * head_dim;
 
   alignas(64) Element query[kQueries * kAttentionMaxHeadDim];
@@ -196,7 +198,7 @@ static void attend(const T* q, int64_t q_stride, const void* packed, int64_t key
 
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t d = 0; d < head_dim; ++d) {
-      query[r * head_dim + d] = convert<Operand>(q[r * q_stride + d]);
+      query[r * head_dim + d] = convert<Operand>(a.q[r * a.q_stride + d]);
       result[r * head_dim + d] = 0.0f;
     }
     // Finite, so that the first block's rescale factor e^(maximum - top) is not NaN; what it scales
@@ -210,8 +212,8 @@ static void attend(const T* q, int64_t q_stride, const void* packed, int64_t key
     const int64_t valid = keys - block * kKeys < kKeys ? keys - block * kKeys : kKeys;
     for (int64_t r = 0; r < rows; ++r) {
       float rescale;
-      const float row_sum =
-          softmax_row(scores + r * kKeys, weights + r * kKeys, valid, scale, &maximum[r], &rescale);
+      const float row_sum = softmax_row(scores + r * kKeys, weights + r * kKeys, valid, a.scale,
+                                        &maximum[r], &rescale);
       sum[r] = sum[r] * rescale + row_sum;
       if (rescale != 1.0f) {
         float* o = result + r * head_dim;
@@ -224,14 +226,14 @@ static void attend(const T* q, int64_t q_stride, const void* packed, int64_t key
   for (int64_t r = 0; r < rows; ++r) {
     const float inverse = 1.0f / sum[r];
     for (int64_t d = 0; d < head_dim; ++d) {
-      store(out + r * out_stride + d, result[r * head_dim + d] * inverse);
+      store(a.out + r * a.out_stride + d, result[r * head_dim + d] * inverse);
     }
   }
 }
 
 template <typename T>
 AttentionKernels<T> attention_kernels() {
-  return {packed_bytes<T>, pack<T>, attend<T>};
+  return {.packed_bytes = packed_bytes<T>, .pack = pack<T>, .attend = attend<T>};
 }
 
 template AttentionKernels<float> attention_kernels<float>();

@@ -18,25 +18,25 @@ static void blur_row(const float* v, const int32_t* nearest, const float* weight
   }
 }
 
-static void lift_row(const float* const* rows, const float* v, const int32_t* positions,
-                     const float* weight, int64_t taps, float* full, float* latents, float d_sigma,
-                     int64_t cols, int64_t channels) {
-  for (int64_t c = 0; c < cols; ++c) {
-    float* dst = full + c * channels;
-    if (positions[c] >= 0) {
-      const float* src = v + static_cast<int64_t>(positions[c]) * channels;
+static void lift_row(const LiftRow& a) {
+  const int64_t channels = a.channels;
+  for (int64_t c = 0; c < a.cols; ++c) {
+    float* dst = a.full + c * channels;
+    if (a.positions[c] >= 0) {
+      const float* src = a.v + static_cast<int64_t>(a.positions[c]) * channels;
       for (int64_t i = 0; i < channels; ++i) dst[i] = src[i];
     } else {
       for (int64_t i = 0; i < channels; ++i) dst[i] = 0.0f;
-      for (int64_t j = 0; j < taps; ++j) {
-        const float* src = rows[j] + c * channels;
-        const float w = weight[j];
+      for (int64_t j = 0; j < a.taps; ++j) {
+        const float* src = a.rows[j] + c * channels;
+        const float w = a.weight[j];
         for (int64_t i = 0; i < channels; ++i) dst[i] += w * src[i];
       }
     }
-    if (latents != nullptr) {
-      float* y = latents + c * channels;
-      for (int64_t i = 0; i < channels; ++i) y[i] += d_sigma * dst[i];
+    if (a.latents != nullptr) {
+      float* y = a.latents + c * channels;
+      const float step = a.d_sigma;
+      for (int64_t i = 0; i < channels; ++i) y[i] += step * dst[i];
     }
   }
 }
@@ -85,6 +85,13 @@ static void axpy(float a, const float* x, float* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
 }
 
-JitKernels jit_kernels() { return {blur_row, lift_row, local_variance, axpy}; }
+JitKernels jit_kernels() {
+  return {
+      .blur_row = blur_row,
+      .lift_row = lift_row,
+      .local_variance = local_variance,
+      .axpy = axpy,
+  };
+}
 
 }  // namespace jitflux::kernels::JIT_FLUX_ISA_NAMESPACE

@@ -118,23 +118,26 @@ static inline void norm_rope_head(const S* src, const float* weight, const float
 }
 
 template <bool Rescaled, typename T>
-static void qk_norm_rope_rows(const T* qkv, int64_t qkv_stride, Rescale rescale,
-                              const float* q_weight, const float* k_weight, const float* cos,
-                              const float* sin, const int32_t* positions, int64_t first_row, T* q,
-                              T* k, T* v, int64_t rows, int64_t heads, int64_t head_dim,
-                              float eps) {
-  const int64_t width = heads * head_dim;
+static void qk_norm_rope_rows(const QkNormRope<T>& a) {
+  const int64_t head_dim = a.head_dim;
+  const int64_t width = a.heads * head_dim;
+  const float eps = a.eps;
+  const T* qkv = a.qkv;
+  T* q = a.q;
+  T* k = a.k;
+  T* v = a.v;
   float head[kRescaledMaxHeadDim];
-  for (int64_t r = 0; r < rows; ++r, qkv += qkv_stride, q += width, k += width, v += width) {
-    const int64_t position = positions == nullptr ? first_row + r : positions[first_row + r];
-    const float* row_cos = cos == nullptr ? nullptr : cos + position * head_dim;
-    const float* row_sin = sin == nullptr ? nullptr : sin + position * head_dim;
-    const float scale = Rescaled ? rescale.row_scale[r] : 1.0f;
+  for (int64_t r = 0; r < a.rows; ++r, qkv += a.qkv_stride, q += width, k += width, v += width) {
+    const int64_t row = a.first_row + r;
+    const int64_t position = a.positions == nullptr ? row : a.positions[row];
+    const float* row_cos = a.cos == nullptr ? nullptr : a.cos + position * head_dim;
+    const float* row_sin = a.sin == nullptr ? nullptr : a.sin + position * head_dim;
+    const float scale = Rescaled ? a.rescale.row_scale[r] : 1.0f;
     // One head of q or k, `column` columns into the row.
     const auto normed_head = [&](int64_t column, const float* weight, T* out) {
       if constexpr (Rescaled) {
         for_columns(head_dim, [&](int64_t i, int64_t n) {
-          store_part(head + i, n, load_rescaled<true>(qkv, rescale.bias, scale, column + i, n));
+          store_part(head + i, n, load_rescaled<true>(qkv, a.rescale.bias, scale, column + i, n));
         });
         norm_rope_head(head, weight, row_cos, row_sin, out, head_dim, eps);
       } else {
@@ -142,12 +145,13 @@ static void qk_norm_rope_rows(const T* qkv, int64_t qkv_stride, Rescale rescale,
       }
     };
     for (int64_t at = 0; at < width; at += head_dim) {
-      normed_head(at, q_weight, q + at);
-      normed_head(width + at, k_weight, k + at);
+      normed_head(at, a.q_weight, q + at);
+      normed_head(width + at, a.k_weight, k + at);
     }
     if constexpr (Rescaled) {
+      const float* bias = a.rescale.bias;
       for_columns(width, [=](int64_t i, int64_t n) {
-        store_part(v + i, n, load_rescaled<true>(qkv, rescale.bias, scale, 2 * width + i, n));
+        store_part(v + i, n, load_rescaled<true>(qkv, bias, scale, 2 * width + i, n));
       });
     } else {
       std::memcpy(v, qkv + 2 * width, static_cast<size_t>(width) * sizeof(T));
@@ -156,14 +160,12 @@ static void qk_norm_rope_rows(const T* qkv, int64_t qkv_stride, Rescale rescale,
 }
 
 template <typename T>
-static void qk_norm_rope(const T* qkv, int64_t qkv_stride, Rescale rescale, const float* q_weight,
-                         const float* k_weight, const float* cos, const float* sin,
-                         const int32_t* positions, int64_t first_row, T* q, T* k, T* v,
-                         int64_t rows, int64_t heads, int64_t head_dim, float eps) {
-  const auto run =
-      rescale.row_scale == nullptr ? qk_norm_rope_rows<false, T> : qk_norm_rope_rows<true, T>;
-  run(qkv, qkv_stride, rescale, q_weight, k_weight, cos, sin, positions, first_row, q, k, v, rows,
-      heads, head_dim, eps);
+static void qk_norm_rope(const QkNormRope<T>& arguments) {
+  if (arguments.rescale.row_scale == nullptr) {
+    qk_norm_rope_rows<false>(arguments);
+  } else {
+    qk_norm_rope_rows<true>(arguments);
+  }
 }
 
 static inline Vector gelu_tanh_of(Vector x) {
@@ -239,30 +241,30 @@ static void quantize_rows(const T* x, int64_t x_stride, uint8_t* q, float* scale
 }
 
 template <typename T>
-static void gather_embed(const float* latents, const int32_t* positions, int64_t first_row,
-                         const float* weight, const float* bias, T* out, int64_t rows,
-                         int64_t channels, int64_t d) {
+static void gather_embed(const GatherEmbed<T>& a) {
   constexpr int64_t kRows = 8 * kTileRows;
   constexpr int64_t kColumns = kEmbedColumns;
+  const int64_t channels = a.channels;
+  const float* bias = a.bias;
   float tokens[kRows * kEmbedMaxChannels];
   float product[kRows * kColumns];
-  for (int64_t begin = 0; begin < rows; begin += kRows) {
-    const int64_t count = rows - begin < kRows ? rows - begin : kRows;
+  for (int64_t begin = 0; begin < a.rows; begin += kRows) {
+    const int64_t count = a.rows - begin < kRows ? a.rows - begin : kRows;
     for (int64_t r = 0; r < count; ++r) {
-      const int64_t row = first_row + begin + r;
-      const float* src = latents + (positions == nullptr ? row : positions[row]) * channels;
+      const int64_t row = a.first_row + begin + r;
+      const float* src = a.latents + (a.positions == nullptr ? row : a.positions[row]) * channels;
       for (int64_t i = 0; i < channels; ++i) {
         T rounded;
         store(&rounded, src[i]);
         tokens[r * channels + i] = load(rounded);
       }
     }
-    for (int64_t column = 0; column < d; column += kColumns) {
-      const int64_t width = d - column < kColumns ? d - column : kColumns;
-      multiply<Float32Operand>(tokens, channels, weight + column * channels, kColumns, product,
+    for (int64_t column = 0; column < a.d; column += kColumns) {
+      const int64_t width = a.d - column < kColumns ? a.d - column : kColumns;
+      multiply<Float32Operand>(tokens, channels, a.weight + column * channels, kColumns, product,
                                kColumns, count, kColumns, channels, false);
       for (int64_t r = 0; r < count; ++r) {
-        T* dst = out + (begin + r) * d + column;
+        T* dst = a.out + (begin + r) * a.d + column;
         const float* sum = product + r * kColumns;
         for_columns(width, [=](int64_t i, int64_t n) {
           store_part(dst + i, n, load_part(sum + i, n) + load_part(bias + column + i, n));
@@ -318,9 +320,17 @@ static void scale_shift_silu(const T* x, const float* scale, const float* shift,
 
 template <typename T>
 RowKernels<T> row_kernels() {
-  return {layer_norm_modulate<T>, gated_residual<T>, qk_norm_rope<T>, gelu_tanh<T>,
-          quantize_rows<T>,       gather_embed<T>,   rms_norm<T>,     column_moments<T>,
-          scale_shift_silu<T>};
+  return {
+      .layer_norm_modulate = layer_norm_modulate<T>,
+      .gated_residual = gated_residual<T>,
+      .qk_norm_rope = qk_norm_rope<T>,
+      .gelu_tanh = gelu_tanh<T>,
+      .quantize_rows = quantize_rows<T>,
+      .gather_embed = gather_embed<T>,
+      .rms_norm = rms_norm<T>,
+      .column_moments = column_moments<T>,
+      .scale_shift_silu = scale_shift_silu<T>,
+  };
 }
 
 template RowKernels<float> row_kernels<float>();

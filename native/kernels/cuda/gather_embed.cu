@@ -4,7 +4,7 @@
 // the channels pass through shared memory 32 at a time. At 64 channels, 3072 columns: 2 flops per
 // channel and element against 2 bytes written (T = bfloat16), so arithmetic is what bounds it. The
 // sum of an element runs over the channels in order, whatever the width of the accesses.
-#include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/vectors.cuh"
 #include "kernels/kernels.h"
@@ -85,28 +85,24 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-struct GatherEmbed {
-  static void run(const float* latents, const int32_t* positions, const float* weight,
-                  const float* bias, void* out, int64_t rows, int64_t channels, int64_t d,
-                  DeviceStream stream) {
-    const bool wide = is_aligned({bias, out}) && d % kThreadColumns == 0;
+struct Launch {
+  static void run(const device::GatherEmbed& a, DeviceStream stream) {
+    const bool wide = is_aligned({a.bias, a.out}) && a.d % kThreadColumns == 0;
     const auto kernel = wide ? gather_embed_kernel<T, true> : gather_embed_kernel<T, false>;
-    const Grid grid{divide_up(rows, kTileRows), divide_up(d, kTileColumns)};
-    launch("gather_embed", kernel, grid, dim3(kThreads), stream, latents, positions, weight, bias,
-           static_cast<T*>(out), rows, channels, d);
+    const Grid grid{divide_up(a.rows, kTileRows), divide_up(a.d, kTileColumns)};
+    launch("gather_embed", kernel, grid, dim3(kThreads), stream, a.latents, a.positions, a.weight,
+           a.bias, static_cast<T*>(a.out), a.rows, a.channels, a.d);
   }
 };
 
 }  // namespace
 
-void gather_embed(Element type, const float* latents, const int32_t* positions, const float* weight,
-                  const float* bias, void* out, int64_t rows, int64_t channels, int64_t d,
-                  DeviceStream stream) {
-  if (channels < 1 || channels > kEmbedMaxChannels) {
-    throw std::runtime_error("gather_embed: " + std::to_string(channels) + " channels");
+void gather_embed(Element type, const device::GatherEmbed& arguments, DeviceStream stream) {
+  if (arguments.channels < 1 || arguments.channels > kEmbedMaxChannels) {
+    throw std::runtime_error("gather_embed: " + std::to_string(arguments.channels) + " channels");
   }
-  if (rows == 0 || d == 0) return;
-  dispatch<GatherEmbed>(type, latents, positions, weight, bias, out, rows, channels, d, stream);
+  if (arguments.rows == 0 || arguments.d == 0) return;
+  dispatch<Launch>(type, arguments, stream);
 }
 
 }  // namespace jitflux::kernels::cuda

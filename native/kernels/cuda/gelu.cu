@@ -2,7 +2,7 @@
 //
 // Blocks of 256 threads along the columns; a thread takes one vector of kRows rows and has all its
 // loads under way before it computes. Bytes per element, T = bfloat16: 2 read + 2 written.
-#include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/vectors.cuh"
 
@@ -72,37 +72,32 @@ Grid geometry(int64_t rows, int64_t columns, int64_t columns_per_thread) {
 }
 
 template <typename T>
-struct GeluTanh {
-  static void run(const void* src, int64_t src_stride, const void* prefix, int64_t prefix_stride,
-                  int64_t prefix_columns, void* dst, int64_t dst_stride, int64_t rows, int64_t d,
-                  DeviceStream stream) {
+struct Launch {
+  static void run(const device::GeluTanh& a, DeviceStream stream) {
     constexpr int64_t kWidth = kVector<T>;
-    if (prefix != nullptr && prefix_columns > 0) {
-      const bool wide = is_aligned({prefix, dst}) &&
-                        is_divisible({prefix_stride, prefix_columns, dst_stride}, kWidth);
+    if (a.prefix != nullptr && a.prefix_columns > 0) {
+      const bool wide = is_aligned({a.prefix, a.dst}) &&
+                        is_divisible({a.prefix_stride, a.prefix_columns, a.dst_stride}, kWidth);
       const auto kernel = wide ? copy_columns_kernel<T, true> : copy_columns_kernel<T, false>;
-      launch("gelu_tanh", kernel, geometry(rows, prefix_columns, wide ? kWidth : 1), dim3(kThreads),
-             stream, static_cast<const T*>(prefix), prefix_stride, static_cast<T*>(dst), dst_stride,
-             rows, prefix_columns);
+      launch("gelu_tanh", kernel, geometry(a.rows, a.prefix_columns, wide ? kWidth : 1),
+             dim3(kThreads), stream, static_cast<const T*>(a.prefix), a.prefix_stride,
+             static_cast<T*>(a.dst), a.dst_stride, a.rows, a.prefix_columns);
     }
-    if (d == 0) return;
-    const bool wide =
-        is_aligned({src, dst}) && is_divisible({src_stride, prefix_columns, dst_stride, d}, kWidth);
+    if (a.d == 0) return;
+    const bool wide = is_aligned({a.src, a.dst}) &&
+                      is_divisible({a.src_stride, a.prefix_columns, a.dst_stride, a.d}, kWidth);
     const auto kernel = wide ? gelu_tanh_kernel<T, true> : gelu_tanh_kernel<T, false>;
-    launch("gelu_tanh", kernel, geometry(rows, d, wide ? kWidth : 1), dim3(kThreads), stream,
-           static_cast<const T*>(src), src_stride, prefix_columns, static_cast<T*>(dst), dst_stride,
-           rows, d);
+    launch("gelu_tanh", kernel, geometry(a.rows, a.d, wide ? kWidth : 1), dim3(kThreads), stream,
+           static_cast<const T*>(a.src), a.src_stride, a.prefix_columns, static_cast<T*>(a.dst),
+           a.dst_stride, a.rows, a.d);
   }
 };
 
 }  // namespace
 
-void gelu_tanh(Element type, const void* src, int64_t src_stride, const void* prefix,
-               int64_t prefix_stride, int64_t prefix_columns, void* dst, int64_t dst_stride,
-               int64_t rows, int64_t d, DeviceStream stream) {
-  if (rows == 0) return;
-  dispatch<GeluTanh>(type, src, src_stride, prefix, prefix_stride, prefix_columns, dst, dst_stride,
-                     rows, d, stream);
+void gelu_tanh(Element type, const device::GeluTanh& arguments, DeviceStream stream) {
+  if (arguments.rows == 0) return;
+  dispatch<Launch>(type, arguments, stream);
 }
 
 }  // namespace jitflux::kernels::cuda

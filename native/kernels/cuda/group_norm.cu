@@ -9,7 +9,7 @@
 //
 // scale_shift_silu: as gelu_tanh, a thread keeps its channels' scale and shift over kRows rows.
 // Bytes per element, T = bfloat16: 2 read + 2 written.
-#include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/vectors.cuh"
 
@@ -144,15 +144,15 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 struct PartialMoments {
-  static void run(const void* x, int64_t row_stride, int64_t pixels, int64_t columns,
-                  int64_t channels, float* scratch, DeviceStream stream) {
-    const bool wide = is_aligned({x}) && is_divisible({row_stride, channels}, kVector<T>);
+  static void run(const device::GroupNorm& a, DeviceStream stream) {
+    const bool wide = is_aligned({a.x}) && is_divisible({a.row_stride, a.channels}, kVector<T>);
     const auto kernel = wide ? partial_moments_kernel<T, true> : partial_moments_kernel<T, false>;
-    const int64_t needed = divide_up(channels, kVector<T>);
+    const int64_t pixels = a.rows * a.columns;
+    const int64_t needed = divide_up(a.channels, kVector<T>);
     const int64_t vectors = power_of_two(needed, kThreads);
     launch("group_norm", kernel, Grid{part_count(pixels), divide_up(needed, vectors)},
-           dim3(kThreads), stream, static_cast<const T*>(x), row_stride, pixels, columns, channels,
-           vectors, scratch);
+           dim3(kThreads), stream, static_cast<const T*>(a.x), a.row_stride, pixels, a.columns,
+           a.channels, vectors, static_cast<float*>(a.scratch));
   }
 };
 
@@ -193,18 +193,17 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 struct ScaleShiftSilu {
-  static void run(const void* x, int64_t x_row_stride, const float* scale, const float* shift,
-                  void* out, int64_t out_row_stride, int64_t rows, int64_t columns,
-                  int64_t channels, DeviceStream stream) {
-    const bool wide = is_aligned({x, scale, shift, out}) &&
-                      is_divisible({x_row_stride, out_row_stride, channels}, kVector<T>);
+  static void run(const device::ScaleShiftSilu& a, DeviceStream stream) {
+    const bool wide = is_aligned({a.x, a.scale, a.shift, a.out}) &&
+                      is_divisible({a.x_row_stride, a.out_row_stride, a.channels}, kVector<T>);
     const auto kernel = wide ? scale_shift_silu_kernel<T, true> : scale_shift_silu_kernel<T, false>;
-    const int64_t row_blocks = divide_up(rows, kRows);
-    const int64_t width = columns * channels;
+    const int64_t row_blocks = divide_up(a.rows, kRows);
+    const int64_t width = a.columns * a.channels;
     const Grid grid{divide_up(width, int64_t{kThreads} * (wide ? kVector<T> : 1)),
                     row_blocks < kMaxGridY ? row_blocks : kMaxGridY};
-    launch("scale_shift_silu", kernel, grid, dim3(kThreads), stream, static_cast<const T*>(x),
-           x_row_stride, scale, shift, static_cast<T*>(out), out_row_stride, rows, width, channels);
+    launch("scale_shift_silu", kernel, grid, dim3(kThreads), stream, static_cast<const T*>(a.x),
+           a.x_row_stride, a.scale, a.shift, static_cast<T*>(a.out), a.out_row_stride, a.rows,
+           width, a.channels);
   }
 };
 
@@ -214,23 +213,19 @@ int64_t group_norm_scratch_bytes(int64_t rows, int64_t columns, int64_t channels
   return part_count(rows * columns) * kMoments * channels * static_cast<int64_t>(sizeof(float));
 }
 
-void group_norm(Element type, const void* x, int64_t row_stride, int64_t rows, int64_t columns,
-                int64_t channels, int64_t groups, const float* weight, const float* bias, float eps,
-                float* scale, float* shift, void* scratch, DeviceStream stream) {
-  const int64_t pixels = rows * columns;
-  if (pixels == 0 || channels == 0) return;
-  auto* moments = static_cast<float*>(scratch);
-  dispatch<PartialMoments>(type, x, row_stride, pixels, columns, channels, moments, stream);
-  launch("group_norm", group_norm_kernel, Grid{groups, 1}, dim3(kThreads), stream, moments, pixels,
-         part_count(pixels), channels, channels / groups, weight, bias, eps, scale, shift);
+void group_norm(Element type, const device::GroupNorm& arguments, DeviceStream stream) {
+  const device::GroupNorm& a = arguments;
+  const int64_t pixels = a.rows * a.columns;
+  if (pixels == 0 || a.channels == 0) return;
+  dispatch<PartialMoments>(type, a, stream);
+  launch("group_norm", group_norm_kernel, Grid{a.groups, 1}, dim3(kThreads), stream,
+         static_cast<const float*>(a.scratch), pixels, part_count(pixels), a.channels,
+         a.channels / a.groups, a.weight, a.bias, a.eps, a.scale, a.shift);
 }
 
-void scale_shift_silu(Element type, const void* x, int64_t x_row_stride, const float* scale,
-                      const float* shift, void* out, int64_t out_row_stride, int64_t rows,
-                      int64_t columns, int64_t channels, DeviceStream stream) {
-  if (rows * columns * channels == 0) return;
-  dispatch<ScaleShiftSilu>(type, x, x_row_stride, scale, shift, out, out_row_stride, rows, columns,
-                           channels, stream);
+void scale_shift_silu(Element type, const device::ScaleShiftSilu& arguments, DeviceStream stream) {
+  if (arguments.rows * arguments.columns * arguments.channels == 0) return;
+  dispatch<ScaleShiftSilu>(type, arguments, stream);
 }
 
 }  // namespace jitflux::kernels::cuda

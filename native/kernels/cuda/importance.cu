@@ -3,7 +3,7 @@
 // local_variance  a warp per token, lanes along the channels: 4 bytes read per element (9 times,
 // from
 //                 the caches); 4 written per token
-#include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/vectors.cuh"
 

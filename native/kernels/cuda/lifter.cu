@@ -2,7 +2,7 @@
 //   gather_rows  4 read + 4 written
 //   lift_step    columns: 4 per tap read, from the caches but for the first, + 4 written; rows: the
 //                same, + 8 for the latents
-#include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/kernels.h"
 #include "kernels/cuda/lifter.cuh"
 
 namespace jitflux::kernels::cuda {
@@ -56,15 +56,15 @@ void gather_rows(const float* src, const int32_t* tokens, float* out, int64_t co
          geometry.block, stream, src, tokens, out, count, channels);
 }
 
-void lift_step(const float* v, const int32_t* nearest, const int32_t* positions,
-               const float* weights, int64_t radius, float* blurred, float* full, float* latents,
-               float d_sigma, int64_t rows, int64_t cols, int64_t channels, DeviceStream stream) {
-  if (rows * cols * channels == 0) return;
-  blur_columns("lift_step", v, nearest, weights, radius, blurred, rows, cols, channels, stream);
-  const bool wide = four_channels({v, blurred, full, latents}, channels);
-  const TokenGeometry geometry(rows * cols, wide ? channels / 4 : channels);
+void lift_step(const device::Lift& a, float* full, float* latents, float d_sigma,
+               DeviceStream stream) {
+  if (a.rows * a.cols * a.channels == 0) return;
+  blur_columns("lift_step", a, stream);
+  const bool wide = four_channels({a.v, a.blurred, full, latents}, a.channels);
+  const TokenGeometry geometry(a.rows * a.cols, wide ? a.channels / 4 : a.channels);
   launch("lift_step", wide ? lift_kernel<4> : lift_kernel<1>, geometry.grid, geometry.block, stream,
-         v, positions, weights, radius, blurred, full, latents, d_sigma, rows, cols, channels);
+         a.v, a.positions, a.weights, a.radius, a.blurred, full, latents, d_sigma, a.rows, a.cols,
+         a.channels);
 }
 
 }  // namespace jitflux::kernels::cuda

@@ -103,13 +103,13 @@ inline bool four_channels(std::initializer_list<const void*> pointers, int64_t c
   return is_aligned(pointers) && channels % 4 == 0;
 }
 
-inline void blur_columns(const char* name, const float* v, const int32_t* nearest,
-                         const float* weights, int64_t radius, float* blurred, int64_t rows,
-                         int64_t cols, int64_t channels, DeviceStream stream) {
-  const bool wide = four_channels({v, blurred}, channels);
-  const TokenGeometry geometry(rows * cols, wide ? channels / 4 : channels);
+inline void blur_columns(const char* name, const device::Lift& a, DeviceStream stream) {
+  const bool wide = four_channels({a.v, a.blurred}, a.channels);
+  const int64_t tokens = a.rows * a.cols;
+  const TokenGeometry geometry(tokens, wide ? a.channels / 4 : a.channels);
   launch(name, wide ? blur_columns_kernel<4> : blur_columns_kernel<1>, geometry.grid,
-         geometry.block, stream, v, nearest, weights, radius, blurred, rows * cols, cols, channels);
+         geometry.block, stream, a.v, a.nearest, a.weights, a.radius, a.blurred, tokens, a.cols,
+         a.channels);
 }
 
 }  // namespace

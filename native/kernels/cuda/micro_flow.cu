@@ -1,7 +1,7 @@
 // DMF on one image's latents, float32. Bytes per element:
 //   micro_flow_target  the columns as in lift_step; the rest at the new tokens only
 //   blend_rows         8 read + 4 written
-#include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/kernels.h"
 #include "kernels/cuda/lifter.cuh"
 
 namespace jitflux::kernels::cuda {
@@ -62,18 +62,15 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void micro_flow_target(const float* v, const int32_t* nearest, const int32_t* positions,
-                       const float* weights, int64_t radius, float* blurred, const float* noise,
-                       const int32_t* new_tokens, int64_t count, float sigma, float* out,
-                       int64_t rows, int64_t cols, int64_t channels, DeviceStream stream) {
-  if (count == 0 || channels == 0) return;
-  blur_columns("micro_flow_target", v, nearest, weights, radius, blurred, rows, cols, channels,
-               stream);
-  const bool wide = four_channels({v, blurred, noise, out}, channels);
-  const TokenGeometry geometry(count, wide ? channels / 4 : channels);
+void micro_flow_target(const device::Lift& a, const float* noise, const int32_t* new_tokens,
+                       int64_t count, float sigma, float* out, DeviceStream stream) {
+  if (count == 0 || a.channels == 0) return;
+  blur_columns("micro_flow_target", a, stream);
+  const bool wide = four_channels({a.v, a.blurred, noise, out}, a.channels);
+  const TokenGeometry geometry(count, wide ? a.channels / 4 : a.channels);
   launch("micro_flow_target", wide ? micro_flow_target_kernel<4> : micro_flow_target_kernel<1>,
-         geometry.grid, geometry.block, stream, v, positions, weights, radius, blurred, noise,
-         new_tokens, count, sigma, out, rows, cols, channels);
+         geometry.grid, geometry.block, stream, a.v, a.positions, a.weights, a.radius, a.blurred,
+         noise, new_tokens, count, sigma, out, a.rows, a.cols, a.channels);
 }
 
 void blend_rows(float* latents, const float* target, const int32_t* tokens, float weight,

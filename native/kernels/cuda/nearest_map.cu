@@ -6,7 +6,7 @@
 //                     row of the columns' results; both stop as soon as nothing nearer can come, so
 //                     the work follows from the distance of the anchors: a few 4 to 8-byte reads
 //                     per token that neighbouring threads share
-#include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/vectors.cuh"
 

@@ -5,7 +5,7 @@
 // 256) forms a group, and the block's groups take the 2 * heads heads of q and k in turn. A lane
 // holds whole pairs, so the rotation needs no exchange, and a group reads its head before it writes
 // it. Bytes per element of q and k, T = bfloat16: 2 read + 2 written; as much for each of v.
-#include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/vectors.cuh"
 
@@ -102,37 +102,31 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <typename T>
-struct QkNormRope {
-  static void run(const void* qkv, int64_t qkv_stride, const float* q_weight, const float* k_weight,
-                  const float* cos, const float* sin, const int32_t* positions, void* q, void* k,
-                  void* v, int64_t out_stride, int64_t rows, int64_t heads, int64_t head_dim,
-                  float eps, DeviceStream stream) {
-    const bool wide = is_aligned({qkv, q_weight, k_weight, cos, sin, q, k, v}) &&
-                      is_divisible({qkv_stride, out_stride}, kVector<T>) &&
-                      head_dim % kColumns == 0;
-    const int64_t lanes = power_of_two(divide_up(head_dim, kColumns), kWarp);
+struct Launch {
+  static void run(const device::QkNormRope& a, DeviceStream stream) {
+    const bool wide = is_aligned({a.qkv, a.q_weight, a.k_weight, a.cos, a.sin, a.q, a.k, a.v}) &&
+                      is_divisible({a.qkv_stride, a.out_stride}, kVector<T>) &&
+                      a.head_dim % kColumns == 0;
+    const int64_t lanes = power_of_two(divide_up(a.head_dim, kColumns), kWarp);
     const int64_t threads =
-        power_of_two(divide_up(2 * heads * lanes, kWarp), kThreads / kWarp) * kWarp;
+        power_of_two(divide_up(2 * a.heads * lanes, kWarp), kThreads / kWarp) * kWarp;
     const auto kernel = wide ? qk_norm_rope_kernel<T, true> : qk_norm_rope_kernel<T, false>;
-    launch("qk_norm_rope", kernel, Grid{rows, 1}, dim3(static_cast<unsigned>(threads)), stream,
-           static_cast<const T*>(qkv), qkv_stride, q_weight, k_weight, cos, sin, positions,
-           static_cast<T*>(q), static_cast<T*>(k), static_cast<T*>(v), out_stride, heads, head_dim,
-           eps, lanes);
+    launch("qk_norm_rope", kernel, Grid{a.rows, 1}, dim3(static_cast<unsigned>(threads)), stream,
+           static_cast<const T*>(a.qkv), a.qkv_stride, a.q_weight, a.k_weight, a.cos, a.sin,
+           a.positions, static_cast<T*>(a.q), static_cast<T*>(a.k), static_cast<T*>(a.v),
+           a.out_stride, a.heads, a.head_dim, a.eps, lanes);
   }
 };
 
 }  // namespace
 
-void qk_norm_rope(Element type, const void* qkv, int64_t qkv_stride, const float* q_weight,
-                  const float* k_weight, const float* cos, const float* sin,
-                  const int32_t* positions, void* q, void* k, void* v, int64_t out_stride,
-                  int64_t rows, int64_t heads, int64_t head_dim, float eps, DeviceStream stream) {
+void qk_norm_rope(Element type, const device::QkNormRope& arguments, DeviceStream stream) {
+  const int64_t head_dim = arguments.head_dim;
   if (head_dim < 2 || head_dim > kDeviceMaxHeadDim || head_dim % 2 != 0) {
     throw std::runtime_error("qk_norm_rope: heads of " + std::to_string(head_dim) + " columns");
   }
-  if (rows == 0 || heads == 0) return;
-  dispatch<QkNormRope>(type, qkv, qkv_stride, q_weight, k_weight, cos, sin, positions, q, k, v,
-                       out_stride, rows, heads, head_dim, eps, stream);
+  if (arguments.rows == 0 || arguments.heads == 0) return;
+  dispatch<Launch>(type, arguments, stream);
 }
 
 }  // namespace jitflux::kernels::cuda

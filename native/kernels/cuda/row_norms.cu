@@ -9,7 +9,7 @@
 //   gated_residual        4 read + 2 written, + 2 written with the norm
 //   rms_norm              4 read + 2 written
 // shift, scale, gate and weight come from the caches.
-#include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/vectors.cuh"
 
@@ -219,19 +219,17 @@ struct LayerNormModulate {
 
   template <int kValues, bool kWide>
   struct Launch {
-    static void run(const T* x, const float* shift, const float* scale, T* out, int64_t rows,
-                    int64_t d, float eps, DeviceStream stream) {
-      const RowGeometry geometry(kName, rows, d);
+    static void run(const device::LayerNormModulate& a, DeviceStream stream) {
+      const RowGeometry geometry(kName, a.rows, a.d);
       launch(kName, layer_norm_modulate_kernel<T, kValues, kWide>, geometry.grid, geometry.block,
-             stream, x, shift, scale, out, d, eps);
+             stream, static_cast<const T*>(a.x), a.shift, a.scale, static_cast<T*>(a.out), a.d,
+             a.eps);
     }
   };
 
-  static void run(const void* x, const float* shift, const float* scale, void* out, int64_t rows,
-                  int64_t d, float eps, DeviceStream stream) {
-    const bool wide = is_aligned({x, shift, scale, out}) && d % kVector<T> == 0;
-    for_width<Launch>(wide, d, static_cast<const T*>(x), shift, scale, static_cast<T*>(out), rows,
-                      d, eps, stream);
+  static void run(const device::LayerNormModulate& a, DeviceStream stream) {
+    const bool wide = is_aligned({a.x, a.shift, a.scale, a.out}) && a.d % kVector<T> == 0;
+    for_width<Launch>(wide, a.d, a, stream);
   }
 };
 
@@ -241,21 +239,20 @@ struct GatedResidual {
 
   template <int kValues, bool kWide>
   struct Launch {
-    static void run(T* x, const T* y, const float* gate, const float* shift, const float* scale,
-                    T* out, int64_t rows, int64_t d, float eps, DeviceStream stream) {
-      const RowGeometry geometry(kName, rows, d);
-      const auto kernel = shift == nullptr ? gated_residual_kernel<T, kValues, kWide, false>
-                                           : gated_residual_kernel<T, kValues, kWide, true>;
-      launch(kName, kernel, geometry.grid, geometry.block, stream, x, y, gate, shift, scale, out, d,
-             eps);
+    static void run(const device::GatedResidual& a, DeviceStream stream) {
+      const RowGeometry geometry(kName, a.rows, a.d);
+      const auto kernel = a.shift == nullptr ? gated_residual_kernel<T, kValues, kWide, false>
+                                             : gated_residual_kernel<T, kValues, kWide, true>;
+      launch(kName, kernel, geometry.grid, geometry.block, stream, static_cast<T*>(a.x),
+             static_cast<const T*>(a.y), a.gate, a.shift, a.scale, static_cast<T*>(a.out), a.d,
+             a.eps);
     }
   };
 
-  static void run(void* x, const void* y, const float* gate, const float* shift, const float* scale,
-                  void* out, int64_t rows, int64_t d, float eps, DeviceStream stream) {
-    const bool wide = is_aligned({x, y, gate, shift, scale, out}) && d % kVector<T> == 0;
-    for_width<Launch>(wide, d, static_cast<T*>(x), static_cast<const T*>(y), gate, shift, scale,
-                      static_cast<T*>(out), rows, d, eps, stream);
+  static void run(const device::GatedResidual& a, DeviceStream stream) {
+    const bool wide =
+        is_aligned({a.x, a.y, a.gate, a.shift, a.scale, a.out}) && a.d % kVector<T> == 0;
+    for_width<Launch>(wide, a.d, a, stream);
   }
 };
 
@@ -282,17 +279,15 @@ struct RmsNorm {
 
 }  // namespace
 
-void layer_norm_modulate(Element type, const void* x, const float* shift, const float* scale,
-                         void* out, int64_t rows, int64_t d, float eps, DeviceStream stream) {
-  if (rows == 0) return;
-  dispatch<LayerNormModulate>(type, x, shift, scale, out, rows, d, eps, stream);
+void layer_norm_modulate(Element type, const device::LayerNormModulate& arguments,
+                         DeviceStream stream) {
+  if (arguments.rows == 0) return;
+  dispatch<LayerNormModulate>(type, arguments, stream);
 }
 
-void gated_residual(Element type, void* x, const void* y, const float* gate, const float* shift,
-                    const float* scale, void* out, int64_t rows, int64_t d, float eps,
-                    DeviceStream stream) {
-  if (rows == 0) return;
-  dispatch<GatedResidual>(type, x, y, gate, shift, scale, out, rows, d, eps, stream);
+void gated_residual(Element type, const device::GatedResidual& arguments, DeviceStream stream) {
+  if (arguments.rows == 0) return;
+  dispatch<GatedResidual>(type, arguments, stream);
 }
 
 void rms_norm(Element type, const float* x, const float* weight, void* out, int64_t rows, int64_t d,

@@ -3,7 +3,7 @@
 // top_k  a warp ranks kRanked tokens by comparing them with all tokens, which pass through shared
 //        memory: tokens^2 / 32 comparisons per lane, exact and without atomics; 8 bytes read per
 //        token and block
-#include "kernels/cuda/kernels.cuh"
+#include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/vectors.cuh"
 

@@ -11,6 +11,7 @@
 
 #include "base/parallel.h"
 #include "layers/activation.h"
+#include "layers/group_norm.h"
 #include "models/autoencoder/tiling.h"
 #include "runtime/device.h"
 
@@ -20,12 +21,6 @@ namespace {
 
 constexpr int64_t kTile = 64;     // of Tiling::kAlways, in latent cells
 constexpr int64_t kMinTile = 32;  // smaller tiles see too little to be normalised well
-
-// y = x * scale + shift per channel: a group norm whose statistics are known.
-struct Affine {
-  at::Tensor scale;  // [channels] float32
-  at::Tensor shift;
-};
 
 // A feature map [rows, columns, channels]: each row contiguous, rows possibly apart. `spare` is a
 // map of the same shape that nobody needs any more, or undefined.
@@ -40,97 +35,6 @@ struct Map {
 
 at::Tensor rows_of(const at::Tensor& map, int64_t begin, int64_t end) {
   return map.narrow(0, begin, end - begin);
-}
-
-template <typename T>
-Affine group_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                  int64_t groups, double eps) {
-  const int64_t rows = x.size(0);
-  const int64_t columns = x.size(1);
-  const int64_t channels = x.size(2);
-  // A fixed number of partial sums, so that the result does not depend on the number of threads.
-  const int64_t parts = std::min<int64_t>(rows, 64);
-  std::vector<double> sums(static_cast<size_t>(parts * channels * 2));
-  const auto* from = const_data<T>(x);
-  at::parallel_for(0, parts, 1, [&](int64_t part_begin, int64_t part_end) {
-    std::vector<float> mean(static_cast<size_t>(channels));
-    std::vector<float> square(static_cast<size_t>(channels));
-    for (int64_t part = part_begin; part < part_end; ++part) {
-      double* sum = sums.data() + part * channels * 2;
-      double* square_sum = sum + channels;
-      for (int64_t row = rows * part / parts; row < rows * (part + 1) / parts; ++row) {
-        row_kernels<T>().column_moments(from + row * x.stride(0), columns, channels, mean.data(),
-                                        square.data());
-        for (int64_t c = 0; c < channels; ++c) {
-          const double m = mean[c];
-          sum[c] += m * static_cast<double>(columns);
-          square_sum[c] += square[c] + m * m * static_cast<double>(columns);
-        }
-      }
-    }
-  });
-  Affine affine{at::empty({channels}, at::kFloat), at::empty({channels}, at::kFloat)};
-  float* scale = affine.scale.mutable_data_ptr<float>();
-  float* shift = affine.shift.mutable_data_ptr<float>();
-  const float* gain = weight.const_data_ptr<float>();
-  const float* offset = bias.const_data_ptr<float>();
-  const int64_t width = channels / groups;
-  const double count = static_cast<double>(rows * columns * width);
-  for (int64_t group = 0; group < groups; ++group) {
-    double sum = 0.0;
-    double square_sum = 0.0;
-    for (int64_t part = 0; part < parts; ++part) {
-      const double* of = sums.data() + part * channels * 2 + group * width;
-      for (int64_t c = 0; c < width; ++c) {
-        sum += of[c];
-        square_sum += of[channels + c];
-      }
-    }
-    const double mean = sum / count;
-    const double variance = std::max(0.0, square_sum / count - mean * mean);
-    const double inverse = 1.0 / std::sqrt(variance + eps);
-    for (int64_t c = group * width; c < (group + 1) * width; ++c) {
-      scale[c] = static_cast<float>(gain[c] * inverse);
-      shift[c] = static_cast<float>(offset[c] - mean * gain[c] * inverse);
-    }
-  }
-  return affine;
-}
-
-// The same on an accelerator.
-Affine device_group_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                         int64_t groups, double eps) {
-  const auto& kernels = *current_kernels();
-  const int64_t rows = x.size(0);
-  const int64_t columns = x.size(1);
-  const int64_t channels = x.size(2);
-  const at::TensorOptions options = options_here(at::kFloat);
-  Affine affine{at::empty({channels}, options), at::empty({channels}, options)};
-  const at::Tensor scratch = at::empty({kernels.group_norm_scratch_bytes(rows, columns, channels)},
-                                       options.dtype(at::kByte));
-  kernels.group_norm(element_of(x.scalar_type()), x.const_data_ptr(), x.stride(0), rows, columns,
-                     channels, groups, weight.const_data_ptr<float>(), bias.const_data_ptr<float>(),
-                     static_cast<float>(eps), affine.scale.mutable_data_ptr<float>(),
-                     affine.shift.mutable_data_ptr<float>(), scratch.mutable_data_ptr(),
-                     current_session()->stream());
-  return affine;
-}
-
-// dst = silu(affine(src)) for maps of equal shape.
-template <typename T>
-void normed_silu(const at::Tensor& src, const Affine& affine, const at::Tensor& dst) {
-  const int64_t columns = src.size(1);
-  const int64_t channels = src.size(2);
-  const auto* from = const_data<T>(src);
-  auto* to = data<T>(dst);
-  const float* scale = affine.scale.const_data_ptr<float>();
-  const float* shift = affine.shift.const_data_ptr<float>();
-  parallel_rows(src.size(0), columns * channels, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      row_kernels<T>().scale_shift_silu(from + row * src.stride(0), scale, shift,
-                                        to + row * dst.stride(0), columns, channels);
-    }
-  });
 }
 
 }  // namespace
@@ -175,31 +79,14 @@ class Autoencoder::Run {
   }
 
   Affine norm(const at::Tensor& x, const Norm& norm) const {
-    const auto groups = config_.norm_groups;
-    if (current_session() != nullptr) {
-      return device_group_norm(x, norm.weight, norm.bias, groups, config_.eps);
-    }
-    return dtype_ == at::kBFloat16
-               ? group_norm<at::BFloat16>(x, norm.weight, norm.bias, groups, config_.eps)
-               : group_norm<float>(x, norm.weight, norm.bias, groups, config_.eps);
+    return group_norm(x, norm.weight, norm.bias, config_.norm_groups, config_.eps);
   }
 
   // fill(begin, end, strip) writes rows [begin, end) of a convolution's input into the strip.
   auto normed(const at::Tensor& x, Affine affine) const {
-    return
-        [this, x, affine = std::move(affine)](int64_t begin, int64_t end, const at::Tensor& strip) {
-          if (const auto* device = current_kernels()) {
-            device->scale_shift_silu(element_of(dtype_), rows_of(x, begin, end).const_data_ptr(),
-                                     x.stride(0), affine.scale.const_data_ptr<float>(),
-                                     affine.shift.const_data_ptr<float>(), strip.mutable_data_ptr(),
-                                     strip.stride(0), end - begin, x.size(1), x.size(2),
-                                     current_session()->stream());
-          } else if (dtype_ == at::kBFloat16) {
-            normed_silu<at::BFloat16>(rows_of(x, begin, end), affine, strip);
-          } else {
-            normed_silu<float>(rows_of(x, begin, end), affine, strip);
-          }
-        };
+    return [x, affine = std::move(affine)](int64_t begin, int64_t end, const at::Tensor& strip) {
+      scale_shift_silu(rows_of(x, begin, end), affine, strip);
+    };
   }
 
   // A 3x3 convolution over strips of rows: stride 1 with zeros around the map, or stride 2 with
