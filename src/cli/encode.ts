@@ -2,7 +2,7 @@
 import { BUNDLED_MODEL } from '../model/model-directory.js';
 import { checkPrompts } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
-import { DEVICE_FLAGS, given, MODEL_FLAGS, parseDevice } from './options.js';
+import { ENCODER_FLAGS, given, loadOptions, MEMORY_CHECK_FLAG } from './options.js';
 
 export const encodeCommand = defineCommand({
   command: 'encode <prompt>',
@@ -22,12 +22,9 @@ export const encodeCommand = defineCommand({
         requiresArg: true,
         describe: 'model directory or checkpoint (default: the bundled flux-tiny)',
       })
-      .option('text-encoders', MODEL_FLAGS['text-encoders'])
-      .option('memory-check', MODEL_FLAGS['memory-check'])
       .option('text-tokens', { type: 'number', requiresArg: true, describe: "default: the model's" })
-      .options(DEVICE_FLAGS)
-      .option('threads', { type: 'number', requiresArg: true, describe: 'default: physical cores' })
-      .option('allow-torchscript-code', { type: 'boolean', default: false })
+      .options(ENCODER_FLAGS)
+      .option('memory-check', MEMORY_CHECK_FLAG)
       .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no warnings' })
       .example('$0 encode "a lighthouse at dawn" --model FLUX.1-dev -o lighthouse.safetensors', ''),
   async run(args, context) {
@@ -37,14 +34,8 @@ export const encodeCommand = defineCommand({
     await assertWritable(args.out);
     const { encodeOnly } = await import('../pipeline/encode-only.js');
     using encoded = await encodeOnly(args.model ?? BUNDLED_MODEL, prompt as string, {
-      ...given({
-        device: parseDevice(args.device),
-        dtype: args.dtype,
-        threads: args.threads,
-        textEncoders: args['text-encoders'],
-        maxSequenceLength: args['text-tokens'],
-      }),
-      allowTorchScriptCode: args['allow-torchscript-code'],
+      ...loadOptions(args),
+      ...given({ maxSequenceLength: args['text-tokens'] }),
       memoryCheck: args['memory-check'],
       signal,
     });

@@ -10,15 +10,13 @@ import { resolveRequest } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
 import { formatDuration } from './format.js';
 import {
-  DEVICE_FLAGS,
   given,
-  GPU_FLAGS,
-  MODEL_FLAGS,
-  parseDevice,
+  LOAD_FLAGS,
+  loadOptions,
+  MEMORY_CHECK_FLAG,
   parseSeed,
   runOptions,
   SAMPLING_FLAGS,
-  WEIGHT_FLAGS,
 } from './options.js';
 import { generationProgress } from './progress.js';
 
@@ -44,35 +42,23 @@ export const generateCommand = defineCommand({
         requiresArg: true,
         describe: 'model directory or checkpoint (default: the bundled flux-tiny)',
       })
-      .options(MODEL_FLAGS)
       .options(SAMPLING_FLAGS)
       .option('seed', { type: 'string', requiresArg: true, describe: 'default: random, printed' })
       .option('guidance', { type: 'number', requiresArg: true, describe: "default: the model's" })
-      .options(DEVICE_FLAGS)
-      .options(WEIGHT_FLAGS)
-      .options(GPU_FLAGS)
-      .option('threads', { type: 'number', requiresArg: true, describe: 'default: physical cores' })
-      .option('allow-torchscript-code', {
-        type: 'boolean',
-        default: false,
-        describe:
-          "let the code in the model's TorchScript text encoder and decoder run; only for models you trust",
-      })
+      .options(LOAD_FLAGS)
+      .option('memory-check', MEMORY_CHECK_FLAG)
       .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no progress, no warnings' })
       .example('$0 generate "a red circle over the sea" -o circle.png', ''),
   async run(args, context) {
     const { signal } = context;
-    const device = parseDevice(args.device);
-    if (args.threads !== undefined && (!Number.isInteger(args.threads) || args.threads < 1)) {
-      throw invalidArgument('threads', 'an integer >= 1', args.threads);
-    }
+    const load = loadOptions(args);
     const { conditioning: file } = args;
     if ((args.prompt === undefined) === (file === undefined)) {
       throw invalidArgument('prompt', 'either a prompt or --conditioning', args.prompt);
     }
     // Everything that can be wrong is found before anything is loaded.
     const model = args.model ?? BUNDLED_MODEL;
-    const textEncoders = file === undefined ? args['text-encoders'] : false;
+    const textEncoders = file === undefined ? load.textEncoders : false;
     const spec = requireFiles(await resolveModel(model, { textEncoders, signal }));
     // Reading a conditioning needs native tensors, but checks the request against what is in it.
     using conditioning = file === undefined ? undefined : await loadConditioning(file, signal);
@@ -95,19 +81,10 @@ export const generateCommand = defineCommand({
     try {
       const { FluxPipeline } = await import('../pipeline/index.js');
       progress.loading(spec.info.name);
+      delete load.textEncoders; // in the description
       await using pipeline = await FluxPipeline.load(spec, {
-        ...given({
-          device,
-          dtype: args.dtype,
-          quantize: args.quantize,
-          weightStreaming: args['stream-weights'],
-          threads: args.threads,
-        }),
-        ...(args['cuda-graphs'] && { cudaGraphs: true }),
-        ...(args['encoders-on-cpu'] && { textEncoderDevice: 'cpu', decoderDevice: 'cpu' }),
-        keepTextEncoders: !args['release-encoders'],
+        ...load,
         memoryCheck: args['memory-check'] && memoryRequest(resolved),
-        allowTorchScriptCode: args['allow-torchscript-code'],
         signal,
       });
       ({ plan: memory } = await pipeline.memory());

@@ -1,8 +1,10 @@
 /** Command-line values that need more than yargs' parsing. */
 import { invalidArgument } from '../errors.js';
+import { checkLoadOptions } from '../model/component-options.js';
 import { MAX_IMAGES, resolveTextLength, type RunOptions } from '../model/run.js';
 import type { ModelInfo } from '../model/spec.js';
-import type { Device, PresetName } from '../types.js';
+import type { InferredOptionTypes } from 'yargs';
+import type { Device, LoadOptions, PresetName } from '../types.js';
 
 /** Options that `generate` and `plan` share. */
 export const SAMPLING_FLAGS = {
@@ -37,24 +39,50 @@ export const SAMPLING_FLAGS = {
   },
 } as const;
 
-/** What `generate`, `encode` and `plan` take: where to compute, and in which type. */
-export const DEVICE_FLAGS = {
+/** What `generate`, `encode` and `plan` take of the options with which a model is loaded. */
+export const ENCODER_FLAGS = {
+  'text-encoders': {
+    type: 'string',
+    requiresArg: true,
+    describe: 'snapshot whose text encoders to use with an original checkpoint',
+  },
   device: { type: 'string', requiresArg: true, describe: 'cpu, cuda or cuda:<index> (default: cpu)' },
   dtype: {
     choices: ['float32', 'bfloat16', 'float16'] as const,
     requiresArg: true,
     describe: 'type of weights and activations (default: float32, on a GPU bfloat16; float16: GPU only)',
   },
+  threads: { type: 'number', requiresArg: true, describe: 'default: physical cores' },
+  'allow-torchscript-code': {
+    type: 'boolean',
+    default: false,
+    describe:
+      "let the code in the model's TorchScript text encoder and decoder run; only for models you trust",
+  },
 } as const;
 
-/** Options of `generate` for GPUs. */
-export const GPU_FLAGS = {
+/**
+ * The options with which a model is loaded: `generate` and `plan` take all of them, so that a plan is of the very run
+ * that would follow. A new one is added here and in {@link loadOptions}.
+ */
+export const LOAD_FLAGS = {
+  ...ENCODER_FLAGS,
+  quantize: {
+    choices: ['int8'] as const,
+    requiresArg: true,
+    describe: 'multiply 8-bit integers in the transformer: faster, slightly less exact',
+  },
+  'release-encoders': {
+    type: 'boolean',
+    default: false,
+    describe: 'free the text encoders as soon as the prompt is encoded',
+  },
   'stream-weights': {
     type: 'boolean',
     describe:
-      "keep the transformer's weights in host memory and copy them in every step (default: if they do not fit)",
+      "GPU: keep the transformer's weights in host memory and copy them in every step (default: if they do not fit)",
   },
-  'cuda-graphs': { type: 'boolean', default: false, describe: 'launch recorded steps as CUDA graphs' },
+  'cuda-graphs': { type: 'boolean', default: false, describe: 'GPU: launch recorded steps as CUDA graphs' },
   'encoders-on-cpu': {
     type: 'boolean',
     default: false,
@@ -62,33 +90,38 @@ export const GPU_FLAGS = {
   },
 } as const;
 
-/** How the transformer's weights are held: `generate` and `plan`. */
-export const WEIGHT_FLAGS = {
-  quantize: {
-    choices: ['int8'] as const,
-    requiresArg: true,
-    describe: 'multiply 8-bit integers in the transformer: faster, slightly less exact',
-  },
+/** Of the commands that load a model. */
+export const MEMORY_CHECK_FLAG = {
+  type: 'boolean',
+  default: true,
+  describe: 'refuse early what cannot fit into memory (--no-memory-check: try anyway)',
 } as const;
 
-/** Options of the commands that load a model. */
-export const MODEL_FLAGS = {
-  'text-encoders': {
-    type: 'string',
-    requiresArg: true,
-    describe: 'snapshot whose text encoders to use with an original checkpoint',
-  },
-  'release-encoders': {
-    type: 'boolean',
-    default: false,
-    describe: 'free the text encoders as soon as the prompt is encoded',
-  },
-  'memory-check': {
-    type: 'boolean',
-    default: true,
-    describe: 'refuse early what cannot fit into memory (--no-memory-check: try anyway)',
-  },
-} as const;
+/** Parsed {@link LOAD_FLAGS}, or those that a command has. */
+export type LoadArgs = Partial<InferredOptionTypes<typeof LOAD_FLAGS>>;
+
+/**
+ * The load options that the flags say, checked.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function loadOptions(args: LoadArgs): LoadOptions {
+  const onCpu = args['encoders-on-cpu'] ? ('cpu' as const) : undefined;
+  const options: LoadOptions = given({
+    textEncoders: args['text-encoders'],
+    device: parseDevice(args.device),
+    dtype: args.dtype,
+    threads: args.threads,
+    allowTorchScriptCode: args['allow-torchscript-code'],
+    quantize: args.quantize,
+    keepTextEncoders: args['release-encoders'] === undefined ? undefined : !args['release-encoders'],
+    weightStreaming: args['stream-weights'],
+    cudaGraphs: args['cuda-graphs'] || undefined,
+    textEncoderDevice: onCpu,
+    decoderDevice: onCpu,
+  });
+  checkLoadOptions(options);
+  return options;
+}
 
 /** Parsed {@link SAMPLING_FLAGS}. */
 export interface SamplingArgs {
@@ -139,7 +172,7 @@ export function parseSeed(text: string | undefined): number | bigint | undefined
   return seed <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(seed) : seed;
 }
 
-export function parseDevice(text: string | undefined): Device | undefined {
+function parseDevice(text: string | undefined): Device | undefined {
   if (text === undefined) return undefined;
   if (!/^(cpu|cuda(:\d{1,2})?)$/.test(text))
     throw invalidArgument('device', 'cpu, cuda or cuda:<index>', text);

@@ -10,16 +10,7 @@ import { fluxFlops } from '../sampler/index.js';
 import type { FluxConfig } from '../types.js';
 import { defineCommand } from './command.js';
 import { table } from './format.js';
-import {
-  DEVICE_FLAGS,
-  given,
-  GPU_FLAGS,
-  MODEL_FLAGS,
-  parseDevice,
-  runOptions,
-  SAMPLING_FLAGS,
-  WEIGHT_FLAGS,
-} from './options.js';
+import { LOAD_FLAGS, loadOptions, runOptions, SAMPLING_FLAGS } from './options.js';
 
 const NAMES = [...KNOWN_MODELS, 'flux-tiny'];
 
@@ -35,10 +26,7 @@ export const planCommand = defineCommand({
         default: 'flux.1-dev',
         describe: `${NAMES.join(', ')}, or the path of a model`,
       })
-      .option('text-encoders', MODEL_FLAGS['text-encoders'])
-      .options(DEVICE_FLAGS)
-      .options(WEIGHT_FLAGS)
-      .option('stream-weights', GPU_FLAGS['stream-weights'])
+      .options(LOAD_FLAGS)
       .option('gpu-memory', {
         type: 'number',
         requiresArg: true,
@@ -46,20 +34,13 @@ export const planCommand = defineCommand({
       })
       .example('$0 plan --preset jit-7x --width 1024 --height 1024', 'FLUX.1-dev at 1024x1024'),
   async run(args, context) {
-    const spec = await findModel(args.model, args['text-encoders'], context.signal);
+    const { textEncoders, ...load } = loadOptions(args);
+    const spec = await findModel(args.model, textEncoders, context.signal);
     const config = architecture(spec);
     const run = resolveRun({ ...runOptions(args, spec.info), images: args['num-images'] }, spec.info, config);
     const memory = planModelMemory(
       spec,
-      {
-        ...given({
-          device: parseDevice(args.device),
-          dtype: args.dtype,
-          quantize: args.quantize,
-          weightStreaming: args['stream-weights'],
-        }),
-        ...memoryRequest(run),
-      },
+      { ...load, ...memoryRequest(run) },
       {
         host: await availableMemory(),
         ...(args['gpu-memory'] !== undefined && { device: args['gpu-memory'] * 2 ** 30 }),
@@ -77,7 +58,7 @@ export const planCommand = defineCommand({
 /** @throws ERR_JITFLUX_INVALID_ARGUMENT naming the known models if it is neither one of them nor a path */
 async function findModel(
   model: string,
-  textEncoders: string | undefined,
+  textEncoders: string | false | undefined,
   signal: AbortSignal,
 ): Promise<ModelSpec> {
   try {

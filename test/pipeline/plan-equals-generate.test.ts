@@ -68,6 +68,8 @@ describe.each(['bundled', 'dev', 'schnell', 'checkpoint'])('of %s', (model) => {
     ['jit-7x', ['--preset', 'jit-7x']],
     ['other steps and two pictures', ['--preset', 'dense', '--steps', '3', '--num-images', '2']],
     ['ratios of its own', ['--stage-ratios', '0.5,1', '--token-ratios', '0.25,1', '--steps', '4']],
+    ['released encoders in bfloat16', ['--release-encoders', '--dtype', 'bfloat16', '--steps', '4']],
+    ['int8 blocks', ['--quantize', 'int8', '--steps', '4']],
     ['fewer text tokens', ['--preset', 'jit-7x', '--text-tokens', '20']],
   ])('with %s', async (_name, flags) => {
     const common = [...models[model]!, ...flags, '--width', '128', '--height', '64'];
