@@ -49,7 +49,7 @@ function apiPage(...options) {
 
 async function cliPage() {
   const { COMMANDS, run: runCommand } = await import(join(ROOT, 'dist', 'cli', 'run.js'));
-  const helpOf = async (/** @type {any[]} */ argv) => {
+  const helpOf = async (/** @type {string[]} */ argv) => {
     let text = '';
     const stdout = {
       write: (/** @type {string} */ part) => {
