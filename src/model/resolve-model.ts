@@ -17,6 +17,7 @@ import {
 } from '../engine/component-config.js';
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { readJsonFile } from '../files/json.js';
+import { deepFreeze } from '../sampler/deep-freeze.js';
 import { FLUX_TINY } from '../sampler/flops.js';
 import { findTokenizer, type TokenizerKind } from '../text/snapshot-tokenizers.js';
 import type { FluxConfig } from '../types.js';
@@ -42,7 +43,7 @@ export interface ResolveOptions {
 }
 
 /**
- * Describes a model.
+ * Describes a model. The description is immutable.
  * @param model a model directory of any kind, the weight file of an original checkpoint, a name (`flux-tiny` for the
  *   bundled model; `flux.1-dev` and `flux.1-schnell` for what needs no weights), or a description made before, which is
  *   returned as it is. Where a path has a known name, the path is meant.
@@ -50,6 +51,10 @@ export interface ResolveOptions {
  *   and for weights ERR_JITFLUX_CORRUPT_FILE, ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_UNSUPPORTED_FORMAT
  */
 export async function resolveModel(model: string | ModelSpec, o: ResolveOptions = {}): Promise<ModelSpec> {
+  return deepFreeze(await resolveAny(model, o));
+}
+
+async function resolveAny(model: string | ModelSpec, o: ResolveOptions): Promise<ModelSpec> {
   const { textEncoders } = o;
   if (
     textEncoders !== undefined &&
@@ -66,7 +71,7 @@ export async function resolveModel(model: string | ModelSpec, o: ResolveOptions 
   const absolute = resolve(model);
   const found = await stat(absolute).catch(() => undefined);
   if (!found) {
-    if (model === basename(BUNDLED_MODEL)) return resolveModel(BUNDLED_MODEL, o);
+    if (model === basename(BUNDLED_MODEL)) return resolveAny(BUNDLED_MODEL, o);
     const known = knownModel(model);
     if (known) return reuse(known, textEncoders);
     throw new JitFluxError(

@@ -1,6 +1,7 @@
 /** Named settings: the dense baseline and the two that the JiT authors released. */
 
 import { ERROR_CODES, JitFluxError } from '../errors.js';
+import { deepFreeze } from './deep-freeze.js';
 import type { MicroFlowOptions, PresetName, ScheduleOptions } from '../types.js';
 
 /** Everything that a preset decides. */
@@ -60,11 +61,4 @@ export function getPreset(name: PresetName): Preset {
     `Unknown preset ${JSON.stringify(name)}; known presets are ${PRESET_NAMES.join(', ')}`,
     { option: 'preset', received: name, known: [...PRESET_NAMES] },
   );
-}
-
-function deepFreeze<V extends object>(value: V): V {
-  for (const part of Object.values(value)) {
-    if (typeof part === 'object' && part !== null && !Object.isFrozen(part)) deepFreeze(part as object);
-  }
-  return Object.freeze(value);
 }

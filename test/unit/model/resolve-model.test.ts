@@ -128,11 +128,12 @@ describe('kinds of models', () => {
 });
 
 describe('a description', () => {
-  it('is plain data, and is taken where a path is', async () => {
+  it('is immutable plain data, and is taken where a path is', async () => {
     for (const path of [BUNDLED_MODEL, join(root, 'dev')]) {
       const spec = await resolveModel(path);
       const copy = JSON.parse(JSON.stringify(spec)) as typeof spec;
       expect(copy).toEqual(spec);
+      expect(() => (spec.info.defaults.width = 64)).toThrow(TypeError);
       expect(await resolveModel(spec)).toBe(spec);
       expect(await resolveModel(copy)).toBe(copy);
       expect((await resolveModel(spec, { textEncoders: false })).text).toBeUndefined();
