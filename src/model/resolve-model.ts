@@ -17,7 +17,7 @@ import {
 } from '../engine/component-config.js';
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { readJsonFile } from '../files/json.js';
-import { deepFreeze } from '../sampler/deep-freeze.js';
+import { deepFreeze } from '../sampler/freeze.js';
 import { FLUX_TINY } from '../sampler/flops.js';
 import { findTokenizer, type TokenizerKind } from '../text/snapshot-tokenizers.js';
 import type { FluxConfig } from '../types.js';

@@ -1,7 +1,7 @@
 /** Named settings: the dense baseline and the two that the JiT authors released. */
 
 import { ERROR_CODES, JitFluxError } from '../errors.js';
-import { deepFreeze } from './deep-freeze.js';
+import { deepFreeze } from './freeze.js';
 import type { MicroFlowOptions, PresetName, ScheduleOptions } from '../types.js';
 
 /** Everything that a preset decides. */
