@@ -27,7 +27,10 @@ class FluxWeightReader {
   // whose source pages are given back.
   at::Tensor rows(const std::vector<std::string>& names, at::ScalarType dtype) const;
 
-  // Weights and biases of modules whose outputs stand side by side (q, k, v).
+  // Weights and biases of modules whose outputs stand side by side (q, k, v). Every matrix of the
+  // transformer's blocks comes through here or through read_linear when its layer is first prepared
+  // (PackedLinear::prepare, BlockStreamer), before it is packed or quantised: a LoRA's W += scale *
+  // up down merges here, into a copy, since a mapped weight must not be written to.
   Linear linear(const std::vector<std::string>& modules) const;
   Linear linear(const std::string& module) const {
     return linear(std::vector<std::string>{module});

@@ -52,7 +52,9 @@ class WeightFile {
 
   // Opens a TorchScript archive, a .safetensors file, a *.safetensors.index.json, or a directory
   // that holds exactly one index or one weight file. The kind is told by content, not by extension.
-  // Throws jitflux::Error: kFileNotFound, kUnsupportedFormat, kCorruptFile, kUnsafeFile.
+  // Throws jitflux::Error: kFileNotFound, kUnsupportedFormat, kCorruptFile, kUnsafeFile. A new
+  // format (GGUF) is one more subclass, told apart in open(); block-quantised elements need a type
+  // of their own in WeightDType and their conversion in float_conversion.h.
   static std::shared_ptr<const WeightFile> open(const std::string& path,
                                                 const OpenOptions& options = {});
 
