@@ -20,6 +20,17 @@ import { GUIDANCE, SEEDS, SIGMA } from './models.mjs';
 /** @typedef {import('jit-flux').Conditioning} Conditioning */
 /** @typedef {[number, number]} Grid */
 
+/**
+ * @template T
+ * @param {() => T | Promise<T>} run
+ * @returns {Promise<{ seconds: number, result: T }>}
+ */
+export async function clocked(run) {
+  const started = performance.now();
+  const result = await run();
+  return { seconds: (performance.now() - started) / 1000, result };
+}
+
 /** A tiny step: the latents must stay in a sane range however often it is taken. */
 const D_SIGMA = -1e-6;
 
@@ -66,32 +77,22 @@ export class GpuEngine {
    */
   static async load(context, emit, options = {}) {
     const memory = await MemoryWatch.start(context, emit);
-    const weights = weightsPath(context);
-    /** @type {FluxTransformer | undefined} */
-    let transformer;
-    const seconds = await timed(async () => {
-      transformer = await FluxTransformer.load(weights, {
-        device: context.device,
-        dtype: 'bfloat16',
-        ...options,
-      });
-    });
+    const { device } = context;
+    const { seconds, result } = await clocked(() =>
+      FluxTransformer.load(weightsPath(context), { device, dtype: 'bfloat16', ...options }),
+    );
     emit('load', 's', seconds);
     const { allocatedBytes, totalBytes, freeBytes } = await memory.phase('load');
     emit('in tensors after load', 'B', allocatedBytes);
     emit('used on the device after load', 'B', totalBytes - freeBytes);
-    return new GpuEngine(
-      /** @type {FluxTransformer} */ (/** @type {unknown} */ (transformer)),
-      context,
-      memory,
-    );
+    return new GpuEngine(context, emit, result, memory);
   }
 
-  /** @param {FluxTransformer} transformer @param {Context} context @param {MemoryWatch} memory */
-  constructor(transformer, { model, device }, memory) {
+  /** @param {Context} context @param {Emit} emit @param {FluxTransformer} transformer @param {MemoryWatch} memory */
+  constructor(context, emit, transformer, memory) {
+    this.context = context;
+    this.emit = emit;
     this.transformer = transformer;
-    this.model = model;
-    this.device = device;
     this.memory = memory;
     /** @type {Map<string, Tensor>} */
     this.inputs = new Map();
@@ -99,12 +100,11 @@ export class GpuEngine {
 
   /** Conditioning for noise levels; one prompt per image. @param {number[]} sigmas */
   async condition(sigmas, images = 1) {
-    const { config, textTokens } = this.model;
+    const { config, textTokens } = this.context.model;
     const prompt = Tensor.randn([images, textTokens, config.textDim], { seed: SEEDS.prompt });
     const pooled = Tensor.randn([images, config.pooledDim], { seed: SEEDS.pooled });
-    const started = performance.now();
-    const conditioning = await this.transformer.condition({ prompt, pooled, guidance: GUIDANCE, sigmas });
-    const seconds = (performance.now() - started) / 1000;
+    const request = { prompt, pooled, guidance: GUIDANCE, sigmas };
+    const { seconds, result: conditioning } = await clocked(() => this.transformer.condition(request));
     prompt.dispose();
     pooled.dispose();
     return { conditioning, seconds };
@@ -113,8 +113,9 @@ export class GpuEngine {
   /** Packed noise of a grid on the device; kept. @param {Grid} grid */
   latents(grid, images = 1) {
     const key = `${grid} ${images}`;
-    const shape = [images, grid[0] * grid[1], this.model.config.inChannels];
-    const known = this.inputs.get(key) ?? Tensor.randn(shape, { seed: SEEDS.tokens, device: this.device });
+    const shape = [images, grid[0] * grid[1], this.context.model.config.inChannels];
+    const known =
+      this.inputs.get(key) ?? Tensor.randn(shape, { seed: SEEDS.tokens, device: this.context.device });
     this.inputs.set(key, known);
     return known;
   }
@@ -125,7 +126,7 @@ export class GpuEngine {
    * @param {number} share
    */
   velocity(conditioning, share) {
-    const { grid } = this.model;
+    const { grid } = this.context.model;
     const anchors = anchorsFor(grid, share);
     return this.transformer.forward({
       latents: this.latents(grid),
@@ -151,11 +152,9 @@ export class GpuEngine {
     const request = { latents, ...(anchors && { anchors }), perImage: false, grid };
     const at = { step: 0, sigma: SIGMA, dSigma: D_SIGMA };
     return async () => {
-      const started = performance.now();
-      const full = await bound.advance?.({ ...request, ...at });
-      const seconds = (performance.now() - started) / 1000;
-      if (full === undefined) throw new Error('A bound transformer has no advance() any more');
-      full.dispose();
+      const { seconds, result } = await clocked(() => bound.advance?.({ ...request, ...at }));
+      if (result === undefined) throw new Error('A bound transformer has no advance() any more');
+      result.dispose();
       return seconds;
     };
   }
@@ -165,7 +164,7 @@ export class GpuEngine {
    * @param {Pick<import('jit-flux').JitOptions, 'preset' | 'steps'>} options
    */
   async run(options) {
-    const { grid } = this.model;
+    const { grid } = this.context.model;
     const settings = { ...options, grid, latents: this.latents(grid), seed: 1 };
     const { sigmas, stages } = createPlan({ ...options, grid });
     const { conditioning, seconds: condition } = await this.condition(sigmas);

@@ -3,108 +3,112 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Autoencoder, ClipTextEncoder, T5Encoder, Tensor, engineInfo, jit } from 'jit-flux';
-import { stageTokens } from 'jit-flux/sampler';
+import { Autoencoder, ClipTextEncoder, T5Encoder, Tensor, engineInfo } from 'jit-flux';
 import {
   fluxTransformerTensors,
   normalTable,
   writeRandomSafetensors,
 } from '../../tools/lib/random-weights.mjs';
 import { anchorsFor } from '../lib/engine.mjs';
-import { interleave, timed } from '../lib/interleave.mjs';
+import { timed } from '../lib/interleave.mjs';
 import { ROOT } from '../lib/paths.mjs';
 import { median, relativeDifference } from '../lib/statistics.mjs';
-import { GpuEngine, MemoryWatch, callsSince, weightsPath } from './engine.mjs';
+import { GpuEngine, MemoryWatch, callsSince, clocked, weightsPath } from './engine.mjs';
+import {
+  measureOperators,
+  measurePasses,
+  measureRoundTrip,
+  measureRuns,
+  measureSteps,
+  percent,
+  rounds,
+} from './measure.mjs';
 import { GUIDANCE, RUNS, SEEDS, SHARES, SIGMA } from './models.mjs';
 import { NotHere } from './record.mjs';
 
 /** @typedef {import('./engine.mjs').Context} Context */
-/** @typedef {import('./engine.mjs').Conditioning} Conditioning */
 /** @typedef {import('./record.mjs').Emit} Emit */
+/** @typedef {(context: Context, emit: Emit) => Promise<void>} PartOfBench */
 
-/** @param {number} share */
-const percent = (share) => `${Math.round(100 * share)} %`;
-/** @param {{ smoke: boolean }} context @param {number} full */
-const rounds = ({ smoke }, full) => (smoke ? 1 : full);
-
-/** Random weights of the transformer, written once; a part of their file ends up nowhere. */
-async function weights(/** @type {Context} */ context, /** @type {Emit} */ emit) {
+/**
+ * Random weights of the transformer, written once.
+ * @type {PartOfBench}
+ */
+async function weights(context, emit) {
   const { config } = context.model;
   const path = weightsPath(context);
   if (!existsSync(path)) {
     const options = { dtype: /** @type {const} */ ('bfloat16'), normals: normalTable({ seed: 4 }) };
-    const seconds = await timed(() =>
-      writeRandomSafetensors(`${path}.partial`, fluxTransformerTensors(config), options),
-    );
-    writeFileSync(
-      path.replace('.safetensors', '.config.json'),
-      JSON.stringify({ axes_dims_rope: config.ropeAxes }),
-    );
+    const tensors = fluxTransformerTensors(config);
+    emit('written', 's', await timed(() => writeRandomSafetensors(`${path}.partial`, tensors, options)));
+    const beside = JSON.stringify({ axes_dims_rope: config.ropeAxes });
+    writeFileSync(path.replace('.safetensors', '.config.json'), beside);
     renameSync(`${path}.partial`, path);
-    emit('written', 's', seconds);
   }
   emit('transformer', 'B', statSync(path).size, `bfloat16, in ${context.work}`);
 }
 
-/** The model as it is meant to be used: modulation dropped after condition(), everything else on the device. */
-async function resident(/** @type {Context} */ context, /** @type {Emit} */ emit) {
-  const { model, work, seconds } = context;
+/**
+ * The model as it is meant to be used: modulation dropped after condition(), everything else on the device.
+ * @type {PartOfBench}
+ */
+async function resident(context, emit) {
+  const { grid } = context.model;
   const engine = await GpuEngine.load(context, emit, { keepModulation: false });
   const { conditioning } = await engine.condition([SIGMA]);
   await engine.memory.phase('condition');
   // First passes: memory for the activations, choice of cuBLASLt's kernels.
-  emit('first dense step of the process', 's', await engine.step(conditioning, model.grid, 1)());
+  emit('first dense step of the process', 's', await engine.step(conditioning, grid, 1)());
   const before = { ...engineInfo().kernelCalls };
-  await engine.step(conditioning, model.grid, 1)();
+  await engine.step(conditioning, grid, 1)();
   for (const [name, count] of callsSince(before)) emit(`calls in a dense step: ${name}`, '', count);
-  await measureSteps(context, emit, engine, conditioning, SHARES, seconds * 0.25);
+  await measureSteps(engine, conditioning, SHARES, 0.25);
   // For the comparison with PyTorch (`peer`), which reads the same numbers.
   for (const share of SHARES) {
     const velocity = await engine.velocity(conditioning, share);
-    const values = await velocity.toFloat32Array();
+    const { buffer, byteOffset, byteLength } = await velocity.toFloat32Array();
     velocity.dispose();
-    writeFileSync(
-      join(work, velocityName('ours', share)),
-      new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-    );
+    writeFileSync(velocityPath(context, 'ours', share), new Uint8Array(buffer, byteOffset, byteLength));
   }
-  await measurePasses(context, emit, engine, conditioning);
-  const runs = await measureRuns(context, emit, engine, Object.keys(RUNS), seconds * 0.4);
+  await measurePasses(engine, conditioning);
+  const runs = await measureRuns(engine, Object.keys(RUNS), 0.4);
   await engine.memory.phase('steps and runs');
-  const trip = await measureRoundTrip(context, emit, engine);
+  const trip = await measureRoundTrip(engine);
   for (const preset of ['jit-4x', 'jit-7x'])
-    await measureOperators(context, emit, engine, conditioning, preset, runs, trip);
+    await measureOperators(engine, conditioning, preset, runs.get(preset) ?? [], trip);
   conditioning.dispose();
   engine.dispose();
 }
 
-/** The same with passes recorded as CUDA graphs. */
-async function graphs(/** @type {Context} */ context, /** @type {Emit} */ emit) {
-  const engine = await GpuEngine.load(context, emit, { keepModulation: false, cudaGraphs: true });
+/**
+ * Steps and runs of the model loaded in another way.
+ * @param {import('jit-flux').LoadOptions} options
+ * @param {readonly number[]} shares
+ * @param {readonly string[]} names of the runs
+ * @returns {PartOfBench}
+ */
+const variant = (options, shares, names) => async (context, emit) => {
+  const engine = await GpuEngine.load(context, emit, options);
   const { conditioning } = await engine.condition([SIGMA]);
-  await measureSteps(context, emit, engine, conditioning, SHARES, context.seconds * 0.35);
+  await measureSteps(engine, conditioning, shares, 0.35);
   conditioning.dispose();
   const before = { ...engineInfo().kernelCalls };
-  await measureRuns(context, emit, engine, ['dense-50', 'jit-4x', 'jit-7x'], context.seconds * 0.4);
+  await measureRuns(engine, names, 0.4);
   const launches = callsSince(before).find(([name]) => name === 'graphLaunch')?.[1] ?? 0;
   emit('graph launches in the runs', '', launches);
   await engine.memory.phase('steps and runs');
   engine.dispose();
-}
+};
 
-/** Modulation weights kept on the device. */
-async function modulation(/** @type {Context} */ context, /** @type {Emit} */ emit) {
-  const engine = await GpuEngine.load(context, emit, { keepModulation: true });
-  const { conditioning } = await engine.condition([SIGMA]);
-  await measureSteps(context, emit, engine, conditioning, [1], context.seconds * 0.1);
-  conditioning.dispose();
-  await measureRuns(context, emit, engine, ['jit-7x'], context.seconds * 0.2);
-  await engine.memory.phase('steps and runs');
-  engine.dispose();
-}
+const GRAPHS = { keepModulation: false, cudaGraphs: true };
+const graphs = variant(GRAPHS, SHARES, ['dense-50', 'jit-4x', 'jit-7x']);
+const modulation = variant({ keepModulation: true }, [1], ['jit-7x']);
 
-/** Weights in page-locked host memory, copied for every pass. */
-async function streaming(/** @type {Context} */ context, /** @type {Emit} */ emit) {
+/**
+ * Weights in page-locked host memory, copied for every pass.
+ * @type {PartOfBench}
+ */
+async function streaming(context, emit) {
   const engine = await GpuEngine.load(context, emit, { keepModulation: false, weightStreaming: true });
   const { conditioning } = await engine.condition([SIGMA]);
   for (const share of [1, 0.62, 0.32]) {
@@ -129,45 +133,47 @@ async function streaming(/** @type {Context} */ context, /** @type {Emit} */ emi
   engine.dispose();
 }
 
-/** Batches, and a picture of four times the size. */
-async function large(/** @type {Context} */ context, /** @type {Emit} */ emit) {
+/**
+ * Batches, and a picture of four times the size.
+ * @type {PartOfBench}
+ */
+async function large(context, emit) {
   const { grid, largeGrid } = context.model;
   const engine = await GpuEngine.load(context, emit, { keepModulation: false });
-  for (const [what, size, share, images] of /** @type {const} */ ([
-    ['one picture', grid, 1, 1],
-    ['batch of 2', grid, 1, 2],
-    ['batch of 2', grid, 0.32, 2],
-    ['batch of 4', grid, 1, 4],
-    ['batch of 4', grid, 0.32, 4],
-    ['large picture', largeGrid, 1, 1],
-    ['large picture', largeGrid, 0.32, 1],
-  ])) {
-    const name = `step ${percent(share)}, ${what}`;
+  /** @type {[what: string, size: [number, number], images: number, shares: number[]][]} */
+  const cases = [
+    ['one picture', grid, 1, [1]],
+    ['batch of 2', grid, 2, [1, 0.32]],
+    ['batch of 4', grid, 4, [1, 0.32]],
+    ['large picture', largeGrid, 1, [1, 0.32]],
+  ];
+  for (const [what, size, images, shares] of cases) {
     const { conditioning } = await engine.condition([SIGMA], images);
-    try {
-      const step = engine.step(conditioning, size, share, images);
-      await step();
-      const samples = [];
-      for (let i = 0; i < rounds(context, 3); i++) samples.push(await step());
-      emit(
-        name,
-        's',
-        samples,
-        `${size.join('x')} tokens, ${(median(samples) / images).toPrecision(3)} s a picture`,
-      );
-    } catch (error) {
-      // Out of memory is a result, too.
-      emit(name, 's', undefined, String(error));
-    } finally {
-      conditioning.dispose();
+    for (const share of shares) {
+      const name = `step ${percent(share)}, ${what}`;
+      try {
+        const step = engine.step(conditioning, size, share, images);
+        await step();
+        const samples = [];
+        for (let i = 0; i < rounds(context, 3); i++) samples.push(await step());
+        const each = (median(samples) / images).toPrecision(3);
+        emit(name, 's', samples, `${size.join('x')} tokens, ${each} s a picture`);
+      } catch (error) {
+        // Out of memory is a result, too.
+        emit(name, 's', undefined, String(error));
+      }
+      await engine.memory.phase(name);
     }
-    await engine.memory.phase(name);
+    conditioning.dispose();
   }
   engine.dispose();
 }
 
-/** Eager PyTorch on the same device, weights and inputs: both models at once do not fit into 80 GB. */
-async function peer(/** @type {Context} */ context, /** @type {Emit} */ emit) {
+/**
+ * Eager PyTorch on the same device, weights and inputs: both models at once do not fit into 80 GB.
+ * @type {PartOfBench}
+ */
+async function peer(context, emit) {
   const { model, device, emulation, work, seconds, python } = context;
   const shell = (/** @type {string[]} */ args) => {
     const env = { ...process.env, PYTHONDONTWRITEBYTECODE: '1' };
@@ -188,7 +194,7 @@ async function peer(/** @type {Context} */ context, /** @type {Emit} */ emit) {
     grid: model.grid,
     cases: SHARES.map((share) => ({
       anchors: [...(anchorsFor(model.grid, share) ?? Array(model.grid[0] * model.grid[1]).keys())],
-      save: join(work, velocityName('pytorch', share)),
+      save: velocityPath(context, 'pytorch', share),
     })),
   };
   writeFileSync(join(work, 'peer.json'), JSON.stringify(request));
@@ -200,7 +206,7 @@ async function peer(/** @type {Context} */ context, /** @type {Emit} */ emit) {
     const { host, device: onDevice } = answer.cases[i];
     emit(`pass ${percent(share)}`, 's', host, `by the host's clock, as ours; PyTorch ${answer.torch}`);
     emit(`pass ${percent(share)}, by the device's clock`, 's', onDevice);
-    const [ours, theirs] = ['ours', 'pytorch'].map((whose) => floats(join(work, velocityName(whose, share))));
+    const [ours, theirs] = ['ours', 'pytorch'].map((whose) => floats(velocityPath(context, whose, share)));
     const difference = ours && theirs && relativeDifference(ours, theirs);
     const name = `difference of the velocities ${percent(share)}`;
     if (difference === undefined) emit(name, 'L2', undefined, 'the part resident has not run here');
@@ -226,279 +232,94 @@ async function peer(/** @type {Context} */ context, /** @type {Emit} */ emit) {
   emit('peak memory', 'B', answer.peakBytes);
 }
 
-async function decode(/** @type {Context} */ context, /** @type {Emit} */ emit) {
-  const { device, smoke } = context;
+/**
+ * Loads a model of the snapshot, and times what it does.
+ * @template {{ dispose(): void }} Model
+ * @param {(snapshot: string, options: import('jit-flux').LoadOptions) => Promise<Model>} load
+ * @param {(model: Model, context: Context) => { name: string, run: () => Promise<void> }} task
+ * @returns {PartOfBench}
+ */
+const component = (load, task) => async (context, emit) => {
   const snapshot = encoders(context, emit);
   const memory = await MemoryWatch.start(context, emit);
-  const started = performance.now();
-  const autoencoder = await Autoencoder.load(join(snapshot, 'vae'), { device, dtype: 'bfloat16' });
-  emit('load', 's', (performance.now() - started) / 1000);
-  const cells = smoke ? 8 : 128;
-  const latents = Tensor.randn([1, autoencoder.config.latentChannels, cells, cells], { seed: 1, device });
-  await repeat(context, emit, `decode to ${8 * cells}x${8 * cells}`, async () =>
-    (await autoencoder.decode(latents)).dispose(),
-  );
-  await memory.phase('decode');
-  latents.dispose();
-  autoencoder.dispose();
-}
+  const options = { device: context.device, dtype: /** @type {const} */ ('bfloat16') };
+  const { seconds, result: model } = await clocked(() => load(snapshot, options));
+  emit('load', 's', seconds);
+  const { name, run } = task(model, context);
+  emit(`${name}: first`, 's', await timed(run));
+  const samples = [];
+  for (let i = 0; i < rounds(context, 5); i++) samples.push(await timed(run));
+  emit(name, 's', samples);
+  await memory.phase('work');
+  model.dispose();
+};
+
+const decode = component(
+  (snapshot, options) => Autoencoder.load(join(snapshot, 'vae'), options),
+  (autoencoder, { smoke, device }) => {
+    const cells = smoke ? 8 : 128;
+    const shape = [1, autoencoder.config.latentChannels, cells, cells];
+    const latents = Tensor.randn(shape, { seed: 1, device });
+    const run = async () => (await autoencoder.decode(latents)).dispose();
+    return { name: `decode to ${8 * cells}x${8 * cells}`, run };
+  },
+);
 
 /**
- * @param {typeof T5Encoder | typeof ClipTextEncoder} Encoder
- * @param {string} folder
+ * @param {T5Encoder | ClipTextEncoder} encoder
  * @param {number} length tokens
  */
-function encode(Encoder, folder, length) {
-  return async (/** @type {Context} */ context, /** @type {Emit} */ emit) => {
-    const snapshot = encoders(context, emit);
-    const memory = await MemoryWatch.start(context, emit);
-    const started = performance.now();
-    const encoder = await Encoder.load(join(snapshot, folder), { device: context.device, dtype: 'bfloat16' });
-    emit('load', 's', (performance.now() - started) / 1000);
-    const { vocabulary, layers } = encoder.config;
-    const ids = BigInt64Array.from({ length }, (_, i) => BigInt((i * 7919) % vocabulary));
-    const tokens = Tensor.from(ids, [1, length]);
-    await repeat(context, emit, `encode ${length} tokens, ${layers} layers`, async () => {
-      const found = await encoder.encode(tokens);
-      for (const tensor of 'pooled' in found ? [found.pooled, found.hidden] : [found]) tensor.dispose();
-    });
-    await memory.phase('encode');
-    tokens.dispose();
-    encoder.dispose();
+function encoding(encoder, length) {
+  const { vocabulary, layers } = encoder.config;
+  const ids = BigInt64Array.from({ length }, (_, i) => BigInt((i * 7919) % vocabulary));
+  const tokens = Tensor.from(ids, [1, length]);
+  const run = async () => {
+    const found = await encoder.encode(tokens);
+    for (const tensor of 'pooled' in found ? [found.pooled, found.hidden] : [found]) tensor.dispose();
   };
+  return { name: `encode ${length} tokens, ${layers} layers`, run };
 }
 
-const t5 = encode(T5Encoder, 'text_encoder_2', 512);
-const clip = encode(ClipTextEncoder, 'text_encoder', 77);
+const t5 = component(
+  (snapshot, options) => T5Encoder.load(join(snapshot, 'text_encoder_2'), options),
+  (encoder) => encoding(encoder, 512),
+);
+const clip = component(
+  (snapshot, options) => ClipTextEncoder.load(join(snapshot, 'text_encoder'), options),
+  (encoder) => encoding(encoder, 77),
+);
 
-/** @type {Readonly<Record<string, (context: Context, emit: Emit) => Promise<void>>>} */
-export const PARTS = { weights, resident, peer, graphs, modulation, streaming, large, t5, clip, decode };
+/** @type {Readonly<Record<string, PartOfBench>>} */
+const PARTS = { weights, resident, peer, graphs, modulation, streaming, large, t5, clip, decode };
 
-/** Folder with random weights of the encoders and the autoencoder, written once. @param {Context} context @param {Emit} emit */
+/**
+ * Folder with random weights of the encoders and the autoencoder, written once.
+ * @param {Context} context
+ * @param {Emit} emit
+ */
 function encoders({ work, smoke }, emit) {
   const folder = join(work, 'encoders');
   if (existsSync(folder)) return folder;
   const started = performance.now();
   const args = smoke ? ['--tiny'] : ['--t5-layers', '24'];
   const tool = join(ROOT, 'tools', 'synthetic-snapshot.mjs');
-  rmSync(`${folder}.partial`, { recursive: true, force: true });
-  const { status, stderr } = spawnSync(process.execPath, [tool, `${folder}.partial`, ...args], {
-    encoding: 'utf8',
-  });
+  const partial = `${folder}.partial`;
+  rmSync(partial, { recursive: true, force: true });
+  const { status, stderr } = spawnSync(process.execPath, [tool, partial, ...args], { encoding: 'utf8' });
   if (status !== 0) throw new Error(`tools/synthetic-snapshot.mjs ended with code ${status}: ${stderr}`);
-  renameSync(`${folder}.partial`, folder);
+  renameSync(partial, folder);
   emit('weights written', 's', (performance.now() - started) / 1000);
   return folder;
 }
 
-/** @param {string} whose @param {number} share */
-const velocityName = (whose, share) => `velocity-${whose}-${share}.f32`;
+/** @param {Context} context @param {string} whose @param {number} share */
+const velocityPath = ({ work }, whose, share) => join(work, `velocity-${whose}-${share}.f32`);
 
 /** @param {string} path */
 function floats(path) {
   if (!existsSync(path)) return undefined;
   const bytes = readFileSync(path);
   return new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
-}
-
-/** @param {Context} context @param {Emit} emit @param {string} name @param {() => Promise<void>} run */
-async function repeat(context, emit, name, run) {
-  emit(`${name}: first`, 's', await timed(run));
-  const samples = [];
-  for (let i = 0; i < rounds(context, 5); i++) samples.push(await timed(run));
-  emit(name, 's', samples);
-}
-
-/**
- * Steps as the sampler takes them, in turn.
- * @param {Context} context @param {Emit} emit @param {GpuEngine} engine @param {Conditioning} conditioning
- * @param {readonly number[]} shares @param {number} seconds
- */
-async function measureSteps(context, emit, engine, conditioning, shares, seconds) {
-  const { grid } = context.model;
-  const subjects = Object.fromEntries(shares.map((share) => [share, engine.step(conditioning, grid, share)]));
-  const samples = await interleave(subjects, {
-    rounds: rounds(context, 15),
-    atLeast: 3,
-    seconds,
-    warmups: rounds(context, 2),
-  });
-  for (const share of shares)
-    emit(
-      `step ${percent(share)}`,
-      's',
-      samples[share] ?? [],
-      `${stageTokens(grid[0] * grid[1], share)} tokens`,
-    );
-}
-
-/**
- * The passes alone, without lift and Euler update: what PyTorch's side does.
- * @param {Context} context @param {Emit} emit @param {GpuEngine} engine @param {Conditioning} conditioning
- */
-async function measurePasses(context, emit, engine, conditioning) {
-  const pass = (/** @type {number} */ share) => async () => {
-    const started = performance.now();
-    const velocity = await engine.velocity(conditioning, share);
-    const seconds = (performance.now() - started) / 1000;
-    velocity.dispose();
-    return seconds;
-  };
-  const subjects = Object.fromEntries(SHARES.map((share) => [share, pass(share)]));
-  const samples = await interleave(subjects, {
-    rounds: rounds(context, 15),
-    atLeast: 3,
-    seconds: context.seconds * 0.1,
-    warmups: 1,
-  });
-  for (const share of SHARES) emit(`pass ${percent(share)}`, 's', samples[share] ?? []);
-}
-
-/**
- * Whole runs in turn. The conditioning stands apart from the loop.
- * @param {Context} context @param {Emit} emit @param {GpuEngine} engine @param {readonly string[]} names @param {number} seconds
- * @returns {Promise<Map<string, { loop: number, stages: readonly import('jit-flux/sampler').StagePlan[] }>>}
- */
-async function measureRuns(context, emit, engine, names, seconds) {
-  /** @type {Map<string, Awaited<ReturnType<GpuEngine['run']>>[]>} */
-  const runs = new Map(names.map((name) => [name, []]));
-  await interleave(
-    Object.fromEntries(
-      names.map((name) => [
-        name,
-        async () => {
-          const run = await engine.run(RUNS[name] ?? {});
-          runs.get(name)?.push(run);
-          return run.seconds;
-        },
-      ]),
-    ),
-    { rounds: rounds(context, 3), atLeast: 1, seconds, warmups: 0 },
-  );
-  const found = new Map();
-  for (const [name, all] of runs) {
-    const loop = median(all.map((run) => run.seconds));
-    const dense = runs.get('dense-50')?.map((run) => run.seconds);
-    emit(
-      `${name} loop`,
-      's',
-      all.map((run) => run.seconds),
-    );
-    if (dense) emit(`${name} loop against dense-50`, 'x', median(dense) / loop);
-    emit(
-      `${name}: condition`,
-      's',
-      all.map((run) => run.condition),
-    );
-    emit(
-      `${name}: between two steps`,
-      's',
-      all.map((run) => run.between),
-      'JavaScript, while the device idles',
-    );
-    const stages = all[0]?.stages ?? [];
-    let first = 0;
-    for (const { steps, activeTokens } of stages) {
-      const inStage = all.flatMap((run) => run.steps.slice(first, first + steps));
-      emit(`${name}: step at ${activeTokens} tokens`, 's', inStage, `${steps} of the run`);
-      first += steps;
-    }
-    found.set(name, { loop, stages });
-  }
-  return found;
-}
-
-/**
- * The way to the device and back: a native call that does next to nothing there. Between steps the device waits so long.
- * @param {Context} context @param {Emit} emit @param {GpuEngine} engine
- */
-async function measureRoundTrip(context, emit, engine) {
-  const latents = engine.latents(context.model.grid);
-  /** @type {number[]} */
-  const samples = [];
-  for (let i = 0; i < 60; i++)
-    samples.push(await timed(async () => (await jit.gather(latents, Int32Array.of(0))).dispose()));
-  emit('round trip to the device', 's', samples.slice(10));
-  return median(samples.slice(10));
-}
-
-/**
- * The JiT operators of a preset by themselves, the host's time included: per step the lift with the Euler update, per
- * transition everything that happens there. A run's share of them: in a step, gather and lift are part of the one native
- * call, so a bare round trip is taken off.
- * @param {Context} context @param {Emit} emit @param {GpuEngine} engine @param {Conditioning} conditioning
- * @param {string} preset @param {Awaited<ReturnType<typeof measureRuns>>} runs @param {number} trip seconds
- */
-async function measureOperators(context, emit, engine, conditioning, preset, runs, trip) {
-  const { grid } = context.model;
-  const total = grid[0] * grid[1];
-  const latents = engine.latents(grid);
-  const noise = Tensor.randn(latents.shape, { seed: SEEDS.noise, device: engine.device });
-  const scratch = latents.clone();
-  const { loop = NaN, stages = [] } = runs.get(preset) ?? {};
-  let inRun = 0;
-  for (const [i, { tokenRatio: share, steps }] of stages.entries()) {
-    const anchors = anchorsFor(grid, share);
-    if (anchors === undefined) continue;
-    const next = stageTokens(total, stages[i + 1]?.tokenRatio ?? 1);
-    const active = new Set(anchors);
-    // As many as join in this transition; which ones makes no difference to the time.
-    const newTokens = Int32Array.from({ length: total }, (_, token) => token)
-      .filter((token) => !active.has(token))
-      .slice(0, next - anchors.length);
-    const velocity = await engine.velocity(conditioning, share);
-    /** @type {Map<string, number[]>} */
-    const samples = new Map();
-    /** @template T @param {string} name @param {() => T | Promise<T>} run @returns {Promise<T>} */
-    const note = async (name, run) => {
-      const started = performance.now();
-      const result = await run();
-      samples.set(name, [...(samples.get(name) ?? []), (performance.now() - started) / 1000]);
-      return result;
-    };
-    const begun = performance.now();
-    for (let round = 0; round < rounds(context, 12); round++) {
-      if (round > 4 && (performance.now() - begun) / 1000 > context.seconds / 80) break;
-      (await note('gather', () => jit.gather(latents, anchors))).dispose();
-      (await note('lift', () => jit.lift(velocity, anchors, grid))).dispose();
-      const full = await note('lift and step', () =>
-        jit.step(scratch, velocity, { anchors, grid, dSigma: -1e-6 }),
-      );
-      // Into the last stage all tokens are taken, whatever their importance.
-      if (next < total) {
-        const count = newTokens.length;
-        // The map itself is for policies in JavaScript only.
-        await note('importance', () => jit.importance(full, grid));
-        await note('choice of anchors', () => jit.selectTokens?.(full, { anchors, count, grid }));
-      }
-      const clean = await note('clean prediction', () => jit.predictClean(scratch, full, SIGMA));
-      const target = await note('micro-flow target', () =>
-        jit.microFlowTarget({ clean, noise, anchors, newTokens, sigma: SIGMA, grid }),
-      );
-      await note('micro-flow', () => jit.microFlow(scratch, { mode: 'relax', steps: 3, newTokens, target }));
-      for (const tensor of [full, clean, target]) tensor.dispose();
-    }
-    velocity.dispose();
-    let transition = 0;
-    for (const [name, all] of samples) {
-      // The first of them warms up.
-      const seconds = all.length > 1 ? all.slice(1) : all;
-      emit(`${preset}, ${anchors.length} tokens: ${name}`, 's', seconds);
-      if (name === 'lift and step') inRun += steps * Math.max(0, median(seconds) - trip);
-      else if (!['gather', 'lift', 'importance'].includes(name)) transition += median(seconds);
-    }
-    emit(
-      `${preset}, ${anchors.length} tokens: transition`,
-      's',
-      transition,
-      `${newTokens.length} tokens join`,
-    );
-    inRun += transition;
-  }
-  emit(`${preset}: JiT operators of a run`, 's', inRun, 'host included');
-  emit(`${preset}: JiT operators, share of a run`, 'share', inRun / loop);
-  noise.dispose();
-  scratch.dispose();
 }
 
 // As a process of its own: argv is the part's name and its context; every figure is a message.
