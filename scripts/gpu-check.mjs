@@ -6,7 +6,15 @@
 // --merge takes in the results of an earlier check, so that a part may run by itself when time ran out.
 // --smoke tries all of it out without a GPU: a toy model and the emulated kernels, on the CPU build; the times mean nothing.
 // The exit code is 1 if a part failed. A part that cannot run here, or a goal that is missed, is no failure.
-import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { cpus, release, tmpdir, totalmem } from 'node:os';
 import { delimiter, join, relative, resolve } from 'node:path';
 import { benchTasks, kernelTask } from '../bench/gpu/bench.mjs';
@@ -47,6 +55,16 @@ function describeMachine(commit) {
 }
 
 /**
+ * LibTorch's libraries, and those of CUDA beside it as pip installs them.
+ * @param {string} libtorch
+ */
+function libraryPath(libtorch) {
+  const wheels = join(libtorch, '..', 'nvidia');
+  const names = existsSync(wheels) ? readdirSync(wheels).sort() : [];
+  return [join(libtorch, 'lib'), ...names.map((name) => join(wheels, name, 'lib'))].join(':');
+}
+
+/**
  * @typedef {object} Options
  * @property {boolean} smoke
  * @property {string | undefined} libtorch a folder, instead of the one that is found
@@ -67,6 +85,8 @@ class Check {
       JIT_FLUX_VARIANT: smoke ? 'cpu' : 'cuda',
       ...(libtorch && { JIT_FLUX_LIBTORCH: libtorch }),
     };
+    // The tests' programs have no loader that opens LibTorch for them. Compilers bring libraries of their own.
+    this.programEnv = { ...this.env, ...(libtorch && { LD_LIBRARY_PATH: libraryPath(libtorch) }) };
     this.programs = join(ROOT, '.cmake-build', smoke ? 'Release' : 'cuda-Release', 'out');
     this.kernelTests = join(this.programs, smoke ? 'jit_flux_kernel_tests' : 'jit_flux_cuda_kernel_tests');
   }
@@ -85,7 +105,7 @@ class Check {
       ...benchTasks({ smoke, device, emulation, python, work, env, log }),
       // By themselves: test programs that do not compile leave everything else as it is.
       task('build', 'programs', 20, 600, (_, seconds) => this.build(seconds, ['JIT_FLUX_CUDA_TESTS=ON'])),
-      kernelTask({ program: this.kernelTests, env, log }),
+      kernelTask({ program: this.kernelTests, env: this.programEnv, log }),
       task('tests', 'kernel-tests', 15, 120, (emit, seconds) => this.kernels(emit, seconds)),
       task('tests', 'backend-tests', 15, 150, (emit, seconds) => this.backend(emit, seconds)),
       task('tests', 'vitest', 30, 900, (emit, seconds) => this.vitest(emit, seconds)),
@@ -139,7 +159,7 @@ class Check {
     for (const { name, failures: found, results } of kernels) {
       failures.push(...found.map((/** @type {string} */ text) => `${name}: ${text}`));
       for (const { group, worst, bound, unit } of results)
-        emit(`${name}, ${group}`, unit, worst ?? NaN, `at most ${bound}`);
+        emit(`${name}, ${group}`, unit, worst ?? undefined, `at most ${bound}`);
     }
     if (failures.length > 0) throw new Error(failures.join('\n'));
   }
@@ -220,11 +240,9 @@ class Check {
   /** @param {string} command @param {string[]} args @param {number} seconds */
   command(command, args, seconds) {
     this.options.log(`$ ${[command, ...args].join(' ')}\n`);
-    return runProcess(command, args, {
-      seconds,
-      env: { ...this.env, CI: '1', NO_COLOR: '1' },
-      log: this.options.log,
-    });
+    const isProgram = [command, ...args].some((text) => text.startsWith(this.programs));
+    const env = { ...(isProgram ? this.programEnv : this.env), CI: '1', NO_COLOR: '1' };
+    return runProcess(command, args, { seconds, env, log: this.options.log });
   }
 
   /** @param {string} command @param {string[]} args @param {number} seconds */

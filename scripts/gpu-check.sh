@@ -5,15 +5,15 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${JIT_FLUX_PYTHON:-python3}"
 
-# Unless an earlier call on this machine did. Python's tar, because xz may be missing; dist/ gets a new time, because the
-# sources that were just sent must not be newer than what was compiled of them.
+# Unless an earlier call on this machine did. Python's tar, because xz may be missing.
 node="$PWD/.cmake-build/packed-node"
 digest="$(sha256sum <.gpu/pack.tar.xz)"
 if [[ ! -d models || ! -f $node/digest || $(<"$node/digest") != "$digest" ]]; then
   "$python" -m tarfile -e .gpu/pack.tar.xz .
-  find dist -type f -exec touch {} +
   printf '%s' "$digest" >"$node/digest"
 fi
+# There is no compiler of TypeScript: the sources that were just sent must not look newer than what was made of them.
+find dist -type f -exec touch {} +
 
 # PyTorch's environment brings CMake and Ninja; CUDA's compiler may be beside the PATH.
 export PATH="$node:$(dirname "$("$python" -c 'import sys; print(sys.executable)')"):$PATH:/usr/local/cuda/bin"
