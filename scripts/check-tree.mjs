@@ -11,11 +11,7 @@ const BUNDLED_MODEL = 'models/flux-tiny/';
 const EXCEPTIONS = {
   'test/fixtures/e2e/e2e.jit4x_16x16.safetensors':
     'trajectory of the released JiT code, a tensor of every step',
-  'test/fixtures/e2e/e2e.jit4x_32x32.safetensors': 'the same on the grid of a 512 px picture',
-  'test/fixtures/e2e/e2e.jit7x_32x32.safetensors': 'the same with the other preset',
   'test/fixtures/flux/flux-mini.safetensors': 'weights of the transformer that most golden tests run',
-  'test/fixtures/flux/flux-mini.original-layout.safetensors': 'the same weights under the original names',
-  'test/fixtures/flux/flux-mini.traced.pt': 'the same weights as TorchScript',
   'tools/flux-tiny/judge/detector.safetensors':
     'scores of the bundled model mean nothing without the detector that gave them; it is in half precision already',
 };

@@ -24,6 +24,7 @@ import { selectInitialAnchors, Random } from '../../src/sampler/index.js';
 import type { LoadOptions } from '../../src/types.js';
 import { cudaUnderTest } from '../support/cuda.js';
 import { expectError } from '../support/errors.js';
+import { loadMini } from '../support/mini.js';
 import { maxAbs, relativeRms } from '../support/parity.js';
 import { fixturePath } from '../support/safetensors.js';
 import { writeTinySnapshot } from '../support/tiny-snapshot.js';
@@ -33,11 +34,8 @@ const where = found.kind === 'none' ? `skipped: ${found.reason}` : found.kind;
 const isGpu = found.kind === 'gpu';
 
 const GRID: [rows: number, cols: number] = [8, 8];
-const WEIGHTS = fixturePath('flux/flux-mini.safetensors');
-const AXES: [number, number, number] = [8, 12, 12];
 
-const load = (o: LoadOptions): Promise<FluxTransformer> =>
-  FluxTransformer.load(WEIGHTS, { ropeAxes: AXES, ...o });
+const load = (o: LoadOptions): Promise<FluxTransformer> => loadMini(o);
 const onCuda = (o: LoadOptions = {}) => load({ device: 'cuda', dtype: 'float32', ...o });
 
 /** A prompt for `model`, on its device; everything is drawn from the seed. */

@@ -3,8 +3,10 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { FluxTransformer, JitSampler, latentOps, Tensor } from '../support/device.js';
 import type { JitOptions } from '../../src/types.js';
 import { readManifest } from '../support/manifest.js';
+import { loadMini } from '../support/mini.js';
 import { expectWithin, maxAbs, printParityTable } from '../support/parity.js';
-import { fixturePath, SafeTensors } from '../support/safetensors.js';
+import type { SafeTensors } from '../support/safetensors.js';
+import { NOT_HERE, hasTrajectory, openTrajectory } from '../support/trajectory.js';
 
 printParityTable('sampling trajectories, against the released pipeline');
 
@@ -17,7 +19,7 @@ const manifest = readManifest<{ runs: Record<string, Run> }>('e2e/e2e.manifest.j
 
 let model: FluxTransformer;
 beforeAll(async () => {
-  model = await FluxTransformer.load(fixturePath('flux/flux-mini.traced.pt'), { ropeAxes: [8, 12, 12] });
+  model = await loadMini({}, FluxTransformer);
 });
 afterAll(() => model.dispose());
 
@@ -27,7 +29,7 @@ const sorted = (list: Int32Array): Int32Array => Int32Array.from(list).sort();
 /** Runs `name` with `options` and checks the state after every step and the active set of every stage. */
 async function follow(name: string, options: (record: SafeTensors) => JitOptions): Promise<void> {
   const run = manifest.runs[name]!;
-  const record = SafeTensors.open(`e2e/e2e.${name}.safetensors`);
+  const record = openTrajectory(name);
   using unpacked = load(record, 'input.latents');
   using latents = await latentOps.pack(unpacked);
   using prompt = load(record, 'input.encoder_hidden_states');
@@ -61,12 +63,13 @@ async function follow(name: string, options: (record: SafeTensors) => JitOptions
 }
 
 describe('presets', () => {
-  it.each([
+  it.for([
     ['jit4x_16x16', 'jit-4x'],
     ['jit4x_32x32', 'jit-4x'],
     ['jit7x_16x16', 'jit-7x'],
     ['jit7x_32x32', 'jit-7x'],
-  ] as const)('%s', async (name, preset) => {
+  ] as const)('%s', async ([name, preset], { skip }) => {
+    skip(!hasTrajectory(name), NOT_HERE);
     await follow(name, (record) => ({ preset, initialAnchors: record.int32('stage2.active') }));
   });
 

@@ -5,12 +5,12 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { FluxTransformer, Tensor } from '../support/device.js';
 import type { LoadOptions } from '../../src/types.js';
+import { MINI, archiveMini, loadMini, originalLayoutMini } from '../support/mini.js';
 import { expectWithin, maxAbs, printParityTable, relativeRms } from '../support/parity.js';
-import { copyWithout, fixturePath, SafeTensors } from '../support/safetensors.js';
+import { copyWithout, fixturePath, SafeTensors, sharedFixture } from '../support/safetensors.js';
 
 printParityTable('transformer forward, against diffusers');
 
-const MINI_AXES: [number, number, number] = [8, 12, 12];
 const GRIDS: Record<string, [number, number]> = { grid5x7_text1: [5, 7] };
 const FP32_CASES = [
   'dense_t1.0_g3.5',
@@ -24,6 +24,8 @@ const FP32_CASES = [
 const cases = SafeTensors.open('flux/flux-mini.cases.safetensors');
 const scratch = mkdtempSync(join(tmpdir(), 'jit-flux-golden-'));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+const load = (o: LoadOptions, path = MINI): Promise<FluxTransformer> => loadMini(o, FluxTransformer, path);
 
 /** Runs one recorded case through condition() and forward(). */
 async function forwardCase(
@@ -59,13 +61,17 @@ async function forwardCase(
   return velocity.toFloat32Array();
 }
 
+// The archive that torch.jit.trace wrote is too large for the repository; flux-nano has smaller ones of every kind.
+const traced = sharedFixture('flux/flux-mini.traced.pt');
+
 describe.each([
-  ['flux-mini.safetensors', 'diffusers'],
-  ['flux-mini.original-layout.safetensors', 'original'],
-  ['flux-mini.traced.pt', 'TorchScript'],
-])('%s in float32', (file, layout) => {
-  it.each(FP32_CASES)('%s', async (name) => {
-    using model = await FluxTransformer.load(fixturePath(`flux/${file}`), { ropeAxes: MINI_AXES });
+  ['diffusers', MINI],
+  ['original', originalLayoutMini()],
+  ['TorchScript', await archiveMini()],
+  ['traced', traced],
+])('flux-mini in float32: %s', (layout, path) => {
+  it.skipIf(path === undefined).each(FP32_CASES)('%s', async (name) => {
+    using model = await load({}, path);
     const output = await forwardCase(model, cases, name, GRIDS[name] ?? [8, 8]);
     expectWithin(`${layout} ${name}`, 'max abs', maxAbs(output, cases.float32(`${name}.output`)), 1e-4);
   });
@@ -73,10 +79,7 @@ describe.each([
 
 describe('flux-mini in bfloat16', () => {
   it.each(['dense_t0.5_g1.0', 'sparse23_t0.5_g3.5'])('%s', async (name) => {
-    using model = await FluxTransformer.load(fixturePath('flux/flux-mini.safetensors'), {
-      dtype: 'bfloat16',
-      ropeAxes: MINI_AXES,
-    });
+    using model = await load({ dtype: 'bfloat16' });
     const output = await forwardCase(model, cases, name, [8, 8]);
     const expected = cases.float32(`${name}.output.bfloat16`);
     expectWithin(`bfloat16 ${name}`, 'relative rms', relativeRms(output, expected), 2e-2);
@@ -85,11 +88,7 @@ describe('flux-mini in bfloat16', () => {
   it('keeps the time embedding in float32 on request', async () => {
     // sparse23's guidance of 3.5 becomes 3504 / 1000 in bfloat16; the exact mode stays near float32.
     const name = 'sparse23_t0.5_g3.5';
-    using model = await FluxTransformer.load(fixturePath('flux/flux-mini.safetensors'), {
-      dtype: 'bfloat16',
-      timeEmbedding: 'exact',
-      ropeAxes: MINI_AXES,
-    });
+    using model = await load({ dtype: 'bfloat16', timeEmbedding: 'exact' });
     const output = await forwardCase(model, cases, name, [8, 8]);
     expectWithin(
       `bfloat16 exact ${name}`,
@@ -105,7 +104,7 @@ it('runs a model without guidance embedder (schnell)', async () => {
   copyWithout('flux/flux-mini.safetensors', path, (name) =>
     name.startsWith('time_text_embed.guidance_embedder.'),
   );
-  using model = await FluxTransformer.load(path, { ropeAxes: MINI_AXES });
+  using model = await load({}, path);
   expect(model.config.guidance).toBe(false);
   const output = await forwardCase(model, cases, 'schnell_t0.5', [8, 8]);
   expectWithin('schnell_t0.5', 'max abs', maxAbs(output, cases.float32('schnell_t0.5.output')), 1e-4);
@@ -133,9 +132,7 @@ describe('flux-nano in every kind of archive', () => {
 });
 
 it('gives every image of a batch the velocity it has alone, with shared and with own anchors', async () => {
-  using model = await FluxTransformer.load(fixturePath('flux/flux-mini.safetensors'), {
-    ropeAxes: MINI_AXES,
-  });
+  using model = await load({});
   const [T, M, N] = [5, 20, 64];
   using prompt = Tensor.randn([2, T, 96], { seed: 1 });
   using pooled = Tensor.randn([2, 48], { seed: 2 });

@@ -7,16 +7,14 @@ import { BUNDLED_MODEL, FluxPipeline } from '../../src/pipeline/index.js';
 import { type Conditioning, FluxTransformer, Tensor } from '../../src/engine/index.js';
 import { deferred, nextTurn } from '../support/deferred.js';
 import { runSource } from '../support/program.js';
-import { fixturePath } from '../support/safetensors.js';
+import { MINI, MINI_AXES, loadMini } from '../support/mini.js';
 
 const GRID = [64, 64] as const;
 const RUNTIME = new URL('../../dist/engine/index.js', import.meta.url).href;
 const PIPELINE = new URL('../../dist/index.js', import.meta.url).href;
-const MODEL = fixturePath('flux/flux-mini.safetensors');
-const AXES = { ropeAxes: [8, 12, 12] as [number, number, number] };
 
 async function atWork(): Promise<{ model: FluxTransformer; conditioning: Conditioning; tokens: Tensor }> {
-  const model = await FluxTransformer.load(MODEL, AXES);
+  const model = await loadMini();
   const [prompt, pooled] = [Tensor.randn([1, 16, 96], { seed: 1 }), Tensor.randn([1, 48], { seed: 1 })];
   const conditioning = await model.condition({ prompt, pooled, sigmas: [1] });
   return { model, conditioning, tokens: Tensor.randn([1, 4096, 64], { seed: 1 }) };
@@ -107,7 +105,7 @@ describe('a model that is garbage-collected', () => {
     const { status, stderr, stdout } = runSource(
       `
       const { FluxTransformer, memoryReport } = await import(${JSON.stringify(RUNTIME)});
-      const load = () => FluxTransformer.load(${JSON.stringify(MODEL)}, ${JSON.stringify(AXES)});
+      const load = () => FluxTransformer.load(${JSON.stringify(MINI)}, { ropeAxes: ${JSON.stringify(MINI_AXES)} });
       const mapped = async () => (await memoryReport()).engine.mappedBytes;
       for (let i = 0; i < 5; i++) await load();
       const before = await mapped();

@@ -1,15 +1,15 @@
 /** A process or a worker thread that ends while the engine is at work. */
 import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
-import { fixturePath } from '../support/safetensors.js';
+import { MINI, MINI_AXES } from '../support/mini.js';
 
 const RUNTIME = new URL('../../dist/engine/index.js', import.meta.url).href;
 
 /** Loads the model, asks for far more than can be done, and runs `end` in the middle of it. */
 const script = (end: string): string => `
   const { FluxTransformer, Tensor } = await import(${JSON.stringify(RUNTIME)});
-  const model = await FluxTransformer.load(${JSON.stringify(fixturePath('flux/flux-mini.safetensors'))}, {
-    ropeAxes: [8, 12, 12],
+  const model = await FluxTransformer.load(${JSON.stringify(MINI)}, {
+    ropeAxes: ${JSON.stringify(MINI_AXES)},
   });
   const prompt = Tensor.randn([1, 16, 96], { seed: 1 });
   const pooled = Tensor.randn([1, 48], { seed: 1 });

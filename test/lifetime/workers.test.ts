@@ -2,6 +2,7 @@
 import { describe, expect, it } from 'vitest';
 
 import { runSource } from '../support/program.js';
+import { MINI, MINI_AXES } from '../support/mini.js';
 import { fixturePath } from '../support/safetensors.js';
 
 const PACKAGE = new URL('../../dist/index.js', import.meta.url).href;
@@ -35,8 +36,8 @@ const GENERATE = `
 /** Loads a model and asks for minutes of work; then calls \`begun()\`. */
 const LONG_WORK = `
   const { FluxTransformer, Tensor } = await import(${JSON.stringify(RUNTIME)});
-  const load = () => FluxTransformer.load(${JSON.stringify(fixturePath('flux/flux-mini.safetensors'))}, {
-    ropeAxes: [8, 12, 12],
+  const load = () => FluxTransformer.load(${JSON.stringify(MINI)}, {
+    ropeAxes: ${JSON.stringify(MINI_AXES)},
   });
   const model = await load();
   const [prompt, pooled] = [Tensor.randn([1, 16, 96], { seed: 1 }), Tensor.randn([1, 48], { seed: 1 })];

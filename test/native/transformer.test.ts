@@ -8,15 +8,13 @@ import { createPlan } from '../../src/sampler/index.js';
 import type { LoadOptions, VelocityModel } from '../../src/types.js';
 import { native } from '../../src/engine/call.js';
 import { expectError } from '../support/errors.js';
+import { MINI, MINI_AXES, archiveMini, loadMini } from '../support/mini.js';
 import { maxAbs, relativeRms } from '../support/parity.js';
-import { fixturePath } from '../support/safetensors.js';
-
-const MINI = fixturePath('flux/flux-mini.traced.pt');
 
 let model: FluxTransformer;
 let conditioning: Conditioning;
 beforeAll(async () => {
-  model = await FluxTransformer.load(MINI, { ropeAxes: [8, 12, 12] });
+  model = await loadMini();
   using prompt = Tensor.randn([1, 12, 96], { seed: 1 });
   using pooled = Tensor.randn([1, 48], { seed: 2 });
   conditioning = await model.condition({ prompt, pooled, guidance: 3.5, sigmas: [1, 0.5] });
@@ -69,7 +67,7 @@ describe('forward refuses', () => {
   });
 
   it('a conditioning of another model', async () => {
-    using other = await FluxTransformer.load(MINI, { ropeAxes: [8, 12, 12] });
+    using other = await loadMini();
     using tokens = Tensor.randn([1, 64, 64], { seed: 3 });
     await expectError(
       () => other.forward({ tokens, grid, conditioning, step: 0 }),
@@ -159,7 +157,7 @@ describe('cancellation and disposal', () => {
   });
 
   it('ends work in flight when the model is disposed, then refuses', async () => {
-    const other = await FluxTransformer.load(MINI, { ropeAxes: [8, 12, 12] });
+    const other = await loadMini();
     using prompt = Tensor.randn([1, 12, 96], { seed: 1 });
     using pooled = Tensor.randn([1, 48], { seed: 2 });
     using own = await other.condition({ prompt, pooled, sigmas: [1] });
@@ -204,7 +202,7 @@ async function kernelCalls(m: FluxTransformer, own: Conditioning): Promise<Recor
 }
 
 async function load(options: LoadOptions): Promise<[FluxTransformer, Conditioning]> {
-  const loaded = await FluxTransformer.load(MINI, { ropeAxes: [8, 12, 12], ...options });
+  const loaded = await loadMini(options);
   using prompt = Tensor.randn([1, 12, 96], { seed: 1 });
   using pooled = Tensor.randn([1, 48], { seed: 2 });
   return [loaded, await loaded.condition({ prompt, pooled, guidance: 3.5, sigmas: [1, 0.5] })];
@@ -358,8 +356,11 @@ it('refuses an instruction set that the CPU lacks', () => {
   expect(result.stderr).toMatch(/JIT_FLUX_ISA.*default.*avx1024/s);
 });
 
-it('gives the same velocity with and without resident modulation weights', async () => {
-  using lean = await FluxTransformer.load(MINI, { ropeAxes: [8, 12, 12], keepModulation: false });
+it.each([
+  ['safetensors', MINI],
+  ['TorchScript', await archiveMini()],
+])('gives the same velocity with and without resident modulation weights: %s', async (_, path) => {
+  using lean = await loadMini({ keepModulation: false }, FluxTransformer, path);
   using tokens = Tensor.randn([1, 64, 64], { seed: 3 });
   const velocity = async (m: FluxTransformer): Promise<Float32Array> => {
     using prompt = Tensor.randn([1, 12, 96], { seed: 1 });
@@ -431,7 +432,7 @@ function fileRunner(leave = false): string {
   return `(async () => {
     const { FluxTransformer, Tensor } = await import(${runtime});
     const { native } = await import(${call});
-    const model = await FluxTransformer.load(${JSON.stringify(MINI)}, { ropeAxes: [8, 12, 12] });
+    const model = await FluxTransformer.load(${JSON.stringify(MINI)}, { ropeAxes: ${JSON.stringify(MINI_AXES)} });
     const prompt = Tensor.randn([1, 12, 96], { seed: 1 });
     const pooled = Tensor.randn([1, 48], { seed: 2 });
     const conditioning = await model.condition({ prompt, pooled, sigmas: [0.5] });

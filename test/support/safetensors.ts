@@ -1,12 +1,21 @@
 /** A small safetensors reader for fixtures. The package's own reader is native; tests must not depend on it. */
 
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { isAbsolute } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 /** Absolute path of a file below test/fixtures. */
 export function fixturePath(name: string): string {
   return fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url));
+}
+
+/**
+ * Absolute path of a file of the golden data that is not in the repository for its size, or undefined where the folder
+ * shared/ is not beside it. Tests that need one are skipped there.
+ */
+export function sharedFixture(name: string): string | undefined {
+  const path = fileURLToPath(new URL(`../../../shared/fixtures/${name}`, import.meta.url));
+  return existsSync(path) ? path : undefined;
 }
 
 interface Entry {

@@ -13,6 +13,7 @@ import {
 import { describeWeights } from '../../../src/model/weight-headers.js';
 import type { FluxConfig } from '../../../src/types.js';
 import { FLUX_1_DEV, FLUX_TINY } from '../../../src/sampler/index.js';
+import { MINI, originalLayoutMini } from '../../support/mini.js';
 import { fixturePath } from '../../support/safetensors.js';
 
 describe('parameter counts', () => {
@@ -28,13 +29,13 @@ describe('parameter counts', () => {
     expect(vaeParameters(FLUX_AUTOENCODER)).toBe(83_819_683);
   });
 
-  it.each(['flux/flux-mini.safetensors', 'flux/flux-mini.original-layout.safetensors', 'weights/sharded'])(
-    'agree with the tensors of %s',
-    async (name) => {
-      const path = fixturePath(name.endsWith('sharded') ? `${name}/model.safetensors.index.json` : name);
-      const { part, architecture, parameters } = await describeWeights(path);
-      expect(part).toBe('transformer');
-      expect(transformerParameters(architecture as FluxConfig)).toBe(parameters);
-    },
-  );
+  it.each([
+    ['diffusers', MINI],
+    ['original', originalLayoutMini()],
+    ['shards', fixturePath('weights/sharded/model.safetensors.index.json')],
+  ])('agree with the tensors of a file: %s', async (_, path) => {
+    const { part, architecture, parameters } = await describeWeights(path);
+    expect(part).toBe('transformer');
+    expect(transformerParameters(architecture as FluxConfig)).toBe(parameters);
+  });
 });

@@ -9,6 +9,7 @@ import { BUNDLED_MODEL } from '../../../src/model/model-directory.js';
 import { readAutoencoderConfig } from '../../../src/engine/component-config.js';
 import { requireFiles, resolveModel } from '../../../src/model/resolve-model.js';
 import { resolveRequest } from '../../../src/pipeline/request.js';
+import { originalLayoutMini } from '../../support/mini.js';
 import { fixturePath } from '../../support/safetensors.js';
 import { writeTinySnapshot } from '../../support/tiny-snapshot.js';
 
@@ -43,7 +44,7 @@ const fails = (code: string, message: RegExp | string) => ({
     ? expect.stringContaining(message)
     : expect.stringMatching(message)) as string,
 });
-const ORIGINAL = fixturePath('flux/flux-mini.original-layout.safetensors');
+const ORIGINAL = originalLayoutMini();
 
 describe('kinds of models', () => {
   it('our own', async () => {

@@ -13,7 +13,8 @@ import {
   packLatents,
   referenceBackend,
 } from '../../support/reference-operators.js';
-import { SafeTensors } from '../../support/safetensors.js';
+import type { SafeTensors } from '../../support/safetensors.js';
+import { NOT_HERE, hasTrajectory, openTrajectory } from '../../support/trajectory.js';
 
 interface Run {
   grid: [number, number];
@@ -99,7 +100,7 @@ interface Replayed {
 
 async function replay(name: string, override: JitOptions = {}): Promise<Replayed> {
   const run = manifest.runs[name]!;
-  const record = SafeTensors.open(`e2e/e2e.${name}.safetensors`);
+  const record = openTrajectory(name);
   const { params } = run;
   const options: SampleOptions<ArrayTensor> = {
     grid: run.grid,
@@ -184,7 +185,8 @@ function expectSameTransitions({ record, run, model, sampler, events }: Replayed
 }
 
 describe('replay of reference runs', () => {
-  it.each(['jit4x_16x16', 'jit7x_16x16', 'jit4x_32x32', 'jit7x_32x32'])('%s', async (name) => {
+  it.for(['jit4x_16x16', 'jit7x_16x16', 'jit4x_32x32', 'jit7x_32x32'])('%s', async (name, { skip }) => {
+    skip(!hasTrajectory(name), NOT_HERE);
     const replayed = await replay(name);
     expect(Math.max(...replayed.errors)).toBeLessThan(2e-5);
     expectSameSets(replayed, true);
@@ -202,7 +204,7 @@ describe('replay of reference runs', () => {
       ['jit7x_16x16', 'jit-7x'],
     ] as const) {
       const run = manifest.runs[name]!;
-      const record = SafeTensors.open(`e2e/e2e.${name}.safetensors`);
+      const record = openTrajectory(name);
       const replayed = await follow(run, record, {
         preset,
         grid: run.grid,
@@ -232,7 +234,7 @@ describe('replay of reference runs', () => {
   });
 
   it('fixed_grid_16x16: a policy of the caller that also drops tokens', async () => {
-    const record = SafeTensors.open('e2e/e2e.fixed_grid_16x16.safetensors');
+    const record = openTrajectory('fixed_grid_16x16');
     const seen: [number, number][] = [];
     const replayed = await replay('fixed_grid_16x16', {
       activation: ({ stage, targetCount }) => {
@@ -250,7 +252,7 @@ describe('replay of reference runs', () => {
   });
 
   it('dense_8x8: all tokens, in natural order, without an anchor list', async () => {
-    const record = SafeTensors.open('e2e/e2e.dense_8x8.safetensors');
+    const record = openTrajectory('dense_8x8');
     const run = manifest.runs['dense_8x8']!;
     const replayed = await follow(run, record, {
       preset: 'dense',
