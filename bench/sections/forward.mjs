@@ -127,7 +127,11 @@ async function measure({ model, grid, kinds, shares, eager, rounds, seconds }, c
         }
       }
     }
-    const samples = await interleave(subjects, { rounds, seconds, atLeast: context.mode === 'full' ? 2 : 1 });
+    const samples = await interleave(subjects, {
+      rounds,
+      seconds,
+      atLeast: context.mode === 'smoke' ? 1 : 2,
+    });
     const { config } = [...engines.values()][0]?.model ?? MODELS[model];
     const rows = shares.flatMap((share) => {
       const tokens = anchorsFor(grid, share)?.length ?? grid[0] * grid[1];

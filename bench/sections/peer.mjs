@@ -34,8 +34,8 @@ const CASES = {
     { model: 'flux-slice', grid: [64, 64], ours: ['float32', 'bfloat16', 'int8'], rounds: 4 },
   ],
   quick: [
-    { model: 'bench', grid: [64, 64], ours: ['float32', 'bfloat16', 'int8'], rounds: 3, seconds: 20 },
-    { model: 'flux-slice', grid: [64, 64], ours: ['bfloat16'], rounds: 3, seconds: 15 },
+    { model: 'bench', grid: [64, 64], ours: ['float32', 'bfloat16', 'int8'], rounds: 3, seconds: 30 },
+    { model: 'flux-slice', grid: [64, 64], ours: ['bfloat16'], rounds: 3, seconds: 30 },
   ],
   smoke: [
     { model: 'smoke-small', grid: [16, 16], ours: ['float32', 'bfloat16', 'int8'], rounds: 2 },
@@ -115,7 +115,7 @@ async function measure({ model, grid, ours, rounds, seconds }, others, context) 
         subjects[`${name} ${type}`] = () => peer.forward(`${name} ${type}`, input);
       }
     }
-    const samples = await interleave(subjects, { rounds, seconds, atLeast: context.mode === 'full' ? 2 : 1 });
+    const samples = await interleave(subjects, { rounds, seconds, atLeast: 2 });
     const rows = [];
     for (const type of types) {
       const taken = samples[`ours ${type}`] ?? [];

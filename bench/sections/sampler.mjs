@@ -161,7 +161,7 @@ async function againstPeers(model, context) {
       { ours: () => secondsOfRun(engine, COMPARED, grid), ...Object.fromEntries(others) },
       {
         rounds: { full: 4, quick: 2, smoke: 1 }[context.mode],
-        atLeast: 1,
+        atLeast: 2,
         seconds: context.mode === 'full' ? 240 : 36,
         warmups: 0,
       },
