@@ -38,7 +38,7 @@ export interface CudaFacts {
 export async function cudaFacts(report: CudaReport | undefined): Promise<CudaFacts> {
   const [{ findCudaLibraries, findLibTorchFor, locateNativeLibraries }, { hasNvidiaDevice }, libtorchModule] =
     await Promise.all([
-      import('../engine/load.js'),
+      import('../libtorch/native-libraries.js'),
       import('../libtorch/nvidia.js'),
       import('../libtorch/libtorch.js'),
     ]);

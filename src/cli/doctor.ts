@@ -6,7 +6,7 @@ import { availableParallelism, totalmem } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
-import type { NativeLibraries } from '../engine/load.js';
+import type { NativeLibraries } from '../libtorch/native-libraries.js';
 import {
   LEAST_REQUIREMENTS,
   PREBUILT_REQUIREMENTS,
@@ -150,7 +150,7 @@ function checkMemory(): Check {
 async function checkLibraries(): Promise<{ check: Check; found?: NativeLibraries }> {
   const name = 'native libraries';
   try {
-    const { locateNativeLibraries } = await import('../engine/load.js');
+    const { locateNativeLibraries } = await import('../libtorch/native-libraries.js');
     const found = locateNativeLibraries();
     const detail = `${found.core}, built for LibTorch ${found.builtFor}`;
     return { found, check: { name, status: 'ok', detail, facts: { ...found } } };
@@ -165,7 +165,7 @@ async function checkLibTorch(libraries: NativeLibraries | undefined): Promise<Ch
   const name = 'LibTorch';
   const [{ SETUP_COMMAND, findLibTorch }, { findLibTorchFor }] = await Promise.all([
     import('../libtorch/libtorch.js'),
-    import('../engine/load.js'),
+    import('../libtorch/native-libraries.js'),
   ]);
   try {
     const found = libraries === undefined ? findLibTorch() : findLibTorchFor(libraries);

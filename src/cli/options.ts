@@ -108,7 +108,8 @@ export function loadOptions(args: LoadArgs): LoadOptions {
   const onCpu = args['encoders-on-cpu'] ? ('cpu' as const) : undefined;
   const options: LoadOptions = given({
     textEncoders: args['text-encoders'],
-    device: parseDevice(args.device),
+    // Checked with the others, by the one grammar that there is.
+    device: args.device as Device | undefined,
     dtype: args.dtype,
     threads: args.threads,
     allowTorchScriptCode: args['allow-torchscript-code'],
@@ -170,13 +171,6 @@ export function parseSeed(text: string | undefined): number | bigint | undefined
   if (!/^\d{1,20}$/.test(text)) throw invalidArgument('seed', 'an integer from 0 to 2^64 - 1', text);
   const seed = BigInt(text);
   return seed <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(seed) : seed;
-}
-
-function parseDevice(text: string | undefined): Device | undefined {
-  if (text === undefined) return undefined;
-  if (!/^(cpu|cuda(:\d{1,2})?)$/.test(text))
-    throw invalidArgument('device', 'cpu, cuda or cuda:<index>', text);
-  return text as Device;
 }
 
 /** Leaves out what is undefined, for interfaces with optional properties. */

@@ -1,6 +1,6 @@
 /** Which LibTorch `setup --variant auto` takes. */
 import { cudaVariant, readManifest, type LibTorchManifest } from './libtorch.js';
-import { findCudaLibraries } from '../engine/load.js';
+import { findCudaLibraries } from './native-libraries.js';
 import { CUDA_DRIVER, hasNvidiaDevice, nvidiaDriver } from './nvidia.js';
 
 export const AUTO_VARIANT = 'auto';

@@ -3,7 +3,7 @@ import { copyFileSync, mkdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { locateNativeLibraries } from '../../src/engine/load.js';
+import { locateNativeLibraries } from '../../src/libtorch/native-libraries.js';
 import { temporaryDirectory } from '../support/fake-libtorch.js';
 
 interface Loader {

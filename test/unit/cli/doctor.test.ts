@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 
 import { checkPlatform } from '../../../src/cli/doctor.js';
-import type { NativeLibraries } from '../../../src/engine/load.js';
+import type { NativeLibraries } from '../../../src/libtorch/native-libraries.js';
 import { PREBUILT_REQUIREMENTS } from '../../../src/libtorch/requirements.js';
 import { cli } from './helpers.js';
 

@@ -7,8 +7,8 @@ import {
   findCudaLibraries,
   findLibTorchFor,
   locateNativeLibraries,
-  openCuda,
-} from '../../../src/engine/load.js';
+} from '../../../src/libtorch/native-libraries.js';
+import { openCuda } from '../../../src/engine/load.js';
 import { hasNvidiaDevice, nvidiaDriver } from '../../../src/libtorch/nvidia.js';
 import { chooseVariant } from '../../../src/libtorch/variant.js';
 import {
