@@ -255,14 +255,14 @@ class Resolver {
 
   const Location& location() const { return location_; }
 
-  FluxConfig resolve(const std::optional<std::array<int64_t, 3>>& rope_axes,
+  FluxConfig resolve(const std::optional<std::array<int64_t, 3>>& rope_axes, bool need_axes,
                      std::vector<std::string>* names,
                      std::map<std::string, std::vector<WeightTensor>>* pieces) {
     measure();
     entries_ = EntryList(sizes_, location_.layout).take();
     FluxConfig config = make_config();
     check_entries();
-    if (mismatch_.empty()) config.rope_axes = find_axes(rope_axes, config);
+    if (mismatch_.empty()) config.rope_axes = find_axes(rope_axes, need_axes, config);
     if (!mismatch_.empty()) report();
     for (const Entry& entry : entries_) {
       names->push_back(entry.name);
@@ -413,19 +413,21 @@ class Resolver {
             (location_.prefix.empty() ? "" : " below " + in_quotes(location_.prefix)) + ")");
   }
 
-  std::array<int64_t, 3> find_axes(const std::optional<std::array<int64_t, 3>>& given,
+  std::array<int64_t, 3> find_axes(const std::optional<std::array<int64_t, 3>>& given, bool needed,
                                    const FluxConfig& config) {
     const int64_t d = config.head_dim;
     std::array<int64_t, 3> axes = {d / 4, 3 * d / 8, 3 * d / 8};
     const char* origin = "the default RoPE axes";
+    bool stated = true;
     if (given) {
       axes = *given;
       origin = "the given RoPE axes";
     } else if (const std::vector<int64_t>* attribute = axes_attribute()) {
       std::copy(attribute->begin(), attribute->end(), axes.begin());
       origin = "the archive's axes_dims_rope";
-    } else if (d == 128) {
-      axes = {16, 56, 56};
+    } else {
+      stated = false;
+      if (d == 128) axes = {16, 56, 56};
     }
     int64_t total = 0;
     bool valid = true;
@@ -434,6 +436,7 @@ class Resolver {
       if (valid) total += axis;
     }
     if (!valid || total != d) {
+      if (!stated && !needed) return {0, 0, 0};
       mismatch_.problems.push_back(
           std::string(origin) + " " + shape_string({axes.begin(), axes.end()}) +
           " are not even numbers that add up to the head size " + std::to_string(d));
@@ -477,9 +480,20 @@ class Resolver {
 
 FluxParameters FluxParameters::resolve(std::shared_ptr<const WeightFile> file,
                                        std::optional<std::array<int64_t, 3>> rope_axes) {
+  return resolve(std::move(file), rope_axes, true);
+}
+
+FluxParameters FluxParameters::describe(std::shared_ptr<const WeightFile> file) {
+  return resolve(std::move(file), std::nullopt, false);
+}
+
+FluxParameters FluxParameters::resolve(std::shared_ptr<const WeightFile> file,
+                                       std::optional<std::array<int64_t, 3>> rope_axes,
+                                       bool need_axes) {
   Resolver resolver(*file);
   FluxParameters parameters;
-  parameters.config_ = resolver.resolve(rope_axes, &parameters.names_, &parameters.pieces_);
+  parameters.config_ =
+      resolver.resolve(rope_axes, need_axes, &parameters.names_, &parameters.pieces_);
   parameters.layout_ = resolver.location().layout == Layout::kOriginal ? "original" : "diffusers";
   parameters.prefix_ = resolver.location().prefix;
   parameters.file_ = std::move(file);

@@ -27,6 +27,8 @@ class FluxParameters {
   // else 16,56,56 for head size 128 and (d/4, 3d/8, 3d/8) for others.
   static FluxParameters resolve(std::shared_ptr<const WeightFile> file,
                                 std::optional<std::array<int64_t, 3>> rope_axes = std::nullopt);
+  // The same, but where only the default is left and does not suit the head size the axes are 0.
+  static FluxParameters describe(std::shared_ptr<const WeightFile> file);
 
   // Whether any name looks like one of a FLUX transformer's; false for CLIP, T5 and VAE.
   static bool recognises(const WeightFile& file);
@@ -46,6 +48,9 @@ class FluxParameters {
   const std::vector<WeightTensor>& pieces(const std::string& diffusers_name) const;
 
  private:
+  static FluxParameters resolve(std::shared_ptr<const WeightFile> file,
+                                std::optional<std::array<int64_t, 3>> rope_axes, bool need_axes);
+
   FluxConfig config_;
   const char* layout_ = "";
   std::string prefix_;

@@ -19,7 +19,7 @@ struct Part {
 };
 
 void describe_transformer(const File& file, PartDescription* found) {
-  const FluxParameters parameters = FluxParameters::resolve(file);
+  const FluxParameters parameters = FluxParameters::describe(file);
   found->layout = parameters.layout();
   found->prefix = parameters.prefix();
   found->architecture = parameters.config();

@@ -157,6 +157,8 @@ Napi::Object architecture_to_js(Napi::Env env, const Architecture& architecture)
     drop("maxDistance");
   } else if (std::holds_alternative<AutoencoderConfig>(architecture)) {
     drop("normGroups");
+  } else if (const auto* flux = std::get_if<FluxConfig>(&architecture)) {
+    if (flux->rope_axes[0] == 0) drop("ropeAxes");
   }
   return object;
 }

@@ -57,7 +57,8 @@ std::string choose_file(const std::string& directory) {
               {{"path", directory}, {"candidates", candidates}});
 }
 
-[[noreturn]] void refuse(const std::string& path, std::span<const std::byte> bytes) {
+// Throws for the signatures of other formats.
+void refuse_foreign(const std::string& path, std::span<const std::byte> bytes) {
   const auto unsupported = [&](const char* what) {
     fail(error_code::kUnsupportedFormat, path, what);
   };
@@ -66,8 +67,6 @@ std::string choose_file(const std::string& directory) {
   if (starts_with(bytes, "\x80")) {
     unsupported("a bare pickle (old torch.save) is not supported; save the weights as safetensors");
   }
-  fail(error_code::kUnsupportedFormat, path,
-       "neither a TorchScript archive, a safetensors file nor a safetensors index");
 }
 
 }  // namespace
@@ -182,7 +181,11 @@ std::shared_ptr<const WeightFile> WeightFile::open(const std::string& path,
   if (first != std::string_view::npos && bytes[first] == std::byte{'{'}) {
     return open_safetensors_index(std::move(file));
   }
-  refuse(path, bytes);
+  refuse_foreign(path, bytes);
+  // What is called a safetensors file is damaged, and its reader says how.
+  if (path.ends_with(".safetensors")) return open_safetensors(std::move(file));
+  fail(error_code::kUnsupportedFormat, path,
+       "neither a TorchScript archive, a safetensors file nor a safetensors index");
 }
 
 }  // namespace jitflux

@@ -7,6 +7,7 @@ import { resolveModel } from '../model/resolve-model.js';
 import type { ModelSpec } from '../model/spec.js';
 import { DEFAULT_PRESET } from '../sampler/presets.js';
 import { defineCommand, EXIT } from './command.js';
+import { mostStored } from '../engine/describe.js';
 import { formatBytes, formatCount, table } from './format.js';
 
 export const inspectCommand = defineCommand({
@@ -151,14 +152,18 @@ function describeModel({ kind, path, info, transformer, text, decoder, inferred 
     ...table(
       [
         ['part', 'format', 'stored as', 'M parameters', 'size', 'file'],
-        ...parts.map(([name, weights]) => [
-          name,
-          weights?.format ?? '',
-          weights?.storedDType ?? '',
-          weights?.parameters === undefined ? '' : (weights.parameters / 1e6).toFixed(1),
-          weights ? formatBytes(weights.fileBytes) : '',
-          weights?.path ?? 'known by its name only',
-        ]),
+        ...parts.map(([name, weights]) => {
+          // Of an archive whose code is run only the file is known.
+          const described = weights && 'storedTypes' in weights ? weights : undefined;
+          return [
+            name,
+            weights?.format ?? '',
+            (described && mostStored(described)) ?? '',
+            described ? (described.parameters / 1e6).toFixed(1) : '',
+            weights ? formatBytes(weights.fileBytes) : '',
+            weights?.path ?? 'known by its name only',
+          ];
+        }),
       ],
       [3, 4],
     ),

@@ -75,6 +75,8 @@ export interface WeightInspection {
   totalBytes: number;
 }
 
+/** What shapes tell of a FLUX transformer; the RoPE axes if a rule or the file's metadata tells them. */
+export type FluxArchitecture = Omit<FluxConfig, 'ropeAxes'> & Partial<Pick<FluxConfig, 'ropeAxes'>>;
 /** What shapes tell of CLIP's text encoder. */
 export type ClipArchitecture = Omit<ClipConfig, 'heads' | 'eosTokenId'>;
 /** What shapes tell of T5's encoder. */
@@ -84,7 +86,7 @@ export type AutoencoderArchitecture = Omit<AutoencoderConfig, 'normGroups' | 'sc
 
 /** Architectures by the part of a model that has them. */
 export interface PartArchitectures {
-  transformer: FluxConfig;
+  transformer: FluxArchitecture;
   clip: ClipArchitecture;
   t5: T5Architecture;
   autoencoder: AutoencoderArchitecture;
@@ -135,7 +137,7 @@ export interface UnknownPart {
 export interface MemoryRequest<Part extends PartName = PartName> {
   part: Part;
   /** Absent where only its file is known. What does not decide memory may be left out. */
-  architecture?: MemoryArchitectures[Part] | undefined;
+  architecture?: Readonly<MemoryArchitectures[Part]> | undefined;
   /** As counted in the file; else the architecture's. */
   parameters?: number | undefined;
   /** Type of most weights in the file. */
@@ -161,7 +163,7 @@ export interface MemoryRequest<Part extends PartName = PartName> {
 
 /** What of an architecture decides the memory. */
 export interface MemoryArchitectures {
-  transformer: FluxConfig;
+  transformer: FluxArchitecture;
   clip: ClipArchitecture;
   t5: T5Architecture;
   autoencoder: Pick<AutoencoderArchitecture, 'latentChannels' | 'channels' | 'layersPerBlock' | 'encoder'>;

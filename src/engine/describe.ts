@@ -6,6 +6,8 @@ import { callWeights, runWeights } from './call.js';
 export type {
   AutoencoderArchitecture,
   ClipArchitecture,
+  FluxArchitecture,
+  MemoryArchitectures,
   MemoryRequest,
   PartArchitectures,
   PartMemory,

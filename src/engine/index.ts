@@ -25,3 +25,4 @@ export { latentOps } from './latent-ops.js';
 export type { BlockWeights } from './binding.js';
 export { memoryReport, type EngineMemory, type MemoryReport } from './memory.js';
 export { inspectWeights, type WeightEntry, type WeightInspection } from './inspect.js';
+export { componentMemory, describeWeights, mostStored, type WeightDescription } from './describe.js';

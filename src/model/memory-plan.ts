@@ -5,27 +5,21 @@
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import type { BlockWeights } from '../engine/binding.js';
 import { requestedBlockWeights } from '../engine/block-weights.js';
+import {
+  componentMemory,
+  type MemoryArchitectures,
+  mostStored,
+  type PartName,
+  type WeightDescription,
+} from '../engine/describe.js';
 import { deviceInfo, isAccelerator } from '../engine/device.js';
-import type { Device, FluxConfig, LoadOptions } from '../types.js';
+import type { Device, LoadOptions } from '../types.js';
 import { CLIP_L, T5_XXL } from './known-models.js';
 import { type AvailableMemory, availableMemory } from './available-memory.js';
 import { decoderPlacement, textPlacement, transformerPlacement } from './component-options.js';
-import {
-  blockParameters,
-  type ClipShape,
-  clipParameters,
-  fusedParameters,
-  modulationParameters,
-  type T5Shape,
-  t5Parameters,
-  transformerParameters,
-  type AutoencoderShape,
-  vaeParameters,
-} from './parameters.js';
 import { resolveModel } from './resolve-model.js';
 import { type ResolvedRun, resolveRun } from './run.js';
-import type { ModelKind, ModelSpec } from './spec.js';
-import type { WeightDescription } from './weight-headers.js';
+import type { ModelKind, ModelSpec, ProgramFile } from './spec.js';
 
 export type ComponentName =
   'text_encoder' | 'text_encoder_2' | 'transformer' | 'vae' | 'runtime' | 'device_runtime';
@@ -136,17 +130,10 @@ export interface MemoryPlanOptions
 export const RUNTIME_BYTES = 350_000_000;
 /** CUDA's context and kernels, cuBLAS's and cuDNN's workspaces, and the allocator's slack. Not yet measured. */
 export const DEVICE_RUNTIME_BYTES = 1_000_000_000;
-/** Blocks in device memory while weights are streamed (native/residency/block_streamer.h). */
-const STREAMED_SLOTS = 3;
-/** Default budget of a decode; see `Autoencoder.decode`. */
-const DECODE_BUDGET_BYTES = 2 * 1024 ** 3;
-/** The autoencoder works on strips of this size (native/models/autoencoder/autoencoder.cc). */
-const STRIP_BYTES = 32 * 1024 ** 2;
-const MIN_STRIP_ROWS = 8;
 
 /**
- * Computes what a model will take in memory, without loading it; without native code, unless a GPU is named: then its
- * free memory is looked up.
+ * Computes what a model will take in memory, without loading it; by the engine's own sizes. LibTorch is needed
+ * only if a GPU is named: then its free memory is looked up.
  * @param model a model directory or checkpoint, as `FluxPipeline.load` takes, a known name such as `flux.1-dev`, or what
  *   `resolveModel` returned
  * @throws what `FluxPipeline.load` throws for a model that is incomplete or does not fit together
@@ -178,7 +165,7 @@ export async function memoryAvailableTo(o: MemoryPlanOptions): Promise<Available
 }
 
 /**
- * {@link planMemory} for a model that has been found. Pure. Where `packWeights` is not given, the weights are packed
+ * {@link planMemory} for a model that has been found. Arithmetic alone. Where `packWeights` is not given, the weights are packed
  * unless they fit only as the file holds them, and on a GPU streamed if they fit only so (`weightStreaming`); all give
  * the same pictures.
  */
@@ -219,51 +206,57 @@ function planForm(
   const textTokens = positive('textTokens', o.textTokens ?? info.text.defaultLength ?? info.text.length);
   const steps = positive('steps', o.steps ?? resolveRun({}, info).plan.steps);
   const runs = positive('concurrency', o.concurrency ?? 1);
-  const sizeOf = (type: string) => (type === 'float32' ? 4 : 2);
-  const size = sizeOf(dtype);
-  const textSize = sizeOf(text.dtype);
-  const decoderSize = sizeOf(decoder.dtype);
   const { spatialFactor, channels } = info.decoder;
   const [rows, cols] = [Math.ceil(height / spatialFactor / 2), Math.ceil(width / spatialFactor / 2)];
-  const pictureBytes = images * height * width * 3 * 5;
 
-  const component = (
+  const component = <Part extends PartName>(
     name: ComponentName,
+    part: Part,
     file: WeightDescription | undefined,
     placement: { device: Device; dtype: string },
-    known: {
-      parameters: number | undefined;
-      transientBytes: number;
-      /** Bytes copied if the file holds the compute type; absent: all of them. */
-      copiedBytes?: number | undefined;
-      /** Bytes that the chosen form saves. */
-      savedBytes?: number | undefined;
-      streamedBytes?: number | undefined;
-    },
+    architecture: Readonly<MemoryArchitectures[Part]> | undefined,
   ): ComponentMemory => {
-    const weights = file ?? publishedWeights(known.parameters ?? 0);
-    const stored = weights.storedDType;
-    const parameters = weights.parameters ?? known.parameters;
-    const allBytes = parameters === undefined ? weights.fileBytes : parameters * sizeOf(placement.dtype);
-    const saved = known.savedBytes ?? 0;
-    const residentBytes = allBytes - saved;
-    const mapped =
-      known.copiedBytes !== undefined && stored === placement.dtype && !isAccelerator(placement.device);
+    const take = (weights: { fileBytes: number; parameters?: number | undefined; storedDType?: string }) =>
+      componentMemory({
+        ...weights,
+        part,
+        architecture,
+        dtype: placement.dtype,
+        device: isAccelerator(placement.device) ? 'accelerator' : 'cpu',
+        blockWeights,
+        keepModulation: o.keepModulation ?? true,
+        work: { rows, cols, textTokens, images, steps, runs },
+      });
+    // A model that is known by its name only is published in bfloat16.
+    const stored = file ? mostStored(file) : 'bfloat16';
+    const fileBytes = file?.fileBytes ?? 2 * (take({ fileBytes: 0 }).parameters ?? 0);
     return {
       component: name,
       ...(file && { path: file.path }),
-      format: weights.format,
-      ...(parameters !== undefined && { parameters }),
-      fileBytes: weights.fileBytes,
+      format: file?.format ?? 'safetensors',
+      fileBytes,
       ...(stored !== undefined && { storedDType: stored }),
       device: placement.device,
-      residentBytes,
-      ...(known.streamedBytes !== undefined && { streamedBytes: known.streamedBytes }),
-      copiedBytes: mapped ? (known.copiedBytes ?? 0) : residentBytes,
-      mapped,
-      transientBytes: known.transientBytes,
+      ...take({ fileBytes, parameters: file?.parameters, ...(stored && { storedDType: stored }) }),
     };
   };
+  /** An archive whose code is run. */
+  const program = (
+    name: ComponentName,
+    { path, format, fileBytes }: ProgramFile,
+    device: Device,
+    transientBytes: number,
+  ): ComponentMemory => ({
+    component: name,
+    path,
+    format,
+    fileBytes,
+    device,
+    residentBytes: fileBytes,
+    copiedBytes: fileBytes,
+    mapped: false,
+    transientBytes,
+  });
 
   const all: ComponentMemory[] = [
     {
@@ -278,53 +271,32 @@ function planForm(
   ];
   if (source.text?.kind === 'native') {
     const { clip, t5 } = source.text;
-    const clipShape = complete<ClipShape>(clip.architecture, CLIP_L);
-    const t5Shape = complete<T5Shape>(t5.architecture, T5_XXL);
     all.push(
-      component('text_encoder', clip.weights, text, {
-        parameters: clipShape && clipParameters(clipShape),
-        copiedBytes: 0,
-        transientBytes: clipShape ? clipTransientBytes(clipShape, images, textSize) : 0,
-      }),
-      component('text_encoder_2', t5.weights, text, {
-        parameters: t5Shape && t5Parameters(t5Shape),
-        copiedBytes: 0,
-        transientBytes: t5Shape ? t5TransientBytes(t5Shape, textTokens, images, textSize) : 0,
-      }),
+      component('text_encoder', 'clip', clip.weights, text, complete(clip.architecture, CLIP_L)),
+      component('text_encoder_2', 't5', t5.weights, text, complete(t5.architecture, T5_XXL)),
     );
   } else if (source.text) {
-    all.push(
-      component('text_encoder', source.text.weights, text, { parameters: undefined, transientBytes: 0 }),
-    );
+    all.push(program('text_encoder', source.text.weights, text.device, 0));
   }
-  const { config } = source.transformer;
   all.push(
-    component('transformer', source.transformer.weights, transformer, {
-      parameters: config && transformerParameters(config),
-      copiedBytes: config && copiedBytes(config, size, blockWeights),
-      savedBytes: config && savedBytes(config, size, blockWeights, o.keepModulation ?? true),
-      streamedBytes: config && blockWeights === 'streamed' ? blockParameters(config) * size : undefined,
-      transientBytes: config
-        ? transformerTransientBytes(config, {
-            imageTokens: rows * cols,
-            textTokens,
-            images,
-            steps,
-            runs,
-            size,
-          })
-        : 0,
-    }),
-    component('vae', source.decoder.weights, decoder, {
-      parameters: source.decoder.kind === 'native' ? vaeParameters(source.decoder.architecture) : undefined,
-      transientBytes:
-        (source.decoder.kind === 'native'
-          ? Math.min(
-              decodeBytes(source.decoder.architecture, 2 * rows, 2 * cols, decoderSize),
-              DECODE_BUDGET_BYTES,
-            )
-          : images * channels * 4 * rows * cols * 64) + pictureBytes,
-    }),
+    component(
+      'transformer',
+      'transformer',
+      source.transformer.weights,
+      transformer,
+      source.transformer.config,
+    ),
+    source.decoder.kind === 'native'
+      ? component('vae', 'autoencoder', source.decoder.weights, decoder, {
+          encoder: true,
+          ...source.decoder.architecture,
+        })
+      : program(
+          'vae',
+          source.decoder.weights,
+          decoder.device,
+          images * (channels * 4 * rows * cols * 64 + height * width * 3 * 5),
+        ),
   );
 
   const planned = plannedAccelerator(o);
@@ -427,15 +399,13 @@ function generationAdvice(plan: MemoryPlan, weights: readonly ComponentMemory[])
 const isRuntime = ({ component }: ComponentMemory) => component.endsWith('runtime');
 const isText = ({ component }: ComponentMemory) => component.startsWith('text_encoder');
 
-/** What the files of a model are that is known by its name only. */
-function publishedWeights(parameters: number): Omit<WeightDescription, 'path'> {
-  return { format: 'safetensors', fileBytes: 2 * parameters, parameters, storedDType: 'bfloat16' };
-}
-
 /** An architecture of which everything is known that a model like `example` has. */
-function complete<T extends object>(found: Partial<T>, example: T): T | undefined {
-  return Object.keys(example).every((name) => found[name as keyof T] !== undefined)
-    ? (found as T)
+function complete<Found extends object, Example extends object>(
+  found: Found,
+  example: Example,
+): (Found & Required<Pick<Found, keyof Found & keyof Example>>) | undefined {
+  return Object.keys(example).every((name) => found[name as keyof Found] !== undefined)
+    ? (found as Found & Required<Pick<Found, keyof Found & keyof Example>>)
     : undefined;
 }
 
@@ -484,94 +454,6 @@ function planPhases(
 function sameDevice(a: Device, b: Device): boolean {
   const full = (device: Device) => (device === 'cuda' ? 'cuda:0' : device);
   return full(a) === full(b);
-}
-
-/** Activations of CLIP, B prompts. */
-export function clipTransientBytes(c: ClipShape, prompts: number, size: number): number {
-  const tokens = prompts * c.maxTokens;
-  return tokens * ((2 * 4 + 5 * size) * c.width + 2 * size * c.mlpWidth);
-}
-
-/** Activations of T5: residual and its norm, q, k, v and result, the gated MLP, scores and position bias. */
-export function t5TransientBytes(c: T5Shape, tokens: number, prompts: number, size: number): number {
-  const inner = c.heads * c.headDim;
-  const rows = prompts * tokens;
-  const scores = (prompts + 1) * c.heads * tokens * tokens * 4;
-  return rows * (2 * 4 * c.width + size * (c.width + 4 * inner + 3 * c.mlpWidth)) + scores;
-}
-
-/**
- * What sampling takes: the workspace (residual, norm, the fused projections of a single block, its input to the last
- * one, q, k, v, k and v packed, attention and projection), the preparation of weights, modulation of all steps, text tokens, and the sampler's latents.
- */
-export function transformerTransientBytes(
-  c: FluxConfig,
-  o: { imageTokens: number; textTokens: number; images: number; steps: number; runs: number; size: number },
-): number {
-  const d = c.hiddenSize;
-  const mlp = c.mlpRatio * d;
-  const rows = o.images * (o.imageTokens + o.textTokens);
-  // Without bfloat16 dot products attention packs k and v in float32.
-  const packed = 2 * d * 4;
-  const workspace = rows * ((11 * d + 2 * mlp) * o.size + packed);
-  // The largest layer while it is packed: fused, and its packed copy.
-  const preparing = 2 * d * (3 * d + mlp) * o.size;
-  const modulation = o.steps * o.images * d * (12 * c.doubleBlocks + 3 * c.singleBlocks + 2) * 4;
-  const text = o.images * o.textTokens * (d * o.size + c.textDim * 4);
-  const latents = 8 * o.images * o.imageTokens * c.inChannels * 4;
-  const rope = o.imageTokens * c.headDim * 8;
-  return workspace + preparing + o.runs * (modulation + text + latents) + rope;
-}
-
-/**
- * Activations of decoding one picture of h x w latent cells without tiling: the bound of the native decoder
- * (`Autoencoder::decode_bytes`).
- */
-export function decodeBytes(c: AutoencoderShape, h: number, w: number, size: number): number {
-  const top = c.channels.at(-1) ?? 0;
-  let area = h * w;
-  let width = top;
-  let values = 7 * area * width;
-  let held = 2 * width;
-  let own = width;
-  for (let i = c.channels.length - 1; i >= 0; i--) {
-    const out = c.channels[i] ?? 0;
-    if (out === width) held = Math.max(held, 2 * out);
-    else {
-      const inPlace = 2 * out <= width;
-      values = Math.max(values, area * (inPlace ? own : own + 2 * out));
-      held = inPlace ? own : 2 * out;
-      own = inPlace ? own : out;
-    }
-    width = out;
-    values = Math.max(values, area * held);
-    if (i > 0) {
-      values = Math.max(values, area * (own + 4 * out));
-      area *= 4;
-      held = own = out;
-    }
-  }
-  const row = w * 2 ** (c.channels.length - 1) * (c.channels[0] ?? 0) * 2 * size;
-  return values * size + 6 * Math.max(STRIP_BYTES, MIN_STRIP_ROWS * row);
-}
-
-/** Of a transformer whose file holds the compute type. */
-function copiedBytes(c: FluxConfig, size: number, form: BlockWeights): number {
-  if (form === 'mapped') return fusedParameters(c) * size;
-  return blockParameters(c) * (form === 'int8' ? 1 : size);
-}
-
-/** Device memory that quantised or streamed block weights, and modulation weights that do not stay, spare. */
-function savedBytes(c: FluxConfig, size: number, form: BlockWeights, keepModulation: boolean): number {
-  const d = c.hiddenSize;
-  const largestBlock = 2 * (4 + 2 * c.mlpRatio) * d * d * size;
-  const spared =
-    form === 'int8'
-      ? blockParameters(c) * (size - 1)
-      : form === 'streamed'
-        ? Math.max(0, blockParameters(c) * size - STREAMED_SLOTS * largestBlock)
-        : 0;
-  return spared + (keepModulation ? 0 : modulationParameters(c) * size);
 }
 
 function positive(option: string, value: number): number {

@@ -15,13 +15,26 @@ import {
   readT5Config,
   readTransformerConfig,
 } from '../engine/component-config.js';
-import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
+import {
+  describeWeights,
+  type PartArchitectures,
+  type PartName,
+  type WeightDescription,
+} from '../engine/describe.js';
+import {
+  ERROR_CODES,
+  invalidArgument,
+  JitFluxError,
+  type JitFluxErrorCode,
+  throwIfAborted,
+} from '../errors.js';
 import { readJsonFile } from '../files/json.js';
 import { deepFreeze } from '../sampler/freeze.js';
-import { FLUX_TINY } from '../sampler/flops.js';
+import { FLUX_1_DEV } from '../sampler/flops.js';
 import { findTokenizer, type TokenizerKind } from '../text/snapshot-tokenizers.js';
 import type { FluxConfig } from '../types.js';
-import { FLUX_AUTOENCODER, KNOWN_MODELS, knownModel } from './known-models.js';
+import { findWeights } from './find-weights.js';
+import { KNOWN_MODELS, knownModel } from './known-models.js';
 import {
   BUNDLED_MODEL,
   checkModelIndex,
@@ -30,8 +43,7 @@ import {
   type ModelDirectory,
 } from './model-directory.js';
 import { familyDefaults, readSchedule, type ScheduleFile } from './model-family.js';
-import type { ModelKind, ModelSpec, ModelWithFiles, NativeDecoder, NativeText } from './spec.js';
-import { describeWeights, findWeights, type WeightDescription } from './weight-headers.js';
+import type { ModelKind, ModelSpec, ModelWithFiles, NativeDecoder, NativeText, ProgramFile } from './spec.js';
 
 const snapshotIndex = z.looseObject({ _class_name: z.string() });
 
@@ -150,7 +162,7 @@ async function resolveOwn(
     ? await findWeights(files.transformer)
     : undefined;
   const weights = await describeWeights(shards ?? files.transformer, { signal });
-  const archive = async (file: string): Promise<WeightDescription> => ({
+  const archive = async (file: string): Promise<ProgramFile> => ({
     path: file,
     format: 'torchscript',
     fileBytes: (await stat(file)).size,
@@ -160,12 +172,7 @@ async function resolveOwn(
     kind: 'jit-flux',
     path,
     info: index,
-    // An archive, which only native code can read.
-    transformer: {
-      weights,
-      config: config ?? (path === BUNDLED_MODEL ? { ...FLUX_TINY } : undefined),
-      ropeAxes: index.transformer.ropeAxes,
-    },
+    transformer: { weights, config, ropeAxes: index.transformer.ropeAxes },
     text:
       textEncoders === false
         ? undefined
@@ -269,23 +276,14 @@ async function assemble(o: {
   const describe = (path: string) => describeWeights(path, { signal });
   const weights = typeof o.transformer === 'string' ? await describe(o.transformer) : o.transformer;
   const { config, ropeAxes } = await transformerConfig(weights);
-  if (config === undefined && weights.format === 'safetensors') {
-    throw new JitFluxError(
-      ERROR_CODES.WEIGHTS_MISMATCH,
-      `${weights.path} holds no FLUX transformer: neither diffusers' nor the original names are in it`,
-      { path: weights.path },
-    );
-  }
   const text = o.text && (await describeText(o.text, describe));
   const decoder = await describeDecoder(o.vae, describe);
-  if (config) {
-    if (text) checkTextWidths(config, text);
-    checkChannels(config, decoder.architecture.latentChannels, weights.path, o.vae);
-  }
+  if (text) checkTextWidths(config, text);
+  checkChannels(config, decoder.architecture.latentChannels, weights.path, o.vae);
   const family = familyDefaults({
     name: o.name,
     transformer: weights.path,
-    guidance: config?.guidance,
+    guidance: config.guidance,
     schedule: o.schedule,
   });
   return {
@@ -310,35 +308,34 @@ async function assemble(o: {
   };
 }
 
-/**
- * Architecture of a transformer: what its shapes tell, else what its config.json says (of an archive that only native
- * code can read).
- */
+/** Architecture of a transformer: what its shapes tell, and the RoPE axes that its config.json gives. */
 async function transformerConfig(
   weights: WeightDescription,
-): Promise<{ config: FluxConfig | undefined; ropeAxes: [number, number, number] | undefined }> {
-  const { settings, declared } = await readTransformerConfig(weights.path);
+): Promise<{ config: FluxConfig; ropeAxes: [number, number, number] | undefined }> {
+  const { settings } = await readTransformerConfig(weights.path);
   const { ropeAxes } = settings;
-  const inferred =
-    weights.part === 'transformer' ? (weights.architecture as FluxConfig) : completeConfig(declared);
-  return { config: inferred && { ...inferred, ...(ropeAxes && { ropeAxes }) }, ropeAxes };
+  const found = architectureOf(weights, 'transformer');
+  return { config: { ropeAxes: FLUX_1_DEV.ropeAxes, ...found, ...(ropeAxes && { ropeAxes }) }, ropeAxes };
 }
 
-/** What a config.json says of a FLUX transformer, if it says enough. */
-function completeConfig(declared: Partial<FluxConfig>): FluxConfig | undefined {
-  const config = { mlpRatio: 4, guidance: false, ropeAxes: [16, 56, 56], ...declared };
-  const sizes = [
-    'doubleBlocks',
-    'singleBlocks',
-    'heads',
-    'headDim',
-    'hiddenSize',
-    'inChannels',
-    'outChannels',
-    'textDim',
-    'pooledDim',
-  ] as const;
-  return sizes.every((name) => declared[name] !== undefined) ? (config as FluxConfig) : undefined;
+/**
+ * The architecture of a part, complete and consistent.
+ * @throws ERR_JITFLUX_WEIGHTS_MISMATCH if the file does not hold that part, or not all of it
+ */
+function architectureOf<Part extends PartName>(
+  weights: WeightDescription,
+  part: Part,
+): PartArchitectures[Part] {
+  if (weights.problem) {
+    const { code, message, details } = weights.problem;
+    throw new JitFluxError(code as JitFluxErrorCode, message, details);
+  }
+  if (weights.part === part) return weights.architecture as PartArchitectures[Part];
+  throw new JitFluxError(
+    ERROR_CODES.WEIGHTS_MISMATCH,
+    `${weights.path} holds no ${part} but a ${weights.part}`,
+    { path: weights.path, expected: part, found: weights.part },
+  );
 }
 
 async function describeText(
@@ -367,7 +364,10 @@ async function describeDecoder(
 ): Promise<NativeDecoder> {
   const weights = await describe(path);
   const { settings, declared } = await readAutoencoderConfig(path);
-  const { latentChannels, channels, layersPerBlock, spatialFactor } = { ...FLUX_AUTOENCODER, ...declared };
+  const { latentChannels, channels, layersPerBlock, spatialFactor } = {
+    ...architectureOf(weights, 'autoencoder'),
+    ...declared,
+  };
   return {
     kind: 'native',
     weights,
@@ -377,13 +377,12 @@ async function describeDecoder(
 }
 
 /** What config.json says of the architecture, and where it is silent the shapes. */
-function combine<Settings, Architecture>(
+function combine<Part extends PartName, Settings, Architecture>(
   weights: WeightDescription,
-  part: NonNullable<WeightDescription['part']>,
+  part: Part,
   { settings, declared }: ComponentSettings<Settings, Architecture>,
-): { architecture: Partial<Architecture>; settings: Settings } {
-  const inferred = weights.part === part ? (weights.architecture as Partial<Architecture>) : {};
-  return { architecture: { ...inferred, ...declared }, settings };
+): { architecture: PartArchitectures[Part] & Partial<Architecture>; settings: Settings } {
+  return { architecture: { ...architectureOf(weights, part), ...declared }, settings };
 }
 
 /**
@@ -443,13 +442,15 @@ async function findCheckpoint(directory: string): Promise<WeightDescription | un
   let candidates = index.length > 0 ? index : [];
   const described = new Map<string, WeightDescription>();
   if (candidates.length === 0) {
-    for (const name of names.filter((name) => name.endsWith('.safetensors') && name !== 'ae.safetensors')) {
+    for (const name of names.filter(
+      (name) => /\.(safetensors|pt)$/.test(name) && name !== 'ae.safetensors',
+    )) {
       const found = await describeWeights(join(directory, name));
       described.set(name, found);
       if (found.part === 'transformer') candidates.push(name);
     }
   }
-  // What is in an archive only native code can tell; its name has to do.
+  // An archive has to be meant by its name: reading those of other programs would be refused.
   if (candidates.length === 0) {
     candidates = names.filter((name) => name.endsWith('.pt') && !/^(ae|vae|clip|t5|text)/i.test(name));
   }

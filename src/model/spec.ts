@@ -3,6 +3,7 @@
  * planning, loading, generating and encoding take it as it is. Plain data: `JSON.stringify` gives all of it.
  */
 import type { AutoencoderSettings, ClipSettings, T5Settings } from '../engine/component-config.js';
+import type { WeightDescription } from '../engine/describe.js';
 import type {
   AutoencoderConfig,
   ClipConfig,
@@ -11,7 +12,6 @@ import type {
   ScheduleOptions,
   T5Config,
 } from '../types.js';
-import type { WeightDescription } from './weight-headers.js';
 
 /**
  * What a model is: `'jit-flux'` has our own `model_index.json`, `'diffusers'` is a FLUX.1 snapshot as published,
@@ -78,10 +78,13 @@ export interface TextEncoderSpec<Architecture, Settings> {
   settings: Settings;
 }
 
+/** An archive whose code is run. */
+export type ProgramFile = Pick<WeightDescription, 'path' | 'format' | 'fileBytes'>;
+
 /** Files of a flux-tiny-like model's text encoder. */
 export interface TorchScriptText {
   kind: 'torchscript';
-  weights: WeightDescription;
+  weights: ProgramFile;
   tokenizer: string;
 }
 
@@ -111,7 +114,7 @@ export interface ModelSpec {
   text?: NativeText | TorchScriptText | undefined;
   /** Where text encoders come from that are not the model's own; false: none were asked for. */
   textEncoders?: string | false | undefined;
-  decoder: NativeDecoder | { kind: 'torchscript'; weights: WeightDescription };
+  decoder: NativeDecoder | { kind: 'torchscript'; weights: ProgramFile };
   /** What no file states, and why it was taken to be so. */
   inferred: Inference[];
 }
@@ -121,7 +124,7 @@ export interface ModelWithFiles extends ModelSpec {
   path: string;
   transformer: ModelSpec['transformer'] & { weights: WeightDescription };
   text?: NativeTextFiles | TorchScriptText | undefined;
-  decoder: NativeDecoderFiles | { kind: 'torchscript'; weights: WeightDescription };
+  decoder: NativeDecoderFiles | { kind: 'torchscript'; weights: ProgramFile };
 }
 
 export interface NativeTextFiles extends NativeText {

@@ -25,7 +25,7 @@ export type {
   TextEncoderSpec,
   TorchScriptText,
 } from '../model/spec.js';
-export type { WeightDescription } from '../model/weight-headers.js';
+export type { WeightDescription } from '../engine/describe.js';
 export type { AvailableMemory } from '../model/available-memory.js';
 export type { Durations, Outcome, Phase, PipelineStats } from './statistics.js';
 export {

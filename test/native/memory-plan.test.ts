@@ -1,28 +1,36 @@
-/** The memory plan, which knows no native code, against what the native code says of itself. */
+/** What the weights library plans for a decode, against what the core reserves for it. */
 import { describe, expect, it } from 'vitest';
 
-import { decodeBytes } from '../../src/model/memory-plan.js';
+import { componentMemory } from '../../src/engine/describe.js';
 import { Autoencoder } from '../../src/engine/index.js';
 import { fixturePath } from '../support/safetensors.js';
 
-describe('decodeBytes', () => {
-  it.each([
-    ['float32', 4],
-    ['bfloat16', 2],
-  ] as const)('is the bound of the native decoder in %s', async (dtype, size) => {
+describe('memory of a decode', () => {
+  it.each(['float32', 'bfloat16'] as const)('is the bound of the native decoder in %s', async (dtype) => {
     const path = fixturePath('text-vae/vae.safetensors');
     using autoencoder = await Autoencoder.load(path, { dtype });
-    const shape = autoencoder.config;
-    for (const [h, w] of [
-      [8, 8],
-      [32, 48],
-      [128, 128],
-      [512, 256],
-      [1024, 1024],
+    const { config } = autoencoder;
+    const pixels = (2 * config.spatialFactor) ** 2;
+    for (const [rows, cols] of [
+      [4, 4],
+      [16, 24],
+      [64, 64],
+      [256, 128],
       // So wide that the fewest rows of a strip exceed its usual size.
-      [8, 40_000],
+      [4, 20_000],
     ] as const) {
-      expect(decodeBytes(shape, h, w, size)).toBe(autoencoder.decodeBytes(h, w));
+      const { transientBytes } = componentMemory({
+        part: 'autoencoder',
+        architecture: { ...config, channels: [...config.channels] },
+        fileBytes: 0,
+        dtype,
+        device: 'cpu',
+        blockWeights: 'packed',
+        keepModulation: true,
+        work: { rows, cols, textTokens: 0, images: 1, steps: 1, runs: 1 },
+      });
+      const bound = Math.min(autoencoder.decodeBytes(2 * rows, 2 * cols), 2 * 1024 ** 3);
+      expect(transientBytes).toBe(bound + rows * cols * pixels * 15);
     }
   });
 });

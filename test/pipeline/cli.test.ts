@@ -150,19 +150,19 @@ describe('jit-flux', () => {
     expect(test?.remedy).toContain('Correct the variable');
   });
 
-  it('plans without loading native code', async () => {
-    // Nothing native can be found with these; whatever tries to load it fails.
-    const env = { ...process.env, JIT_FLUX_BUILD_DIR: '/nowhere', JIT_FLUX_LIBTORCH: '/nowhere' };
-    const { code, stdout } = await jitFlux(
-      'plan --preset jit-7x --json'.split(' '),
-      undefined,
-      undefined,
-      env,
-    );
+  it('plans and inspects without LibTorch, which nothing else does', async () => {
+    const env = { ...process.env, JIT_FLUX_LIBTORCH: '/nowhere' };
+    const run = (command: string, o = env) => jitFlux(command.split(' '), undefined, undefined, o);
+    const { code, stdout } = await run('plan --preset jit-7x --json');
     expect(code).toBe(0);
-    const blocked = await jitFlux(['inspect', TRANSFORMER, '--json'], undefined, undefined, env);
-    expect(blocked.code).toBe(2);
-    expect(JSON.parse(blocked.stdout)).toMatchObject({ error: { code: 'ERR_JITFLUX_NATIVE_LOAD' } });
+    const inspected = await run(`inspect ${TRANSFORMER} --json`);
+    expect(inspected.code).toBe(0);
+    const blocked = await run('generate red -o /nowhere.png --json');
+    expect(JSON.parse(blocked.stdout)).toMatchObject({ error: { code: 'ERR_JITFLUX_LIBTORCH_NOT_FOUND' } });
+    const none = { ...env, JIT_FLUX_BUILD_DIR: '/nowhere' };
+    const missing = await run(`inspect ${TRANSFORMER} --json`, none);
+    expect(missing.code).toBe(2);
+    expect(JSON.parse(missing.stdout)).toMatchObject({ error: { code: 'ERR_JITFLUX_NATIVE_LOAD' } });
     expect(JSON.parse(stdout)).toMatchObject({
       stages: [{ activeTokens: 1310 }, {}, { activeTokens: 4096 }],
     });

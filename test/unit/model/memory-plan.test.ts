@@ -1,46 +1,46 @@
 import { describe, expect, it } from 'vitest';
 
+import { componentMemory, type PartName, type WeightDescription } from '../../../src/engine/describe.js';
 import { CLIP_L, FLUX_AUTOENCODER, FLUX_LATENTS, T5_XXL } from '../../../src/model/known-models.js';
 import {
-  blockParameters,
-  clipParameters,
-  modulationParameters,
-  t5Parameters,
-  transformerParameters,
-  vaeParameters,
-} from '../../../src/model/parameters.js';
-import {
   checkMemory,
-  decodeBytes,
   type MemoryPlanOptions,
   planMemory,
   planEncoding,
   planModelMemory,
   RUNTIME_BYTES,
-  t5TransientBytes,
-  transformerTransientBytes,
 } from '../../../src/model/memory-plan.js';
 import { resolveModel } from '../../../src/model/resolve-model.js';
 import { BUNDLED_MODEL } from '../../../src/model/model-directory.js';
 import type { ModelSpec } from '../../../src/model/spec.js';
-import type { WeightDescription } from '../../../src/model/weight-headers.js';
-import { FLUX_1_DEV } from '../../../src/sampler/index.js';
+import { FLUX_1_DEV, FLUX_TINY } from '../../../src/sampler/index.js';
 
 const TRANSFORMER = 11_901_408_320;
 const T5 = 4_762_310_656;
 const CLIP = 123_060_480;
 const VAE = 83_819_683;
 
-/** Weights with so many parameters; an archive says no more than its size. */
-function weights(path: string, parameters: number, dtype: 'BF16' | 'F32' | 'archive'): WeightDescription {
-  const fileBytes = parameters * (dtype === 'F32' ? 4 : 2);
-  if (dtype === 'archive') return { path: `${path}.pt`, format: 'torchscript', fileBytes };
-  const storedDType = dtype === 'F32' ? 'float32' : 'bfloat16';
-  return { path, format: 'safetensors', fileBytes, parameters, storedDType };
+/** Layers of FLUX.1-dev's blocks, and its adaptive norms. */
+const BLOCKS = 912 * 3072 * 3072 + 646 * 3072;
+const MODULATION = 344 * 3072 * 3073;
+
+/** Weights with so many parameters. */
+function weights(part: PartName, parameters: number, storedDType: 'bfloat16' | 'float32'): WeightDescription {
+  return {
+    path: part,
+    files: [part],
+    format: 'safetensors',
+    fileBytes: parameters * (storedDType === 'float32' ? 4 : 2),
+    part,
+    prefix: '',
+    architecture: {} as never,
+    parameters,
+    storedTypes: { [storedDType]: parameters },
+  };
 }
 
 /** FLUX.1-dev as published: bfloat16 safetensors. */
-function fluxDev(dtype: 'BF16' | 'F32' | 'archive' = 'BF16'): ModelSpec {
+function fluxDev(dtype: 'bfloat16' | 'float32' = 'bfloat16'): ModelSpec {
   return {
     kind: 'diffusers',
     path: '/models/FLUX.1-dev',
@@ -51,20 +51,20 @@ function fluxDev(dtype: 'BF16' | 'F32' | 'archive' = 'BF16'): ModelSpec {
       defaults: { width: 1024, height: 1024, guidance: 3.5 },
     },
     transformer: {
-      weights: weights('transformer', transformerParameters(FLUX_1_DEV), dtype),
+      weights: weights('transformer', TRANSFORMER, dtype),
       config: FLUX_1_DEV,
       ropeAxes: undefined,
     },
     text: {
       kind: 'native',
       clip: {
-        weights: weights('clip', clipParameters(CLIP_L), dtype),
+        weights: weights('clip', CLIP, dtype),
         tokenizer: '',
         architecture: CLIP_L,
         settings: { heads: 0, eps: 1e-5, eosTokenId: 2 },
       },
       t5: {
-        weights: weights('t5', t5Parameters(T5_XXL), dtype),
+        weights: weights('t5', T5, dtype),
         tokenizer: '',
         architecture: T5_XXL,
         settings: { maxDistance: 128, eps: 1e-6 },
@@ -72,7 +72,7 @@ function fluxDev(dtype: 'BF16' | 'F32' | 'archive' = 'BF16'): ModelSpec {
     },
     decoder: {
       kind: 'native',
-      weights: weights('vae', vaeParameters(FLUX_AUTOENCODER), dtype),
+      weights: weights('autoencoder', VAE, dtype),
       architecture: FLUX_AUTOENCODER,
       settings: FLUX_LATENTS,
     },
@@ -110,31 +110,24 @@ describe('planModelMemory', () => {
     expect(resident(plan())).toMatchObject({ text_encoder_2: 4 * T5, transformer: 4 * TRANSFORMER });
   });
 
-  it('knows the same of archives from their settings', () => {
-    expect(resident(plan({ dtype: 'bfloat16' }, fluxDev('archive')))).toEqual(
-      resident(plan({ dtype: 'bfloat16' })),
-    );
-  });
-
   it('uses weights from the file only if it holds the compute type', () => {
     const mapped = (p: ReturnType<typeof plan>) =>
       p.components.filter((part) => part.mapped).map(({ component }) => component);
     expect(mapped(plan({ dtype: 'bfloat16' }))).toEqual(['text_encoder', 'text_encoder_2', 'transformer']);
     const copies = plan({ dtype: 'bfloat16' }).components.map(({ copiedBytes }) => copiedBytes);
-    expect(copies).toEqual([RUNTIME_BYTES, 0, 0, 2 * blockParameters(FLUX_1_DEV), 2 * VAE]);
+    expect(copies).toEqual([RUNTIME_BYTES, 0, 0, 2 * BLOCKS, 2 * VAE]);
     const shared = plan({ dtype: 'bfloat16', packWeights: false }).components[3];
     expect(shared?.copiedBytes).toBe(2 * 380 * 3072 * 3073);
     expect(mapped(plan())).toEqual([]);
-    expect(mapped(plan({ dtype: 'bfloat16' }, fluxDev('F32')))).toEqual([]);
-    expect(mapped(plan({ dtype: 'bfloat16' }, fluxDev('archive')))).toEqual([]);
+    expect(mapped(plan({ dtype: 'bfloat16' }, fluxDev('float32')))).toEqual([]);
   });
 
   it('counts quantised blocks, and modulation weights that do not stay', () => {
     const p = plan({ dtype: 'bfloat16', quantize: 'int8', keepModulation: false });
     expect(p.blockWeights).toBe('int8');
     expect(p.components[3]).toMatchObject({
-      residentBytes: 2 * TRANSFORMER - blockParameters(FLUX_1_DEV) - 2 * modulationParameters(FLUX_1_DEV),
-      copiedBytes: blockParameters(FLUX_1_DEV),
+      residentBytes: 2 * TRANSFORMER - BLOCKS - 2 * MODULATION,
+      copiedBytes: BLOCKS,
     });
   });
 
@@ -209,7 +202,7 @@ describe('planModelMemory', () => {
     expect(schnell).toMatchObject({ steps: 4, textTokens: 256 });
   });
 
-  it('plans the bundled model without native code', async () => {
+  it('plans the bundled model without LibTorch', async () => {
     const p = await planMemory(BUNDLED_MODEL);
     expect(p).toMatchObject({ model: 'flux-tiny', kind: 'jit-flux', width: 256, textTokens: 24, fits: true });
     expect(p.components.map(({ component }) => component)).toEqual([
@@ -221,31 +214,66 @@ describe('planModelMemory', () => {
   });
 });
 
+/** Of one part at 1024x1024 in bfloat16. */
+const part = (request: object) =>
+  componentMemory({
+    fileBytes: 0,
+    dtype: 'bfloat16',
+    device: 'cpu',
+    blockWeights: 'packed',
+    keepModulation: true,
+    work: { rows: 64, cols: 64, textTokens: 512, images: 1, steps: 18, runs: 1 },
+    ...request,
+  } as never);
+const WORK = { rows: 64, cols: 64, textTokens: 512, images: 1, steps: 18, runs: 1 };
+
+describe('parameter counts', () => {
+  it('are those of the published models', () => {
+    const count = (name: PartName, architecture: object) => part({ part: name, architecture }).parameters;
+    expect(count('transformer', FLUX_1_DEV)).toBe(TRANSFORMER);
+    expect(count('transformer', { ...FLUX_1_DEV, guidance: false })).toBe(11_891_178_560);
+    expect(count('transformer', FLUX_TINY)).toBe(2_366_784);
+    expect(count('clip', CLIP_L)).toBe(CLIP);
+    expect(count('t5', T5_XXL)).toBe(T5);
+    expect(count('autoencoder', { ...FLUX_AUTOENCODER, encoder: true })).toBe(VAE);
+  });
+});
+
 describe('activations', () => {
   it('of T5-XXL at 512 tokens in bfloat16', () => {
     // 512 rows of residual and norm in float32, five more and three of the MLP; scores and bias of 64 heads.
     const rows = 512 * (2 * 4 * 4096 + 2 * (4096 + 4 * 4096 + 3 * 10240));
-    expect(t5TransientBytes(T5_XXL, 512, 1, 2)).toBe(rows + 2 * 64 * 512 * 512 * 4);
+    const t5 = part({ part: 't5', architecture: T5_XXL });
+    expect(t5.transientBytes).toBe(rows + 2 * 64 * 512 * 512 * 4);
+  });
+
+  it('of CLIP-L in bfloat16', () => {
+    const clip = part({ part: 'clip', architecture: CLIP_L, work: { ...WORK, images: 3 } });
+    expect(clip.transientBytes).toBe(3 * 77 * ((8 + 10) * 768 + 4 * 3072));
   });
 
   it('of the transformer at 1024x1024', () => {
-    const o = { imageTokens: 4096, textTokens: 512, images: 1, steps: 18, runs: 1, size: 2 };
+    const of = (o: object) =>
+      part({ part: 'transformer', architecture: FLUX_1_DEV, work: { ...WORK, ...o } }).transientBytes;
     const workspace = 4608 * ((11 * 3072 + 2 * 12288) * 2 + 2 * 3072 * 4) + 2 * 3072 * (3 * 3072 + 12288) * 2;
     const modulation = 18 * 3072 * (12 * 19 + 3 * 38 + 2) * 4;
     const tokens = 512 * (3072 * 2 + 4096 * 4) + 8 * 4096 * 64 * 4;
     const shared = workspace + 4096 * 128 * 8;
-    expect(transformerTransientBytes(FLUX_1_DEV, o)).toBe(shared + modulation + tokens);
+    expect(of({})).toBe(shared + modulation + tokens);
     // Passes take turns in one workspace; conditioning and latents are each request's own.
-    expect(transformerTransientBytes(FLUX_1_DEV, { ...o, runs: 3 })).toBe(shared + 3 * (modulation + tokens));
+    expect(of({ runs: 3 })).toBe(shared + 3 * (modulation + tokens));
   });
 
   it('of the decoder, as the native bound', () => {
     // At half the picture's size, a map of 256 channels in the buffer of 512, and the four times larger one after it.
     const area = 512 * 512;
     const strips = 6 * 32 * 1024 ** 2;
-    expect(decodeBytes(FLUX_AUTOENCODER, 128, 128, 4)).toBe(area * (512 + 4 * 256) * 4 + strips);
-    expect(decodeBytes(FLUX_AUTOENCODER, 128, 128, 4)).toBeLessThan(1.7 * 1024 ** 3);
-    expect(decodeBytes(FLUX_AUTOENCODER, 128, 128, 2)).toBe(area * (512 + 4 * 256) * 2 + strips);
+    const picture = 1024 * 1024 * 15;
+    const of = (dtype: string) =>
+      part({ part: 'autoencoder', architecture: FLUX_AUTOENCODER, dtype }).transientBytes;
+    expect(of('float32')).toBe(area * (512 + 4 * 256) * 4 + strips + picture);
+    expect(of('float32') - picture).toBeLessThan(1.7 * 1024 ** 3);
+    expect(of('bfloat16')).toBe(area * (512 + 4 * 256) * 2 + strips + picture);
   });
 });
 

@@ -115,7 +115,7 @@ describe('kinds of models', () => {
         kind: 'checkpoint',
         info: {
           name: 'flux1-mine',
-          decoder: { channels: 16, spatialFactor: 8, scalingFactor: 0.3611, shiftFactor: 0.1159 },
+          decoder: { channels: 16, spatialFactor: 4, scalingFactor: 0.3611, shiftFactor: 0.1159 },
         },
         transformer: { weights: { path: join(work, 'flux1-mine.safetensors') } },
         decoder: { weights: { path: join(work, 'ae.safetensors') } },
