@@ -41,7 +41,17 @@ export {
   type RunOptions,
   type TextEncoderSpec,
   type TorchScriptText,
+  type AutoencoderArchitecture,
+  type ClipArchitecture,
+  type DescribedPart,
+  type FluxArchitecture,
+  type PartArchitectures,
+  type PartName,
+  type T5Architecture,
+  type UnknownPart,
   type WeightDescription,
+  type WeightFileDescription,
+  type ProgramFile,
 } from './pipeline/index.js';
 export {
   Autoencoder,

@@ -96,7 +96,8 @@ export type PartName = keyof PartArchitectures;
 /** What a weight file, or the shards of an index, is: from its headers. Plain data. */
 export type WeightDescription = WeightFileDescription & (UnknownPart | DescribedPart);
 
-interface WeightFileDescription {
+/** What is known of every weight file. */
+export interface WeightFileDescription {
   /** As it was given. */
   path: string;
   /** Every file that was opened, an index first. */

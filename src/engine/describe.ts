@@ -6,6 +6,7 @@ import { callWeights, runWeights } from './call.js';
 export type {
   AutoencoderArchitecture,
   ClipArchitecture,
+  DescribedPart,
   FluxArchitecture,
   MemoryArchitectures,
   MemoryRequest,
@@ -13,7 +14,9 @@ export type {
   PartMemory,
   PartName,
   T5Architecture,
+  UnknownPart,
   WeightDescription,
+  WeightFileDescription,
 } from './binding.js';
 
 /**

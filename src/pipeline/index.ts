@@ -22,10 +22,22 @@ export type {
   ModelSpec,
   NativeDecoder,
   NativeText,
+  ProgramFile,
   TextEncoderSpec,
   TorchScriptText,
 } from '../model/spec.js';
-export type { WeightDescription } from '../engine/describe.js';
+export type {
+  AutoencoderArchitecture,
+  ClipArchitecture,
+  DescribedPart,
+  FluxArchitecture,
+  PartArchitectures,
+  PartName,
+  T5Architecture,
+  UnknownPart,
+  WeightDescription,
+  WeightFileDescription,
+} from '../engine/describe.js';
 export type { AvailableMemory } from '../model/available-memory.js';
 export type { Durations, Outcome, Phase, PipelineStats } from './statistics.js';
 export {
