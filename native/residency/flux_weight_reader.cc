@@ -45,7 +45,7 @@ std::vector<WeightTensor> FluxWeightReader::pieces(const std::vector<std::string
 at::Tensor FluxWeightReader::rows(const std::vector<std::string>& names,
                                   at::ScalarType dtype) const {
   const std::vector<WeightTensor> found = pieces(names);
-  const bool device = current_session() != nullptr;
+  const bool device = on_accelerator();
   if (found.size() == 1 && !device) {
     at::Tensor mapped = mapped_weight(parameters_->file(), found[0], dtype);
     if (mapped.defined()) return mapped;

@@ -57,7 +57,7 @@ void release_pages(const WeightFile& file, const WeightTensor& tensor) {
 at::Tensor WeightLoader::copy(const std::string& name, at::ScalarType dtype) {
   const WeightTensor& tensor = parameters_.at(name);
   at::Tensor out = at::empty(tensor.shape, options_here(dtype));
-  if (current_session() != nullptr) {
+  if (on_accelerator()) {
     if (uploader_ == nullptr) uploader_ = std::make_unique<DeviceUploader>();
     uploader_->upload(out, tensor);
   } else {
@@ -70,7 +70,7 @@ at::Tensor WeightLoader::copy(const std::string& name, at::ScalarType dtype) {
 
 at::Tensor WeightLoader::matrix(const std::string& name) {
   const WeightTensor& tensor = parameters_.at(name);
-  if (current_session() != nullptr) return copy(name, dtype_);
+  if (on_accelerator()) return copy(name, dtype_);
   at::Tensor out = mapped_weight(file_, tensor, dtype_);
   if (!out.defined()) return copy(name, dtype_);
   advance(tensor, name);

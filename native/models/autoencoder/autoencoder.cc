@@ -102,8 +102,7 @@ class Autoencoder::Run {
     const std::array<int64_t, 2> strides = {stride, stride};
     const std::array<int64_t, 2> padding = {0, pad};
     const int64_t carry = 3 - stride;  // input rows that neighbouring strips share
-    const bool widens =
-        dtype_ == at::kBFloat16 && current_session() == nullptr && !multiplies_bfloat16();
+    const bool widens = dtype_ == at::kBFloat16 && !on_accelerator() && !multiplies_bfloat16();
     const at::Tensor weight = widens ? conv.weight.to(at::kFloat) : conv.weight;
     const at::Tensor bias = widens ? conv.bias.to(at::kFloat) : conv.bias;
     const int64_t out_rows = rows / stride;

@@ -101,7 +101,7 @@ LayerInput FluxTransformer::norm_target(size_t block, const Pass& pass) {
 FluxTransformer::Projections FluxTransformer::projections(const at::Tensor& projected,
                                                           const Pass& pass) {
   const int64_t d = config_.hidden();
-  if (current_session() != nullptr) {
+  if (on_accelerator()) {
     return {projected.narrow(1, 0, d), projected.narrow(1, d, d), projected.narrow(1, 2 * d, d)};
   }
   const auto buffer = [&](Workspace::Slot slot) {
@@ -110,20 +110,27 @@ FluxTransformer::Projections FluxTransformer::projections(const at::Tensor& proj
   return {buffer(Workspace::kQuery), buffer(Workspace::kKey), buffer(Workspace::kValue)};
 }
 
+at::Tensor FluxTransformer::attend(const Projections& of, const Pass& pass) {
+  const AttentionShape shape = pass.attention(config_);
+  if (on_accelerator()) return device_attention(of.q, of.k, of.v, shape);
+  const at::Tensor attended =
+      workspace_.view(Workspace::kAttended, {pass.rows(), config_.hidden()}, pass.dtype);
+  joint_attention(of.q, of.k, of.v, attended, shape, workspace_);
+  return attended;
+}
+
 // In: the normed rows of both streams in norm_target(index). Out: those of the next block.
 void FluxTransformer::run_double_block(size_t index, const Pass& pass) {
   DoubleBlock& block = double_blocks_[index];
   const int64_t d = config_.hidden();
-  const auto buffer = [&](Workspace::Slot slot) {
-    return workspace_.view(slot, {pass.rows(), d}, pass.dtype);
-  };
-  const bool device = current_session() != nullptr;
-  const at::Tensor x = buffer(Workspace::kResidual);
+  const at::Tensor x =
+      workspace_.view(Workspace::kResidual, {pass.rows(), d}, pass.dtype);  // [images * S, d]
   // On an accelerator both streams' layers write into one buffer of the joint sequence.
-  const at::Tensor joint =
+  const bool device = on_accelerator();
+  const at::Tensor joint =  // [images * S, 3 d]
       device ? workspace_.view(Workspace::kProjected, {pass.rows(), 3 * d}, pass.dtype)
              : at::Tensor();
-  const auto [q, k, v] = projections(joint, pass);
+  const Projections to = projections(joint, pass);  // q, k, v: [images * S, d]
   const LayerInput h = norm_target(index, pass);
   const LayerInput next = norm_target(index + 1, pass);
 
@@ -138,16 +145,10 @@ void FluxTransformer::run_double_block(size_t index, const Pass& pass) {
   each_stream([&](Stream& stream, const at::Tensor&, int64_t b, Rows rows, bool text) {
     const LayerInput normed = h.rows(rows.begin, rows.count);
     qk_norm_rope(device ? stream.qkv.into(rows_of(joint, rows), normed) : stream.qkv(normed),
-                 stream.q_norm, stream.k_norm, pass.rotation(b, text), rows_of(q, rows),
-                 rows_of(k, rows), rows_of(v, rows));
+                 stream.q_norm, stream.k_norm, pass.rotation(b, text), rows_of(to.q, rows),
+                 rows_of(to.k, rows), rows_of(to.v, rows));
   });
-  at::Tensor attended;
-  if (device) {
-    attended = device_attention(q, k, v, pass.attention(config_));
-  } else {
-    attended = buffer(Workspace::kAttended);
-    joint_attention(q, k, v, attended, pass.attention(config_), workspace_);
-  }
+  const at::Tensor attended = attend(to, pass);  // [images * S, d]
   LayerInput attention_out{attended, {}};
   if (int8()) {
     attention_out = h;  // whose rows have been used
@@ -188,29 +189,32 @@ void FluxTransformer::run_single_block(size_t index, const Pass& pass) {
   const at::Tensor x = buffer(Workspace::kResidual, d);
   const LayerInput next = norm_target(index + 1, pass);
 
-  const LayerOutput projected = block.in(norm_target(index, pass));  // [q | k | v | mlp]
-  const auto [q, k, v] = projections(projected.values, pass);
+  // [images * S, 3 d + mlp]: q | k | v | mlp
+  const LayerOutput projected = block.in(norm_target(index, pass));
+  const Projections to = projections(projected.values, pass);  // q, k, v: [images * S, d]
   for (int64_t b = 0; b < pass.images; ++b) {
     for (const bool text : {true, false}) {
       const Rows rows = text ? pass.text_rows(b) : pass.image_rows(b);
       qk_norm_rope(projected.rows(rows.begin, rows.count), block.q_norm, block.k_norm,
-                   pass.rotation(b, text), rows_of(q, rows), rows_of(k, rows), rows_of(v, rows));
+                   pass.rotation(b, text), rows_of(to.q, rows), rows_of(to.k, rows),
+                   rows_of(to.v, rows));
     }
   }
-  // The second layer's input: attention's result beside the activated MLP part.
+  // The second layer's input: attention's result beside the activated MLP part, [images * S, d +
+  // mlp].
   LayerInput concat;
   if (int8()) {
-    const at::Tensor attended = buffer(Workspace::kAttended, d);
-    joint_attention(q, k, v, attended, pass.attention(config_), workspace_);
     concat = {workspace_.view(Workspace::kQuantizedWide, {total, wide}, at::kByte),
               workspace_.view(Workspace::kRowScaleWide, {total}, at::kFloat)};
-    gelu(projected, 3 * d, attended, concat);
-  } else if (current_session() != nullptr) {
+    gelu(projected, 3 * d, attend(to, pass), concat);
+  } else if (on_accelerator()) {
     concat.values = buffer(Workspace::kConcat, wide);
-    gelu(projected, 3 * d, device_attention(q, k, v, pass.attention(config_)), concat);
+    gelu(projected, 3 * d, attend(to, pass), concat);
   } else {
+    // The CPU's kernel writes into columns of a wider buffer, and saves the copy.
     concat.values = buffer(Workspace::kConcat, wide);
-    joint_attention(q, k, v, concat.values.narrow(1, 0, d), pass.attention(config_), workspace_);
+    joint_attention(to.q, to.k, to.v, concat.values.narrow(1, 0, d), pass.attention(config_),
+                    workspace_);
     gelu(projected, 3 * d, {}, concat);
   }
   const LayerOutput y = block.out(concat);
@@ -265,7 +269,7 @@ void FluxTransformer::run(const at::Tensor& velocity, const Pass& pass, const Jo
   const LayerInput normed = norm_target(blocks(), pass);
   for (int64_t b = 0; b < pass.images; ++b) {
     const Rows rows = pass.image_rows(b);
-    count(current_session() == nullptr ? Counter::kLinearPlain : Counter::kLinearDevice);
+    count(on_accelerator() ? Counter::kLinearDevice : Counter::kLinearPlain);
     velocity[b].copy_(final_out_(rows_of(normed.values, rows)));  // widens to float32
   }
 }
@@ -299,7 +303,7 @@ FluxTransformer::~FluxTransformer() = default;
 bool FluxTransformer::run_graph(const at::Tensor& velocity, const Pass& pass, const Job& job) {
   constexpr size_t kGraphs = 8;  // a run has one per stage
   const std::vector<int64_t>& steps = *pass.steps;
-  if (!options_.graphs || streamer_ != nullptr || current_session() == nullptr ||
+  if (!options_.graphs || streamer_ != nullptr || !on_accelerator() ||
       std::any_of(steps.begin(), steps.end(), [&](int64_t step) { return step != steps[0]; })) {
     return false;
   }

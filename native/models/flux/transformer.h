@@ -147,6 +147,8 @@ class FluxTransformer {
     at::Tensor q, k, v;
   };
   Projections projections(const at::Tensor& projected, const Pass& pass);
+  // Joint attention of all images' tokens: [rows, d], in the workspace or of its own.
+  at::Tensor attend(const Projections& of, const Pass& pass);
   void run_double_block(size_t index, const Pass& pass);
   void run_single_block(size_t index, const Pass& pass);
   // Text and image tokens into the residual buffer.

@@ -70,7 +70,7 @@ class Loader {
 
 // What the kernels take. No published model comes near.
 void check_kernel_limits(const FluxConfig& config, const TransformerOptions& options) {
-  if (current_session() != nullptr &&
+  if (on_accelerator() &&
       (config.hidden() > kernels::kDeviceNormMaxWidth ||
        config.head_dim > kernels::kDeviceMaxHeadDim || config.head_dim % 2 != 0)) {
     throw Error(error_code::kWeightsMismatch,

@@ -73,7 +73,7 @@ const at::Tensor& T5Encoder::position_bias(int64_t length) {
     }
   });
   // An accelerator's attention wants it in the type of its inputs.
-  if (current_session() != nullptr) bias = bias.to(current_device(), dtype_);
+  if (on_accelerator()) bias = bias.to(current_device(), dtype_);
   position_bias_ = std::move(bias);
   return position_bias_;
 }
@@ -98,7 +98,7 @@ at::Tensor T5Encoder::run(const at::Tensor& ids, const Job& job) {
     const float* scale = weight.const_data_ptr<float>();
     if (const auto* device = current_kernels()) {
       device->rms_norm(element_of(kType), from, scale, out.mutable_data_ptr(), rows, d,
-                       static_cast<float>(config_.eps), current_session()->stream());
+                       static_cast<float>(config_.eps), current_stream());
       return out;
     }
     auto* to = data<Out>(out);
