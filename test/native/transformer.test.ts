@@ -445,6 +445,8 @@ function fileRunner(leave = false): string {
       process.exit(0);
     }
     const values = await (await pending).toFloat32Array();
+    // Else the garbage collector may come before the end, and warn.
+    model.dispose();
     if (thread.parentPort) thread.parentPort.postMessage({ count: values.length });
     else process.stdout.write(JSON.stringify({ isa: native().info().isa, values: [...values] }));
   })();`;
