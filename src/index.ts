@@ -72,7 +72,6 @@ export {
   TorchScriptModule,
   type WeightEntry,
   type AutoencoderSettings,
-  type BlockWeights,
   type ClipSettings,
   type DeviceInfo,
   type EngineMemory,

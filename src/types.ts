@@ -378,6 +378,12 @@ export interface DecodeOptions {
   onProgress?: (p: { done: number; total: number }) => void;
 }
 
+/**
+ * Form of the transformer blocks' weights. On the CPU: reordered copies, as the file holds them, or quantised copies.
+ * On a GPU: in its memory, or in the host's and copied over block by block in every pass.
+ */
+export type BlockWeights = 'packed' | 'mapped' | 'int8' | 'resident' | 'streamed';
+
 export interface LoadOptions {
   /** Where the model computes. Default `'cpu'`. */
   device?: Device;

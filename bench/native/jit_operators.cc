@@ -93,7 +93,7 @@ void run_jit_operators(Report& report) {
     });
     measure("micro_flow_target",
             [&] { jit::micro_flow_target(noise, latents, anchors, added, 0.5, grid, cache); });
-    measure("blend", [&] { jit::blend(latents, target, added, 0.5); });
+    measure("blend", [&] { jit::micro_flow(latents, target, added, {0.5}); });
     measure("gather", [&] { jit::gather(latents, anchors); });
   }
   for (const auto& [name, points] : curves) report.summarise("slope", name, slope(points));

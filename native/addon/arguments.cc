@@ -16,35 +16,19 @@ std::string show_shape(at::IntArrayRef shape) {
 
 }  // namespace
 
-at::ScalarType parse_dtype(const Napi::Value& value) {
-  const std::string name = value.IsString() ? value.As<Napi::String>().Utf8Value() : show(value);
-  for (const at::ScalarType dtype :
-       {at::kFloat, at::kBFloat16, at::kHalf, at::kDouble, at::kInt, at::kLong}) {
-    if (name == dtype_name(dtype)) return dtype;
-  }
-  invalid("dtype", "one of float32, bfloat16, float16, float64, int32, int64", name);
-}
-
-at::ScalarType parse_compute_dtype(const Napi::Value& value, int device) {
-  const at::ScalarType dtype = parse_dtype(value);
-  if (dtype == at::kFloat || dtype == at::kBFloat16) return dtype;
-  if (device < 0) invalid("dtype", "float32 or bfloat16 on the CPU", show(value));
-  if (dtype != at::kHalf) invalid("dtype", "float32, bfloat16 or float16", show(value));
-  return dtype;
-}
-
 int parse_device(const Napi::Value& value) {
   DeviceBackend* backend = device_backend();
   const int count = backend == nullptr ? 0 : backend->count();
-  const auto index = static_cast<int>(parse_integer(value, "device", -1, 1024));
+  const auto index = static_cast<int>(parse_integer(value, "device", -1, INT32_MAX));
   if (index < count) return index;
   throw Error(error_code::kDeviceUnavailable, "There is no device cuda:" + std::to_string(index) +
                                                   "; devices: " + std::to_string(count));
 }
 
-Placement parse_placement(const Napi::Object& options) {
-  return {parse_device(options.Get("device")),
-          static_cast<int>(parse_integer(options.Get("threads"), "threads", 0, 1024))};
+int parse_accelerator(const Napi::Value& value) {
+  const int device = parse_device(value);
+  if (device < 0) invalid("device", "an accelerator", "the CPU");
+  return device;
 }
 
 void expect_device(const at::Tensor& tensor, const char* name, int device) {
@@ -87,21 +71,13 @@ const char* dtype_name(at::ScalarType dtype) {
   }
 }
 
-Grid parse_grid(const Napi::Value& rows, const Napi::Value& cols) {
-  Grid grid;
-  grid.rows = parse_integer(rows, "grid rows", 1, 4096);
-  grid.cols = parse_integer(cols, "grid columns", 1, 4096);
-  check_grid(grid);
-  return grid;
-}
-
 std::string describe_tensor(const at::Tensor& tensor) {
   return std::string(dtype_name(tensor.scalar_type())) + " " + show_shape(tensor.sizes());
 }
 
 at::Tensor parse_token_ids(const Napi::Value& value, const char* name, int64_t vocabulary,
                            int64_t max_tokens) {
-  const at::Tensor ids = *get_handle<at::Tensor>(value);
+  const at::Tensor ids = *get_handle<at::Tensor>(value, name);
   if (ids.scalar_type() != at::kLong || ids.dim() != 2 || !ids.is_contiguous()) {
     throw Error(error_code::kInvalidTensor,
                 std::string("Expected an int64 tensor of shape [images, tokens] for \"") + name +
@@ -130,8 +106,8 @@ at::Tensor parse_token_ids(const Napi::Value& value, const char* name, int64_t v
 }
 
 at::Tensor parse_tokens(const Napi::Value& value, const char* name) {
-  const at::Tensor tensor = *get_handle<at::Tensor>(value);
-  if (tensor.scalar_type() != at::kFloat || tensor.dim() != 3) {
+  const at::Tensor tensor = *get_handle<at::Tensor>(value, name);
+  if (tensor.scalar_type() != at::kFloat || tensor.dim() != 3 || tensor.numel() == 0) {
     throw Error(
         error_code::kInvalidTensor,
         std::string("Expected a float32 tensor of shape [images, tokens, channels] for \"") + name +
@@ -151,35 +127,81 @@ void expect_tokens(const at::Tensor& tensor, const char* name, int64_t images, i
   }
 }
 
-TokenLists parse_token_lists(const Napi::Value& value, const char* name, int64_t images,
-                             int64_t count, int64_t tokens) {
+namespace {
+
+// Throws kInvalidAnchors unless the value is an Int32Array.
+Napi::Int32Array token_array(const Napi::Value& value, const char* name) {
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
     throw Error(error_code::kInvalidAnchors, std::string("Expected an Int32Array for \"") + name +
                                                  "\" but received " + show(value));
   }
-  const auto array = value.As<Napi::Int32Array>();
-  TokenLists lists;
-  // Copied: the caller may change or detach the array while the work is queued.
-  lists.tokens.assign(array.Data(), array.Data() + array.ElementLength());
-  const auto size = static_cast<int64_t>(lists.tokens.size());
-  lists.count = count < 0 ? size : count;
-  if (size != lists.count && size != images * lists.count) {
-    throw Error(error_code::kInvalidAnchors, "Expected " + std::to_string(lists.count) +
+  return value.As<Napi::Int32Array>();
+}
+
+// `count` tokens for all images, or for each.
+TokenLists checked_lists(const Napi::Int32Array& array, const char* name, int64_t images,
+                         int64_t count, int64_t tokens) {
+  const auto size = static_cast<int64_t>(array.ElementLength());
+  if (size != count && size != images * count) {
+    throw Error(error_code::kInvalidAnchors, "Expected " + std::to_string(count) +
                                                  " tokens (or that many for each of " +
                                                  std::to_string(images) + " images) for \"" + name +
                                                  "\" but received " + std::to_string(size));
   }
+  TokenLists lists;
+  lists.count = count;
+  // Copied: the caller may change or detach the array while the work is queued.
+  lists.tokens.assign(array.Data(), array.Data() + size);
   check_token_lists(lists, tokens);
   return lists;
 }
 
-TokenLists parse_flagged_lists(const Napi::Value& value, const char* name,
-                               const at::Tensor& latents, bool per_image) {
-  int64_t count = -1;
-  if (per_image && latents.size(0) > 0 && value.IsTypedArray()) {
-    count = static_cast<int64_t>(value.As<Napi::TypedArray>().ElementLength()) / latents.size(0);
+}  // namespace
+
+Placement TensorFields::placement() const {
+  return {device(), static_cast<int>(integer("threads", 0, INT32_MAX))};
+}
+
+at::ScalarType TensorFields::dtype() const {
+  return choice<at::ScalarType>("dtype", {{"float32", at::kFloat},
+                                          {"bfloat16", at::kBFloat16},
+                                          {"float16", at::kHalf},
+                                          {"float64", at::kDouble},
+                                          {"int32", at::kInt},
+                                          {"int64", at::kLong}});
+}
+
+at::ScalarType TensorFields::compute_dtype(int device) const {
+  if (device < 0) {
+    return choice<at::ScalarType>("dtype", {{"float32", at::kFloat}, {"bfloat16", at::kBFloat16}});
   }
-  return parse_token_lists(value, name, latents.size(0), count, latents.size(1));
+  return choice<at::ScalarType>(
+      "dtype", {{"float32", at::kFloat}, {"bfloat16", at::kBFloat16}, {"float16", at::kHalf}});
+}
+
+Grid TensorFields::grid() const {
+  const Napi::Value value = get("grid");
+  const std::string side = "integers from 1 to " + std::to_string(kMaxGridSide);
+  if (!value.IsArray() || value.As<Napi::Array>().Length() != 2) {
+    invalid("grid", "[rows, columns], " + side + ",", show(value));
+  }
+  const auto array = value.As<Napi::Array>();
+  return {parse_integer(array.Get(uint32_t{0}), "grid rows", 1, kMaxGridSide),
+          parse_integer(array.Get(uint32_t{1}), "grid columns", 1, kMaxGridSide)};
+}
+
+TokenLists TensorFields::token_lists(const char* name, int64_t images, int64_t count,
+                                     int64_t tokens) const {
+  return checked_lists(token_array(get(name), name), name, images, count, tokens);
+}
+
+TokenLists TensorFields::token_lists(const char* name, const at::Tensor& latents) const {
+  const bool per_image = boolean("perImage");
+  const Napi::Int32Array array = token_array(get(name), name);
+  const auto size = static_cast<int64_t>(array.ElementLength());
+  const int64_t images = latents.size(0);
+  const int64_t count = per_image ? size / images : size;
+  return checked_lists(array, name, images, count, latents.size(1));
 }
 
 }  // namespace jitflux::addon

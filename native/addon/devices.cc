@@ -30,7 +30,7 @@ Napi::Value unavailable_reason(const Napi::CallbackInfo& info) {
 
 // (device, job) -> facts about it. On its thread: asking a device may start it.
 Napi::Value device_info(const Napi::CallbackInfo& info) {
-  const int device = parse_device(info[0]);
+  const int device = parse_accelerator(info[0]);
   return Environment::of(info.Env())
       .run(info.Env(), info[1],
            [device](const Job&) {

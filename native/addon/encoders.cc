@@ -15,10 +15,10 @@ namespace {
 template <typename Model, typename Options>
 Napi::Value load_model(const Napi::CallbackInfo& info, Options options) {
   const std::string path = parse_string(info[0], "path");
-  const auto object = info[1].As<Napi::Object>();
-  const Placement where = parse_placement(object);
-  options.dtype = parse_compute_dtype(object.Get("dtype"), where.device);
-  const OpenOptions open{object.Get("verify").ToBoolean()};
+  const TensorFields common(info[1]);
+  const Placement where = common.placement();
+  options.dtype = common.compute_dtype(where.device);
+  const OpenOptions open{common.boolean("verify")};
   return Environment::of(info.Env())
       .run(
           info.Env(), info[2],
@@ -37,11 +37,11 @@ Napi::Value load_model(const Napi::CallbackInfo& info, Options options) {
 
 // options: heads (0: of 64), eps, eosTokenId.
 Napi::Value load_clip(const Napi::CallbackInfo& info) {
-  const auto object = info[1].As<Napi::Object>();
+  const Fields from(info[1]);
   ClipOptions options;
-  options.heads = parse_integer(object.Get("heads"), "heads", 0, 1024);
-  options.eps = parse_number(object.Get("eps"), "eps");
-  options.end_of_text = parse_integer(object.Get("eosTokenId"), "eosTokenId", 0, INT32_MAX);
+  options.heads = from.integer("heads", 0, 1024);
+  options.eps = from.number("eps");
+  options.end_of_text = from.integer("eosTokenId", 0, INT32_MAX);
   return load_model<ClipTextEncoder>(info, options);
 }
 
@@ -67,10 +67,10 @@ Napi::Value encode_clip(const Napi::CallbackInfo& info) {
 
 // options: maxDistance, eps.
 Napi::Value load_t5(const Napi::CallbackInfo& info) {
-  const auto object = info[1].As<Napi::Object>();
+  const Fields from(info[1]);
   T5Options options;
-  options.max_distance = parse_integer(object.Get("maxDistance"), "maxDistance", 1, INT32_MAX);
-  options.eps = parse_number(object.Get("eps"), "eps");
+  options.max_distance = from.integer("maxDistance", 1, INT32_MAX);
+  options.eps = from.number("eps");
   return load_model<T5Encoder>(info, options);
 }
 
@@ -88,16 +88,16 @@ Napi::Value encode_t5(const Napi::CallbackInfo& info) {
 
 // options: normGroups, eps.
 Napi::Value load_autoencoder(const Napi::CallbackInfo& info) {
-  const auto object = info[1].As<Napi::Object>();
+  const Fields from(info[1]);
   AutoencoderOptions options;
-  options.norm_groups = parse_integer(object.Get("normGroups"), "normGroups", 1, 1024);
-  options.eps = parse_number(object.Get("eps"), "eps");
+  options.norm_groups = from.integer("normGroups", 1, 1024);
+  options.eps = from.number("eps");
   return load_model<Autoencoder>(info, options);
 }
 
 at::Tensor parse_maps(const Napi::Value& value, const char* name, int64_t channels) {
   constexpr int64_t kMaxSide = 1 << 16;
-  const at::Tensor tensor = *get_handle<at::Tensor>(value);
+  const at::Tensor tensor = *get_handle<at::Tensor>(value, name);
   if (tensor.dim() != 4 || tensor.size(1) != channels || !tensor.is_floating_point() ||
       tensor.size(2) > kMaxSide || tensor.size(3) > kMaxSide) {
     throw Error(error_code::kInvalidTensor, "Expected a floating point tensor of shape [images, " +
@@ -108,26 +108,20 @@ at::Tensor parse_maps(const Napi::Value& value, const char* name, int64_t channe
   return tensor;
 }
 
-// { mode: "never" | "auto" | "always" | "fixed", budgetBytes, tileSize, overlap }
+// { mode: "never" | "auto" | "always" | "fixed", memoryBudgetBytes, tileSize and overlap for
+// "fixed" }
 Tiling parse_tiling(const Napi::Value& value) {
-  const auto object = value.As<Napi::Object>();
-  const std::string mode = parse_string(object.Get("mode"), "tiling");
+  const Fields from(value, "tiling");
   Tiling tiling;
-  if (mode == "never") {
-    tiling.mode = Tiling::kNever;
-  } else if (mode == "auto") {
-    tiling.mode = Tiling::kAuto;
-  } else if (mode == "always") {
-    tiling.mode = Tiling::kAlways;
-  } else if (mode == "fixed") {
-    tiling.mode = Tiling::kFixed;
-    tiling.tile = parse_integer(object.Get("tileSize"), "tileSize", 2, 1 << 16);
-    tiling.overlap = parse_integer(object.Get("overlap"), "overlap", 0, tiling.tile - 1);
-  } else {
-    throw Error(error_code::kInvalidArgument, "Unknown tiling mode " + mode);
+  tiling.mode = from.choice<Tiling::Mode>("mode", {{"never", Tiling::kNever},
+                                                   {"auto", Tiling::kAuto},
+                                                   {"always", Tiling::kAlways},
+                                                   {"fixed", Tiling::kFixed}});
+  if (tiling.mode == Tiling::kFixed) {
+    tiling.tile = from.integer("tileSize", 2, 1 << 16);
+    tiling.overlap = from.integer("overlap", 0, tiling.tile - 1);
   }
-  tiling.budget_bytes =
-      parse_integer(object.Get("budgetBytes"), "memoryBudgetBytes", 0, int64_t{1} << 52);
+  tiling.budget_bytes = from.integer("memoryBudgetBytes", 0, int64_t{1} << 52);
   return tiling;
 }
 

@@ -14,7 +14,7 @@ namespace {
 Napi::Value load(const Napi::CallbackInfo& info) {
   if (!info[0].IsTypedArray() ||
       info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
-    throw Error(error_code::kInvalidArgument, "Expected a Uint8Array for \"bytes\"");
+    invalid("bytes", "a Uint8Array", show(info[0]));
   }
   const auto array = info[0].As<Napi::Uint8Array>();
   // Copied, so that what was hashed by the caller is what runs.
@@ -32,13 +32,11 @@ Napi::Value load(const Napi::CallbackInfo& info) {
 // (module, inputs: tensor[], job) -> tensor[]
 Napi::Value run(const Napi::CallbackInfo& info) {
   const auto module = get_handle<ScriptModule>(info[0]);
-  if (!info[1].IsArray()) {
-    throw Error(error_code::kInvalidArgument, "Expected an array of tensors for \"inputs\"");
-  }
+  if (!info[1].IsArray()) invalid("inputs", "an array of tensors", show(info[1]));
   const auto array = info[1].As<Napi::Array>();
   std::vector<at::Tensor> inputs;
   for (uint32_t i = 0; i < array.Length(); ++i) {
-    inputs.push_back(*get_handle<at::Tensor>(array.Get(i)));
+    inputs.push_back(*get_handle<at::Tensor>(array.Get(i), "inputs"));
     if (!inputs.back().device().is_cpu()) {
       throw Error(error_code::kInvalidTensor,
                   "TorchScript modules run on the CPU: expected inputs "

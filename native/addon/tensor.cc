@@ -61,13 +61,15 @@ at::Tensor sent_to(Napi::Env env, const at::Tensor& tensor, int device) {
   return there;
 }
 
+// ({ data, shape, dtype, device })
 Napi::Value tensor_from(const Napi::CallbackInfo& info) {
-  const std::vector<int64_t> shape = parse_shape(info[1]);
-  const at::ScalarType dtype = parse_dtype(info[2]);
-  if (!info[0].IsTypedArray()) {
-    throw Error(error_code::kInvalidArgument, "Expected a typed array for \"data\"");
-  }
-  const auto array = info[0].As<Napi::TypedArray>();
+  const TensorFields o(info[0]);
+  const std::vector<int64_t> shape = o.shape("shape");
+  const at::ScalarType dtype = o.dtype();
+  const int device = o.device();
+  const Napi::Value value = o.get("data");
+  if (!value.IsTypedArray()) invalid("data", "a typed array", show(value));
+  const auto array = value.As<Napi::TypedArray>();
   at::ScalarType source;
   switch (array.TypedArrayType()) {
     case napi_float32_array:
@@ -80,8 +82,7 @@ Napi::Value tensor_from(const Napi::CallbackInfo& info) {
       source = at::kLong;
       break;
     default:
-      throw Error(error_code::kInvalidArgument,
-                  "Expected a Float32Array, Int32Array or BigInt64Array for \"data\"");
+      invalid("data", "a Float32Array, Int32Array or BigInt64Array", show(value));
   }
   int64_t elements = 1;
   for (const int64_t d : shape) elements *= d;
@@ -90,7 +91,6 @@ Napi::Value tensor_from(const Napi::CallbackInfo& info) {
                                                 " elements but \"data\" has " +
                                                 std::to_string(array.ElementLength()));
   }
-  const int device = parse_device(info[3]);
   at::Tensor tensor = at::empty(shape, source);
   // Not by way of array.ArrayBuffer(), which a SharedArrayBuffer is not.
   void* data = nullptr;
@@ -99,29 +99,25 @@ Napi::Value tensor_from(const Napi::CallbackInfo& info) {
   return tensor_handle(info.Env(), sent_to(info.Env(), tensor.to(dtype), device));
 }
 
+// ({ shape, seeds: bigint[], dtype, device }): one draw, or one per image
 Napi::Value tensor_randn(const Napi::CallbackInfo& info) {
-  const std::vector<int64_t> shape = parse_shape(info[0]);
-  if (!info[1].IsArray()) {
-    throw Error(error_code::kInvalidArgument, "Expected an array of bigints for \"seeds\"");
-  }
-  const auto array = info[1].As<Napi::Array>();
+  const TensorFields o(info[0]);
+  const std::vector<int64_t> shape = o.shape("shape");
+  const Napi::Value value = o.get("seeds");
+  if (!value.IsArray()) invalid("seeds", "an array of bigints", show(value));
+  const auto array = value.As<Napi::Array>();
+  const uint32_t count = array.Length();
+  expect_per_image(count, "seeds", shape[0]);
   std::vector<uint64_t> seeds;
-  for (uint32_t i = 0; i < array.Length(); ++i) {
+  for (uint32_t i = 0; i < count; ++i) {
     bool lossless = false;
     const Napi::Value seed = array.Get(i);
     seeds.push_back(seed.IsBigInt() ? seed.As<Napi::BigInt>().Uint64Value(&lossless) : 0);
-    if (!lossless) {
-      throw Error(error_code::kInvalidArgument, "Expected seeds from 0 to 2^64 - 1 for \"seeds\"");
-    }
+    if (!lossless) invalid("seeds", "bigints from 0 to 2^64 - 1", show(seed));
   }
-  if (seeds.size() != 1 && static_cast<int64_t>(seeds.size()) != shape[0]) {
-    throw Error(error_code::kInvalidArgument, "Expected one seed, or one per image, for \"seeds\"");
-  }
-  const at::ScalarType dtype = parse_dtype(info[2]);
-  if (!at::isFloatingType(dtype)) {
-    throw Error(error_code::kInvalidArgument, "Expected a floating point \"dtype\" for randn");
-  }
-  const int device = parse_device(info[3]);
+  const at::ScalarType dtype = o.dtype();
+  if (!at::isFloatingType(dtype)) invalid("dtype", "a floating point type", dtype_name(dtype));
+  const int device = o.device();
   return tensor_handle(info.Env(), sent_to(info.Env(), randn(shape, seeds, dtype), device));
 }
 

@@ -15,36 +15,32 @@ namespace jitflux::addon {
 
 namespace {
 
-WeightForm parse_weight_form(const Napi::Value& value, bool accelerator) {
-  const std::string name = parse_string(value, "weights");
+// BlockWeights of src/types.ts, where a device takes them.
+WeightForm parse_block_weights(const Fields& options, bool accelerator) {
   if (accelerator) {
-    if (name == "resident") return WeightForm::kResident;
-    if (name == "streamed") return WeightForm::kStreamed;
-  } else {
-    if (name == "mapped") return WeightForm::kMapped;
-    if (name == "packed") return WeightForm::kPacked;
-    if (name == "int8") return WeightForm::kInt8;
+    return options.choice<WeightForm>(
+        "blockWeights", {{"resident", WeightForm::kResident}, {"streamed", WeightForm::kStreamed}});
   }
-  throw Error(error_code::kInvalidArgument,
-              std::string("Expected ") +
-                  (accelerator ? "'resident' or 'streamed'" : "'mapped', 'packed' or 'int8'") +
-                  " for \"weights\" but received '" + name + "'");
+  return options.choice<WeightForm>("blockWeights", {{"mapped", WeightForm::kMapped},
+                                                     {"packed", WeightForm::kPacked},
+                                                     {"int8", WeightForm::kInt8}});
 }
 
-// (path, { device, dtype, weights, graphs, roundTime, keepModulation, threads, verify, ropeAxes? },
-// job)
+// (path, { device, dtype, blockWeights, cudaGraphs, timeEmbedding, keepModulation, threads, verify,
+// ropeAxes? }, job)
 Napi::Value load(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");
-  const auto options = info[1].As<Napi::Object>();
+  const TensorFields options(info[1]);
   TransformerOptions model_options;
-  const Placement where = parse_placement(options);
-  model_options.dtype = parse_compute_dtype(options.Get("dtype"), where.device);
-  model_options.round_time = options.Get("roundTime").ToBoolean();
-  model_options.keep_modulation = options.Get("keepModulation").ToBoolean();
-  model_options.weights = parse_weight_form(options.Get("weights"), where.device >= 0);
-  model_options.graphs = options.Get("graphs").ToBoolean();
-  const OpenOptions open{options.Get("verify").ToBoolean()};
-  const auto axes = parse_axes(options.Get("ropeAxes"));
+  const Placement where = options.placement();
+  model_options.dtype = options.compute_dtype(where.device);
+  model_options.round_time =
+      options.choice<bool>("timeEmbedding", {{"reference", true}, {"exact", false}});
+  model_options.keep_modulation = options.boolean("keepModulation");
+  model_options.weights = parse_block_weights(options, where.device >= 0);
+  model_options.graphs = options.boolean("cudaGraphs");
+  const OpenOptions open{options.boolean("verify")};
+  const auto axes = options.axes("ropeAxes");
   return Environment::of(info.Env())
       .run(
           info.Env(), info[2],
@@ -63,45 +59,40 @@ Napi::Value load(const Napi::CallbackInfo& info) {
           where);
 }
 
-// (transformer, prompt, pooled, guidance: Float64Array, sigmas: Float64Array, job)
+// ({ transformer, prompt, pooled, guidance: Float64Array, sigmas: Float64Array }, job)
 Napi::Value condition(const Napi::CallbackInfo& info) {
-  const auto entry = get_handle<TransformerEntry>(info[0]);
+  const TensorFields o(info[0]);
+  const auto entry = o.handle<TransformerEntry>("transformer");
   const FluxConfig& config = entry->model->config();
-  const at::Tensor prompt = *get_handle<at::Tensor>(info[1]);
-  const at::Tensor pooled = *get_handle<at::Tensor>(info[2]);
-  if (prompt.dim() != 3 || prompt.size(2) != config.text_dim || !prompt.is_floating_point()) {
+  const at::Tensor prompt = o.tensor("prompt");
+  const at::Tensor pooled = o.tensor("pooled");
+  if (prompt.dim() != 3 || prompt.size(2) != config.text_dim || !prompt.is_floating_point() ||
+      prompt.numel() == 0) {
     throw Error(error_code::kInvalidTensor,
                 "Expected a floating point tensor of shape [images, text tokens, " +
-                    std::to_string(config.text_dim) + "] for \"prompt\"");
+                    std::to_string(config.text_dim) + "] for \"prompt\" but received " +
+                    describe_tensor(prompt));
   }
   if (pooled.dim() != 2 || pooled.size(0) != prompt.size(0) ||
       pooled.size(1) != config.pooled_dim || !pooled.is_floating_point()) {
     throw Error(error_code::kInvalidTensor,
                 "Expected a floating point tensor of shape [" + std::to_string(prompt.size(0)) +
-                    ", " + std::to_string(config.pooled_dim) + "] for \"pooled\"");
+                    ", " + std::to_string(config.pooled_dim) + "] for \"pooled\" but received " +
+                    describe_tensor(pooled));
   }
   expect_device(prompt, "prompt", entry->where.device);
   expect_device(pooled, "pooled", entry->where.device);
-  std::vector<double> guidance = parse_numbers(info[3], "guidance");
-  if (config.guidance && static_cast<int64_t>(guidance.size()) != prompt.size(0)) {
-    throw Error(error_code::kInvalidArgument,
-                "Expected one guidance per image (" + std::to_string(prompt.size(0)) +
-                    ") for \"guidance\" but received " + std::to_string(guidance.size()));
-  }
-  std::vector<double> sigmas = parse_numbers(info[4], "sigmas");
+  std::vector<double> guidance = o.numbers("guidance");
+  // Of no meaning, and of no use, to a model that has no input for it.
+  if (config.guidance) guidance = per_image(std::move(guidance), "guidance", prompt.size(0));
+  std::vector<double> sigmas = o.numbers("sigmas");
+  if (sigmas.empty()) invalid("sigmas", "at least one value", "none");
   for (const double sigma : sigmas) {
-    if (sigma < 0.0 || sigma > 1.0) {
-      throw Error(
-          error_code::kInvalidArgument,
-          "Expected values from 0 to 1 for \"sigmas\" but received " + std::to_string(sigma));
-    }
-  }
-  if (sigmas.empty()) {
-    throw Error(error_code::kInvalidArgument, "Expected at least one value for \"sigmas\"");
+    if (sigma < 0.0 || sigma > 1.0) invalid("sigmas", "values from 0 to 1", std::to_string(sigma));
   }
   return Environment::of(info.Env())
       .run(
-          info.Env(), info[5],
+          info.Env(), info[1],
           [entry, prompt, pooled, guidance = std::move(guidance),
            sigmas = std::move(sigmas)](const Job& job) {
             auto result = entry->model->condition(prompt, pooled, guidance, sigmas, job);
@@ -128,61 +119,59 @@ struct ForwardArguments {
   }
 };
 
-// The first nine arguments: transformer, conditioning, latents, gather, anchors | undefined,
-// anchors per image, rows, cols, steps: Int32Array.
-ForwardArguments parse_forward(const Napi::CallbackInfo& info) {
+// { transformer, conditioning, anchors?, grid, step: Int32Array }, one step for all images or one
+// per image, and one of
+//   tokens: of the anchors, [B, M, C]; `anchors` shared or one list per image by its length
+//   latents: of the whole grid, [B, N, C], of which the anchors are taken; perImage
+ForwardArguments parse_forward(const TensorFields& o) {
   ForwardArguments a;
-  a.entry = get_handle<TransformerEntry>(info[0]);
-  a.conditioning = get_handle<const Conditioning>(info[1]);
+  a.entry = o.handle<TransformerEntry>("transformer");
+  a.conditioning = o.handle<const Conditioning>("conditioning");
   if (a.conditioning->owner != a.entry->model.get()) {
     throw Error(error_code::kInvalidArgument,
                 "The conditioning was made by another transformer than the one it is used with");
   }
-  a.gather = info[3].ToBoolean();
+  a.gather = !o.get("latents").IsUndefined();
+  if (a.gather && !o.get("tokens").IsUndefined()) {
+    invalid("tokens", "either tokens or latents", "both");
+  }
   const char* name = a.gather ? "latents" : "tokens";
-  a.latents = parse_tokens(info[2], name);
+  a.latents = o.tokens(name);
   expect_device(a.latents, name, a.entry->where.device);
-  a.grid = parse_grid(info[6], info[7]);
+  a.grid = o.grid();
   const int64_t images = a.latents.size(0);
+  const bool all = o.get("anchors").IsUndefined();
   expect_tokens(a.latents, name, a.conditioning->images,
-                a.gather || info[4].IsUndefined() ? a.grid.tokens() : a.latents.size(1),
+                a.gather || all ? a.grid.tokens() : a.latents.size(1),
                 a.entry->model->config().in_channels);
-  if (!info[4].IsUndefined()) {
-    a.anchors = a.gather ? parse_flagged_lists(info[4], "anchors", a.latents, info[5].ToBoolean())
-                         : parse_token_lists(info[4], "anchors", images, a.latents.size(1),
-                                             a.grid.tokens());
+  if (!all) {
+    a.anchors = a.gather ? o.token_lists("anchors", a.latents)
+                         : o.token_lists("anchors", images, a.latents.size(1), a.grid.tokens());
   }
-  if (!info[8].IsTypedArray() ||
-      info[8].As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) {
-    throw Error(error_code::kInvalidArgument, "Expected an integer or one per image for \"step\"");
-  }
-  const auto list = info[8].As<Napi::Int32Array>();
-  a.steps.assign(list.Data(), list.Data() + list.ElementLength());
-  if (a.steps.size() == 1) a.steps.resize(static_cast<size_t>(images), a.steps[0]);
-  for (const int64_t step : a.steps) {
-    if (step < 0 || step >= a.conditioning->steps ||
-        a.steps.size() != static_cast<size_t>(images)) {
-      throw Error(error_code::kInvalidArgument,
-                  "Expected one step from 0 to " + std::to_string(a.conditioning->steps - 1) +
-                      " (or one per image) for \"step\" but received " + std::to_string(step));
+  for (const int32_t step : per_image(o.integers("step"), "step", images)) {
+    if (step < 0 || step >= a.conditioning->steps) {
+      invalid("step", "an integer from 0 to " + std::to_string(a.conditioning->steps - 1),
+              std::to_string(step));
     }
+    a.steps.push_back(step);
   }
   return a;
 }
 
 // (parse_forward's, job)
 Napi::Value forward(const Napi::CallbackInfo& info) {
-  const ForwardArguments a = parse_forward(info);
+  const ForwardArguments a = parse_forward(TensorFields(info[0]));
   return Environment::of(info.Env())
       .run(
-          info.Env(), info[9], [a](const Job& job) { return settle_tensor(a.forward(job)); },
+          info.Env(), info[1], [a](const Job& job) { return settle_tensor(a.forward(job)); },
           a.entry->where);
 }
 
-// (parse_forward's with latents of the whole grid, dSigma, job). Forward, lift and Euler update.
+// (parse_forward's with latents, and dSigma, job). Forward, lift and Euler update.
 Napi::Value advance(const Napi::CallbackInfo& info) {
-  const ForwardArguments a = parse_forward(info);
-  const double d_sigma = parse_number(info[9], "dSigma");
+  const TensorFields o(info[0]);
+  const ForwardArguments a = parse_forward(o);
+  const double d_sigma = o.number("dSigma");
   const FluxConfig& config = a.entry->model->config();
   if (!a.gather || config.out_channels != config.in_channels) {
     throw Error(error_code::kInvalidArgument,
@@ -191,7 +180,7 @@ Napi::Value advance(const Napi::CallbackInfo& info) {
   Environment& environment = Environment::of(info.Env());
   jit::LifterCache& lifters = environment.lifters(a.entry->where.device);
   return environment.run(
-      info.Env(), info[10],
+      info.Env(), info[1],
       [a, d_sigma, &lifters](const Job& job) {
         at::Tensor latents = a.latents;
         return settle_tensor(

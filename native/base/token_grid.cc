@@ -6,21 +6,6 @@
 
 namespace jitflux {
 
-namespace {
-
-constexpr int64_t kMaxSide = 4096;
-
-}  // namespace
-
-void check_grid(const Grid& grid) {
-  if (grid.rows < 1 || grid.cols < 1 || grid.rows > kMaxSide || grid.cols > kMaxSide) {
-    throw Error(error_code::kInvalidArgument,
-                "Expected a grid of 1 to " + std::to_string(kMaxSide) +
-                    " rows and columns for \"grid\" but received [" + std::to_string(grid.rows) +
-                    ", " + std::to_string(grid.cols) + "]");
-  }
-}
-
 void check_token_lists(const TokenLists& lists, int64_t tokens) {
   const auto size = static_cast<int64_t>(lists.tokens.size());
   if (lists.count <= 0 || size % lists.count != 0) {

@@ -7,6 +7,9 @@
 
 namespace jitflux {
 
+// Most rows, and most columns, of a grid.
+inline constexpr int64_t kMaxGridSide = 4096;
+
 struct Grid {
   int64_t rows = 0;
   int64_t cols = 0;
@@ -22,9 +25,6 @@ struct TokenLists {
   bool shared() const { return static_cast<int64_t>(tokens.size()) == count; }
   const int32_t* of(int64_t image) const { return tokens.data() + (shared() ? 0 : image * count); }
 };
-
-// Throws kInvalidArgument unless 1 <= rows, cols <= 4096.
-void check_grid(const Grid& grid);
 
 // Throws kInvalidAnchors unless every list is non-empty and holds distinct tokens in [0, tokens).
 void check_token_lists(const TokenLists& lists, int64_t tokens);

@@ -44,7 +44,10 @@ at::Tensor micro_flow_target(const at::Tensor& clean, const at::Tensor& noise,
   return target;
 }
 
-void blend(at::Tensor& latents, const at::Tensor& target, const TokenLists& new_tokens,
+namespace {
+
+// One move of all images' new tokens; `lists` are new_tokens.
+void blend(at::Tensor& latents, const at::Tensor& target, const DeviceLists& lists, int64_t count,
            double weight) {
   const int64_t images = latents.size(0);
   const int64_t tokens = latents.size(1);
@@ -53,18 +56,17 @@ void blend(at::Tensor& latents, const at::Tensor& target, const TokenLists& new_
   float* y = latents.mutable_data_ptr<float>();
   const float* to = target.const_data_ptr<float>();
   const auto* device = current_kernels();
-  const DeviceLists lists(new_tokens);
   for (int64_t b = 0; b < images; ++b) {
     const int32_t* list = lists.of(b);
     if (device != nullptr) {
-      device->blend_rows(y + b * tokens * channels, to + b * new_tokens.count * channels, list, w,
-                         new_tokens.count, channels, current_stream());
+      device->blend_rows(y + b * tokens * channels, to + b * count * channels, list, w, count,
+                         channels, current_stream());
       continue;
     }
-    parallel_rows(new_tokens.count, 2 * channels, [&](int64_t begin, int64_t end) {
+    parallel_rows(count, 2 * channels, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         float* token = y + (b * tokens + list[i]) * channels;
-        const float* goal = to + (b * new_tokens.count + i) * channels;
+        const float* goal = to + (b * count + i) * channels;
         if (weight >= 1.0) {  // exactly the target, not y + (target - y)
           std::memcpy(token, goal, static_cast<size_t>(channels) * sizeof(float));
           continue;
@@ -73,6 +75,14 @@ void blend(at::Tensor& latents, const at::Tensor& target, const TokenLists& new_
       }
     });
   }
+}
+
+}  // namespace
+
+void micro_flow(at::Tensor& latents, const at::Tensor& target, const TokenLists& new_tokens,
+                const std::vector<double>& weights) {
+  const DeviceLists lists(new_tokens);
+  for (const double weight : weights) blend(latents, target, lists, new_tokens.count, weight);
 }
 
 }  // namespace jitflux::jit

@@ -60,7 +60,7 @@ AutoencoderConfig parse_autoencoder(const Napi::Object& object) {
   AutoencoderConfig config;
   config.latent_channels = parse_size(object, "latentChannels");
   config.layers_per_block = parse_size(object, "layersPerBlock", kMaxBlocks);
-  config.channels = parse_shape(object.Get("channels"));
+  config.channels = parse_shape(object.Get("channels"), "channels");
   for (const int64_t channels : config.channels) {
     if (channels > kMaxWidth) invalid("channels", "at most 2^24", std::to_string(channels));
   }

@@ -74,13 +74,16 @@ Box<T>* find_box(const Napi::Value& value) {
   return static_cast<Box<T>*>(data);
 }
 
-// Throws kInvalidArgument for foreign objects, kDisposed after dispose.
+// Throws kInvalidArgument for foreign objects, kDisposed after dispose. `name`: of the argument or
+// field, for the message.
 template <typename T>
-std::shared_ptr<T> get_handle(const Napi::Value& value) {
+std::shared_ptr<T> get_handle(const Napi::Value& value, const char* name = nullptr) {
   Box<T>* box = find_box<T>(value);
   if (box == nullptr) {
-    throw Error(error_code::kInvalidArgument,
-                std::string("Expected a ") + HandleType<T>::name + " handle");
+    const std::string expected = std::string("a ") + HandleType<T>::name + " handle";
+    if (name == nullptr) throw Error(error_code::kInvalidArgument, "Expected " + expected);
+    throw Error(error_code::kInvalidArgument, "Expected " + expected + " for \"" + name + '"',
+                {{"option", std::string(name)}, {"expected", expected}});
   }
   if (!box->pointer) {
     throw Error(error_code::kDisposed,

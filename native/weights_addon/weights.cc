@@ -12,10 +12,10 @@ namespace jitflux::addon {
 
 namespace {
 
-// (path, verify, job) -> WeightInspection of src/engine/binding.ts
+// (path, { verify }, job) -> WeightInspection of src/engine/binding.ts
 Napi::Value inspect(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");
-  const OpenOptions options{info[1].ToBoolean()};
+  const OpenOptions options{Fields(info[1]).boolean("verify")};
   return NodeEnvironment::of(info.Env()).run(info.Env(), info[2], [path, options](const Job&) {
     const auto file = WeightFile::open(path, options);
     std::shared_ptr<const FluxParameters> parameters;
@@ -93,38 +93,24 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
   });
 }
 
-OutputFormat parse_format(const Napi::Value& value) {
-  const std::string format = parse_string(value, "format");
-  if (format == "torchscript") return OutputFormat::kTorchScript;
-  if (format == "safetensors") return OutputFormat::kSafetensors;
-  throw Error(error_code::kInvalidArgument,
-              "Expected 'torchscript' or 'safetensors' for \"format\" but received " + format);
-}
-
-std::optional<WeightDType> parse_target(const Napi::Value& value) {
-  const std::string dtype = parse_string(value, "dtype");
-  if (dtype == "keep") return std::nullopt;
-  for (const WeightDType known :
-       {WeightDType::kFloat32, WeightDType::kBFloat16, WeightDType::kFloat16}) {
-    if (dtype == jitflux::dtype_name(known)) return known;
-  }
-  throw Error(
-      error_code::kInvalidArgument,
-      "Expected 'keep', 'float32', 'bfloat16' or 'float16' for \"dtype\" but received " + dtype);
-}
-
 // (input, output, { format, dtype, resume, verify, completed, ropeAxes? }, job) -> WeightConversion
 Napi::Value convert(const Napi::CallbackInfo& info) {
   const std::string input = parse_string(info[0], "input");
   const std::string output = parse_string(info[1], "output");
-  const auto from = info[2].As<Napi::Object>();
+  const Fields from(info[2]);
   ConvertOptions options;
-  options.format = parse_format(from.Get("format"));
-  options.dtype = parse_target(from.Get("dtype"));
-  options.resume = from.Get("resume").ToBoolean();
-  options.verify = from.Get("verify").ToBoolean();
-  options.completed = parse_string(from.Get("completed"), "completed");
-  options.rope_axes = parse_axes(from.Get("ropeAxes"));
+  options.format = from.choice<OutputFormat>(
+      "format",
+      {{"torchscript", OutputFormat::kTorchScript}, {"safetensors", OutputFormat::kSafetensors}});
+  options.dtype =
+      from.choice<std::optional<WeightDType>>("dtype", {{"keep", std::nullopt},
+                                                        {"float32", WeightDType::kFloat32},
+                                                        {"bfloat16", WeightDType::kBFloat16},
+                                                        {"float16", WeightDType::kFloat16}});
+  options.resume = from.boolean("resume");
+  options.verify = from.boolean("verify");
+  options.completed = from.string("completed");
+  options.rope_axes = from.axes("ropeAxes");
   return NodeEnvironment::of(info.Env())
       .run(info.Env(), info[3], [input, output, options](const Job& job) {
         const ConvertResult converted = convert_weights(input, output, options, job);

@@ -105,13 +105,15 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
   }
 }
 
-function nativeTiling({ tiling = 'auto', memoryBudgetBytes }: DecodeOptions): NativeTiling {
-  const budgetBytes = memoryBudgetBytes ?? DEFAULT_DECODE_BUDGET_BYTES;
-  if (!Number.isSafeInteger(budgetBytes) || budgetBytes <= 0) {
+function nativeTiling({
+  tiling = 'auto',
+  memoryBudgetBytes = DEFAULT_DECODE_BUDGET_BYTES,
+}: DecodeOptions): NativeTiling {
+  if (!Number.isSafeInteger(memoryBudgetBytes) || memoryBudgetBytes <= 0) {
     throw invalidArgument('memoryBudgetBytes', 'a positive integer', memoryBudgetBytes);
   }
-  if (tiling === 'auto') return { mode: 'auto', budgetBytes };
-  if (typeof tiling === 'boolean') return { mode: tiling ? 'always' : 'never', budgetBytes };
+  if (tiling === 'auto') return { mode: 'auto', memoryBudgetBytes };
+  if (typeof tiling === 'boolean') return { mode: tiling ? 'always' : 'never', memoryBudgetBytes };
   if (typeof tiling !== 'object' || tiling === null) {
     throw invalidArgument('tiling', "'auto', a boolean or { tileSize, overlap }", tiling);
   }
@@ -122,5 +124,5 @@ function nativeTiling({ tiling = 'auto', memoryBudgetBytes }: DecodeOptions): Na
   if (!Number.isInteger(overlap) || overlap < 0 || overlap > tileSize / 2) {
     throw invalidArgument('tiling.overlap', 'an integer from 0 to half the tile size', overlap);
   }
-  return { mode: 'fixed', budgetBytes, tileSize, overlap };
+  return { mode: 'fixed', memoryBudgetBytes, tileSize, overlap };
 }

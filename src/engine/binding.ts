@@ -3,7 +3,16 @@
  * registered in native/addon, native/weights_addon and native/node. Everything above this file speaks of tensors and models; handles appear nowhere else.
  */
 import type { LogLevel } from '../logging.js';
-import type { AutoencoderConfig, ClipConfig, DType, FluxConfig, T5Config } from '../types.js';
+import type {
+  AutoencoderConfig,
+  BlockWeights,
+  ClipConfig,
+  DType,
+  FluxConfig,
+  Grid,
+  LoadOptions,
+  T5Config,
+} from '../types.js';
 
 declare const handle: unique symbol;
 /** A native object; opaque, type-tagged in C++. */
@@ -47,7 +56,7 @@ export interface NativeLoadOptions {
 /** How a decode is cut into tiles. */
 export interface NativeTiling {
   mode: 'never' | 'auto' | 'always' | 'fixed';
-  budgetBytes: number;
+  memoryBudgetBytes: number;
   /** For `'fixed'`, in latent cells. */
   tileSize?: number;
   overlap?: number;
@@ -197,12 +206,6 @@ export interface WeightConversion {
   identity: string;
 }
 
-/**
- * Form of the transformer blocks' weights. On the CPU: reordered copies, as the file holds them, or quantised copies.
- * On a GPU: in its memory, or in the host's and copied over block by block in every pass.
- */
-export type BlockWeights = 'packed' | 'mapped' | 'int8' | 'resident' | 'streamed';
-
 /** What {@link EngineInfo.kernelCalls} counts. */
 export type KernelName =
   | 'layerNormModulate'
@@ -288,6 +291,29 @@ export interface NativeTransferStatistics {
   stallMilliseconds: number;
 }
 
+/** One pass of a transformer. */
+interface NativePass {
+  transformer: TransformerHandle;
+  conditioning: ConditioningHandle;
+  /** Absent: all tokens of the grid in order. */
+  anchors?: Int32Array | undefined;
+  grid: Grid;
+  /** One step for all images, or one per image. */
+  step: Int32Array;
+}
+
+/** A pass over latents at the anchors: a list for all images or one per image, by its length. */
+interface AnchorTokens {
+  tokens: TensorHandle;
+}
+
+/** A pass over latents of the whole grid, of which the anchors are taken. */
+interface WholeGrid {
+  latents: TensorHandle;
+  /** `anchors` holds one list per image. */
+  perImage: boolean;
+}
+
 /** What every library exports to control its work in this JavaScript environment. */
 export interface ControlBinding {
   /**
@@ -314,14 +340,14 @@ export interface NativeBinding extends ControlBinding {
   deviceInfo(device: number, job?: NativeJob): Promise<DeviceInfo>;
   resetPeakMemory(device: number): void;
 
-  tensorFrom(
-    data: Float32Array | Int32Array | BigInt64Array,
-    shape: number[],
-    dtype: DType,
-    device: number,
-  ): TensorHandle;
+  tensorFrom(o: {
+    data: Float32Array | Int32Array | BigInt64Array;
+    shape: number[];
+    dtype: DType;
+    device: number;
+  }): TensorHandle;
   /** One seed: one draw. One seed per image: each image is a draw of its own. */
-  tensorRandn(shape: number[], seeds: bigint[], dtype: DType, device: number): TensorHandle;
+  tensorRandn(o: { shape: number[]; seeds: bigint[]; dtype: DType; device: number }): TensorHandle;
   tensorTo(tensor: TensorHandle, device: number, job?: NativeJob): Promise<TensorHandle>;
   tensorInfo(tensor: TensorHandle): { shape: number[]; dtype: DType; device: string };
   tensorClone(tensor: TensorHandle): TensorHandle;
@@ -329,127 +355,88 @@ export interface NativeBinding extends ControlBinding {
   release(handle: AnyHandle): void;
 
   gather(
-    latents: TensorHandle,
-    anchors: Int32Array,
-    perImage: boolean,
+    o: { latents: TensorHandle; anchors: Int32Array; perImage: boolean },
     job?: NativeJob,
   ): Promise<TensorHandle>;
   lift(
-    velocity: TensorHandle,
-    anchors: Int32Array,
-    rows: number,
-    cols: number,
+    o: { velocity: TensorHandle; anchors: Int32Array; grid: Grid },
     job?: NativeJob,
   ): Promise<TensorHandle>;
-  importance(velocity: TensorHandle, rows: number, cols: number, job?: NativeJob): Promise<Float32Array>;
+  importance(o: { velocity: TensorHandle; grid: Grid }, job?: NativeJob): Promise<Float32Array>;
   /** The `count` most important tokens that are no anchors, per image. */
   selectTokens(
-    velocity: TensorHandle,
-    anchors: Int32Array,
-    perImage: boolean,
-    count: number,
-    rows: number,
-    cols: number,
+    o: { velocity: TensorHandle; anchors: Int32Array; perImage: boolean; count: number; grid: Grid },
     job?: NativeJob,
   ): Promise<Int32Array>;
   predictClean(
-    latents: TensorHandle,
-    velocity: TensorHandle,
-    sigma: number,
+    o: { latents: TensorHandle; velocity: TensorHandle; sigma: number },
     job?: NativeJob,
   ): Promise<TensorHandle>;
   /** Blends towards the target once per weight. */
   microFlow(
-    latents: TensorHandle,
-    newTokens: Int32Array,
-    target: TensorHandle,
-    weights: Float64Array,
+    o: { latents: TensorHandle; newTokens: Int32Array; target: TensorHandle; weights: Float64Array },
     job?: NativeJob,
   ): Promise<void>;
   microFlowTarget(
-    clean: TensorHandle,
-    noise: TensorHandle,
-    anchors: Int32Array,
-    newTokens: Int32Array,
-    sigma: number,
-    rows: number,
-    cols: number,
-    perImage: boolean,
+    o: {
+      clean: TensorHandle;
+      noise: TensorHandle;
+      anchors: Int32Array;
+      newTokens: Int32Array;
+      /** Of `anchors` and `newTokens`. */
+      perImage: boolean;
+      sigma: number;
+      grid: Grid;
+    },
     job?: NativeJob,
   ): Promise<TensorHandle>;
   step(
-    latents: TensorHandle,
-    velocity: TensorHandle,
-    anchors: Int32Array | undefined,
-    rows: number,
-    cols: number,
-    dSigma: number,
+    o: {
+      latents: TensorHandle;
+      velocity: TensorHandle;
+      anchors?: Int32Array | undefined;
+      grid: Grid;
+      dSigma: number;
+    },
     job?: NativeJob,
   ): Promise<TensorHandle>;
 
   unpack(
-    tokens: TensorHandle,
-    rows: number,
-    cols: number,
-    scale: number,
-    shift: number,
+    o: { tokens: TensorHandle; grid: Grid; scale: number; shift: number },
     job?: NativeJob,
   ): Promise<TensorHandle>;
   pack(latents: TensorHandle, job?: NativeJob): Promise<TensorHandle>;
   toImage(pictures: TensorHandle, job?: NativeJob): Promise<Uint8Array>;
   /** The images (first dimension) of all tensors, those of `tensors[i]` `repeats[i]` times each. */
-  stackImages(tensors: TensorHandle[], repeats: Int32Array, job?: NativeJob): Promise<TensorHandle>;
+  stackImages(o: { tensors: TensorHandle[]; repeats: Int32Array }, job?: NativeJob): Promise<TensorHandle>;
   /** Some images of a tensor, in the same memory. */
-  imagesOf(tensor: TensorHandle, first: number, count: number): TensorHandle;
+  imagesOf(o: { tensor: TensorHandle; first: number; count: number }): TensorHandle;
 
   loadTransformer(
     path: string,
     options: NativeLoadOptions & {
-      weights: BlockWeights;
-      graphs: boolean;
-      roundTime: boolean;
+      blockWeights: BlockWeights;
+      cudaGraphs: boolean;
+      timeEmbedding: NonNullable<LoadOptions['timeEmbedding']>;
       keepModulation: boolean;
       ropeAxes?: number[] | undefined;
     },
     job?: NativeJob,
   ): Promise<{ handle: TransformerHandle; config: FluxConfig }>;
   condition(
-    transformer: TransformerHandle,
-    prompt: TensorHandle,
-    pooled: TensorHandle,
-    guidance: Float64Array,
-    sigmas: Float64Array,
+    o: {
+      transformer: TransformerHandle;
+      prompt: TensorHandle;
+      pooled: TensorHandle;
+      /** One for all images, or one per image. */
+      guidance: Float64Array;
+      sigmas: Float64Array;
+    },
     job?: NativeJob,
   ): Promise<ConditioningHandle>;
-  forward(
-    transformer: TransformerHandle,
-    conditioning: ConditioningHandle,
-    latents: TensorHandle,
-    /** The latents are the whole grid's, of which the anchors are taken; else the anchors' own. */
-    gather: boolean,
-    anchors: Int32Array | undefined,
-    /** With `gather`: `anchors` holds one list per image. */
-    perImage: boolean,
-    rows: number,
-    cols: number,
-    /** One step for all images, or one per image. */
-    steps: Int32Array,
-    job?: NativeJob,
-  ): Promise<TensorHandle>;
+  forward(o: NativePass & (AnchorTokens | WholeGrid), job?: NativeJob): Promise<TensorHandle>;
   /** `forward`, lift and Euler update of the latents in one call; resolves to the full velocity. */
-  advance(
-    transformer: TransformerHandle,
-    conditioning: ConditioningHandle,
-    latents: TensorHandle,
-    gather: true,
-    anchors: Int32Array | undefined,
-    perImage: boolean,
-    rows: number,
-    cols: number,
-    steps: Int32Array,
-    dSigma: number,
-    job?: NativeJob,
-  ): Promise<TensorHandle>;
+  advance(o: NativePass & WholeGrid & { dSigma: number }, job?: NativeJob): Promise<TensorHandle>;
 
   /** Since the last call; undefined unless the weights are streamed. */
   transferStatistics(
@@ -508,7 +495,7 @@ export interface NativeBinding extends ControlBinding {
 /** libjit_flux_weights.so, which needs no LibTorch. */
 export interface WeightsBinding extends ControlBinding {
   info(): { version: string };
-  inspectWeights(path: string, verify: boolean, job?: NativeJob): Promise<WeightInspection>;
+  inspectWeights(path: string, o: { verify: boolean }, job?: NativeJob): Promise<WeightInspection>;
   /** `problem` comes as an Error. */
   describeWeights(path: string, job?: NativeJob): Promise<WeightDescription>;
   componentMemory(request: MemoryRequest): PartMemory;

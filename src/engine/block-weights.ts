@@ -1,5 +1,4 @@
-import type { LoadOptions } from '../types.js';
-import type { BlockWeights } from './binding.js';
+import type { BlockWeights, LoadOptions } from '../types.js';
 import { isAccelerator } from './device.js';
 
 /** The form that the options ask for. */

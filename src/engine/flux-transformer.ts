@@ -1,7 +1,7 @@
 import { invalidArgument } from '../errors.js';
 import type { ConditioningHandle, TransformerHandle } from './binding.js';
 import { runNative } from './call.js';
-import type { FluxConfig, LoadOptions, VelocityModel } from '../types.js';
+import type { BlockWeights, FluxConfig, LoadOptions, VelocityModel } from '../types.js';
 import { requestedBlockWeights } from './block-weights.js';
 import { readTransformerConfig } from './component-config.js';
 import { loadJob, nativeLoadOptions } from './load-options.js';
@@ -48,7 +48,11 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
    */
   static async load(
     path: string,
-    o: LoadOptions & { ropeAxes?: [number, number, number] } = {},
+    o: LoadOptions & {
+      ropeAxes?: [number, number, number];
+      /** @internal Decided already, in place of `quantize`, `packWeights` and `weightStreaming`. */
+      blockWeights?: BlockWeights;
+    } = {},
   ): Promise<FluxTransformer> {
     if (o.timeEmbedding !== undefined && o.timeEmbedding !== 'reference' && o.timeEmbedding !== 'exact') {
       throw invalidArgument('timeEmbedding', "'reference' or 'exact'", o.timeEmbedding);
@@ -56,9 +60,9 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
     const common = nativeLoadOptions(o);
     const options = {
       ...common,
-      weights: requestedBlockWeights(o),
-      graphs: o.cudaGraphs ?? false,
-      roundTime: (o.timeEmbedding ?? 'reference') === 'reference',
+      blockWeights: o.blockWeights ?? requestedBlockWeights(o),
+      cudaGraphs: o.cudaGraphs ?? false,
+      timeEmbedding: o.timeEmbedding ?? 'reference',
       keepModulation: o.keepModulation ?? true,
       ropeAxes: o.ropeAxes ?? (await readTransformerConfig(path)).settings.ropeAxes,
     };
@@ -83,25 +87,21 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
     sigmas: number[];
     signal?: AbortSignal;
   }): Promise<Conditioning> {
-    const images = c.prompt.shape[0] ?? 0;
-    const guidance =
-      typeof c.guidance === 'object'
-        ? c.guidance
-        : new Array<number>(images).fill(c.guidance ?? DEFAULT_GUIDANCE);
+    const guidance = [c.guidance ?? DEFAULT_GUIDANCE].flat();
     for (const value of guidance) {
       if (!Number.isFinite(value) || value < 0) {
         throw invalidArgument('guidance', 'a finite number >= 0', value);
       }
     }
-    const model = this.handle;
-    const sigmas = Float64Array.from(c.sigmas);
+    const o = {
+      transformer: this.handle,
+      guidance: Float64Array.from(guidance),
+      sigmas: Float64Array.from(c.sigmas),
+    };
     const handle = await Tensor.on(this.#device, [c.prompt, c.pooled], ([prompt, pooled]) =>
-      this.runJob(
-        (binding, job) => binding.condition(model, prompt, pooled, Float64Array.from(guidance), sigmas, job),
-        { signal: c.signal },
-      ),
+      this.runJob((binding, job) => binding.condition({ ...o, prompt, pooled }, job), { signal: c.signal }),
     );
-    return new Conditioning(handle, images, sigmas.length);
+    return new Conditioning(handle, c.prompt.shape[0] ?? 0, o.sigmas.length);
   }
 
   /**
@@ -127,64 +127,45 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
       onProgress?: (p: { block: number; blocks: number }) => void;
     },
   ): Promise<Tensor> {
-    const gather = 'latents' in i && i.latents !== undefined;
-    const input = gather ? i.latents : (i as { tokens: Tensor }).tokens;
-    const perImage = gather && (i.perImage ?? false);
-    const [model, conditioning, tokens] = [this.handle, i.conditioning.handle, input.handle];
-    const [rows, cols] = i.grid;
-    const steps = typeof i.step === 'number' ? [i.step] : i.step;
+    const steps = [i.step].flat();
     for (const step of steps) {
       if (!Number.isInteger(step) || step < 0 || step >= i.conditioning.steps) {
         throw invalidArgument('step', `an integer from 0 to ${i.conditioning.steps - 1}`, step);
       }
     }
+    const o = {
+      transformer: this.handle,
+      conditioning: i.conditioning.handle,
+      ...('latents' in i && i.latents !== undefined
+        ? { latents: i.latents.handle, perImage: i.perImage ?? false }
+        : { tokens: (i as { tokens: Tensor }).tokens.handle }),
+      anchors: i.anchors,
+      grid: i.grid,
+      step: Int32Array.from(steps),
+    };
     const { onProgress } = i;
     return new Tensor(
-      await this.runJob(
-        (binding, job) =>
-          binding.forward(
-            model,
-            conditioning,
-            tokens,
-            gather,
-            i.anchors,
-            perImage,
-            rows,
-            cols,
-            Int32Array.from(steps),
-            job,
-          ),
-        {
-          signal: i.signal,
-          progress: onProgress && ((block, blocks) => onProgress({ block, blocks })),
-        },
-      ),
+      await this.runJob((binding, job) => binding.forward(o, job), {
+        signal: i.signal,
+        progress: onProgress && ((block, blocks) => onProgress({ block, blocks })),
+      }),
     );
   }
 
   /** @internal See {@link VelocityModel.advance}. */
   async advance(i: AdvanceRequest, conditioning: Conditioning): Promise<Tensor> {
-    const [model, own, latents] = [this.handle, conditioning.handle, i.latents.handle];
-    const steps = Int32Array.of(i.step);
-    return new Tensor(
-      await this.runJob(
-        (binding, job) =>
-          binding.advance(
-            model,
-            own,
-            latents,
-            true,
-            i.anchors,
-            i.perImage,
-            i.grid[0],
-            i.grid[1],
-            steps,
-            i.dSigma,
-            job,
-          ),
-        { signal: i.signal },
-      ),
-    );
+    const { anchors, perImage, grid, dSigma } = i;
+    const o = {
+      transformer: this.handle,
+      conditioning: conditioning.handle,
+      latents: i.latents.handle,
+      anchors,
+      perImage,
+      grid,
+      step: Int32Array.of(i.step),
+      dSigma,
+    };
+    return new Tensor(await this.runJob((binding, job) => binding.advance(o, job), { signal: i.signal }));
   }
 
   /** With `weightStreaming`: what it cost since the last call. Undefined otherwise. */

@@ -22,7 +22,6 @@ export { T5Encoder } from './t5-encoder.js';
 export { Autoencoder, DEFAULT_DECODE_BUDGET_BYTES } from './autoencoder.js';
 export { TorchScriptModule } from './script-module.js';
 export { latentOps } from './latent-ops.js';
-export type { BlockWeights } from './binding.js';
 export { memoryReport, type EngineMemory, type MemoryReport } from './memory.js';
 export { inspectWeights, type WeightEntry, type WeightInspection } from './inspect.js';
 export { componentMemory, describeWeights, mostStored, type WeightDescription } from './describe.js';

@@ -12,9 +12,12 @@ export async function inspectWeights(
   path: string,
   o: { verify?: boolean; signal?: AbortSignal } = {},
 ): Promise<WeightInspection> {
-  const result = await runWeights((binding, job) => binding.inspectWeights(path, o.verify ?? false, job), {
-    signal: o.signal,
-  });
+  const result = await runWeights(
+    (binding, job) => binding.inspectWeights(path, { verify: o.verify ?? false }, job),
+    {
+      signal: o.signal,
+    },
+  );
   if (result.problem) result.problem = asJitFluxError(result.problem) as NonNullable<typeof result.problem>;
   return result;
 }

@@ -5,66 +5,47 @@ import { Tensor } from './tensor.js';
 
 /** The JiT operators on native tensors; see {@link JitOperators} for their contracts. */
 export const jit: Required<JitOperators<Tensor>> = {
-  async gather(latents, anchors, o) {
-    const handle = latents.handle;
+  async gather({ handle }, anchors, { perImage = false } = {}) {
     return new Tensor(
-      await runNative((binding, job) => binding.gather(handle, anchors, o?.perImage ?? false, job)),
+      await runNative((binding, job) => binding.gather({ latents: handle, anchors, perImage }, job)),
     );
   },
 
-  async lift(v, anchors, [rows, cols]) {
-    const handle = v.handle;
-    return new Tensor(await runNative((binding, job) => binding.lift(handle, anchors, rows, cols, job)));
-  },
-
-  async importance(velocity, [rows, cols]) {
-    const handle = velocity.handle;
-    return runNative((binding, job) => binding.importance(handle, rows, cols, job));
-  },
-
-  async selectTokens(velocity, { anchors, count, grid: [rows, cols], perImage = false }) {
-    const handle = velocity.handle;
-    return runNative((binding, job) =>
-      binding.selectTokens(handle, anchors, perImage, count, rows, cols, job),
+  async lift({ handle }, anchors, grid) {
+    return new Tensor(
+      await runNative((binding, job) => binding.lift({ velocity: handle, anchors, grid }, job)),
     );
+  },
+
+  async importance({ handle }, grid) {
+    return runNative((binding, job) => binding.importance({ velocity: handle, grid }, job));
+  },
+
+  async selectTokens({ handle }, { anchors, count, grid, perImage = false }) {
+    const o = { velocity: handle, anchors, perImage, count, grid };
+    return runNative((binding, job) => binding.selectTokens(o, job));
   },
 
   async predictClean(latents, velocity, sigma) {
-    const [x, v] = [latents.handle, velocity.handle];
-    return new Tensor(await runNative((binding, job) => binding.predictClean(x, v, sigma, job)));
+    const o = { latents: latents.handle, velocity: velocity.handle, sigma };
+    return new Tensor(await runNative((binding, job) => binding.predictClean(o, job)));
   },
 
-  async microFlow(latents, o) {
-    const weights = microFlowWeights(o);
-    const [x, target] = [latents.handle, o.target.handle];
-    await runNative((binding, job) => binding.microFlow(x, o.newTokens, target, weights, job));
+  async microFlow(latents, { mode, steps, newTokens, target }) {
+    const weights = microFlowWeights({ mode, steps });
+    const o = { latents: latents.handle, newTokens, target: target.handle, weights };
+    await runNative((binding, job) => binding.microFlow(o, job));
   },
 
-  async microFlowTarget(o) {
-    const [clean, noise] = [o.clean.handle, o.noise.handle];
-    const [rows, cols] = o.grid;
-    return new Tensor(
-      await runNative((binding, job) =>
-        binding.microFlowTarget(
-          clean,
-          noise,
-          o.anchors,
-          o.newTokens,
-          o.sigma,
-          rows,
-          cols,
-          o.perImage ?? false,
-          job,
-        ),
-      ),
-    );
+  async microFlowTarget({ clean, noise, anchors, newTokens, sigma, grid, perImage = false }) {
+    const tensors = { clean: clean.handle, noise: noise.handle };
+    const o = { ...tensors, anchors, newTokens, perImage, sigma, grid };
+    return new Tensor(await runNative((binding, job) => binding.microFlowTarget(o, job)));
   },
 
-  async step(latents, velocity, { anchors, grid: [rows, cols], dSigma }) {
-    const [x, v] = [latents.handle, velocity.handle];
-    return new Tensor(
-      await runNative((binding, job) => binding.step(x, v, anchors, rows, cols, dSigma, job)),
-    );
+  async step(latents, velocity, { anchors, grid, dSigma }) {
+    const o = { latents: latents.handle, velocity: velocity.handle, anchors, grid, dSigma };
+    return new Tensor(await runNative((binding, job) => binding.step(o, job)));
   },
 };
 

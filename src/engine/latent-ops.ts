@@ -6,14 +6,12 @@ import { Tensor } from './tensor.js';
 export const latentOps = {
   /** Packed tokens [B, rows*cols, 4C] to the VAE's input [B, C, 2*rows, 2*cols]: value / scale + shift. */
   async unpack(
-    tokens: Tensor,
-    [rows, cols]: Grid,
+    { handle }: Tensor,
+    grid: Grid,
     { scale, shift }: { scale: number; shift: number },
   ): Promise<Tensor> {
-    const handle = tokens.handle;
-    return new Tensor(
-      await runNative((binding, job) => binding.unpack(handle, rows, cols, scale, shift, job)),
-    );
+    const o = { tokens: handle, grid, scale, shift };
+    return new Tensor(await runNative((binding, job) => binding.unpack(o, job)));
   },
 
   /** [B, C, 2*rows, 2*cols] to packed tokens [B, rows*cols, 4C]; token channel = c*4 + dy*2 + dx. */

@@ -39,7 +39,9 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     const device = deviceIndex(o.device);
     const natural = data instanceof Float32Array ? 'float32' : data instanceof Int32Array ? 'int32' : 'int64';
     return new Tensor(
-      callNative((binding) => binding.tensorFrom(data, [...shape], o.dtype ?? natural, device)),
+      callNative((binding) =>
+        binding.tensorFrom({ data, shape: [...shape], dtype: o.dtype ?? natural, device }),
+      ),
     );
   }
 
@@ -61,7 +63,9 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     const list = typeof o.seed === 'object' ? o.seed : [o.seed];
     const seeds = list.map((seed) => normalizeSeed(seed));
     return new Tensor(
-      callNative((binding) => binding.tensorRandn([...shape], seeds, o.dtype ?? 'float32', device)),
+      callNative((binding) =>
+        binding.tensorRandn({ shape: [...shape], seeds, dtype: o.dtype ?? 'float32', device }),
+      ),
     );
   }
 
@@ -113,9 +117,11 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
    * @throws ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT
    */
   static async stack(tensors: readonly Tensor[], o: { repeats?: readonly number[] } = {}): Promise<Tensor> {
-    const handles = tensors.map(({ handle }) => handle);
-    const repeats = Int32Array.from(o.repeats ?? tensors.map(() => 1));
-    return new Tensor(await runNative((binding, job) => binding.stackImages(handles, repeats, job)));
+    const stacked = {
+      tensors: tensors.map(({ handle }) => handle),
+      repeats: Int32Array.from(o.repeats ?? tensors.map(() => 1)),
+    };
+    return new Tensor(await runNative((binding, job) => binding.stackImages(stacked, job)));
   }
 
   /**
@@ -125,7 +131,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
    */
   images(first: number, count = 1): Tensor {
     const handle = this.handle;
-    return new Tensor(callNative((binding) => binding.imagesOf(handle, first, count)));
+    return new Tensor(callNative((binding) => binding.imagesOf({ tensor: handle, first, count })));
   }
 
   clone(): this {

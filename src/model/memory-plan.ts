@@ -3,7 +3,6 @@
  * Estimates, on the safe side by some percent; docs/models.md compares them with measurements.
  */
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
-import type { BlockWeights } from '../engine/binding.js';
 import { requestedBlockWeights } from '../engine/block-weights.js';
 import {
   componentMemory,
@@ -13,7 +12,7 @@ import {
   type WeightDescription,
 } from '../engine/describe.js';
 import { deviceInfo, isAccelerator } from '../engine/device.js';
-import type { Device, LoadOptions } from '../types.js';
+import type { BlockWeights, Device, LoadOptions } from '../types.js';
 import { CLIP_L, T5_XXL } from './known-models.js';
 import { type AvailableMemory, availableMemory } from './available-memory.js';
 import { decoderPlacement, textPlacement, transformerPlacement } from './component-options.js';

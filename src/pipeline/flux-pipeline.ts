@@ -82,15 +82,12 @@ export class FluxPipeline {
     const started = performance.now();
     const source = requireFiles(await resolveModel(model, { textEncoders: o.textEncoders, signal }));
     for (const doubt of doubts(source)) log('warn', `${source.info.name}: ${doubt}`, { path: source.path });
-    let { packWeights, weightStreaming } = o;
     let plan: MemoryPlan | undefined;
     if (o.memoryCheck !== false) {
       const request = typeof o.memoryCheck === 'object' ? o.memoryCheck : {};
       const images = Math.max(request.images ?? 1, queue.batching?.maxImages ?? 1);
       plan = planModelMemory(source, { ...o, ...request, images }, await memoryAvailableTo(o));
       checkMemory(plan);
-      packWeights ??= plan.blockWeights !== 'mapped';
-      weightStreaming ??= plan.blockWeights === 'streamed';
     }
     const parts: Partial<ModelParts> = { info: source.info, doubts: doubts(source), device };
     try {
@@ -99,8 +96,7 @@ export class FluxPipeline {
       const { ropeAxes, weights } = source.transformer;
       parts.transformer = await FluxTransformer.load(weights.path, {
         ...o,
-        ...(packWeights !== undefined && { packWeights }),
-        ...(weightStreaming !== undefined && { weightStreaming }),
+        ...(plan && { blockWeights: plan.blockWeights }),
         ...(ropeAxes && { ropeAxes }),
       });
       const { config } = parts.transformer;
