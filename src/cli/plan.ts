@@ -36,7 +36,7 @@ export const planCommand = defineCommand({
   async run(args, context) {
     const { textEncoders, ...load } = loadOptions(args);
     const spec = await findModel(args.model, textEncoders, context.signal);
-    const config = architecture(spec);
+    const { config } = spec.transformer;
     const run = resolveRun({ ...runOptions(args, spec.info), images: args['num-images'] }, spec.info, config);
     const memory = planModelMemory(
       spec,
@@ -70,16 +70,6 @@ async function findModel(
     }
     throw error;
   }
-}
-
-function architecture({ transformer, info, path }: ModelSpec): FluxConfig {
-  if (transformer.config) return transformer.config;
-  throw new JitFluxError(
-    ERROR_CODES.UNSUPPORTED_FORMAT,
-    `${path ?? info.name}: the architecture is in an archive without config.json, which only native code can read ` +
-      '(jit-flux inspect)',
-    { path },
-  );
 }
 
 /** The memory plan as lines of text. */

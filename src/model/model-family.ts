@@ -97,17 +97,16 @@ export function devDefaults(): Omit<FamilyDefaults, 'inferred'> {
  * Tells FLUX.1-dev from FLUX.1-schnell. schnell's four steps and 256 text tokens spoil a model that is not distilled for
  * them, so two signs must agree on it: no guidance embedder, and a schedule without dynamic shift or, where there is
  * no schedule, a name with "schnell" in it. Everything else is sampled as dev.
- * @param o.guidance whether the transformer has a guidance embedder; undefined: only native code can tell
+ * @param o.guidance whether the transformer has a guidance embedder
  * @param o.schedule undefined for a checkpoint
  */
 export function familyDefaults(o: {
   name: string;
   transformer: string;
-  guidance: boolean | undefined;
+  guidance: boolean;
   schedule: ScheduleFile | undefined;
 }): FamilyDefaults {
-  const { guidance, schedule } = o;
-  const guided = guidance ?? true;
+  const { guidance: guided, schedule } = o;
   const dynamic = schedule && schedule.schedule.kind === 'shift';
   const embedder = guided
     ? `${basename(o.transformer)} has a guidance embedder`

@@ -63,7 +63,9 @@ export interface ResolveOptions {
  *   and for weights ERR_JITFLUX_CORRUPT_FILE, ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_UNSUPPORTED_FORMAT
  */
 export async function resolveModel(model: string | ModelSpec, o: ResolveOptions = {}): Promise<ModelSpec> {
-  return deepFreeze(await resolveAny(model, o));
+  const spec = await resolveAny(model, o);
+  // What the caller made is the caller's.
+  return isModelSpec(model) ? spec : deepFreeze(spec);
 }
 
 async function resolveAny(model: string | ModelSpec, o: ResolveOptions): Promise<ModelSpec> {

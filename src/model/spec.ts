@@ -73,7 +73,7 @@ export interface TextEncoderSpec<Architecture, Settings> {
   weights?: WeightDescription | undefined;
   /** Directory. */
   tokenizer?: string | undefined;
-  /** What its tensors and its config.json say; empty for an archive that only native code can read. */
+  /** What its tensors and its config.json say. */
   architecture: Partial<Architecture>;
   settings: Settings;
 }
@@ -105,8 +105,7 @@ export interface ModelSpec {
   transformer: {
     /** Absent from a named model. */
     weights?: WeightDescription | undefined;
-    /** Undefined if only native code can tell: an archive without config.json. */
-    config?: FluxConfig | undefined;
+    config: FluxConfig;
     /** As the model's settings state them; else the rule of FLUX.1 holds. */
     ropeAxes?: [number, number, number] | undefined;
   };

@@ -12,7 +12,7 @@ const file = (schedule: ScheduleOptions, stated = true) => ({
 const SHIFT = file({ kind: 'shift' });
 const STATIC = file({ kind: 'static', shift: 1 });
 const SILENT = file({ kind: 'static', shift: 1 }, false);
-const family = (guidance: boolean | undefined, schedule?: ReturnType<typeof file>, name = 'a-checkpoint') =>
+const family = (guidance: boolean, schedule?: ReturnType<typeof file>, name = 'a-checkpoint') =>
   familyDefaults({ name, transformer: `/models/${name}.safetensors`, guidance, schedule });
 
 const SCHNELL = { preset: 'dense', dense: { steps: 4, schedule: { kind: 'static', shift: 1 } } };
@@ -21,7 +21,6 @@ describe('familyDefaults', () => {
   it.each([
     ['a snapshot of dev', family(true, SHIFT)],
     ['a checkpoint with a guidance embedder', family(true)],
-    ['an archive that only native code can read', family(undefined, SHIFT)],
   ])('%s is dev, without doubt', (_name, { text, defaults, inferred }) => {
     expect(text).toEqual({ length: 512 });
     expect(defaults).toEqual({ width: 1024, height: 1024, guidance: 3.5 });
