@@ -63,12 +63,14 @@ async function forwardCase(
 
 // The archive that torch.jit.trace wrote is too large for the repository; flux-nano has smaller ones of every kind.
 const traced = sharedFixture('flux/flux-mini.traced.pt');
+const TRACED =
+  traced === undefined ? 'traced (skipped: flux-mini.traced.pt is not in ../shared/fixtures)' : 'traced';
 
 describe.each([
   ['diffusers', MINI],
   ['original', originalLayoutMini()],
   ['TorchScript', await archiveMini()],
-  ['traced', traced],
+  [TRACED, traced],
 ])('flux-mini in float32: %s', (layout, path) => {
   it.skipIf(path === undefined).each(FP32_CASES)('%s', async (name) => {
     using model = await load({}, path);

@@ -380,9 +380,11 @@ describe('interruption', () => {
   const limitFileSize = (bytes: number | 'unlimited'): void =>
     void execFileSync('prlimit', ['--pid', String(process.pid), `--fsize=${bytes}:`]);
   const canLimit = spawnSync('prlimit', ['--version']).status === 0;
-  if (!canLimit) console.log('Skipped: disk full (no prlimit on this machine)');
+  const fullDisk = canLimit
+    ? 'a full disk is a typed error; the old file stays, nothing else does'
+    : 'a full disk is a typed error (skipped: no prlimit on this machine)';
 
-  it.skipIf(!canLimit)('a full disk is a typed error; the old file stays, nothing else does', async () => {
+  it.skipIf(!canLimit)(fullDisk, async () => {
     const directory = place();
     const output = join(directory, 'model.pt');
     writeFileSync(output, 'old content');
@@ -639,9 +641,9 @@ describe('snapshot', () => {
 
 const python = process.env['JIT_FLUX_PYTHON'] ?? 'python3';
 const hasTorch = spawnSync(python, ['-c', 'import torch']).status === 0;
-if (!hasTorch) console.log(`Skipped: torch.jit.load (${python} has no torch; set JIT_FLUX_PYTHON)`);
+const noTorch = hasTorch ? '' : ` (skipped: ${python} has no torch; set JIT_FLUX_PYTHON)`;
 
-describe.skipIf(!hasTorch)('torch.jit.load', () => {
+describe.skipIf(!hasTorch)(`torch.jit.load${noTorch}`, () => {
   const repository = fileURLToPath(new URL('../..', import.meta.url));
   const compare = (archive: string, reference: string): string =>
     execFileSync(python, [join(repository, 'test/support/compare_archive.py'), archive, reference], {

@@ -16,6 +16,7 @@ describe('memory of a decode', () => {
       [16, 24],
       [64, 64],
       [256, 128],
+      [512, 512],
       // So wide that the fewest rows of a strip exceed its usual size.
       [4, 20_000],
     ] as const) {

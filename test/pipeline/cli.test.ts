@@ -160,9 +160,11 @@ describe('jit-flux', () => {
     const blocked = await run('generate red -o /nowhere.png --json');
     expect(JSON.parse(blocked.stdout)).toMatchObject({ error: { code: 'ERR_JITFLUX_LIBTORCH_NOT_FOUND' } });
     const none = { ...env, JIT_FLUX_BUILD_DIR: '/nowhere' };
-    const missing = await run(`inspect ${TRANSFORMER} --json`, none);
-    expect(missing.code).toBe(2);
-    expect(JSON.parse(missing.stdout)).toMatchObject({ error: { code: 'ERR_JITFLUX_NATIVE_LOAD' } });
+    for (const command of ['plan --json', `inspect ${TRANSFORMER} --json`]) {
+      const missing = await run(command, none);
+      expect(missing.code, command).toBe(2);
+      expect(JSON.parse(missing.stdout)).toMatchObject({ error: { code: 'ERR_JITFLUX_NATIVE_LOAD' } });
+    }
     expect(JSON.parse(stdout)).toMatchObject({
       stages: [{ activeTokens: 1310 }, {}, { activeTokens: 4096 }],
     });

@@ -25,11 +25,16 @@ const BLOCKS = 912 * 3072 * 3072 + 646 * 3072;
 const MODULATION = 344 * 3072 * 3073;
 
 /** Weights with so many parameters. */
-function weights(part: PartName, parameters: number, storedDType: 'bfloat16' | 'float32'): WeightDescription {
+function weightFile(
+  part: PartName,
+  parameters: number,
+  storedDType: 'bfloat16' | 'float32',
+  format: WeightDescription['format'],
+): WeightDescription {
   return {
     path: part,
     files: [part],
-    format: 'safetensors',
+    format,
     fileBytes: parameters * (storedDType === 'float32' ? 4 : 2),
     part,
     prefix: '',
@@ -40,7 +45,11 @@ function weights(part: PartName, parameters: number, storedDType: 'bfloat16' | '
 }
 
 /** FLUX.1-dev as published: bfloat16 safetensors. */
-function fluxDev(dtype: 'bfloat16' | 'float32' = 'bfloat16'): ModelSpec {
+function fluxDev(
+  dtype: 'bfloat16' | 'float32' = 'bfloat16',
+  format: WeightDescription['format'] = 'safetensors',
+): ModelSpec {
+  const weights = (part: PartName, parameters: number) => weightFile(part, parameters, dtype, format);
   return {
     kind: 'diffusers',
     path: '/models/FLUX.1-dev',
@@ -51,20 +60,20 @@ function fluxDev(dtype: 'bfloat16' | 'float32' = 'bfloat16'): ModelSpec {
       defaults: { width: 1024, height: 1024, guidance: 3.5 },
     },
     transformer: {
-      weights: weights('transformer', TRANSFORMER, dtype),
+      weights: weights('transformer', TRANSFORMER),
       config: FLUX_1_DEV,
       ropeAxes: undefined,
     },
     text: {
       kind: 'native',
       clip: {
-        weights: weights('clip', CLIP, dtype),
+        weights: weights('clip', CLIP),
         tokenizer: '',
         architecture: CLIP_L,
         settings: { heads: 0, eps: 1e-5, eosTokenId: 2 },
       },
       t5: {
-        weights: weights('t5', T5, dtype),
+        weights: weights('t5', T5),
         tokenizer: '',
         architecture: T5_XXL,
         settings: { maxDistance: 128, eps: 1e-6 },
@@ -72,7 +81,7 @@ function fluxDev(dtype: 'bfloat16' | 'float32' = 'bfloat16'): ModelSpec {
     },
     decoder: {
       kind: 'native',
-      weights: weights('autoencoder', VAE, dtype),
+      weights: weights('autoencoder', VAE),
       architecture: FLUX_AUTOENCODER,
       settings: FLUX_LATENTS,
     },
@@ -108,6 +117,14 @@ describe('planModelMemory', () => {
     expect(p.components.map(({ parameters }) => parameters)).toEqual([undefined, CLIP, T5, TRANSFORMER, VAE]);
     expect(p.components.find(({ component }) => component === 'transformer')?.fileBytes).toBe(23_802_816_640);
     expect(resident(plan())).toMatchObject({ text_encoder_2: 4 * T5, transformer: 4 * TRANSFORMER });
+  });
+
+  it('plans archives, whose tensors are known too, as the same in safetensors', () => {
+    const of = (format: WeightDescription['format']) =>
+      plan({ dtype: 'bfloat16' }, fluxDev('bfloat16', format)).components.map(
+        ({ format: _format, ...component }) => component,
+      );
+    expect(of('torchscript')).toEqual(of('safetensors'));
   });
 
   it('uses weights from the file only if it holds the compute type', () => {

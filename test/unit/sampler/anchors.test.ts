@@ -181,7 +181,11 @@ describe('activation on the grid', () => {
     const gaps = new GapMap([side, side]);
     // Distances that are written while the grid fills up from one corner.
     let written = 0;
-    for (const token of activateOnGrid(Int32Array.of(0), tokens, [side, side])) written += gaps.insert(token);
+    const order = activateOnGrid(Int32Array.of(0), tokens, [side, side]);
+    expect(sorted(order)).toEqual(range(tokens));
+    for (const token of order) written += gaps.insert(token);
+    // A part of the grid takes the first of them.
+    expect(activateOnGrid(Int32Array.of(0), tokens / 2, [side, side])).toEqual(order.slice(0, tokens / 2));
     expect(written).toBeLessThan(tokens * Math.log2(tokens));
   });
 
