@@ -31,7 +31,7 @@ export default defineConfig({
     testTimeout: 60_000,
     hookTimeout: 60_000,
     projects: [
-      // Needs neither LibTorch nor the addon.
+      // Needs no LibTorch; of the native build only the library without it, which describes weights.
       project({ name: 'unit', group: GROUPS.pure, maxWorkers: cores }),
       project({ name: 'native', ...engine }),
       project({ name: 'golden', ...engine }),

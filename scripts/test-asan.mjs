@@ -10,8 +10,13 @@ import { buildNative } from './lib/native.mjs';
 import { ensureTools, ensureTypeScript } from './lib/steps.mjs';
 import { ROOT, UserError, capture, log, main, run, takeFlag, toolPath } from './lib/tools.mjs';
 
-const DEFAULT = ['test/native/', 'test/golden/', 'test/pipeline/pipeline.test.ts'];
-const ALL = ['test/native/', 'test/golden/', 'test/pipeline/', 'test/lifetime/dispose.test.ts', 'test/unit/'];
+/** How work ends, which was always a matter for the sanitizers. */
+const ENDINGS = ['exit', 'workers', 'weights-library'].map((name) => `test/lifetime/${name}.test.ts`);
+const DEFAULT = ['test/native/', 'test/golden/', 'test/pipeline/pipeline.test.ts', ...ENDINGS];
+const ALL = [
+  ...['test/native/', 'test/golden/', 'test/pipeline/', 'test/unit/', ...ENDINGS],
+  ...['test/lifetime/dispose.test.ts', 'test/lifetime/service.test.ts'],
+];
 const BUILD = join(ROOT, 'build', 'Asan');
 const REPORT = 'sanitizer-report';
 

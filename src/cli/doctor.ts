@@ -3,6 +3,7 @@ import { execFile, type ExecFileException } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { availableParallelism, totalmem } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
@@ -186,10 +187,13 @@ async function checkLibTorch(libraries: NativeLibraries | undefined): Promise<Ch
 async function checkModel(): Promise<Check> {
   const name = 'bundled model';
   try {
-    const { BUNDLED_MODEL } = await import('../model/model-directory.js');
-    const { resolveModel } = await import('../model/resolve-model.js');
-    const { info, path } = await resolveModel(BUNDLED_MODEL);
-    return { name, status: 'ok', detail: `${info.name} in ${path}`, facts: { path } };
+    // Its files alone: what is in them, native code would have to tell, which is a check of its own.
+    const { BUNDLED_MODEL, checkModelIndex, findModelFiles, MODEL_INDEX } =
+      await import('../model/model-directory.js');
+    const { readJsonFile } = await import('../files/json.js');
+    const index = checkModelIndex(await readJsonFile(join(BUNDLED_MODEL, MODEL_INDEX)));
+    const { path } = await findModelFiles(BUNDLED_MODEL, index);
+    return { name, status: 'ok', detail: `${index.name} in ${path}`, facts: { path } };
   } catch (error) {
     return failure(name, error, 'Reinstall jit-flux.');
   }
