@@ -76,7 +76,9 @@ AutoencoderWeights AutoencoderWeights::resolve(std::shared_ptr<const WeightFile>
   for (int64_t i = levels - 1; i >= 0; --i) {
     config.channels.push_back(set.size(up.block(i, levels, 0) + "conv1.bias", 1, 0));
   }
-  if (levels > 8) set.problem(std::to_string(levels) + " levels are too many");
+  if (levels > kMaxAutoencoderLevels) {
+    set.problem(std::to_string(levels) + " levels are too many");
+  }
   config.layers_per_block = std::max<int64_t>(1, set.count(up.blocks(0, levels)) - 1);
   config.latent_channels = set.size(kLandmark, 4, 1);
   if (settings) {

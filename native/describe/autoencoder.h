@@ -15,6 +15,8 @@
 
 namespace jitflux {
 
+inline constexpr int64_t kMaxAutoencoderLevels = 8;
+
 // What the tensors do not tell.
 struct AutoencoderSettings {
   int64_t norm_groups = 32;

@@ -15,8 +15,7 @@ namespace jitflux {
 namespace {
 
 constexpr int64_t kTimestepWidth = 256;
-constexpr int64_t kMaxWidth = int64_t{1} << 24;  // products of widths below stay far from overflow
-constexpr int64_t kUnknown = -1;                 // a size that no tensor of the file tells
+constexpr int64_t kUnknown = -1;  // a size that no tensor of the file tells
 
 enum class Layout { kDiffusers, kOriginal };
 

@@ -8,6 +8,9 @@
 
 namespace jitflux {
 
+// Most that a size of an architecture may be; products of two stay far from overflow.
+inline constexpr int64_t kMaxWidth = int64_t{1} << 24;
+
 // Takes the name of a parameter, below any prefix, and its shape; sizes of -1 are not known.
 using ParameterSink =
     std::function<void(const std::string& name, const std::vector<int64_t>& shape)>;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "describe/parameter_list.h"
 #include "weights/reader_util.h"
 
 namespace jitflux {
@@ -10,12 +11,11 @@ namespace jitflux {
 namespace {
 
 constexpr size_t kMaxNamesShown = 20;
-constexpr int64_t kMaxSize = int64_t{1} << 24;  // products of two stay far from overflow
 
 bool matches(const std::vector<int64_t>& shape, const std::vector<int64_t>& expected) {
   return std::equal(shape.begin(), shape.end(), expected.begin(), expected.end(),
                     [](int64_t size, int64_t wanted) {
-                      return wanted < 0 ? size > 0 && size <= kMaxSize : size == wanted;
+                      return wanted < 0 ? size > 0 && size <= kMaxWidth : size == wanted;
                     });
 }
 
@@ -133,7 +133,7 @@ int64_t ParameterSet::size(std::string_view name, size_t rank, size_t dimension)
   const WeightTensor* tensor = find(name);
   if (tensor == nullptr || tensor->shape.size() != rank) return kUnknown;
   const int64_t size = tensor->shape[dimension];
-  return size > 0 && size <= kMaxSize ? size : kUnknown;
+  return size > 0 && size <= kMaxWidth ? size : kUnknown;
 }
 
 int64_t ParameterSet::count(std::string_view root) const { return count_indices(inside_, root); }

@@ -3,17 +3,40 @@
 // No LibTorch here; residency/weight_tensors.h turns parameters into tensors.
 #pragma once
 
+#include <algorithm>
+#include <charconv>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <set>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "weights/weight_file.h"
 
 namespace jitflux {
+
+// One more than the highest index in names "<root><index>." of a sorted map; at least one, so that
+// a file without any blocks is told which it lacks. Indices from kMaxBlocks on do not count.
+inline constexpr int64_t kMaxBlocks = 512;
+template <typename Map>
+int64_t count_indices(const Map& names, std::string_view root) {
+  int64_t count = 1;
+  for (auto it = names.lower_bound(root); it != names.end(); ++it) {
+    std::string_view name = it->first;
+    if (!name.starts_with(root)) break;
+    name.remove_prefix(root.size());
+    const std::string_view digits = name.substr(0, name.find('.'));
+    int64_t index = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
+    const bool canonical = error == std::errc() && end == digits.data() + digits.size() &&
+                           (digits.size() == 1 || digits[0] != '0');
+    if (canonical && index >= 0 && index < kMaxBlocks) count = std::max(count, index + 1);
+  }
+  return count;
+}
 
 // What is wrong with the parameters of a file. Everything is collected before anything is thrown.
 struct Mismatch {

@@ -8,63 +8,73 @@ namespace jitflux::addon {
 
 namespace {
 
-constexpr int64_t kMaxWidth = int64_t{1} << 24;  // as of tensors in files (parameter_set.cc)
-constexpr int64_t kMaxBlocks = 512;
-
 void set_number(Napi::Object& object, const char* key, double value) {
   object.Set(key, Napi::Number::New(object.Env(), value));
 }
 
-int64_t parse_size(const Napi::Object& object, const char* key, int64_t most = kMaxWidth) {
-  return parse_integer(object.Get(key), key, 1, most);
+int64_t parse_size(const Fields& from, const char* name, int64_t most = kMaxWidth) {
+  return from.integer(name, 1, most);
 }
 
-FluxConfig parse_flux(const Napi::Object& object) {
+FluxConfig parse_flux(const Fields& from) {
   FluxConfig config;
-  config.double_blocks = parse_integer(object.Get("doubleBlocks"), "doubleBlocks", 0, kMaxBlocks);
-  config.single_blocks = parse_integer(object.Get("singleBlocks"), "singleBlocks", 0, kMaxBlocks);
-  config.heads = parse_size(object, "heads", 4096);
-  config.head_dim = parse_size(object, "headDim", 4096);
-  config.in_channels = parse_size(object, "inChannels");
-  config.out_channels = parse_size(object, "outChannels");
-  config.text_dim = parse_size(object, "textDim");
-  config.pooled_dim = parse_size(object, "pooledDim");
-  config.mlp_ratio = parse_size(object, "mlpRatio", 64);
-  config.guidance = object.Get("guidance").ToBoolean();
+  config.double_blocks = from.integer("doubleBlocks", 0, kMaxBlocks);
+  config.single_blocks = from.integer("singleBlocks", 0, kMaxBlocks);
+  config.heads = parse_size(from, "heads", 4096);
+  config.head_dim = parse_size(from, "headDim", 4096);
+  config.in_channels = parse_size(from, "inChannels");
+  config.out_channels = parse_size(from, "outChannels");
+  config.text_dim = parse_size(from, "textDim");
+  config.pooled_dim = parse_size(from, "pooledDim");
+  config.mlp_ratio = parse_size(from, "mlpRatio", 64);
+  config.guidance = from.boolean("guidance");
   return config;
 }
 
-ClipConfig parse_clip(const Napi::Object& object) {
+ClipConfig parse_clip(const Fields& from) {
   ClipConfig config;
-  config.vocabulary = parse_size(object, "vocabulary");
-  config.positions = parse_size(object, "maxTokens");
-  config.width = parse_size(object, "width");
-  config.mlp = parse_size(object, "mlpWidth");
-  config.layers = parse_size(object, "layers", kMaxBlocks);
+  config.vocabulary = parse_size(from, "vocabulary");
+  config.positions = parse_size(from, "maxTokens");
+  config.width = parse_size(from, "width");
+  config.mlp = parse_size(from, "mlpWidth");
+  config.layers = parse_size(from, "layers", kMaxBlocks);
   return config;
 }
 
-T5Config parse_t5(const Napi::Object& object) {
+T5Config parse_t5(const Fields& from) {
   T5Config config;
-  config.vocabulary = parse_size(object, "vocabulary");
-  config.width = parse_size(object, "width");
-  config.heads = parse_size(object, "heads", 4096);
-  config.head_dim = parse_size(object, "headDim", 4096);
-  config.mlp = parse_size(object, "mlpWidth");
-  config.layers = parse_size(object, "layers", kMaxBlocks);
-  config.buckets = parse_size(object, "positionBuckets", 4096);
+  config.vocabulary = parse_size(from, "vocabulary");
+  config.width = parse_size(from, "width");
+  config.heads = parse_size(from, "heads", 4096);
+  config.head_dim = parse_size(from, "headDim", 4096);
+  config.mlp = parse_size(from, "mlpWidth");
+  config.layers = parse_size(from, "layers", kMaxBlocks);
+  config.buckets = parse_size(from, "positionBuckets", 4096);
   return config;
 }
 
-AutoencoderConfig parse_autoencoder(const Napi::Object& object) {
-  AutoencoderConfig config;
-  config.latent_channels = parse_size(object, "latentChannels");
-  config.layers_per_block = parse_size(object, "layersPerBlock", kMaxBlocks);
-  config.channels = parse_shape(object.Get("channels"), "channels");
-  for (const int64_t channels : config.channels) {
-    if (channels > kMaxWidth) invalid("channels", "at most 2^24", std::to_string(channels));
+// No shape: the widths of the levels stand side by side.
+std::vector<int64_t> parse_channels(const Napi::Value& value) {
+  if (!value.IsArray()) invalid("channels", "an array of widths", show(value));
+  const auto array = value.As<Napi::Array>();
+  const uint32_t levels = array.Length();
+  if (levels < 1 || levels > kMaxAutoencoderLevels) {
+    invalid("channels", "1 to " + std::to_string(kMaxAutoencoderLevels) + " widths",
+            std::to_string(levels));
   }
-  config.encoder = object.Get("encoder").ToBoolean();
+  std::vector<int64_t> channels;
+  for (uint32_t i = 0; i < levels; ++i) {
+    channels.push_back(parse_integer(array.Get(i), "channels", 1, kMaxWidth));
+  }
+  return channels;
+}
+
+AutoencoderConfig parse_autoencoder(const Fields& from) {
+  AutoencoderConfig config;
+  config.latent_channels = parse_size(from, "latentChannels");
+  config.layers_per_block = parse_size(from, "layersPerBlock", kMaxBlocks);
+  config.channels = parse_channels(from.get("channels"));
+  config.encoder = from.boolean("encoder");
   config.names = "diffusers";
   return config;
 }
@@ -73,19 +83,16 @@ AutoencoderConfig parse_autoencoder(const Napi::Object& object) {
 
 Napi::Object config_to_js(Napi::Env env, const FluxConfig& config) {
   Napi::Object result = Napi::Object::New(env);
-  const auto set = [&](const char* key, int64_t value) {
-    result.Set(key, Napi::Number::New(env, static_cast<double>(value)));
-  };
-  set("doubleBlocks", config.double_blocks);
-  set("singleBlocks", config.single_blocks);
-  set("heads", config.heads);
-  set("headDim", config.head_dim);
-  set("hiddenSize", config.hidden());
-  set("inChannels", config.in_channels);
-  set("outChannels", config.out_channels);
-  set("textDim", config.text_dim);
-  set("pooledDim", config.pooled_dim);
-  set("mlpRatio", config.mlp_ratio);
+  set_number(result, "doubleBlocks", static_cast<double>(config.double_blocks));
+  set_number(result, "singleBlocks", static_cast<double>(config.single_blocks));
+  set_number(result, "heads", static_cast<double>(config.heads));
+  set_number(result, "headDim", static_cast<double>(config.head_dim));
+  set_number(result, "hiddenSize", static_cast<double>(config.hidden()));
+  set_number(result, "inChannels", static_cast<double>(config.in_channels));
+  set_number(result, "outChannels", static_cast<double>(config.out_channels));
+  set_number(result, "textDim", static_cast<double>(config.text_dim));
+  set_number(result, "pooledDim", static_cast<double>(config.pooled_dim));
+  set_number(result, "mlpRatio", static_cast<double>(config.mlp_ratio));
   result.Set("guidance", Napi::Boolean::New(env, config.guidance));
   Napi::Array axes = Napi::Array::New(env, 3);
   for (uint32_t i = 0; i < 3; ++i) {
@@ -164,12 +171,11 @@ Napi::Object architecture_to_js(Napi::Env env, const Architecture& architecture)
 }
 
 Architecture parse_architecture(const std::string& part, const Napi::Value& value) {
-  if (!value.IsObject()) invalid("architecture", "an object", show(value));
-  const auto object = value.As<Napi::Object>();
-  if (part == "transformer") return parse_flux(object);
-  if (part == "clip") return parse_clip(object);
-  if (part == "t5") return parse_t5(object);
-  if (part == "autoencoder") return parse_autoencoder(object);
+  const Fields from(value, "architecture");
+  if (part == "transformer") return parse_flux(from);
+  if (part == "clip") return parse_clip(from);
+  if (part == "t5") return parse_t5(from);
+  if (part == "autoencoder") return parse_autoencoder(from);
   invalid("part", "'transformer', 'clip', 't5' or 'autoencoder'", part);
 }
 

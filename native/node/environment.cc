@@ -162,10 +162,11 @@ Napi::Promise NodeEnvironment::run(Napi::Env env, const Napi::Value& options, Wo
     };
   }
   announce();
+  WorkThread& worker = thread(where.device);  // first: the system may have no thread left
   // Node stays alive while work is in flight, and only then.
   if (pending_++ == 0) napi_ref_threadsafe_function(env, messages_);
   Task* raw = task.release();
-  thread(where.device).post([this, raw] {
+  worker.post([this, raw] {
     execute(*raw);
     post(std::make_unique<Message>(Message{raw, std::nullopt, {}, {}}));
   });

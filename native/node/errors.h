@@ -32,8 +32,8 @@ LogSink& log_sink(Napi::Env env);
 // Wraps a native function so that everything it throws becomes a JavaScript exception.
 template <Napi::Value (*F)(const Napi::CallbackInfo&)>
 Napi::Value guarded(const Napi::CallbackInfo& info) {
-  const LogScope scope(log_sink(info.Env()));
   try {
+    const LogScope scope(log_sink(info.Env()));
     return F(info);
   } catch (const Napi::Error&) {
     throw;

@@ -1,9 +1,7 @@
 // Helpers shared by the weight readers: typed failures, overflow-safe arithmetic, printable names.
 #pragma once
 
-#include <algorithm>
 #include <bit>
-#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -60,26 +58,6 @@ std::optional<int64_t> checked_numel(const std::vector<int64_t>& shape);
 
 // Row-major strides in elements. Only for shapes whose checked_numel is known.
 std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape);
-
-// One more than the highest index in names "<root><index>." of a sorted map; at least one, so that
-// a file without any blocks is told which it lacks. Indices from kMaxBlocks on do not count.
-inline constexpr int64_t kMaxBlocks = 512;
-template <typename Map>
-int64_t count_indices(const Map& names, std::string_view root) {
-  int64_t count = 1;
-  for (auto it = names.lower_bound(root); it != names.end(); ++it) {
-    std::string_view name = it->first;
-    if (!name.starts_with(root)) break;
-    name.remove_prefix(root.size());
-    const std::string_view digits = name.substr(0, name.find('.'));
-    int64_t index = 0;
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
-    const bool canonical = error == std::errc() && end == digits.data() + digits.size() &&
-                           (digits.size() == 1 || digits[0] != '0');
-    if (canonical && index >= 0 && index < kMaxBlocks) count = std::max(count, index + 1);
-  }
-  return count;
-}
 
 // Owns copies of the few tensors that a foreign writer placed at addresses their element type must
 // not be read from. Writers of PyTorch and safetensors align, so this is normally empty.

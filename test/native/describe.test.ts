@@ -196,6 +196,18 @@ describe('componentMemory', () => {
     });
   });
 
+  it('takes an autoencoder of as many levels as the engine loads', async () => {
+    const of = (...channels: number[]) => {
+      const architecture = { latentChannels: 16, layersPerBlock: 2, encoder: true, channels };
+      return componentMemory({ ...dev, part: 'autoencoder', architecture } as never);
+    };
+    const flux = of(128, 256, 512, 512).parameters!;
+    expect(flux).toBe(83_819_683);
+    expect(of(128, 256, 512, 512, 512).parameters).toBeGreaterThan(flux);
+    expect(of(...Array<number>(8).fill(1024)).parameters).toBeGreaterThan(flux);
+    await expectError(() => of(...Array<number>(9).fill(32)), 'ERR_JITFLUX_INVALID_ARGUMENT', /"channels"/);
+  });
+
   it.each([
     [{ part: 'unet' }, /"part"/],
     [{ architecture: {} }, /"doubleBlocks"/],
@@ -206,6 +218,7 @@ describe('componentMemory', () => {
     [{ work: { ...dev.work, images: 0 } }, /"images"/],
     [{ work: undefined }, /"work"/],
     [{ fileBytes: -1 }, /"fileBytes"/],
+    [{ keepModulation: 1 }, /"keepModulation"/],
   ])('refuses %j', async (o, message) => {
     await expectError(
       () => componentMemory({ ...dev, ...o } as never),
