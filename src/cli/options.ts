@@ -102,9 +102,10 @@ export type LoadArgs = Partial<InferredOptionTypes<typeof LOAD_FLAGS>>;
 
 /**
  * The load options that the flags say, checked.
+ * @param check `plan` has one that takes devices which are not there
  * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
-export function loadOptions(args: LoadArgs): LoadOptions {
+export function loadOptions(args: LoadArgs, check: (o: LoadOptions) => void = checkLoadOptions): LoadOptions {
   const onCpu = args['encoders-on-cpu'] ? ('cpu' as const) : undefined;
   const options: LoadOptions = given({
     textEncoders: args['text-encoders'],
@@ -120,7 +121,7 @@ export function loadOptions(args: LoadArgs): LoadOptions {
     textEncoderDevice: onCpu,
     decoderDevice: onCpu,
   });
-  checkLoadOptions(options);
+  check(options);
   return options;
 }
 

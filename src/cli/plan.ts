@@ -1,6 +1,7 @@
 /** `jit-flux plan`: what a preset will do, without doing it. */
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import { availableMemory } from '../model/available-memory.js';
+import { checkPlannedOptions } from '../model/component-options.js';
 import { KNOWN_MODELS } from '../model/known-models.js';
 import { type MemoryPlan, memoryRequest, type PhaseMemory, planModelMemory } from '../model/memory-plan.js';
 import { resolveModel } from '../model/resolve-model.js';
@@ -34,7 +35,7 @@ export const planCommand = defineCommand({
       })
       .example('$0 plan --preset jit-7x --width 1024 --height 1024', 'FLUX.1-dev at 1024x1024'),
   async run(args, context) {
-    const { textEncoders, ...load } = loadOptions(args);
+    const { textEncoders, ...load } = loadOptions(args, checkPlannedOptions);
     const spec = await findModel(args.model, textEncoders, context.signal);
     const { config } = spec.transformer;
     const run = resolveRun({ ...runOptions(args, spec.info), images: args['num-images'] }, spec.info, config);

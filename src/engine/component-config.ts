@@ -53,7 +53,14 @@ export interface AutoencoderSettings {
   shiftFactor: number;
 }
 
-const FLUX_SHIFT_FACTOR = 0.1159;
+/** Where no config.json says otherwise: those of CLIP-L, T5-XXL and FLUX.1's autoencoder. */
+export const CLIP_SETTINGS: Readonly<ClipSettings> = { heads: 0, eps: 1e-5, eosTokenId: 2 };
+export const T5_SETTINGS: Readonly<T5Settings> = { maxDistance: 128, eps: 1e-6 };
+export const AUTOENCODER_SETTINGS: Readonly<AutoencoderSettings> = {
+  normGroups: 32,
+  scalingFactor: 0.3611,
+  shiftFactor: 0.1159,
+};
 
 const size = z.int().positive();
 const maybeSize = size.nullish().transform((value) => value ?? undefined);
@@ -80,8 +87,8 @@ const clipJson = z.preprocess(
     intermediate_size: maybeSize,
     num_hidden_layers: maybeSize,
     num_attention_heads: size.optional(),
-    layer_norm_eps: z.number().positive().default(1e-5),
-    eos_token_id: z.int().nonnegative().default(2),
+    layer_norm_eps: z.number().positive().default(CLIP_SETTINGS.eps),
+    eos_token_id: z.int().nonnegative().default(CLIP_SETTINGS.eosTokenId),
     hidden_act: z.literal('quick_gelu').default('quick_gelu'),
   }),
 );
@@ -93,16 +100,16 @@ const t5Json = z.looseObject({
   d_ff: maybeSize,
   num_layers: maybeSize,
   relative_attention_num_buckets: maybeSize,
-  relative_attention_max_distance: size.default(128),
-  layer_norm_epsilon: z.number().positive().default(1e-6),
+  relative_attention_max_distance: size.default(T5_SETTINGS.maxDistance),
+  layer_norm_epsilon: z.number().positive().default(T5_SETTINGS.eps),
   feed_forward_proj: z.literal('gated-gelu').default('gated-gelu'),
 });
 const autoencoderJson = z.looseObject({
   latent_channels: maybeSize,
   block_out_channels: z.array(size).min(1).max(8).optional(),
   layers_per_block: maybeSize,
-  norm_num_groups: size.default(32),
-  scaling_factor: z.number().positive().default(0.3611),
+  norm_num_groups: size.default(AUTOENCODER_SETTINGS.normGroups),
+  scaling_factor: z.number().positive().default(AUTOENCODER_SETTINGS.scalingFactor),
   shift_factor: z.number().nullish(),
   act_fn: z.literal('silu').default('silu'),
 });
@@ -138,7 +145,7 @@ export async function readClipConfig(weights: string): Promise<ComponentSettings
   return {
     path,
     settings: {
-      heads: json.num_attention_heads ?? 0,
+      heads: json.num_attention_heads ?? CLIP_SETTINGS.heads,
       eps: json.layer_norm_eps,
       eosTokenId: json.eos_token_id,
     },
@@ -185,7 +192,7 @@ export async function readAutoencoderConfig(
       normGroups: json.norm_num_groups,
       scalingFactor: json.scaling_factor,
       // diffusers' default is none; without a file the weights are taken for FLUX.1's own.
-      shiftFactor: json.shift_factor ?? (path === undefined ? FLUX_SHIFT_FACTOR : 0),
+      shiftFactor: json.shift_factor ?? (path === undefined ? AUTOENCODER_SETTINGS.shiftFactor : 0),
     },
     declared: given<AutoencoderConfig>({
       latentChannels: json.latent_channels,

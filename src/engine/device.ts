@@ -10,14 +10,23 @@ export type { DeviceInfo } from './binding.js';
 const CPU = -1;
 
 /**
+ * Index of a device, whether it is there or not; without LibTorch.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT if it is none
+ */
+export function parseDevice(device: Device | undefined): number {
+  if (device === undefined || device === 'cpu') return CPU;
+  const match = typeof device === 'string' ? /^cuda(?::(\d{1,3}))?$/.exec(device) : null;
+  if (match === null) throw invalidArgument('device', "'cpu', 'cuda' or 'cuda:<index>'", device);
+  return Number(match[1] ?? 0);
+}
+
+/**
  * Checks a device.
  * @throws ERR_JITFLUX_INVALID_ARGUMENT if it is none, ERR_JITFLUX_DEVICE_UNAVAILABLE if this process has none such
  */
 export function deviceIndex(device: Device | undefined): number {
-  if (device === undefined || device === 'cpu') return CPU;
-  const match = typeof device === 'string' ? /^cuda(?::(\d{1,3}))?$/.exec(device) : null;
-  if (match === null) throw invalidArgument('device', "'cpu', 'cuda' or 'cuda:<index>'", device);
-  const index = Number(match[1] ?? 0);
+  const index = parseDevice(device);
+  if (index === CPU) return CPU;
   const count = callNative((binding) => binding.deviceCount());
   if (index < count) return index;
   const available = ['cpu', ...Array.from({ length: count }, (_, i) => `cuda:${i}`)];

@@ -1,5 +1,5 @@
 export { Tensor } from './tensor.js';
-export { computeDType, nativeLoadOptions } from './load-options.js';
+export { checkLoadValues, computeDType, nativeLoadOptions } from './load-options.js';
 export { jit } from './jit.js';
 export { JitSampler } from './jit-sampler.js';
 export {
@@ -14,6 +14,7 @@ export {
   devices,
   type DeviceInfo,
   isAccelerator,
+  parseDevice,
   resetPeakMemory,
 } from './device.js';
 export type { AutoencoderSettings, ClipSettings, T5Settings } from './component-config.js';

@@ -2,7 +2,7 @@
 import { invalidArgument } from '../errors.js';
 import type { NativeJob } from './binding.js';
 import type { LoadOptions } from '../types.js';
-import { deviceIndex, isAccelerator } from './device.js';
+import { deviceIndex, isAccelerator, parseDevice } from './device.js';
 
 const CPU_DTYPES: readonly string[] = ['float32', 'bfloat16'];
 const ACCELERATOR_DTYPES: readonly string[] = ['float32', 'bfloat16', 'float16'];
@@ -23,7 +23,13 @@ export function nativeLoadOptions(o: LoadOptions): {
   verify: boolean;
 } {
   const device = deviceIndex(o.device);
-  const accelerator = device >= 0;
+  checkLoadValues(o);
+  return { device, dtype: computeDType(o), threads: o.threads ?? 0, verify: o.verify ?? false };
+}
+
+/** Checks what can be checked of them without LibTorch: whether the device is there cannot. */
+export function checkLoadValues(o: LoadOptions): void {
+  const accelerator = parseDevice(o.device) >= 0;
   const dtype = computeDType(o);
   if (!(accelerator ? ACCELERATOR_DTYPES : CPU_DTYPES).includes(dtype)) {
     const expected = accelerator
@@ -49,7 +55,6 @@ export function nativeLoadOptions(o: LoadOptions): {
   if (o.threads !== undefined && (!Number.isInteger(o.threads) || o.threads < 1 || o.threads > 1024)) {
     throw invalidArgument('threads', 'an integer from 1 to 1024', o.threads);
   }
-  return { device, dtype, threads: o.threads ?? 0, verify: o.verify ?? false };
 }
 
 /** The signal and the progress callback of {@link LoadOptions}, as a native job takes them. */

@@ -1,5 +1,12 @@
 /** Where the parts of a pipeline compute, and in which type. */
-import { computeDType, deviceIndex, isAccelerator, nativeLoadOptions } from '../engine/index.js';
+import {
+  checkLoadValues,
+  computeDType,
+  deviceIndex,
+  isAccelerator,
+  nativeLoadOptions,
+  parseDevice,
+} from '../engine/index.js';
 import type { Device, LoadOptions } from '../types.js';
 import type { ModelSpec } from './spec.js';
 
@@ -17,6 +24,15 @@ export interface ComponentPlacement {
 export function checkLoadOptions(o: LoadOptions): void {
   nativeLoadOptions(o);
   for (const where of [o.textEncoderDevice, o.decoderDevice]) deviceIndex(where);
+}
+
+/**
+ * {@link checkLoadOptions} for a plan: its devices need not be there, and LibTorch need not be either.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function checkPlannedOptions(o: LoadOptions): void {
+  checkLoadValues(o);
+  for (const where of [o.textEncoderDevice, o.decoderDevice]) parseDevice(where);
 }
 
 /** The transformer's, and what the others go by. */

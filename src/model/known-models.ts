@@ -2,6 +2,7 @@
  * Models that are known by name. Their specs need no files; whatever needs no weights takes them: plans of work and
  * memory, and whoever asks what a model is.
  */
+import { AUTOENCODER_SETTINGS, CLIP_SETTINGS, T5_SETTINGS } from '../engine/component-config.js';
 import { FLUX_1_DEV } from '../sampler/flops.js';
 import type { AutoencoderConfig, ClipConfig, FluxConfig, T5Config } from '../types.js';
 import { devDefaults, type FamilyDefaults, schnellDefaults } from './model-family.js';
@@ -27,8 +28,6 @@ export const T5_XXL = {
 export const FLUX_AUTOENCODER: Readonly<
   Pick<AutoencoderConfig, 'latentChannels' | 'channels' | 'layersPerBlock' | 'spatialFactor'>
 > = { latentChannels: 16, channels: [128, 256, 512, 512], layersPerBlock: 2, spatialFactor: 8 };
-/** How FLUX.1's latents are normalised. */
-export const FLUX_LATENTS = { normGroups: 32, scalingFactor: 0.3611, shiftFactor: 0.1159 } as const;
 
 /** Names of models without files. `flux-tiny` is bundled and has its files. */
 export const KNOWN_MODELS = ['flux.1-dev', 'flux.1-schnell'] as const;
@@ -57,18 +56,18 @@ function named(
       decoder: {
         channels: FLUX_AUTOENCODER.latentChannels,
         spatialFactor: FLUX_AUTOENCODER.spatialFactor,
-        scalingFactor: FLUX_LATENTS.scalingFactor,
-        shiftFactor: FLUX_LATENTS.shiftFactor,
+        scalingFactor: AUTOENCODER_SETTINGS.scalingFactor,
+        shiftFactor: AUTOENCODER_SETTINGS.shiftFactor,
       },
       defaults,
     },
     transformer: { config: { ...config } },
     text: {
       kind: 'native',
-      clip: { architecture: { ...CLIP_L }, settings: { heads: 0, eps: 1e-5, eosTokenId: 2 } },
-      t5: { architecture: { ...T5_XXL }, settings: { maxDistance: 128, eps: 1e-6 } },
+      clip: { architecture: { ...CLIP_L }, settings: { ...CLIP_SETTINGS } },
+      t5: { architecture: { ...T5_XXL }, settings: { ...T5_SETTINGS } },
     },
-    decoder: { kind: 'native', architecture: FLUX_AUTOENCODER, settings: { ...FLUX_LATENTS } },
+    decoder: { kind: 'native', architecture: FLUX_AUTOENCODER, settings: { ...AUTOENCODER_SETTINGS } },
     inferred: [],
   };
 }

@@ -16,8 +16,9 @@ import type { BlockWeights, Device, LoadOptions } from '../types.js';
 import { CLIP_L, T5_XXL } from './known-models.js';
 import { type AvailableMemory, availableMemory } from './available-memory.js';
 import { decoderPlacement, textPlacement, transformerPlacement } from './component-options.js';
+import { pixelsPerToken } from './model-directory.js';
 import { resolveModel } from './resolve-model.js';
-import { type ResolvedRun, resolveRun } from './run.js';
+import { type ResolvedRun, resolveRun, resolveTextLength } from './run.js';
 import type { ModelKind, ModelSpec, ProgramFile } from './spec.js';
 
 export type ComponentName =
@@ -202,11 +203,12 @@ function planForm(
   const width = positive('width', o.width ?? info.defaults.width);
   const height = positive('height', o.height ?? info.defaults.height);
   const images = positive('images', o.images ?? 1);
-  const textTokens = positive('textTokens', o.textTokens ?? info.text.defaultLength ?? info.text.length);
+  const textTokens = positive('textTokens', o.textTokens ?? resolveTextLength(undefined, info));
   const steps = positive('steps', o.steps ?? resolveRun({}, info).plan.steps);
   const runs = positive('concurrency', o.concurrency ?? 1);
-  const { spatialFactor, channels } = info.decoder;
-  const [rows, cols] = [Math.ceil(height / spatialFactor / 2), Math.ceil(width / spatialFactor / 2)];
+  const { channels } = info.decoder;
+  const unit = pixelsPerToken(info);
+  const [rows, cols] = [Math.ceil(height / unit), Math.ceil(width / unit)];
 
   const component = <Part extends PartName>(
     name: ComponentName,

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 
+import type { MemoryPlan } from '../../../src/model/memory-plan.js';
 import type { JitPlan } from '../../../src/types.js';
 import { cli, errorOf } from './helpers.js';
 
@@ -43,7 +44,16 @@ describe('jit-flux plan', () => {
     expect(JSON.parse(own.stdout)).toMatchObject({ preset: 'custom', width: 1024 });
   });
 
+  it('plans for a GPU that is not here', async () => {
+    const { code, stdout } = await cli([...FLUX_7X, '--device', 'cuda:7', '--gpu-memory', '80', '--json']);
+    expect(code, stdout).toBe(0);
+    const { memory } = JSON.parse(stdout) as { memory: MemoryPlan };
+    expect(memory.accelerator).toMatchObject({ device: 'cuda:7', availableBytes: 80 * 2 ** 30 });
+  });
+
   it.each([
+    ['--device gpu', 'ERR_JITFLUX_INVALID_ARGUMENT', 'device'],
+    ['--device cuda --quantize int8', 'ERR_JITFLUX_INVALID_ARGUMENT', 'quantize'],
     ['--preset jit-5x', 'ERR_JITFLUX_UNKNOWN_PRESET', 'jit-4x'],
     ['--width 100', 'ERR_JITFLUX_INVALID_ARGUMENT', 'multiple of 16'],
     ['--width abc', 'ERR_JITFLUX_INVALID_ARGUMENT', 'width'],

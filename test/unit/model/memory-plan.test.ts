@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 
 import { componentMemory, type PartName, type WeightDescription } from '../../../src/engine/describe.js';
-import { CLIP_L, FLUX_AUTOENCODER, FLUX_LATENTS, T5_XXL } from '../../../src/model/known-models.js';
+import { AUTOENCODER_SETTINGS } from '../../../src/engine/component-config.js';
+import { CLIP_L, FLUX_AUTOENCODER, T5_XXL } from '../../../src/model/known-models.js';
 import {
   checkMemory,
   type MemoryPlanOptions,
@@ -83,7 +84,7 @@ function fluxDev(
       kind: 'native',
       weights: weights('autoencoder', VAE),
       architecture: FLUX_AUTOENCODER,
-      settings: FLUX_LATENTS,
+      settings: AUTOENCODER_SETTINGS,
     },
     inferred: [],
   };
