@@ -156,10 +156,13 @@ TokenLists checked_lists(const Napi::Int32Array& array, const char* name, int64_
   return lists;
 }
 
+constexpr int kMaxThreads = 1024;
+
 }  // namespace
 
 Placement TensorFields::placement() const {
-  return {device(), static_cast<int>(integer("threads", 0, INT32_MAX))};
+  // Users meet the bound in TypeScript (load-options.ts), from 1 on; here it guards the process.
+  return {device(), static_cast<int>(integer("threads", 0, kMaxThreads))};
 }
 
 at::ScalarType TensorFields::dtype() const {
