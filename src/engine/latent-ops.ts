@@ -6,11 +6,11 @@ import { Tensor } from './tensor.js';
 export const latentOps = {
   /** Packed tokens [B, rows*cols, 4C] to the VAE's input [B, C, 2*rows, 2*cols]: value / scale + shift. */
   async unpack(
-    { handle }: Tensor,
+    tokens: Tensor,
     grid: Grid,
     { scale, shift }: { scale: number; shift: number },
   ): Promise<Tensor> {
-    const o = { tokens: handle, grid, scale, shift };
+    const o = { tokens: tokens.handle, grid, scale, shift };
     return new Tensor(await runNative((binding, job) => binding.unpack(o, job)));
   },
 
