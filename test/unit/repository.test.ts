@@ -114,7 +114,7 @@ describe('hooks', () => {
 describe('docs/architecture.md', () => {
   const page = text('docs/architecture.md');
 
-  it.each(['architecture.md', '../CONTRIBUTING.md'])('%s names files that exist', (name) => {
+  it.each(['architecture.md', 'security.md', '../CONTRIBUTING.md'])('%s names files that exist', (name) => {
     const paths = [...text(join('docs', name)).matchAll(/`((?:src|native|scripts|bench|test)\/[\w./-]+)`/g)];
     expect(paths.length).toBeGreaterThan(10);
     for (const [, path] of paths) expect(existsSync(join(ROOT, path!)), path).toBe(true);
