@@ -56,6 +56,9 @@ at::Tensor empty_on(int device, const at::Tensor& like) {
 // The tensor itself if it shall stay on the CPU, else a copy on the device.
 at::Tensor sent_to(Napi::Env env, const at::Tensor& tensor, int device) {
   if (device < 0) return tensor;
+  // A device that computes in host memory (the emulation of test/cuda): clone() copies such memory
+  // on this thread, so the values have to be there as soon as the handle is.
+  if (device_backend()->device(device).is_cpu()) return tensor;
   const at::Tensor there = empty_on(device, tensor);
   fill_later(env, there, tensor);
   return there;

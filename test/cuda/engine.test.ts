@@ -295,6 +295,18 @@ describe.skipIf(found.kind === 'none')(`engine on CUDA (${where})`, () => {
       expect(await again.toFloat32Array()).toEqual(values);
     });
 
+    it('are whole when they are copied at once', async () => {
+      const values = Float32Array.from({ length: 4096 }, (_, i) => i - 7.25);
+      using noise = Tensor.randn([1, 64, 64], { seed: 5 });
+      const expected = await noise.toFloat32Array();
+      for (let round = 0; round < 50; round++) {
+        using copied = Tensor.from(values, [1, 64, 64], { device: 'cuda' }).clone();
+        using drawn = Tensor.randn([1, 64, 64], { seed: 5, device: 'cuda' }).clone();
+        expect(await copied.toFloat32Array()).toEqual(values);
+        expect(await drawn.toFloat32Array()).toEqual(expected);
+      }
+    });
+
     it('draw the noise of the CPU', async () => {
       using here = Tensor.randn([2, 8, 4], { seed: [3, 4] });
       using there = Tensor.randn([2, 8, 4], { seed: [3, 4], device: 'cuda' });
