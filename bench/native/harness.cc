@@ -8,8 +8,8 @@
 #include <cmath>
 #include <cstdio>
 
-#include "base/parallel.h"
 #include "runtime/memory_arena.h"
+#include "runtime/parallel.h"
 
 namespace jitflux::bench {
 

@@ -19,7 +19,6 @@
 #include <optional>
 #include <vector>
 
-#include "base/parallel.h"
 #include "eager_flux.h"
 #include "eager_jit.h"
 #include "jit/euler_step.h"
@@ -28,6 +27,7 @@
 #include "jit/lifter.h"
 #include "layers/activation.h"
 #include "layers/token_passes.h"
+#include "runtime/parallel.h"
 #include "sections.h"
 #include "token_choice.h"
 

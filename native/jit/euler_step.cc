@@ -1,8 +1,8 @@
 #include "jit/euler_step.h"
 
-#include "base/parallel.h"
 #include "kernels/kernels.h"
 #include "runtime/device.h"
+#include "runtime/parallel.h"
 
 namespace jitflux::jit {
 

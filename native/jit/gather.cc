@@ -4,9 +4,9 @@
 
 #include <cstring>
 
-#include "base/parallel.h"
 #include "jit/device_lists.h"
 #include "runtime/device.h"
+#include "runtime/parallel.h"
 
 namespace jitflux::jit {
 

@@ -2,9 +2,9 @@
 
 #include <ATen/ops/empty.h>
 
-#include "base/parallel.h"
 #include "kernels/kernels.h"
 #include "runtime/device.h"
+#include "runtime/parallel.h"
 
 namespace jitflux::jit {
 

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "base/counters.h"
-#include "base/parallel.h"
 #include "jit/nearest_map.h"
 #include "kernels/kernels.h"
 #include "kernels/reflect.h"
 #include "runtime/device.h"
+#include "runtime/parallel.h"
 
 namespace jitflux::jit {
 

@@ -4,10 +4,10 @@
 
 #include <cstring>
 
-#include "base/parallel.h"
 #include "jit/device_lists.h"
 #include "jit/gather.h"
 #include "runtime/device.h"
+#include "runtime/parallel.h"
 
 namespace jitflux::jit {
 

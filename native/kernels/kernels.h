@@ -1,6 +1,6 @@
 // CPU kernels behind one table of function pointers, one table per instruction set. The .cc files
 // in cpu/ are compiled once per instruction set (cmake/CpuKernels.cmake) and know neither LibTorch
-// nor threads: callers split rows over threads with base/parallel.h.
+// nor threads: callers split rows over threads with runtime/parallel.h.
 //
 // Numerical contract of every kernel: inputs and outputs in T (float or bfloat16 stored as
 // uint16_t), arithmetic and statistics in float32, one rounding to T at the end. Row strides are in

@@ -8,8 +8,8 @@
 #include <cmath>
 
 #include "base/counters.h"
-#include "base/parallel.h"
 #include "layers/activation.h"
+#include "runtime/parallel.h"
 
 namespace jitflux {
 

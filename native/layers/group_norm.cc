@@ -7,9 +7,9 @@
 #include <cmath>
 #include <vector>
 
-#include "base/parallel.h"
 #include "layers/activation.h"
 #include "runtime/device.h"
+#include "runtime/parallel.h"
 
 namespace jitflux {
 

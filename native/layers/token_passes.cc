@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "base/counters.h"
-#include "base/parallel.h"
 #include "layers/activation.h"
 #include "runtime/device.h"
+#include "runtime/parallel.h"
 
 namespace jitflux {
 

@@ -10,9 +10,9 @@
 #include <utility>
 
 #include "base/counters.h"
-#include "base/parallel.h"
 #include "layers/activation.h"
 #include "runtime/memory_arena.h"
+#include "runtime/parallel.h"
 
 namespace jitflux {
 

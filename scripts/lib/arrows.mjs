@@ -67,6 +67,20 @@ export const ALLOWED = {
   },
 };
 
+/** Rooms of native/ whose code runs without LibTorch too: no header of it, and none of ours above them. */
+export const WITHOUT_LIBTORCH = [
+  'loader',
+  'weights_addon',
+  'node',
+  'convert',
+  'describe',
+  'weights',
+  'kernels/cpu',
+  'kernels/cuda',
+  'kernels',
+  'base',
+];
+
 const SOURCES = {
   native: { folder: 'native', extensions: ['.h', '.c', '.cc', '.cu', '.cuh'] },
   typescript: { folder: 'src', extensions: ['.ts', '.cts'] },
@@ -155,6 +169,23 @@ function targetsOf(source, file, kind) {
     ...found(/\bimport\(\s*'(\.[^']+)'\s*\)/g),
     ...found(/\brequire\(\s*'(\.[^']+)'\s*\)/g),
   ].map((path) => posix.join(dirname(file), path).replace(/\.(c?)js$/, '.$1ts'));
+}
+
+/**
+ * Headers of LibTorch included by rooms that have to do without it, each as a line that names file and header.
+ * @param {string} root
+ * @returns {string[]}
+ */
+export function libtorchIncludes(root) {
+  return sourcesOf(root, 'native')
+    .filter((file) => WITHOUT_LIBTORCH.includes(roomOf(file, 'native')))
+    .flatMap((file) =>
+      [
+        ...readFileSync(join(root, file), 'utf8').matchAll(
+          /^[ \t]*#[ \t]*include[ \t]+[<"]((?:ATen|c10|torch|caffe2)\/[^>"]+)[>"]/gm,
+        ),
+      ].map(([, header]) => `${file} includes ${header}`),
+    );
 }
 
 /**

@@ -1,6 +1,15 @@
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { ALLOWED, arrows, circles, roomsOf, uses, violations } from '../../scripts/lib/arrows.mjs';
+import {
+  ALLOWED,
+  arrows,
+  circles,
+  libtorchIncludes,
+  roomsOf,
+  uses,
+  violations,
+  WITHOUT_LIBTORCH,
+} from '../../scripts/lib/arrows.mjs';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 
@@ -19,6 +28,12 @@ describe('includes between the rooms of native/', () => {
       from: 'jit',
       to: 'base',
     });
+  });
+
+  it('reach no header of LibTorch from the rooms that do without it', () => {
+    expect(libtorchIncludes(ROOT)).toEqual([]);
+    for (const room of WITHOUT_LIBTORCH)
+      expect(WITHOUT_LIBTORCH, room).toEqual(expect.arrayContaining(ALLOWED.native[room] ?? []));
   });
 
   it('close no circle, neither of rooms nor of files', () => {

@@ -9,11 +9,11 @@
 #include <array>
 #include <cmath>
 
-#include "base/parallel.h"
 #include "layers/activation.h"
 #include "layers/group_norm.h"
 #include "models/autoencoder/tiling.h"
 #include "runtime/device.h"
+#include "runtime/parallel.h"
 
 namespace jitflux {
 

@@ -9,10 +9,10 @@
 #include <cmath>
 #include <utility>
 
-#include "base/parallel.h"
 #include "layers/activation.h"
 #include "residency/weight_tensors.h"
 #include "runtime/device.h"
+#include "runtime/parallel.h"
 
 namespace jitflux {
 
