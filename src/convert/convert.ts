@@ -1,10 +1,11 @@
 /** Weight files in another format or dtype: a single file, or a whole snapshot. */
-import { mkdir, readdir, readFile, realpath, stat, unlink } from 'node:fs/promises';
+import { mkdir, realpath, stat, unlink } from 'node:fs/promises';
 import { extname, join, resolve, sep } from 'node:path';
 
 import { z } from 'zod';
 
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
+import { listDirectory, readSmallFile } from '../files/small-file.js';
 import { assertWritable, writeFileAtomic } from '../files/write-file.js';
 import { runWeights } from '../engine/call.js';
 import { readTransformerConfig } from '../engine/component-config.js';
@@ -69,6 +70,9 @@ export interface ConvertResult {
 
 /** Record of the components that are done, in the output directory while a snapshot is being converted. */
 const JOURNAL = '.jit-flux-convert.json';
+const MAX_JOURNAL_BYTES = 1024 ** 2;
+/** Of settings, vocabularies and licences. */
+const MAX_COPIED_BYTES = 64 * 1024 ** 2;
 const journalSchema = z.record(z.string(), z.string());
 
 /**
@@ -103,7 +107,7 @@ export async function convertModel(
   const info = await stat(input).catch((cause: unknown) => {
     throw new JitFluxError(ERROR_CODES.FILE_NOT_FOUND, `${input} does not exist`, { path: input }, { cause });
   });
-  const snapshot = info.isDirectory() ? await readSnapshot(input) : undefined;
+  const snapshot = info.isDirectory() ? await readSnapshot(input, { signal: o.signal }) : undefined;
   return snapshot ? convertSnapshot(input, snapshot, output, o) : convertFile(input, output, o);
 }
 
@@ -145,7 +149,7 @@ async function convertSnapshot(
   }
 
   const journalPath = join(target, JOURNAL);
-  const journal = o.resume === false ? {} : await readJournal(journalPath);
+  const journal = o.resume === false ? {} : await readJournal(journalPath, o.signal);
   const results: ConvertedFile[] = [];
   for (const { name, path } of files) {
     const { converted, identity } = await convertOne(join(input, name), path, job, o, {
@@ -159,7 +163,8 @@ async function convertSnapshot(
   for (const file of snapshot.others) {
     const path = join(target, file);
     await makeDirectory(join(path, '..'));
-    await writeFileAtomic(path, await readFile(join(input, file)), { signal: o.signal });
+    const data = await readSmallFile(join(input, file), { maxBytes: MAX_COPIED_BYTES, signal: o.signal });
+    await writeFileAtomic(path, data, { signal: o.signal });
   }
   await unlink(journalPath).catch(() => undefined);
   return { path: target, ...job, files: results, copied: snapshot.others };
@@ -177,7 +182,7 @@ async function convertOne(
     resume: o.resume ?? true,
     verify: o.verify ?? false,
     completed,
-    ropeAxes: (await readTransformerConfig(input)).settings.ropeAxes,
+    ropeAxes: (await readTransformerConfig(input, { signal: o.signal })).settings.ropeAxes,
   };
   const { layout, identity, fileBytes, ...counts } = await runWeights(
     (binding, native) => binding.convertWeights(input, path, options, native),
@@ -226,7 +231,7 @@ function formatOf(output: string, given: WeightFormat | undefined): WeightFormat
 
 /** A component directory must hold exactly one weight file, or nobody knows which one counts. */
 async function refuseOtherWeights(directory: string, path: string): Promise<void> {
-  const others = (await readdir(directory)).filter(
+  const others = (await listDirectory(directory)).filter(
     (name) => /\.(pt|safetensors|safetensors\.index\.json)$/.test(name) && join(directory, name) !== path,
   );
   if (others.length === 0) return;
@@ -248,11 +253,13 @@ async function makeDirectory(path: string): Promise<void> {
   }
 }
 
-async function readJournal(path: string): Promise<Record<string, string>> {
+async function readJournal(path: string, signal: AbortSignal | undefined): Promise<Record<string, string>> {
   try {
-    const parsed = journalSchema.safeParse(JSON.parse(await readFile(path, 'utf8')));
+    const data = await readSmallFile(path, { maxBytes: MAX_JOURNAL_BYTES, signal });
+    const parsed = journalSchema.safeParse(JSON.parse(data.toString('utf8')));
     return parsed.success ? parsed.data : {};
   } catch {
+    throwIfAborted(signal);
     return {}; // absent or damaged: everything is done again
   }
 }

@@ -1,10 +1,12 @@
 /** A diffusers snapshot: `model_index.json` and one directory per component. */
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError } from '../errors.js';
+import { readJsonFileIfPresent } from '../files/json.js';
+import { listDirectory } from '../files/small-file.js';
 import { MODEL_INDEX } from '../model/model-directory.js';
 
 /** A component with weights. */
@@ -34,24 +36,19 @@ const component = z.tuple([z.string().nullable(), z.string().nullable()]);
 /**
  * Lists the components of a snapshot.
  * @returns undefined if the directory has no `model_index.json`
- * @throws ERR_JITFLUX_INVALID_MODEL if it is malformed or a component's directory is missing
+ * @throws ERR_JITFLUX_INVALID_MODEL if it is malformed or a component's directory is missing,
+ *   ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_ABORTED
  */
-export async function readSnapshot(directory: string): Promise<Snapshot | undefined> {
+export async function readSnapshot(
+  directory: string,
+  o: { signal?: AbortSignal | undefined } = {},
+): Promise<Snapshot | undefined> {
   const path = join(directory, MODEL_INDEX);
-  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return undefined;
-    throw new JitFluxError(ERROR_CODES.FILE_NOT_FOUND, `Cannot read ${path}`, { path }, { cause: error });
-  });
-  if (text === undefined) return undefined;
+  const json = await readJsonFileIfPresent(path, o);
+  if (json === undefined) return undefined;
   const invalid = (why: string, details: object = {}): JitFluxError =>
     new JitFluxError(ERROR_CODES.INVALID_MODEL, `${path}: ${why}`, { path, ...details });
 
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch {
-    throw invalid('not valid JSON');
-  }
   const index = snapshotIndex.safeParse(json);
   if (!index.success) throw invalid('not a JSON object');
   if (index.data['format'] === 'jit-flux-model') {
@@ -92,9 +89,9 @@ export async function readSnapshot(directory: string): Promise<Snapshot | undefi
 /** Names of the regular files of a directory, sorted; symbolic links (the Hugging Face cache has them) count. */
 async function plainFiles(directory: string): Promise<string[]> {
   const files: string[] = [];
-  for (const name of (await readdir(directory)).sort()) {
+  for (const name of await listDirectory(directory)) {
     const info = await stat(join(directory, name)).catch(() => undefined);
-    if (info?.isFile() && !name.startsWith('.')) files.push(name);
+    if (info?.isFile()) files.push(name);
   }
   return files;
 }

@@ -41,7 +41,7 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
   ): Promise<Autoencoder> {
     const common = nativeLoadOptions(o);
     const { normGroups, scalingFactor, shiftFactor } =
-      o.settings ?? (await readAutoencoderConfig(path)).settings;
+      o.settings ?? (await readAutoencoderConfig(path, { signal: o.signal })).settings;
     const options = { ...common, normGroups, eps: 1e-6 };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadAutoencoder(path, options, job),

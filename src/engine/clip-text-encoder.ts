@@ -39,7 +39,8 @@ export class ClipTextEncoder extends NativeModel<ClipHandle> {
     o: LoadOptions & { settings?: ClipSettings | undefined } = {},
   ): Promise<ClipTextEncoder> {
     const common = nativeLoadOptions(o);
-    const { heads, eps, eosTokenId } = o.settings ?? (await readClipConfig(path)).settings;
+    const { heads, eps, eosTokenId } =
+      o.settings ?? (await readClipConfig(path, { signal: o.signal })).settings;
     const options = { ...common, heads, eps, eosTokenId };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadClipTextEncoder(path, options, job),

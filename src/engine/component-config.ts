@@ -3,7 +3,7 @@
  * pipelines. Shapes of tensors tell the architecture; here is the rest, and what the file says of the architecture, so
  * that the two can be compared.
  */
-import { statSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
 import { z } from 'zod';
@@ -114,11 +114,16 @@ const autoencoderJson = z.looseObject({
   act_fn: z.literal('silu').default('silu'),
 });
 
-/** @throws ERR_JITFLUX_INVALID_MODEL naming file and field */
+interface ReadOptions {
+  signal?: AbortSignal | undefined;
+}
+
+/** @throws ERR_JITFLUX_INVALID_MODEL naming file and field, ERR_JITFLUX_ABORTED */
 export async function readTransformerConfig(
   weights: string,
+  o: ReadOptions = {},
 ): Promise<ComponentSettings<TransformerSettings, FluxConfig>> {
-  const { path, json } = await configBeside(weights, transformerJson, ['FluxTransformer2DModel']);
+  const { path, json } = await configBeside(weights, transformerJson, ['FluxTransformer2DModel'], o.signal);
   const { num_attention_heads: heads, attention_head_dim: headDim } = json;
   return {
     path,
@@ -138,10 +143,13 @@ export async function readTransformerConfig(
   };
 }
 
-/** @throws ERR_JITFLUX_INVALID_MODEL naming file and field */
-export async function readClipConfig(weights: string): Promise<ComponentSettings<ClipSettings, ClipConfig>> {
+/** @throws ERR_JITFLUX_INVALID_MODEL naming file and field, ERR_JITFLUX_ABORTED */
+export async function readClipConfig(
+  weights: string,
+  o: ReadOptions = {},
+): Promise<ComponentSettings<ClipSettings, ClipConfig>> {
   const kinds = ['clip', 'clip_text_model', 'CLIPTextModel', 'CLIPModel'];
-  const { path, json } = await configBeside(weights, clipJson, kinds);
+  const { path, json } = await configBeside(weights, clipJson, kinds, o.signal);
   return {
     path,
     settings: {
@@ -159,13 +167,13 @@ export async function readClipConfig(weights: string): Promise<ComponentSettings
   };
 }
 
-/** @throws ERR_JITFLUX_INVALID_MODEL naming file and field */
-export async function readT5Config(weights: string): Promise<ComponentSettings<T5Settings, T5Config>> {
-  const { path, json } = await configBeside(weights, t5Json, [
-    't5',
-    'T5EncoderModel',
-    'T5ForConditionalGeneration',
-  ]);
+/** @throws ERR_JITFLUX_INVALID_MODEL naming file and field, ERR_JITFLUX_ABORTED */
+export async function readT5Config(
+  weights: string,
+  o: ReadOptions = {},
+): Promise<ComponentSettings<T5Settings, T5Config>> {
+  const kinds = ['t5', 'T5EncoderModel', 'T5ForConditionalGeneration'];
+  const { path, json } = await configBeside(weights, t5Json, kinds, o.signal);
   return {
     path,
     settings: { maxDistance: json.relative_attention_max_distance, eps: json.layer_norm_epsilon },
@@ -181,11 +189,12 @@ export async function readT5Config(weights: string): Promise<ComponentSettings<T
   };
 }
 
-/** @throws ERR_JITFLUX_INVALID_MODEL naming file and field */
+/** @throws ERR_JITFLUX_INVALID_MODEL naming file and field, ERR_JITFLUX_ABORTED */
 export async function readAutoencoderConfig(
   weights: string,
+  o: ReadOptions = {},
 ): Promise<ComponentSettings<AutoencoderSettings, AutoencoderConfig>> {
-  const { path, json } = await configBeside(weights, autoencoderJson, ['AutoencoderKL']);
+  const { path, json } = await configBeside(weights, autoencoderJson, ['AutoencoderKL'], o.signal);
   return {
     path,
     settings: {
@@ -212,12 +221,13 @@ async function configBeside<T>(
   weights: string,
   schema: z.ZodType<T>,
   kinds: readonly string[],
+  signal: AbortSignal | undefined,
 ): Promise<{ path: string | undefined; json: T }> {
   const stem = weights.replace(/(\.index\.json|\.safetensors|\.pt)+$/, '').replace(/\.[^./]*\.scripted$/, '');
-  const isDirectory = statSync(weights, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  const isDirectory = (await stat(weights).catch(() => undefined))?.isDirectory() ?? false;
   const beside = isDirectory ? join(weights, 'config.json') : join(dirname(weights), 'config.json');
   for (const candidate of [`${stem}.config.json`, beside]) {
-    const json = await readJsonFileIfPresent(candidate);
+    const json = await readJsonFileIfPresent(candidate, { signal });
     if (json === undefined || !isOfKind(json, kinds)) continue;
     const parsed = schema.safeParse(json);
     if (parsed.success) return { path: candidate, json: parsed.data };

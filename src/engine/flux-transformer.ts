@@ -64,7 +64,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
       cudaGraphs: o.cudaGraphs ?? false,
       timeEmbedding: o.timeEmbedding ?? 'reference',
       keepModulation: o.keepModulation ?? true,
-      ropeAxes: o.ropeAxes ?? (await readTransformerConfig(path)).settings.ropeAxes,
+      ropeAxes: o.ropeAxes ?? (await readTransformerConfig(path, { signal: o.signal })).settings.ropeAxes,
     };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadTransformer(path, options, job),

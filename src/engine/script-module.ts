@@ -1,12 +1,15 @@
 import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
-import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { ERROR_CODES, JitFluxError, type JitFluxErrorCode, throwIfAborted } from '../errors.js';
+import { type FileProblem, readSmallFile } from '../files/small-file.js';
 import type { ScriptModuleHandle } from './binding.js';
 import { runNative } from './call.js';
 import { Tensor } from './tensor.js';
 import { TRUSTED_ARCHIVES } from './trusted-archives.js';
 import { NativeModel } from './native-model.js';
+
+/** Most that Node reads at once; an archive is held in memory twice while it is compiled. */
+const MAX_ARCHIVE_BYTES = 2 ** 31 - 1;
 
 /**
  * A TorchScript module whose code runs: somebody's exported text encoder or VAE. Weights never take this path. It runs
@@ -20,14 +23,16 @@ export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
   /**
    * Reads the archive into memory, checks that it may run, and compiles it.
    * @param o.allowTorchScriptCode run code that is not pinned by this package; default false
-   * @throws ERR_JITFLUX_CODE_NOT_ALLOWED unless the file's SHA-256 is pinned or the option is set
+   * @throws ERR_JITFLUX_CODE_NOT_ALLOWED unless the file's SHA-256 is pinned or the option is set,
+   *   ERR_JITFLUX_FILE_NOT_FOUND (also for what is no regular file), ERR_JITFLUX_UNSUPPORTED_FORMAT (larger than 2 GiB),
+   *   ERR_JITFLUX_CORRUPT_FILE (changed while it was read), ERR_JITFLUX_ABORTED
    */
   static async load(
     path: string,
     o: { allowTorchScriptCode?: boolean; signal?: AbortSignal | undefined } = {},
   ): Promise<TorchScriptModule> {
     throwIfAborted(o.signal);
-    const bytes = await readArchive(path);
+    const bytes = await readArchive(path, o.signal);
     // The bytes that were hashed are the bytes that run: the file is not opened again.
     const sha256 = createHash('sha256').update(bytes).digest('hex');
     if (o.allowTorchScriptCode !== true && !TRUSTED_ARCHIVES.has(sha256)) {
@@ -55,15 +60,18 @@ export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
   }
 }
 
-async function readArchive(path: string): Promise<Uint8Array> {
-  try {
-    return await readFile(path);
-  } catch (cause) {
-    throw new JitFluxError(
-      ERROR_CODES.FILE_NOT_FOUND,
-      `Cannot read ${path}: ${(cause as Error).message}`,
-      { path },
-      { cause },
-    );
-  }
+const CODE_OF: Record<FileProblem, JitFluxErrorCode> = {
+  irregular: ERROR_CODES.FILE_NOT_FOUND,
+  large: ERROR_CODES.UNSUPPORTED_FORMAT,
+  changed: ERROR_CODES.CORRUPT_FILE,
+  unreadable: ERROR_CODES.FILE_NOT_FOUND,
+};
+
+function readArchive(path: string, signal: AbortSignal | undefined): Promise<Buffer> {
+  return readSmallFile(path, {
+    maxBytes: MAX_ARCHIVE_BYTES,
+    signal,
+    invalid: (problem, why, cause) =>
+      new JitFluxError(CODE_OF[problem], `Cannot read ${path}: it ${why}`, { path }, { cause }),
+  });
 }

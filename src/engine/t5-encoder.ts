@@ -45,7 +45,7 @@ export class T5Encoder extends NativeModel<T5Handle> {
       throw invalidArgument('dtype', "'float32' or 'bfloat16' (T5's states outgrow float16)", o.dtype);
     }
     const common = nativeLoadOptions(o);
-    const { maxDistance, eps } = o.settings ?? (await readT5Config(path)).settings;
+    const { maxDistance, eps } = o.settings ?? (await readT5Config(path, { signal: o.signal })).settings;
     const options = { ...common, maxDistance, eps };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadT5Encoder(path, options, job),

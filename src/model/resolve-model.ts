@@ -3,7 +3,7 @@
  * and what it defaults to. Reads JSON files and headers of weights only, so that a wrong directory is refused before
  * gigabytes are read. Everything that asks what a model is asks here, once, and hands the answer on.
  */
-import { readdir, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 
 import { z } from 'zod';
@@ -29,6 +29,7 @@ import {
   throwIfAborted,
 } from '../errors.js';
 import { readJsonFile } from '../files/json.js';
+import { listDirectory } from '../files/small-file.js';
 import { deepFreeze } from '../sampler/freeze.js';
 import { FLUX_1_DEV } from '../sampler/flops.js';
 import { findTokenizer, type TokenizerKind } from '../text/snapshot-tokenizers.js';
@@ -96,9 +97,16 @@ async function resolveAny(model: string | ModelSpec, o: ResolveOptions): Promise
     );
   }
   if (found.isFile()) return resolveCheckpoint(absolute, absolute, o);
+  if (!found.isDirectory()) {
+    throw new JitFluxError(
+      ERROR_CODES.INVALID_MODEL,
+      `${absolute} is no model: it is neither a directory nor a regular file`,
+      { path: absolute },
+    );
+  }
   const index = join(absolute, MODEL_INDEX);
   if (!(await isFile(index))) {
-    const checkpoint = await findCheckpoint(absolute);
+    const checkpoint = await findCheckpoint(absolute, o.signal);
     if (checkpoint !== undefined) return resolveCheckpoint(absolute, checkpoint.path, o, checkpoint);
     throw new JitFluxError(
       ERROR_CODES.INVALID_MODEL,
@@ -160,16 +168,16 @@ async function resolveOwn(
       textEncoders,
     );
   }
-  const shards = (await stat(files.transformer)).isDirectory()
+  const shards = (await existing(files.transformer)).isDirectory()
     ? await findWeights(files.transformer)
     : undefined;
   const weights = await describeWeights(shards ?? files.transformer, { signal });
   const archive = async (file: string): Promise<ProgramFile> => ({
     path: file,
     format: 'torchscript',
-    fileBytes: (await stat(file)).size,
+    fileBytes: (await existing(file)).size,
   });
-  const { config } = await transformerConfig(weights);
+  const { config } = await transformerConfig(weights, signal);
   return {
     kind: 'jit-flux',
     path,
@@ -277,9 +285,9 @@ async function assemble(o: {
   const { signal, textEncoders } = o.options;
   const describe = (path: string) => describeWeights(path, { signal });
   const weights = typeof o.transformer === 'string' ? await describe(o.transformer) : o.transformer;
-  const { config, ropeAxes } = await transformerConfig(weights);
-  const text = o.text && (await describeText(o.text, describe));
-  const decoder = await describeDecoder(o.vae, describe);
+  const { config, ropeAxes } = await transformerConfig(weights, signal);
+  const text = o.text && (await describeText(o.text, describe, signal));
+  const decoder = await describeDecoder(o.vae, describe, signal);
   if (text) checkTextWidths(config, text);
   checkChannels(config, decoder.architecture.latentChannels, weights.path, o.vae);
   const family = familyDefaults({
@@ -313,8 +321,9 @@ async function assemble(o: {
 /** Architecture of a transformer: what its shapes tell, and the RoPE axes that its config.json gives. */
 async function transformerConfig(
   weights: WeightDescription,
+  signal: AbortSignal | undefined,
 ): Promise<{ config: FluxConfig; ropeAxes: [number, number, number] | undefined }> {
-  const { settings } = await readTransformerConfig(weights.path);
+  const { settings } = await readTransformerConfig(weights.path, { signal });
   const { ropeAxes } = settings;
   const found = architectureOf(weights, 'transformer');
   return { config: { ropeAxes: FLUX_1_DEV.ropeAxes, ...found, ...(ropeAxes && { ropeAxes }) }, ropeAxes };
@@ -343,6 +352,7 @@ function architectureOf<Part extends PartName>(
 async function describeText(
   files: TextFiles,
   describe: (path: string) => Promise<WeightDescription>,
+  signal: AbortSignal | undefined,
 ): Promise<NativeText> {
   const [clip, t5] = [await describe(files.clip), await describe(files.t5)];
   return {
@@ -350,12 +360,12 @@ async function describeText(
     clip: {
       weights: clip,
       tokenizer: join(files.directory, 'tokenizer'),
-      ...combine(clip, 'clip', await readClipConfig(clip.path)),
+      ...combine(clip, 'clip', await readClipConfig(clip.path, { signal })),
     },
     t5: {
       weights: t5,
       tokenizer: join(files.directory, 'tokenizer_2'),
-      ...combine(t5, 't5', await readT5Config(t5.path)),
+      ...combine(t5, 't5', await readT5Config(t5.path, { signal })),
     },
   };
 }
@@ -363,9 +373,10 @@ async function describeText(
 async function describeDecoder(
   path: string,
   describe: (path: string) => Promise<WeightDescription>,
+  signal: AbortSignal | undefined,
 ): Promise<NativeDecoder> {
   const weights = await describe(path);
-  const { settings, declared } = await readAutoencoderConfig(path);
+  const { settings, declared } = await readAutoencoderConfig(path, { signal });
   const { latentChannels, channels, layersPerBlock, spatialFactor } = {
     ...architectureOf(weights, 'autoencoder'),
     ...declared,
@@ -438,8 +449,11 @@ export function checkChannels(
  * The transformer's weights in a directory without `model_index.json`.
  * @throws ERR_JITFLUX_INVALID_MODEL if several files could be meant
  */
-async function findCheckpoint(directory: string): Promise<WeightDescription | undefined> {
-  const names = (await readdir(directory)).filter((name) => !name.startsWith('.')).sort();
+async function findCheckpoint(
+  directory: string,
+  signal: AbortSignal | undefined,
+): Promise<WeightDescription | undefined> {
+  const names = await listDirectory(directory);
   const index = names.filter((name) => name.endsWith('.safetensors.index.json'));
   let candidates = index.length > 0 ? index : [];
   const described = new Map<string, WeightDescription>();
@@ -447,7 +461,7 @@ async function findCheckpoint(directory: string): Promise<WeightDescription | un
     for (const name of names.filter(
       (name) => /\.(safetensors|pt)$/.test(name) && name !== 'ae.safetensors',
     )) {
-      const found = await describeWeights(join(directory, name));
+      const found = await describeWeights(join(directory, name), { signal });
       described.set(name, found);
       if (found.part === 'transformer') candidates.push(name);
     }
@@ -465,7 +479,7 @@ async function findCheckpoint(directory: string): Promise<WeightDescription | un
   }
   const [name] = candidates;
   if (name === undefined) return undefined;
-  return described.get(name) ?? (await describeWeights(join(directory, name)));
+  return described.get(name) ?? (await describeWeights(join(directory, name), { signal }));
 }
 
 /** Collects what is missing, so that all of it is reported at once. */
@@ -512,6 +526,13 @@ function snapshotName(path: string): string {
   const repository = path.split(sep).findLast((part) => cached.test(part));
   const name = (repository && cached.exec(repository)?.[1]) ?? basename(path);
   return name.slice(0, 100) || 'FLUX.1';
+}
+
+/** A file that was seen before, and may be gone. */
+async function existing(path: string) {
+  return stat(path).catch((cause: unknown) => {
+    throw new JitFluxError(ERROR_CODES.FILE_NOT_FOUND, `Cannot read ${path}`, { path }, { cause });
+  });
 }
 
 async function isFile(path: string): Promise<boolean> {

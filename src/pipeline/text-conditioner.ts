@@ -54,7 +54,7 @@ export async function loadTextConditioner(
   }
   const load =
     text.kind === 'native'
-      ? await prepareNative(text, info.name)
+      ? await prepareNative(text, info.name, o.signal)
       : await prepareTorchScript(text, source, o.signal);
   return o.keepTextEncoders === false ? new TransientConditioner(load, o) : load(o);
 }
@@ -62,10 +62,14 @@ export async function loadTextConditioner(
 /** Loads what was prepared: tokenizers are there, weights come now. */
 type LoadConditioner = (o: LoadOptions) => Promise<TextConditioner>;
 
-async function prepareNative(text: NativeTextFiles, model: string): Promise<LoadConditioner> {
+async function prepareNative(
+  text: NativeTextFiles,
+  model: string,
+  signal: AbortSignal | undefined,
+): Promise<LoadConditioner> {
   const tokenizers = {
-    clip: await loadClipTokenizer(text.clip.tokenizer),
-    t5: await loadT5Tokenizer(text.t5.tokenizer),
+    clip: await loadClipTokenizer(text.clip.tokenizer, { signal }),
+    t5: await loadT5Tokenizer(text.t5.tokenizer, { signal }),
   };
   return async (o) => {
     const options = { ...o };

@@ -1,12 +1,11 @@
 /** The two tokenizers of a FLUX.1 snapshot, from the files that it is published with. */
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError } from '../errors.js';
-import { invalidTokenizer, readTokenizerJson, Tokenizer } from './tokenizer.js';
+import { invalidTokenizer, readTokenizerJson, readTokenizerText, Tokenizer } from './tokenizer.js';
 
 export type TokenizerKind = 'clip' | 't5';
 
@@ -56,7 +55,7 @@ export async function loadClipTokenizer(
   const vocab = vocabulary.safeParse(await readTokenizerJson(vocabPath, o.signal));
   if (!vocab.success) throw invalidTokenizer(vocabPath, 'it is not an object of token ids');
   const mergesPath = join(directory, 'merges.txt');
-  const merges = parseMerges(await readFile(mergesPath, 'utf8'), mergesPath);
+  const merges = parseMerges(await readTokenizerText(mergesPath, o.signal), mergesPath);
   const start = special.bos_token ?? START;
   const end = special.eos_token ?? END;
   const id = (token: string): number => {

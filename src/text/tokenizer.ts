@@ -2,12 +2,11 @@
  * Prompt text to token ids, from a Hugging Face `tokenizer.json`. The tokenizer itself is
  * `@huggingface/tokenizers`; padding and truncation, which that library leaves out, are done here.
  */
-import { readFile } from 'node:fs/promises';
-
 import { Tokenizer as UntypedTokenizer } from '@huggingface/tokenizers';
 import { z } from 'zod';
 
-import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { ERROR_CODES, JitFluxError } from '../errors.js';
+import { readSmallFile } from '../files/small-file.js';
 import { charsmapNormalizer } from './charsmap.js';
 
 /** What is used of the library. Its own declarations do not resolve under NodeNext (imports without extension). */
@@ -31,6 +30,9 @@ export interface EncodedPrompt {
   /** Words outside the vocabulary, in order of appearance, each once. */
   unknown: string[];
 }
+
+/** Largest file of a tokenizer. T5's has 2.4 MB, that of Qwen3 with its 151,000 tokens 11.4 MB. */
+const MAX_TOKENIZER_BYTES = 16 * 1024 ** 2;
 
 const addedToken = z.looseObject({ id: z.number().int().nonnegative(), content: z.string() });
 
@@ -170,23 +172,25 @@ export class Tokenizer {
 }
 
 /**
+ * Reads one of a tokenizer's files.
+ * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_INVALID_MODEL if it is no regular file, too large or changes meanwhile,
+ *   ERR_JITFLUX_ABORTED
+ */
+export async function readTokenizerText(path: string, signal?: AbortSignal): Promise<string> {
+  const data = await readSmallFile(path, {
+    maxBytes: MAX_TOKENIZER_BYTES,
+    signal,
+    invalid: (_problem, why, cause) => invalidTokenizer(path, `it ${why}`, cause),
+  });
+  return data.toString('utf8');
+}
+
+/**
  * Parses a tokenizer's JSON file.
- * @throws ERR_JITFLUX_FILE_NOT_FOUND, or ERR_JITFLUX_INVALID_MODEL if it is not JSON
+ * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_INVALID_MODEL (also if it is not JSON), ERR_JITFLUX_ABORTED
  */
 export async function readTokenizerJson(path: string, signal?: AbortSignal): Promise<unknown> {
-  throwIfAborted(signal);
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (cause) {
-    throw new JitFluxError(
-      ERROR_CODES.FILE_NOT_FOUND,
-      `Cannot read the tokenizer ${path}`,
-      { path },
-      { cause },
-    );
-  }
-  throwIfAborted(signal);
+  const text = await readTokenizerText(path, signal);
   try {
     return JSON.parse(text);
   } catch (cause) {
