@@ -55,15 +55,18 @@ export async function buildNative(options = {}) {
   const { acquireLock } = await compiledModule('files/lock');
   const lock = `${buildDirectory}.lock`;
   let isAnnounced = false;
-  const onWait = () => {
-    if (!isAnnounced) log(`waiting for another build (${lock})`);
+  /** @param {{ pid: number, host: string } | undefined} holder */
+  const onWait = (holder) => {
+    const who = holder ? `, process ${holder.pid} on ${holder.host}` : '';
+    if (!isAnnounced) log(`waiting for another build (${lock}${who})`);
     isAnnounced = true;
   };
-  const release = await acquireLock(lock, { onWait });
+  // A build blocks the event loop and has no heartbeat.
+  const held = await acquireLock(lock, { onWait, staleAfter: Infinity });
   try {
     build(buildDirectory, config, libtorch, options);
   } finally {
-    await release();
+    await held.release();
   }
 }
 

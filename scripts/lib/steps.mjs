@@ -22,7 +22,7 @@ export function ensureTools() {
     [process.env.CXX || 'g++', ['--version'], 'g++'],
     [
       process.env.JIT_FLUX_PYTHON || 'python3',
-      ['-m', 'pip', '--version'],
+      ['-I', '-m', 'pip', '--version'],
       'python3 python3-pip',
       'fetches LibTorch',
     ],

@@ -2,14 +2,15 @@
  * Downloads a file over HTTP(S) with resumption, redirects and proxies (HTTP_PROXY, HTTPS_PROXY, NO_PROXY). Node 20's
  * `fetch` ignores proxies, and a dependency for one download is not worth it.
  */
-import { createWriteStream } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import * as http from 'node:http';
 import * as https from 'node:https';
 import { isIP } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import * as tls from 'node:tls';
+
+import { writeAll } from '../files/private-file.js';
 
 const MAX_REDIRECTS = 5;
 /** An offline machine must get to the next source soon. */
@@ -25,13 +26,15 @@ export interface DownloadOptions {
 }
 
 /**
- * Downloads `url` to `path`, continuing a partial file that is already there. On failure the partial file stays for
- * the next attempt. The content is not verified here.
+ * Downloads `url` into a file, continuing what is already there. On failure the part that has arrived stays for the next
+ * attempt. The content is not verified here.
+ *
+ * @param file open for writing; stays open
  */
-export async function download(url: string, path: string, options: DownloadOptions): Promise<void> {
+export async function download(url: string, file: FileHandle, options: DownloadOptions): Promise<void> {
   const { size, onProgress, signal } = options;
   const env = options.env ?? process.env;
-  let offset = await sizeOf(path);
+  let offset = (await file.stat()).size;
   if (offset === size) return;
   if (offset > size) offset = 0;
 
@@ -63,7 +66,13 @@ export async function download(url: string, path: string, options: DownloadOptio
       yield chunk;
     }
   };
-  const sink = createWriteStream(path, { flags: offset === 0 ? 'w' : 'a' });
+  await file.truncate(offset);
+  const sink = async (chunks: AsyncIterable<Buffer>): Promise<void> => {
+    for await (const chunk of chunks) {
+      await writeAll(file, chunk, offset);
+      offset += chunk.length;
+    }
+  };
   await pipeline(response, count, sink, signal ? { signal } : {});
   if (done !== size) throw new Error(`${done} of ${size} bytes received`);
 }
@@ -195,12 +204,4 @@ function proxyAuthorization(proxy: URL): http.OutgoingHttpHeaders {
   if (proxy.username === '') return {};
   const credentials = `${decodeURIComponent(proxy.username)}:${decodeURIComponent(proxy.password)}`;
   return { 'proxy-authorization': `Basic ${Buffer.from(credentials).toString('base64')}` };
-}
-
-async function sizeOf(path: string): Promise<number> {
-  try {
-    return (await stat(path)).size;
-  } catch {
-    return 0;
-  }
 }

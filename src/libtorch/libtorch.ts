@@ -3,12 +3,13 @@
  * the explicit option, `JIT_FLUX_LIBTORCH`, `LIBTORCH`, the cache that `npx jit-flux setup` fills, the `torch` of an
  * installed Python. Nothing is loaded here; a candidate is judged by its files alone.
  */
-import { execFileSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { homedir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { userInfo } from 'node:os';
+import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { ERROR_CODES, JitFluxError, invalidArgument } from '../errors.js';
+import { exposed, findExposure } from '../files/ownership.js';
 import { PACKAGE_ROOT } from '../files/package-root.js';
+import { findPythonTorch, pythonName } from './python.js';
 
 export const SETUP_COMMAND = 'npx jit-flux setup';
 
@@ -112,10 +113,29 @@ export function readManifest(path = join(PACKAGE_ROOT, 'libtorch.json')): LibTor
   return JSON.parse(readFileSync(path, 'utf8')) as LibTorchManifest;
 }
 
-/** `JIT_FLUX_CACHE`, else `$XDG_CACHE_HOME/jit-flux`, else `~/.cache/jit-flux`. */
+/**
+ * `JIT_FLUX_CACHE`, else `$XDG_CACHE_HOME/jit-flux`, else `~/.cache/jit-flux`. The latter two are passed over where they
+ * are relative: nothing is loaded from the working directory by accident.
+ *
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT if there is none
+ */
 export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
   if (env.JIT_FLUX_CACHE) return resolve(env.JIT_FLUX_CACHE);
-  return join(env.XDG_CACHE_HOME || join(env.HOME || homedir(), '.cache'), 'jit-flux');
+  if (env.XDG_CACHE_HOME && isAbsolute(env.XDG_CACHE_HOME)) return join(env.XDG_CACHE_HOME, 'jit-flux');
+  const home = env.HOME && isAbsolute(env.HOME) ? env.HOME : homeOfUser();
+  if (home === undefined)
+    throw invalidArgument('JIT_FLUX_CACHE', 'a directory, as this user has no home,', env.JIT_FLUX_CACHE);
+  return join(home, '.cache', 'jit-flux');
+}
+
+/** By the system's list of users, which need not have an arbitrary one of a container. */
+function homeOfUser(): string | undefined {
+  try {
+    const { homedir } = userInfo();
+    return isAbsolute(homedir) ? homedir : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** The folder that `setup` makes for a variant. */
@@ -137,8 +157,10 @@ export function minorVersion(version: string): string {
  * Finds and validates LibTorch.
  *
  * The option and `JIT_FLUX_LIBTORCH` are binding: what they name is used or refused, never passed over. The other
- * places are tried in turn.
+ * places are tried in turn. What nobody has named, in the cache or a Python, must be such that no other user could have
+ * changed it.
  *
+ * @throws ERR_JITFLUX_UNSAFE_FILE naming the path, the owner and the mode that are wrong
  * @throws ERR_JITFLUX_LIBTORCH_NOT_FOUND naming every place tried and the command that fixes it
  * @throws ERR_JITFLUX_LIBTORCH_VERSION if a place named by the user holds another version than the build needs
  */
@@ -183,7 +205,13 @@ export function findLibTorch(options: FindLibTorchOptions = {}): LibTorch {
       if (binding) throw withoutCuda(directory, version, wanted, source);
       return undefined;
     }
-    return { path: directory, version, source, cuda: hasCuda, libraries: librariesOf(directory) };
+    try {
+      return { path: directory, version, source, cuda: hasCuda, libraries: librariesOf(directory) };
+    } catch (error) {
+      attempts.push({ place, reason: reasonOf(error) }); // it is being removed, or may not be read
+      if (binding) throw notFound(attempts, wanted, source);
+      return undefined;
+    }
   };
 
   if (options.libtorch !== undefined) {
@@ -208,20 +236,72 @@ export function findLibTorch(options: FindLibTorchOptions = {}): LibTorch {
     if (!accepts(pinned.version) || (cuda && !pinned.cuda)) continue;
     const directory = libTorchDirectory(variantCacheDirectory(cacheDir, pinned.version, variant), pinned);
     const found = consider(directory, 'cache', `cache of "${SETUP_COMMAND}": ${directory}`, false);
-    if (found) return found;
+    if (found === undefined) continue;
+    assertUnexposed(found, `The LibTorch in the cache`, { env, within: cacheDir });
+    return found;
   }
 
   if (options.python ?? true) {
-    const python = env.JIT_FLUX_PYTHON || 'python3';
-    const directory = pythonTorch(python, env);
-    if (directory === undefined) {
-      attempts.push({ place: `Python torch (${python})`, reason: 'no torch installed there' });
+    const name = pythonName(env);
+    const installed = findPythonTorch(env);
+    if (installed === undefined) {
+      attempts.push({ place: `Python torch (${name})`, reason: 'no torch installed there' });
     } else {
-      const found = consider(directory, 'python', `Python torch (${python}): ${directory}`, false);
-      if (found) return found;
+      const { directory, python } = installed;
+      const found = consider(directory, 'python', `Python torch (${name}): ${directory}`, false);
+      if (found) {
+        // Whoever owns the Python has had a program run already.
+        assertUnexposed(found, `The torch of ${python}`, { env, trusted: [statSync(python).uid] });
+        return found;
+      }
     }
   }
   throw notFound(attempts, wanted);
+}
+
+/**
+ * Refuses a LibTorch that a user other than root and the process's own could have changed, unless `JIT_FLUX_TRUST_CACHE`
+ * says that the others are trusted.
+ *
+ * @param o.within the cache, as far as which owners and modes must be right
+ * @throws ERR_JITFLUX_UNSAFE_FILE
+ */
+export function assertUnexposed(
+  libtorch: LibTorch,
+  what: string,
+  o: { env: NodeJS.ProcessEnv; within?: string; trusted?: number[] },
+): void {
+  if (isCacheTrusted(o.env)) return;
+  const files = libraryDirectories(libtorch).flatMap((directory) =>
+    readdirSync(directory)
+      .filter((name) => /\.so(\.|$)/.test(name))
+      .map((name) => join(directory, name)),
+  );
+  const exposure = findExposure(join(libtorch.path, 'lib'), files, o);
+  if (exposure) throw exposed(what, exposure, EXPOSURE_REMEDY);
+}
+
+export const EXPOSURE_REMEDY =
+  'Give it to the user who loads it or to root and take the right to write from the others (chown, chmod -R o-w), or ' +
+  'name another cache in JIT_FLUX_CACHE. If you trust these users, name the directory in JIT_FLUX_LIBTORCH, or set ' +
+  'JIT_FLUX_TRUST_CACHE=1.';
+
+/** Whether the user vouches for everyone who can write the cache: a volume that belongs to one container alone. */
+export function isCacheTrusted(env: NodeJS.ProcessEnv): boolean {
+  return env.JIT_FLUX_TRUST_CACHE === '1';
+}
+
+/** Where the dynamic linker finds what is loaded: beside LibTorch, and what NVIDIA's wheels have installed. */
+function libraryDirectories({ path, cuda }: LibTorch): string[] {
+  const own = [join(path, 'lib')];
+  const nvidia = join(dirname(path), 'nvidia');
+  if (!cuda || !existsSync(nvidia)) return own;
+  return [
+    ...own,
+    ...readdirSync(nvidia)
+      .map((name) => join(nvidia, name, 'lib'))
+      .filter(existsSync),
+  ];
 }
 
 /** Version of a LibTorch directory, from version.py (wheel) or build-version (official archive). */
@@ -272,11 +352,23 @@ function cachedVariants(manifest: LibTorchManifest): [string, LibTorchVariant][]
 }
 
 function whyUnusable(directory: string, purpose: 'run' | 'build'): string | undefined {
-  if (!existsSync(directory)) return 'does not exist';
+  try {
+    statSync(join(directory, 'lib'));
+  } catch (error) {
+    const reason = reasonOf(error);
+    if (reason !== 'does not exist') return reason;
+    if (!existsSync(directory)) return reason;
+  }
   const needed = ['lib/libc10.so', 'lib/libtorch_cpu.so', 'lib/libtorch.so'];
   if (purpose === 'build') needed.push('include/ATen/ATen.h');
   const missing = needed.filter((file) => !existsSync(join(directory, file)));
   return missing.length === 0 ? undefined : `not a LibTorch directory: ${missing.join(', ')} missing`;
+}
+
+function reasonOf(error: unknown): string {
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === 'ENOENT') return 'does not exist';
+  return code === 'EACCES' ? 'cannot be read: permission denied' : `cannot be read: ${code}`;
 }
 
 function isSupported(version: string, manifest: LibTorchManifest): boolean {
@@ -288,23 +380,6 @@ function compareMinor(a: string, b: string): number {
   const [majorA = 0, minorA = 0] = a.split('.').map((part) => Number.parseInt(part, 10));
   const [majorB = 0, minorB = 0] = b.split('.').map((part) => Number.parseInt(part, 10));
   return majorA - majorB || minorA - minorB;
-}
-
-/** Folder of the `torch` package of a Python, without importing it. */
-function pythonTorch(python: string, env: NodeJS.ProcessEnv): string | undefined {
-  const script =
-    'import importlib.util as u; s = u.find_spec("torch"); print(list(s.submodule_search_locations)[0] if s and s.submodule_search_locations else "")';
-  try {
-    const output = execFileSync(python, ['-c', script], {
-      env,
-      encoding: 'utf8',
-      timeout: 5000,
-      stdio: ['ignore', 'pipe', 'ignore'],
-    });
-    return output.trim() || undefined;
-  } catch {
-    return undefined;
-  }
 }
 
 function readOptional(path: string): string | undefined {

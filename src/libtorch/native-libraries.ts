@@ -184,10 +184,25 @@ function missing(places: Place[], variant: Variant | undefined): JitFluxError {
 function builtFor(directory: string, cuda: boolean): string {
   const path = join(directory, RECORD_NAME);
   if (existsSync(path)) {
-    const record = JSON.parse(readFileSync(path, 'utf8')) as BuildRecord;
-    if (record.libtorch !== undefined) return record.libtorch;
+    const libtorch = readRecord(path).libtorch;
+    if (libtorch !== undefined) return libtorch;
   }
   const manifest = readManifest();
   const pinned = cuda ? cudaVariant(manifest)?.[1] : undefined;
   return pinned?.version ?? manifest.version;
+}
+
+function readRecord(path: string): BuildRecord {
+  try {
+    const record = JSON.parse(readFileSync(path, 'utf8')) as BuildRecord | null;
+    if (typeof record === 'object' && record !== null && typeof (record.libtorch ?? '') === 'string')
+      return record;
+  } catch {
+    // as below
+  }
+  throw new JitFluxError(
+    ERROR_CODES.NATIVE_LOAD,
+    `${path} is damaged. In a source checkout run \`${BUILD_COMMAND}\`; otherwise reinstall the package.`,
+    { path, command: BUILD_COMMAND },
+  );
 }

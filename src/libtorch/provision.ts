@@ -2,26 +2,43 @@
  * Provisioning of LibTorch: fetches a variant's pinned archives (one for the CPU, PyTorch's and NVIDIA's wheels for
  * CUDA), verifies them and unpacks them into the cache. Only ever run by an explicit command (`npx jit-flux setup`, or the build in a source checkout), never by the installation of the package.
  */
-import { spawn } from 'node:child_process';
-import { createHash, randomBytes } from 'node:crypto';
-import { createReadStream, existsSync } from 'node:fs';
-import { mkdir, readdir, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { constants, existsSync } from 'node:fs';
+import {
+  mkdir,
+  mkdtemp,
+  open,
+  readdir,
+  rename,
+  rm,
+  stat,
+  statfs,
+  writeFile,
+  type FileHandle,
+} from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ERROR_CODES, JitFluxError, abortedError, invalidArgument, throwIfAborted } from '../errors.js';
-import { acquireLock } from '../files/lock.js';
+import { acquireLock, type Lock, type LockHolder, type LockOptions } from '../files/lock.js';
+import { exposed, findExposure } from '../files/ownership.js';
+import { openPrivate, writeAll } from '../files/private-file.js';
 import { download } from './download.js';
 import {
+  EXPOSURE_REMEDY,
   SETUP_COMMAND,
+  assertUnexposed,
   cacheDirectory,
   findLibTorch,
+  isCacheTrusted,
   libTorchDirectory,
   readManifest,
   variantCacheDirectory,
+  type LibTorch,
   type LibTorchArchive,
   type LibTorchManifest,
   type LibTorchVariant,
 } from './libtorch.js';
+import { runPip } from './python.js';
 import { AUTO_VARIANT, chooseVariant } from './variant.js';
 import { ZipFile, entryTarget, type ZipEntry } from './zip.js';
 
@@ -33,8 +50,10 @@ export interface SetupProgress {
   total: number;
   /** How many archives there are. */
   archives: number;
-  /** Where the bytes come from: a URL, a file, or `pip`. */
+  /** Where the bytes come from: a URL, a file, or `pip`. While waiting, the lock. */
   source?: string;
+  /** While waiting: the process that is at it, and its machine or container. */
+  holder?: { pid: number; host: string };
 }
 
 export interface SetupOptions {
@@ -53,6 +72,7 @@ export interface SetupOptions {
   signal?: AbortSignal;
   /** @internal for tests */ manifest?: LibTorchManifest;
   /** @internal for tests */ env?: NodeJS.ProcessEnv;
+  /** @internal for tests */ lockTimes?: Pick<LockOptions, 'staleAfter' | 'beat' | 'poll'>;
 }
 
 export interface SetupResult {
@@ -81,21 +101,28 @@ interface Context {
   obtained: number;
 }
 
-/** A verified archive on disk. */
+/** A verified archive in a file that no other user can change. It is unpacked through the handle that was verified. */
 interface Obtained {
   archive: LibTorchArchive;
-  file: string;
+  file: FileHandle;
   source: string;
-  /** It was fetched and is to be deleted once unpacked. */
-  fetched: boolean;
+  /** Where it was downloaded to, to be deleted once unpacked. */
+  kept?: string;
 }
+
+/** Nobody else may write what `setup` makes, whatever the umask. */
+const DIRECTORY_MODE = 0o755;
+const PRIVATE_DIRECTORY_MODE = 0o700;
 
 /**
  * Makes the pinned LibTorch available in the cache. Sources, in order: `from`; else what an interrupted run has left,
  * `JIT_FLUX_LIBTORCH_MIRROR` (a URL or a directory), the official URL, `python3 -m pip download`. Whatever the source,
- * size and SHA-256 must match. Several processes may call this at the same time; one works, the others wait.
+ * size and SHA-256 must match. Several processes, on one machine or on several that share the cache, may call this at
+ * the same time; one works, the others wait.
  *
  * @throws ERR_JITFLUX_SETUP_FAILED naming what was tried and the remedy; the cache is left as it was
+ * @throws ERR_JITFLUX_UNSAFE_FILE if another user could change what is in the cache
+ * @throws ERR_JITFLUX_ABORTED
  */
 export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupResult> {
   const { signal } = options;
@@ -134,46 +161,113 @@ export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupRe
     obtained: 0,
   };
   const done = (alreadyPresent: boolean): SetupResult => ({ path, version, variant, alreadyPresent });
-  const isPresent = (): boolean => isComplete(path, pinned, manifest);
+  /** The refusals of {@link findLibTorch} would otherwise come as a surprise, after this has said that all is well. */
+  const isPresent = (): boolean => {
+    const found = findComplete(path, pinned, manifest);
+    if (found) assertUnexposed(found, 'The LibTorch in the cache', { env, within: cacheDir });
+    return found !== undefined;
+  };
   if (!options.force && isPresent()) return done(true);
 
+  let lock: Lock | undefined;
   try {
-    await mkdir(dirname(target), { recursive: true });
-    const release = await acquireLock(`${target}.lock`, {
-      signal: context.signal,
-      onWait: () => context.report({ phase: 'wait', done: 0, total: 0, source: `${target}.lock` }),
+    await prepareDirectory(cacheDir, context);
+    await prepareDirectory(dirname(target), context);
+    lock = await acquireLock(`${target}.lock`, {
+      ...options.lockTimes,
+      signal,
+      onWait: (holder) => context.report(waiting(`${target}.lock`, holder)),
     });
-    try {
-      // Another process may have finished while this one waited.
-      if (!options.force && isPresent()) return done(true);
-      await install(target, options.from, context);
-      return done(false);
-    } finally {
-      await release();
-    }
+    // Another process may have finished while this one waited.
+    if (!options.force && isPresent()) return done(true);
+    const stop = signal === undefined ? lock.lost : AbortSignal.any([signal, lock.lost]);
+    await install(target, options.from, { ...context, signal: stop }, lock);
+    return done(false);
   } catch (error) {
     if (signal?.aborted) throw abortedError(signal);
-    if (error instanceof JitFluxError) throw error;
+    const cause: unknown = lock?.lost.aborted ? lock.lost.reason : error;
+    if (cause instanceof JitFluxError) throw cause;
+    const remedy = remedyFor(cause);
     throw new JitFluxError(
       ERROR_CODES.SETUP_FAILED,
-      `LibTorch ${version} (${variant}) could not be installed in ${cacheDir}: ${messageOf(error)}`,
+      `LibTorch ${version} (${variant}) could not be installed in ${cacheDir}: ${messageOf(cause)}` +
+        (remedy === undefined ? '' : `\n${remedy}`),
       { variant, version, cacheDir },
-      { cause: error },
+      { cause },
     );
+  } finally {
+    await lock?.release();
   }
+}
+
+function waiting(lock: string, holder: LockHolder | undefined): Omit<SetupProgress, 'archives'> {
+  const known = holder && { holder: { pid: holder.pid, host: holder.host } };
+  return { phase: 'wait', done: 0, total: 0, source: lock, ...known };
 }
 
 /** A directory appears by one rename, so its presence means that it is complete. */
-function isComplete(path: string, pinned: LibTorchVariant, manifest: LibTorchManifest): boolean {
+function findComplete(
+  path: string,
+  pinned: LibTorchVariant,
+  manifest: LibTorchManifest,
+): LibTorch | undefined {
   const { version, cuda } = pinned;
   try {
-    return findLibTorch({ libtorch: path, builtFor: version, cuda, manifest, env: {} }).path === path;
+    const found = findLibTorch({ libtorch: path, builtFor: version, cuda, manifest, env: {} });
+    return found.path === path ? found : undefined;
   } catch {
-    return false;
+    return undefined;
   }
 }
 
-async function install(target: string, from: string | undefined, context: Context): Promise<void> {
+/**
+ * Makes a directory of the cache, or checks that nobody else could change what will be in it.
+ *
+ * @throws ERR_JITFLUX_UNSAFE_FILE
+ */
+async function prepareDirectory(
+  directory: string,
+  { cacheDir, env }: Context,
+  mode = DIRECTORY_MODE,
+): Promise<void> {
+  await mkdir(directory, { recursive: true, mode });
+  if (isCacheTrusted(env)) return;
+  const exposure = findExposure(directory, [], { within: cacheDir });
+  if (exposure) throw exposed(`The cache ${cacheDir}`, exposure, EXPOSURE_REMEDY);
+}
+
+const ELSEWHERE = 'or name another place with --cache-dir or JIT_FLUX_CACHE.';
+
+/** What to do about an error of the file system. */
+function remedyFor(error: unknown): string | undefined {
+  switch ((error as NodeJS.ErrnoException | undefined)?.code) {
+    case 'ENOSPC':
+    case 'EDQUOT':
+    case 'EFBIG':
+      return `There is no space left: make room, ${ELSEWHERE}`;
+    case 'EACCES':
+    case 'EPERM':
+      return `User ${process.geteuid?.()} may not write there: let the cache's owner run \`${SETUP_COMMAND}\`, ${ELSEWHERE}`;
+    case 'EROFS':
+      return `The file system is read-only: mount it for writing, ${ELSEWHERE}`;
+    default:
+      return undefined;
+  }
+}
+
+/** Of this machine's disk: no other source would fare better. */
+function isLocal(error: unknown): boolean {
+  const { code = '', syscall } = error as NodeJS.ErrnoException;
+  if (['ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS'].includes(code)) return true;
+  return code === 'EIO' && syscall === 'write';
+}
+
+async function install(
+  target: string,
+  from: string | undefined,
+  context: Context,
+  lock: Lock,
+): Promise<void> {
   const { pinned } = context;
   const parent = dirname(target);
   const prefix = `.tmp-${basename(target)}-`;
@@ -183,16 +277,16 @@ async function install(target: string, from: string | undefined, context: Contex
 
   const given = from === undefined ? undefined : await givenFiles(from, context);
   await assertSpace(parent, given === undefined, context);
-  const work = join(parent, prefix + randomBytes(6).toString('hex'));
-  const staged = join(work, 'libtorch');
-  await mkdir(staged, { recursive: true });
+  const work = await mkdtemp(join(parent, prefix)); // of mode 0700
+  const obtained: Obtained[] = [];
   try {
-    const obtained: Obtained[] = [];
+    const staged = join(work, 'libtorch');
+    await mkdir(staged, { mode: DIRECTORY_MODE });
     for (const [index, archive] of pinned.archives.entries()) {
       obtained.push(
         given === undefined
           ? await obtain(archive, work, context)
-          : await verifyGiven(given[index]!, archive, context),
+          : await copyGiven(given[index]!, work, archive, context),
       );
       context.obtained += archive.size;
     }
@@ -203,25 +297,39 @@ async function install(target: string, from: string | undefined, context: Contex
       source,
     }));
     const record = { version: pinned.version, variant: context.variant, archives };
-    await writeFile(join(staged, 'jit-flux-setup.json'), `${JSON.stringify(record, undefined, 2)}\n`);
+    const text = `${JSON.stringify(record, undefined, 2)}\n`;
+    await writeFile(join(staged, 'jit-flux-setup.json'), text, { mode: 0o644, flush: true });
     throwIfAborted(context.signal);
-    if (existsSync(target)) await rename(target, join(work, 'replaced'));
-    await rename(staged, target);
-    for (const { file, fetched } of obtained) if (fetched) await rm(file, { force: true });
+    await lock.assertHeld();
+    await replaceDirectory(staged, target, join(work, 'replaced'));
+    for (const { kept } of obtained) if (kept !== undefined) await rm(kept, { force: true });
   } finally {
-    await rm(work, { recursive: true, force: true });
+    for (const { file } of obtained) await file.close();
+    await rm(work, { recursive: true, force: true }).catch(() => undefined); // the next run removes it
+  }
+}
+
+/** @param aside where the old one goes */
+async function replaceDirectory(from: string, to: string, aside: string): Promise<void> {
+  const isThere = existsSync(to);
+  if (isThere) await rename(to, aside);
+  try {
+    await rename(from, to);
+  } catch (error) {
+    if (isThere) await rename(aside, to).catch(() => undefined);
+    throw error;
   }
 }
 
 /** Better now than after gigabytes of downloads. */
 async function assertSpace(directory: string, fetches: boolean, context: Context): Promise<void> {
   const { archives, unpackedSize, version } = context.pinned;
-  let toFetch = 0;
-  if (fetches)
-    for (const archive of archives) toFetch += archive.size - (await sizeOf(downloadPath(archive, context)));
+  let toStore = 0;
+  for (const archive of archives)
+    toStore += archive.size - (fetches ? await sizeOf(downloadPath(archive, context)) : 0);
   const { bavail, bsize } = await statfs(directory);
   const free = bavail * bsize;
-  const needed = toFetch + unpackedSize;
+  const needed = toStore + unpackedSize;
   if (free >= needed) return;
   throw new JitFluxError(
     ERROR_CODES.SETUP_FAILED,
@@ -259,63 +367,110 @@ async function givenFiles(from: string, context: Context): Promise<string[]> {
   );
 }
 
-async function verifyGiven(file: string, archive: LibTorchArchive, context: Context): Promise<Obtained> {
-  const problem = await whyNotPinned(file, archive, context);
-  if (problem === undefined) return { archive, file, source: file, fetched: false };
-  throw new JitFluxError(
-    ERROR_CODES.SETUP_FAILED,
-    `${file} is not the pinned LibTorch archive: ${problem}. ` +
-      `Expected ${archive.file} (SHA-256 ${archive.sha256}) from ${archive.url}`,
-    { file, expected: { file: archive.file, size: archive.size, sha256: archive.sha256 }, url: archive.url },
-  );
+/** What lies elsewhere could be exchanged between being verified and being unpacked: a copy cannot. */
+async function copyGiven(
+  from: string,
+  work: string,
+  archive: LibTorchArchive,
+  context: Context,
+): Promise<Obtained> {
+  const file = await openPrivate(join(work, archive.file));
+  try {
+    await copyInto(from, file, archive, context, 'verify');
+    return { archive, file, source: from };
+  } catch (error) {
+    await file.close();
+    if (context.signal?.aborted || isLocal(error)) throw error;
+    throw new JitFluxError(
+      ERROR_CODES.SETUP_FAILED,
+      `${from} is not the pinned LibTorch archive: ${messageOf(error)}. ` +
+        `Expected ${archive.file} (SHA-256 ${archive.sha256}) from ${archive.url}`,
+      {
+        file: from,
+        expected: { file: archive.file, size: archive.size, sha256: archive.sha256 },
+        url: archive.url,
+      },
+      { cause: error },
+    );
+  }
+}
+
+/** How an archive can be had: by filling `file`. */
+interface Source {
+  name: string;
+  fetch: (file: FileHandle) => Promise<void>;
 }
 
 /** Fetches an archive from the first source that delivers the pinned bytes. */
 async function obtain(archive: LibTorchArchive, work: string, context: Context): Promise<Obtained> {
   const kept = downloadPath(archive, context);
-  const attempts: Attempt[] = [];
-  // What a run leaves that failed or was stopped later on, at another archive.
-  if ((await sizeOf(kept)) === archive.size) {
-    if ((await whyNotPinned(kept, archive, context, 'download')) === undefined)
-      return { archive, file: kept, source: kept, fetched: true };
-    await rm(kept, { force: true });
-  }
-  await mkdir(dirname(kept), { recursive: true });
-  const sources: { name: string; fetch: () => Promise<string>; local?: boolean }[] = [];
-  const mirror = context.env.JIT_FLUX_LIBTORCH_MIRROR;
-  if (mirror) {
-    if (/^https?:\/\//.test(mirror)) {
-      const url = `${mirror.replace(/\/+$/, '')}/${encodeURIComponent(archive.file)}`;
-      sources.push({ name: url, fetch: () => fetchUrl(url, kept, archive, context) });
-    } else {
-      const directory = mirror.startsWith('file:') ? fileURLToPath(mirror) : resolve(mirror);
-      const file = join(directory, archive.file);
-      sources.push({ name: file, fetch: () => Promise.resolve(file), local: true });
+  await prepareDirectory(dirname(kept), context, PRIVATE_DIRECTORY_MODE);
+  const file = await openPrivate(kept);
+  try {
+    // What a run leaves that failed or was stopped later on, at another archive.
+    if ((await file.stat()).size === archive.size) {
+      if ((await whyNotPinned(file, kept, archive, context, 'download')) === undefined)
+        return { archive, file, source: kept, kept };
+      await file.truncate(0);
     }
+    const source = await fetchFromAny(sourcesOf(archive, work, context), file, archive, context);
+    return { archive, file, source, kept };
+  } catch (error) {
+    const isEmpty = await file.stat().then(({ size }) => size === 0);
+    await file.close();
+    if (isEmpty) await rm(kept, { force: true });
+    throw error;
   }
-  sources.push({ name: archive.url, fetch: () => fetchUrl(archive.url, kept, archive, context) });
-  if (archive.pip) {
-    const { pip } = archive;
-    for (const requirement of pip.requirements) {
-      sources.push({
-        name: `pip download ${requirement}`,
-        fetch: () => fetchWithPip(requirement, pip, archive, work, kept, context),
-      });
-    }
-  }
+}
 
-  for (const { name, fetch, local = false } of sources) {
+function sourcesOf(archive: LibTorchArchive, work: string, context: Context): Source[] {
+  const sources: Source[] = [];
+  const mirror = context.env.JIT_FLUX_LIBTORCH_MIRROR;
+  const fromUrl = (url: string): Source => ({
+    name: url,
+    fetch: (file) => fetchUrl(url, file, archive, context),
+  });
+  if (mirror && /^https?:\/\//.test(mirror)) {
+    sources.push(fromUrl(`${mirror.replace(/\/+$/, '')}/${encodeURIComponent(archive.file)}`));
+  } else if (mirror) {
+    const directory = mirror.startsWith('file:') ? fileURLToPath(mirror) : resolve(mirror);
+    const path = join(directory, archive.file);
+    sources.push({ name: path, fetch: (file) => copyInto(path, file, archive, context, phaseOf(context)) });
+  }
+  sources.push(fromUrl(archive.url));
+  const { pip } = archive;
+  for (const requirement of pip?.requirements ?? [])
+    sources.push({
+      name: `pip download ${requirement}`,
+      fetch: (file) => fetchWithPip(requirement, pip!, archive, work, file, context),
+    });
+  return sources;
+}
+
+/** With many archives, checking each is a part of fetching it. */
+function phaseOf({ pinned }: Context): 'download' | 'verify' {
+  return pinned.archives.length > 1 ? 'download' : 'verify';
+}
+
+/** @returns the name of the source */
+async function fetchFromAny(
+  sources: readonly Source[],
+  file: FileHandle,
+  archive: LibTorchArchive,
+  context: Context,
+): Promise<string> {
+  const attempts: Attempt[] = [];
+  for (const { name, fetch } of sources) {
     throwIfAborted(context.signal);
     try {
-      const file = await fetch();
-      // With many archives, checking each is a part of fetching it.
-      const phase = context.pinned.archives.length > 1 ? 'download' : 'verify';
-      const problem = await whyNotPinned(file, archive, context, phase);
-      if (problem === undefined) return { archive, file, source: name, fetched: !local };
-      if (!local) await rm(file, { force: true });
+      await fetch(file);
+      const problem = await whyNotPinned(file, name, archive, context, phaseOf(context));
+      if (problem === undefined) return name;
+      await file.truncate(0);
       attempts.push({ source: name, reason: problem });
     } catch (error) {
       if (context.signal?.aborted) throw abortedError(context.signal);
+      if (isLocal(error)) throw error;
       attempts.push({ source: name, reason: messageOf(error) });
     }
   }
@@ -358,17 +513,54 @@ function archiveReport(
 
 async function fetchUrl(
   url: string,
-  target: string,
+  file: FileHandle,
   archive: LibTorchArchive,
   context: Context,
-): Promise<string> {
-  await download(url, target, {
+): Promise<void> {
+  await download(url, file, {
     size: archive.size,
     signal: context.signal,
     env: context.env,
     onProgress: archiveReport('download', url, archive, context),
   });
-  return target;
+}
+
+/**
+ * Copies a local file of the pinned size and SHA-256, each byte read once.
+ *
+ * @throws an Error that says in what the file differs; the target is empty then
+ */
+async function copyInto(
+  from: string,
+  target: FileHandle,
+  archive: LibTorchArchive,
+  context: Context,
+  phase: SetupProgress['phase'],
+): Promise<void> {
+  await target.truncate(0);
+  // Opening a pipe without a writer would wait for one.
+  const source = await open(from, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    const info = await source.stat();
+    if (!info.isFile()) throw new Error('it is not a file');
+    const problem = wrongSize(info.size, archive);
+    if (problem !== undefined) throw new Error(problem);
+    const report = archiveReport(phase, from, archive, context);
+    const hash = createHash('sha256');
+    let done = 0;
+    for await (const chunk of chunksOf(source, archive.size, context.signal)) {
+      hash.update(chunk);
+      await writeAll(target, chunk, done);
+      done += chunk.length;
+      report(done);
+    }
+    const difference = wrongSize(done, archive) ?? wrongHash(hash.digest('hex'), archive);
+    if (difference === undefined) return;
+    await target.truncate(0);
+    throw new Error(difference);
+  } finally {
+    await source.close();
+  }
 }
 
 /**
@@ -380,9 +572,9 @@ async function fetchWithPip(
   pip: NonNullable<LibTorchArchive['pip']>,
   archive: LibTorchArchive,
   work: string,
-  kept: string,
+  file: FileHandle,
   context: Context,
-): Promise<string> {
+): Promise<void> {
   const target = join(work, 'pip');
   const temporary = join(work, 'pip-tmp');
   await rm(target, { recursive: true, force: true });
@@ -390,8 +582,7 @@ async function fetchWithPip(
   await mkdir(temporary, { recursive: true });
   const requirements = join(work, 'requirements.txt');
   await writeFile(requirements, `${requirement} --hash=sha256:${archive.sha256}\n`);
-  const python = context.env.JIT_FLUX_PYTHON || 'python3';
-  const args = ['-m', 'pip', 'download', '--requirement', requirements, '--dest', target];
+  const args = ['download', '--requirement', requirements, '--dest', target];
   args.push(
     '--no-deps',
     '--require-hashes',
@@ -413,115 +604,95 @@ async function fetchWithPip(
       .catch(() => undefined); // files come and go while they are counted
   }, 500);
   try {
-    await runQuietly(python, args, { ...context.env, TMPDIR: temporary }, context.signal);
+    await runPip(args, { env: context.env, temporary, signal: context.signal });
   } finally {
     clearInterval(timer);
     await rm(temporary, { recursive: true, force: true });
   }
   const wheel = (await readdir(target)).find((name) => name.endsWith('.whl'));
   if (wheel === undefined) throw new Error('pip delivered no wheel');
-  await rename(join(target, wheel), kept);
-  return kept;
-}
-
-/** Runs a command; on failure throws the last error line of its output. */
-function runQuietly(
-  command: string,
-  args: string[],
-  env: NodeJS.ProcessEnv,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  return new Promise((resolvePromise, reject) => {
-    const child = spawn(command, args, {
-      env,
-      stdio: ['ignore', 'pipe', 'pipe'],
-      ...(signal ? { signal } : {}),
-    });
-    let output = '';
-    const collect = (chunk: Buffer): void => {
-      output = (output + chunk.toString()).slice(-16_384);
-    };
-    child.stdout.on('data', collect);
-    child.stderr.on('data', collect);
-    child.once('error', (error: NodeJS.ErrnoException) =>
-      reject(error.code === 'ENOENT' ? new Error(`${command} is not installed`) : error),
-    );
-    child.once('close', (code, killedBy) => {
-      if (code === 0) return resolvePromise();
-      const lines = output.split('\n').filter((line) => line.trim() !== '');
-      const line = lines.filter((text) => text.startsWith('ERROR:')).at(-1) ?? lines.at(-1);
-      reject(
-        new Error(line?.replace(/^ERROR:\s*/, '').trim() ?? `${command} ended with ${code ?? killedBy}`),
-      );
-    });
-  });
+  await copyInto(join(target, wheel), file, archive, context, phaseOf(context));
+  await rm(target, { recursive: true });
 }
 
 // ---- verification and unpacking ----
 
-/** Undefined if the file has the pinned size and SHA-256. */
+/** Undefined if the file has the pinned size and SHA-256. @param name of the file, for progress */
 async function whyNotPinned(
-  file: string,
+  file: FileHandle,
+  name: string,
   archive: LibTorchArchive,
   context: Context,
-  phase: SetupProgress['phase'] = 'verify',
+  phase: SetupProgress['phase'],
 ): Promise<string | undefined> {
-  let size: number;
-  try {
-    const info = await stat(file);
-    if (!info.isFile()) return 'it is not a file';
-    size = info.size;
-  } catch (error) {
-    return messageOf(error);
-  }
-  if (size !== archive.size) return `size is ${size} bytes instead of ${archive.size}`;
+  const { size } = await file.stat();
+  const problem = wrongSize(size, archive);
+  if (problem !== undefined) return problem;
   const hash = createHash('sha256');
-  const report = archiveReport(phase, file, archive, context);
+  const report = archiveReport(phase, name, archive, context);
   let done = 0;
-  for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20 })) {
-    throwIfAborted(context.signal);
-    hash.update(chunk as Buffer);
-    done += (chunk as Buffer).length;
+  for await (const chunk of chunksOf(file, size, context.signal)) {
+    hash.update(chunk);
+    done += chunk.length;
     // As a part of the download it has been counted already.
     if (phase === 'verify') report(done);
   }
-  const actual = hash.digest('hex');
-  return actual === archive.sha256.toLowerCase()
+  return wrongHash(hash.digest('hex'), archive);
+}
+
+function wrongSize(size: number, archive: LibTorchArchive): string | undefined {
+  return size === archive.size ? undefined : `size is ${size} bytes instead of ${archive.size}`;
+}
+
+function wrongHash(hash: string, archive: LibTorchArchive): string | undefined {
+  return hash === archive.sha256.toLowerCase()
     ? undefined
-    : `SHA-256 is ${actual} instead of ${archive.sha256}`;
+    : `SHA-256 is ${hash} instead of ${archive.sha256}`;
+}
+
+/** At most `length` bytes from the beginning of a file, in pieces that are overwritten by the next. */
+async function* chunksOf(
+  file: FileHandle,
+  length: number,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Buffer> {
+  const buffer = Buffer.allocUnsafe(1 << 20);
+  for (let at = 0; at < length;) {
+    throwIfAborted(signal);
+    const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, length - at), at);
+    if (bytesRead === 0) return;
+    yield buffer.subarray(0, bytesRead);
+    at += bytesRead;
+  }
 }
 
 /** Unpacks the libraries, headers, CMake files and licences; a wheel's Python code stays behind. */
 async function unpack(obtained: Obtained[], target: string, context: Context): Promise<void> {
-  const opened: { zip: ZipFile; file: string; wanted: [ZipEntry, string][] }[] = [];
-  try {
-    let total = 0;
-    for (const { archive, file } of obtained) {
-      const zip = await ZipFile.open(file);
-      const wanted: [ZipEntry, string][] = [];
-      opened.push({ zip, file, wanted });
-      for (const entry of zip.entries) {
-        const name = unpackedName(entry.name, archive, context.pinned);
-        if (name === undefined) continue;
-        wanted.push([entry, entryTarget(target, name)]);
-        total += entry.size;
-      }
-      if (wanted.length === 0) throw new Error(`${archive.file} holds nothing of ${archive.root}/`);
+  const opened: { zip: ZipFile; source: string; wanted: [ZipEntry, string][] }[] = [];
+  let total = 0;
+  for (const { archive, file, source } of obtained) {
+    const zip = await ZipFile.read(file);
+    const wanted: [ZipEntry, string][] = [];
+    opened.push({ zip, source, wanted });
+    for (const entry of zip.entries) {
+      const name = unpackedName(entry.name, archive, context.pinned);
+      if (name === undefined) continue;
+      wanted.push([entry, entryTarget(target, name)]);
+      total += entry.size;
     }
-    let done = 0;
-    for (const { zip, file, wanted } of opened) {
-      const report = throttle(total, (bytes) =>
-        context.report({ phase: 'unpack', done: bytes, total, source: file }),
-      );
-      for (const [entry, path] of wanted) {
-        throwIfAborted(context.signal);
-        await zip.extract(entry, path, context.signal);
-        done += entry.size;
-        report(done);
-      }
+    if (wanted.length === 0) throw new Error(`${archive.file} holds nothing of ${archive.root}/`);
+  }
+  let done = 0;
+  for (const { zip, source, wanted } of opened) {
+    const report = throttle(total, (bytes) =>
+      context.report({ phase: 'unpack', done: bytes, total, source }),
+    );
+    for (const [entry, path] of wanted) {
+      throwIfAborted(context.signal);
+      await zip.extract(entry, path, context.signal);
+      done += entry.size;
+      report(done);
     }
-  } finally {
-    for (const { zip } of opened) await zip.close();
   }
 }
 

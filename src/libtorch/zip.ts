@@ -1,9 +1,9 @@
 /**
  * Reads zip archives (Python wheels, LibTorch's official zips), so that unpacking needs neither `unzip` nor Python.
- * Only what those use: stored and deflated entries, no encryption, no zip64, no symbolic links.
+ * Only what those use: stored and deflated entries, no encryption, no zip64, regular files and directories.
  */
-import { createReadStream, createWriteStream } from 'node:fs';
-import { open, mkdir, writeFile, type FileHandle } from 'node:fs/promises';
+import { createWriteStream } from 'node:fs';
+import { mkdir, writeFile, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -23,50 +23,50 @@ const STORED = 0;
 const DEFLATED = 8;
 /** Entries up to this size are inflated in one piece, larger ones are streamed. */
 const SMALL_ENTRY = 1 << 20;
+/** The largest directory of a pinned archive has 1 MB. */
+const MAX_DIRECTORY = 64 << 20;
+const FILE_TYPE = 0o170000;
+const REGULAR_FILE = 0o100000;
 
 export interface ZipEntry {
   /** Path inside the archive, always relative and without `..`. */
   name: string;
   size: number;
   compressedSize: number;
-  /** Permission bits of the file, 0 if the archive has none. */
-  mode: number;
+  /** It may be executed. */
+  executable: boolean;
   /** @internal */ method: number;
   /** @internal */ crc: number;
   /** @internal */ headerOffset: number;
 }
 
-/** An open archive; the caller closes it. Errors are plain `Error`s that say what is wrong with the archive. */
+/**
+ * An archive in an open file, which stays the caller's: what was verified through the handle is what is read. Errors are
+ * plain `Error`s that say what is wrong with the archive.
+ */
 export class ZipFile {
   private constructor(
     private readonly file: FileHandle,
-    private readonly path: string,
     /** The files of the archive, in directory order; directories are left out. */
     readonly entries: readonly ZipEntry[],
   ) {}
 
-  static async open(path: string): Promise<ZipFile> {
-    const file = await open(path, 'r');
-    try {
-      return new ZipFile(file, path, await readDirectory(file));
-    } catch (error) {
-      await file.close();
-      throw error;
-    }
+  static async read(file: FileHandle): Promise<ZipFile> {
+    return new ZipFile(file, await readDirectory(file));
   }
 
-  async close(): Promise<void> {
-    await this.file.close();
-  }
-
-  /** Writes one entry to `target`, creating its directories, and checks its size and CRC. */
+  /**
+   * Writes one entry to `target`, creating its directories, and checks its size and CRC. The file must not be there yet,
+   * not even as a link: that is how a name shows that comes twice, or twice where case does not count. Everyone may read
+   * it and its owner write it, as far as the process's umask says so.
+   */
   async extract(entry: ZipEntry, target: string, signal?: AbortSignal): Promise<void> {
-    await mkdir(dirname(target), { recursive: true });
+    await mkdir(dirname(target), { recursive: true, mode: 0o755 });
     const header = await readExactly(this.file, entry.headerOffset, LOCAL_SIZE);
     if (header.readUInt32LE(0) !== LOCAL_SIGNATURE)
       throw new Error(`no entry at the offset of ${entry.name}`);
     const start = entry.headerOffset + LOCAL_SIZE + header.readUInt16LE(26) + header.readUInt16LE(28);
-    const mode = (entry.mode & 0o777) | 0o600;
+    const mode = entry.executable ? 0o755 : 0o644;
     if (entry.compressedSize <= SMALL_ENTRY && entry.size <= SMALL_ENTRY) {
       const packed = await readExactly(this.file, start, entry.compressedSize);
       const data =
@@ -74,7 +74,7 @@ export class ZipFile {
           ? packed
           : await inflate(packed, { maxOutputLength: Math.max(entry.size, 1) });
       check(entry, data.length, crc32(data));
-      await writeFile(target, data, { mode, signal });
+      await writeFile(target, data, { flag: 'wx', mode, signal });
       return;
     }
     let size = 0;
@@ -87,12 +87,9 @@ export class ZipFile {
         else done(null, chunk);
       },
     });
-    const source = createReadStream(this.path, {
-      start,
-      end: start + entry.compressedSize - 1,
-      highWaterMark: SMALL_ENTRY,
-    });
-    const sink = createWriteStream(target, { mode, highWaterMark: SMALL_ENTRY });
+    const source = chunksOf(this.file, start, entry.compressedSize);
+    // The libraries are among these: after a power failure they are there in whole, or their folder is not.
+    const sink = createWriteStream(target, { flags: 'wx', mode, highWaterMark: SMALL_ENTRY, flush: true });
     const options = signal ? { signal } : {};
     if (entry.method === STORED) await pipeline(source, checksum, sink, options);
     else await pipeline(source, createInflateRaw({ chunkSize: 1 << 18 }), checksum, sink, options);
@@ -125,9 +122,12 @@ async function readDirectory(file: FileHandle): Promise<ZipEntry[]> {
   if (count === 0xffff || directorySize === 0xffffffff || directoryOffset === 0xffffffff)
     throw new Error('zip64 archives are not supported');
   if (directoryOffset + directorySize > size) throw new Error('the directory lies outside the archive');
+  if (directorySize > MAX_DIRECTORY) throw new Error(`the directory has ${directorySize} bytes`);
 
   const directory = await readExactly(file, directoryOffset, directorySize);
   const entries: ZipEntry[] = [];
+  const names = new Set<string>();
+  let packed = 0;
   let at = 0;
   for (let i = 0; i < count; i++) {
     if (at + CENTRAL_SIZE > directory.length || directory.readUInt32LE(at) !== CENTRAL_SIGNATURE)
@@ -143,18 +143,27 @@ async function readDirectory(file: FileHandle): Promise<ZipEntry[]> {
       crc: directory.readUInt32LE(at + 16),
       compressedSize: directory.readUInt32LE(at + 20),
       size: directory.readUInt32LE(at + 24),
-      mode: unixMode & 0o777,
+      executable: (unixMode & 0o111) !== 0,
       headerOffset: directory.readUInt32LE(at + 42),
     };
     at = next;
     assertSafeName(entry.name);
+    if (names.has(entry.name)) throw new Error(`${entry.name} is in the archive twice`);
+    names.add(entry.name);
     if (entry.name.endsWith('/')) continue;
     if (flags & 1) throw new Error(`${entry.name} is encrypted`);
     if (entry.method !== STORED && entry.method !== DEFLATED)
       throw new Error(`${entry.name} is packed with the unsupported method ${entry.method}`);
-    if ((unixMode & 0o170000) === 0o120000) throw new Error(`${entry.name} is a symbolic link`);
+    const type = unixMode & FILE_TYPE;
+    if (type === 0o120000) throw new Error(`${entry.name} is a symbolic link`);
+    if (type !== 0 && type !== REGULAR_FILE) throw new Error(`${entry.name} is not a regular file`);
+    if (entry.method === STORED && entry.compressedSize !== entry.size)
+      throw new Error(`${entry.name} is stored with ${entry.compressedSize} instead of ${entry.size} bytes`);
     if (entry.headerOffset + LOCAL_SIZE + entry.compressedSize > size)
       throw new Error(`${entry.name} lies outside the archive`);
+    // Entries that share their bytes turn a small archive into an enormous one.
+    packed += LOCAL_SIZE + entry.compressedSize;
+    if (packed > size) throw new Error('entries of the archive overlap');
     entries.push(entry);
   }
   return entries;
@@ -162,15 +171,16 @@ async function readDirectory(file: FileHandle): Promise<ZipEntry[]> {
 
 /** An archive must not write outside the directory it is unpacked into. */
 function assertSafeName(name: string): void {
-  const parts = name.split('/');
-  if (
-    name === '' ||
-    name.startsWith('/') ||
-    name.includes('\\') ||
-    name.includes('\0') ||
-    parts.includes('..')
-  )
+  const parts = name.replace(/\/$/, '').split('/');
+  if (name.includes('\\') || name.includes('\0') || parts.some((part) => ['', '.', '..'].includes(part)))
     throw new Error(`unsafe path in the archive: ${JSON.stringify(name)}`);
+}
+
+/** `length` bytes of the file from `position` on, in pieces. */
+async function* chunksOf(file: FileHandle, position: number, length: number): AsyncGenerator<Buffer> {
+  const end = position + length;
+  for (let at = position; at < end; at += SMALL_ENTRY)
+    yield await readExactly(file, at, Math.min(SMALL_ENTRY, end - at));
 }
 
 async function readExactly(file: FileHandle, position: number, length: number): Promise<Buffer> {
