@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { mkdirSync, readFileSync, readdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 
 import { acquireLock, type LockHolder, type LockOptions } from '../../../src/files/lock.js';
 import { livenessOf, ownIdentity, type ProcessIdentity } from '../../../src/files/process-identity.js';
@@ -148,7 +148,7 @@ describe('acquireLock', () => {
   it('compares no clocks', async () => {
     const { path } = fresh();
     const now = Date.now;
-    afterEach(() => void (Date.now = now));
+    onTestFinished(() => void (Date.now = now));
     let jumps = 0;
     Date.now = () => now() + (jumps++ % 2 ? 1 : -1) * 86_400_000;
     const { beat } = foreignLock(path);
@@ -195,7 +195,9 @@ describe('acquireLock', () => {
 
   it('fails where nothing can be written', async () => {
     const { folder } = fresh();
-    await expect(acquireLock(join(folder, 'missing/a.lock'), TIMES)).rejects.toMatchObject({ code: 'ENOENT' });
+    await expect(acquireLock(join(folder, 'missing/a.lock'), TIMES)).rejects.toMatchObject({
+      code: 'ENOENT',
+    });
     writeFile(join(folder, 'file'), '');
     await expect(acquireLock(join(folder, 'file/a.lock'), TIMES)).rejects.toMatchObject({ code: 'ENOTDIR' });
   });
@@ -226,7 +228,7 @@ describe('livenessOf', () => {
   it('takes a zombie for dead', async () => {
     // The shell becomes a program that does not wait for its child.
     const parent = spawn('sh', ['-c', 'sleep 0.1 & echo $!; exec sleep 60']);
-    afterEach(() => void parent.kill('SIGKILL'));
+    onTestFinished(() => void parent.kill('SIGKILL'));
     const pid = await new Promise<number>((resolve) =>
       parent.stdout.once('data', (text: Buffer) => resolve(Number(text.toString()))),
     );

@@ -6,7 +6,7 @@ import { connect, type AddressInfo } from 'node:net';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
-import { afterEach, describe, expect, it, vi } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { JitFluxError } from '../../../src/errors.js';
 import { proxyFor } from '../../../src/libtorch/download.js';
 import { setupLibTorch, type SetupOptions, type SetupProgress } from '../../../src/libtorch/provision.js';
@@ -47,7 +47,7 @@ async function failureOf(promise: Promise<unknown>): Promise<JitFluxError> {
 /** A web server on this machine for one test. */
 async function serve(handler: (request: IncomingMessage, response: ServerResponse) => void): Promise<string> {
   const server = createServer(handler);
-  afterEach(() => {
+  onTestFinished(() => {
     server.closeAllConnections();
     server.close();
   });
@@ -423,7 +423,7 @@ describe('setupLibTorch from elsewhere', () => {
     const { setup } = freshCache();
     const server = createHttpsServer({ key: KEY, cert: CERTIFICATE }, (_, response) => response.end(wheel));
     const proxy = createServer();
-    afterEach(() => {
+    onTestFinished(() => {
       server.close();
       proxy.close();
     });
@@ -447,7 +447,7 @@ describe('setupLibTorch from elsewhere', () => {
     // Nothing resolves this name: only the proxy knows the way.
     expect((await failureOf(setup(options))).message).toContain('self-signed certificate');
     vi.stubEnv('NODE_TLS_REJECT_UNAUTHORIZED', '0');
-    afterEach(() => vi.unstubAllEnvs());
+    onTestFinished(() => void vi.unstubAllEnvs());
     expect(await setup(options)).toMatchObject({ alreadyPresent: false });
     expect(seen.slice(-2)).toEqual([`${HOST}:443`, `Basic ${Buffer.from('user:secret').toString('base64')}`]);
   });
