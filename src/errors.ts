@@ -25,7 +25,10 @@ export const ERROR_CODES = {
   UNSUPPORTED_FORMAT: 'ERR_JITFLUX_UNSUPPORTED_FORMAT',
   /** The weight file is damaged: truncated, or its parts contradict each other. */
   CORRUPT_FILE: 'ERR_JITFLUX_CORRUPT_FILE',
-  /** The weight file asks for something that the reader never does (unknown globals, deflated records, deep nesting). */
+  /**
+   * The weight file asks for something that the reader never does (unknown globals, deflated records, deep nesting), or
+   * another user could have changed a library that nobody has named.
+   */
   UNSAFE_FILE: 'ERR_JITFLUX_UNSAFE_FILE',
   /** Parameters are missing, unexpected, of the wrong shape or of the wrong dtype. */
   WEIGHTS_MISMATCH: 'ERR_JITFLUX_WEIGHTS_MISMATCH',

@@ -76,7 +76,14 @@ export async function generationProgress(
 
 /** Shows the phases of a download. */
 export interface TransferProgress {
-  update(p: { phase: string; done: number; total: number; archives?: number; source?: string }): void;
+  update(p: {
+    phase: string;
+    done: number;
+    total: number;
+    archives?: number;
+    source?: string;
+    holder?: { pid: number; host: string };
+  }): void;
   close(): void;
 }
 
@@ -100,8 +107,9 @@ export async function transferProgress(context: Context, o: { enabled: boolean }
         tenth = 0;
         const many = (p.archives ?? 1) > 1 && p.total > 0;
         const what = many ? `${p.archives} archives, ${formatBytes(p.total)}` : p.source;
+        const who = p.holder && ` (process ${p.holder.pid} on ${p.holder.host} is at it)`;
         if (!bars || p.total === 0)
-          context.note(capitalize(p.phase) + (what === undefined ? '' : ` ${what}`));
+          context.note(capitalize(p.phase) + (what === undefined ? '' : ` ${what}`) + (who ?? ''));
         else {
           bar = bars(`${capitalize(p.phase)} {bar} {amount} of {size} | ETA {eta_formatted}`);
           bar.start(p.total, 0, { amount: formatBytes(0), size: formatBytes(p.total) });

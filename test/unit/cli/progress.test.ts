@@ -77,6 +77,15 @@ describe('transferProgress', () => {
     expect(text()).toBe('Download pip\nUnpack\n');
   });
 
+  it('says who is waited for', async () => {
+    const { context, text } = capture(false);
+    const progress = await transferProgress(context, { enabled: true });
+    const holder = { pid: 12, host: 'builder-7' };
+    progress.update({ phase: 'wait', done: 0, total: 0, archives: 2, source: '/c/x.lock', holder });
+    progress.close();
+    expect(text()).toBe('Wait /c/x.lock (process 12 on builder-7 is at it)\n');
+  });
+
   it('counts several archives as one', async () => {
     const { context, text } = capture(false);
     const progress = await transferProgress(context, { enabled: true });
