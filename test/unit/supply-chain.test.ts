@@ -1,4 +1,5 @@
 /** What docs/supply-chain.md promises of the packages that are installed. */
+import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -68,4 +69,46 @@ describe('libtorch.json', () => {
       }
     },
   );
+});
+
+it('scripts/sbom.mjs lists what is installed: every package and every archive, with its hash', () => {
+  const script = join(ROOT, 'scripts', 'sbom.mjs');
+  interface Component {
+    'bom-ref': string;
+    name: string;
+    version?: string;
+    hashes: { alg: string; content: string }[];
+  }
+  const bom = JSON.parse(execFileSync(process.execPath, [script], { encoding: 'utf8' })) as {
+    bomFormat: string;
+    metadata: { component: { name: string; version: string; 'bom-ref': string } };
+    components: Component[];
+    dependencies: { ref: string; dependsOn: string[] }[];
+  };
+  const own = json('package.json') as Manifest & { version: string };
+  expect(bom.bomFormat).toBe('CycloneDX');
+  expect(bom.metadata.component).toMatchObject({ name: 'jit-flux', version: own.version });
+
+  const { packages } = json('package-lock.json') as { packages: Record<string, { version: string }> };
+  const installed = lockedFolders(json('package-lock.json') as Lock, Object.keys(own.dependencies)).map(
+    (folder) => `${folder.replace(/^.*node_modules\//, '')}@${packages[folder]!.version}`,
+  );
+  const { variants } = json('libtorch.json') as {
+    variants: Record<string, { archives: { file: string; sha256: string }[] }>;
+  };
+  const archives = Object.values(variants).flatMap((variant) => variant.archives);
+  const references = bom.components.map((component) => component['bom-ref']);
+  expect(new Set(references).size).toBe(references.length);
+  expect(references.filter((reference) => !/^(libtorch|prebuilds)\//.test(reference)).sort()).toEqual(
+    [...new Set(installed)].sort(),
+  );
+  for (const { file, sha256 } of archives)
+    expect(bom.components.find((component) => component['bom-ref'] === `libtorch/${file}`)?.hashes).toEqual([
+      { alg: 'SHA-256', content: sha256 },
+    ]);
+  for (const { name, hashes } of bom.components) expect(hashes, name).toHaveLength(1);
+  // Whatever is needed by one of them is among them.
+  const known = new Set([...references, bom.metadata.component['bom-ref']]);
+  for (const { ref, dependsOn } of bom.dependencies)
+    expect([ref, ...dependsOn].filter((one) => !known.has(one))).toEqual([]);
 });
