@@ -33,9 +33,9 @@ import {
 /** @typedef {(low: number, high: number) => number} Between a whole number from low to high, both included */
 /** @typedef {'done' | 'refused' | 'aborted' | 'unexpected'} Outcome */
 /** @typedef {{ action: string, message: string }} Unexpected */
+/** @typedef {{ fixtures: string, bundled: string, snapshot: string }} Files folders; snapshot: a FLUX.1 at toy widths */
 
-const fixture = (/** @type {string} */ name) =>
-  fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url));
+const FIXTURES = fileURLToPath(new URL('../fixtures', import.meta.url));
 
 const PROMPTS = [
   'a red circle',
@@ -51,7 +51,7 @@ const DTYPES = /** @type {const} */ (['float32', 'bfloat16']);
 /** In this pattern, so that every thread can compare its pictures with those of the others. */
 const REFERENCE = { prompt: 'a red circle', width: 64, height: 64, steps: 3, seed: 7 };
 /** @type {Record<string, { code: string }>} */
-const WEIGHT_FILES = JSON.parse(readFileSync(fixture('weights/expected.json'), 'utf8'));
+const WEIGHT_FILES = JSON.parse(readFileSync(join(FIXTURES, 'weights', 'expected.json'), 'utf8'));
 const REFUSED_FILES = Object.entries(WEIGHT_FILES).filter(([, { code }]) => code !== 'ok');
 const ACCEPTED_FILES = Object.keys(WEIGHT_FILES).filter((name) => WEIGHT_FILES[name].code === 'ok');
 
@@ -138,6 +138,9 @@ class Draw {
   }
 }
 
+/** Of this checkout, but the snapshot. */
+export const ORIGINALS = { fixtures: FIXTURES, bundled: BUNDLED_MODEL };
+
 /** Random work in this JavaScript environment. */
 export class Soak {
   /** Kept over all actions. @type {FluxPipeline[]} */
@@ -150,14 +153,14 @@ export class Soak {
    * @param {object} o
    * @param {() => number} o.random
    * @param {string} o.scratch a folder for files
-   * @param {string} o.snapshot a FLUX.1 snapshot at toy widths
+   * @param {Files} o.files that are read
    * @param {string} o.name of this environment, for file names
    * @param {string | undefined} [o.reference] digest of the reference picture, if another environment has made it
    */
-  constructor({ random, scratch, snapshot, name, reference }) {
+  constructor({ random, scratch, files, name, reference }) {
     this.random = random;
     this.scratch = scratch;
-    this.snapshot = snapshot;
+    this.files = files;
     this.name = name;
     this.#reference = reference;
   }
@@ -171,7 +174,7 @@ export class Soak {
   async begin(count) {
     const all = [{ concurrency: 2 }, { concurrency: 2, dynamicBatching: { maxImages: 3 } }];
     for (const o of all.slice(0, count))
-      this.#residents.push(await FluxPipeline.load(BUNDLED_MODEL, { threads: 1, ...o }));
+      this.#residents.push(await FluxPipeline.load(this.files.bundled, { threads: 1, ...o }));
     // Some of the work makes LibTorch warn.
     setLogger({ log: () => undefined });
     await this.#compare(this.#residents[0]);
@@ -212,6 +215,11 @@ export class Soak {
     let left = this.random() * Soak.#actions.reduce((sum, [weight]) => sum + weight, 0);
     const [, name, work] = Soak.#actions.find(([weight]) => (left -= weight) < 0) ?? Soak.#actions[0];
     return [name, work];
+  }
+
+  /** @param {string} name */
+  #fixture(name) {
+    return join(this.files.fixtures, name);
   }
 
   /** @param {string} extension */
@@ -324,13 +332,13 @@ export class Soak {
 
   /** A pipeline of one's own: loaded, used, and disposed, disposed in the middle, or forgotten. @param {Draw} draw */
   async pipeline(draw) {
-    await this.#ownPipeline(draw, BUNDLED_MODEL, this.#request(draw), 400);
+    await this.#ownPipeline(draw, this.files.bundled, this.#request(draw), 400);
   }
 
   /** The same with native text encoders and autoencoder. @param {Draw} draw */
   async snapshotPipeline(draw) {
     const request = { ...this.#request(draw), width: 64, height: 64, steps: 2, maxSequenceLength: 32 };
-    await this.#ownPipeline(draw, this.snapshot, request, 1000);
+    await this.#ownPipeline(draw, this.files.snapshot, request, 1000);
   }
 
   /**
@@ -367,7 +375,7 @@ export class Soak {
   /** The transformer by itself: over all tokens, over some, and through the sampler. @param {Draw} draw */
   async transformer(draw) {
     const name = draw.pick(['flux/flux-mini.safetensors', 'flux/flux-nano.safetensors']);
-    const model = await FluxTransformer.load(fixture(name), {
+    const model = await FluxTransformer.load(this.#fixture(name), {
       threads: 1,
       dtype: draw.pick(DTYPES),
       ...(draw.chance(0.4) && { quantize: /** @type {const} */ ('int8') }),
@@ -415,18 +423,18 @@ export class Soak {
     const which = draw.pick(['clip', 't5', 'vae']);
     if (which === 'clip') {
       const model = await ClipTextEncoder.load(
-        fixture(draw.pick(['text-vae/clip.safetensors', 'text-vae/clip.pt'])),
+        this.#fixture(draw.pick(['text-vae/clip.safetensors', 'text-vae/clip.pt'])),
         { ...o, settings: { heads: 4, eps: 1e-5, eosTokenId: 2 } },
       );
       const { pooled, hidden } = await model.encode(ids, { signal });
       made.push(pooled, hidden);
       if (draw.chance(0.8)) model.dispose();
     } else if (which === 't5') {
-      const model = await T5Encoder.load(fixture('text-vae/t5.safetensors'), o);
+      const model = await T5Encoder.load(this.#fixture('text-vae/t5.safetensors'), o);
       made.push(await model.encode(ids, { signal }));
       if (draw.chance(0.8)) model.dispose();
     } else {
-      const model = await Autoencoder.load(fixture('text-vae/vae.safetensors'), o);
+      const model = await Autoencoder.load(this.#fixture('text-vae/vae.safetensors'), o);
       const latents = Tensor.randn([1, 16, 8, 8], { seed: 1 });
       const picture = await model.decode(latents, {
         signal,
@@ -466,7 +474,7 @@ export class Soak {
     ]);
     const output = this.#path(draw.pick(['.pt', '.safetensors']));
     try {
-      await convertModel(fixture(source), output, {
+      await convertModel(this.#fixture(source), output, {
         dtype: draw.pick(['keep', 'float32', 'bfloat16', 'float16']),
         resume: draw.chance(0.5),
         signal: draw.signal(20),
@@ -484,7 +492,7 @@ export class Soak {
   async convertSnapshot(draw) {
     const output = this.#path('');
     try {
-      await convertModel(this.snapshot, output, {
+      await convertModel(this.files.snapshot, output, {
         format: draw.pick(['torchscript', 'safetensors']),
         dtype: draw.pick(['keep', 'bfloat16']),
         signal: draw.signal(200),
@@ -498,17 +506,17 @@ export class Soak {
   async hostileFiles(draw) {
     for (let i = 0; i < 5; i++) {
       const [name, { code }] = draw.pick(REFUSED_FILES);
-      await draw.refused(() => FluxTransformer.load(fixture(`weights/${name}`), { threads: 1 }), code);
+      await draw.refused(() => FluxTransformer.load(this.#fixture(`weights/${name}`), { threads: 1 }), code);
     }
     const any = Object.values(WEIGHT_FILES).map(({ code }) => code);
-    const path = fixture(`weights/${draw.pick(REFUSED_FILES)[0]}`);
+    const path = this.#fixture(`weights/${draw.pick(REFUSED_FILES)[0]}`);
     await draw.refused(() => T5Encoder.load(path), ...any);
     await draw.refused(() => FluxPipeline.load(path), ...any, 'ERR_JITFLUX_INVALID_MODEL');
     await draw.refused(() => convertModel(path, this.#path('.pt'), { verify: true }), ...any);
-    await draw.refused(() => FluxPipeline.load(fixture('convert')), 'ERR_JITFLUX_INVALID_MODEL');
+    await draw.refused(() => FluxPipeline.load(this.#fixture('convert')), 'ERR_JITFLUX_INVALID_MODEL');
     await draw.refused(() => FluxPipeline.load(join(this.scratch, 'none')), 'ERR_JITFLUX_FILE_NOT_FOUND');
     // Random bytes, and a good file with random bytes in its header.
-    const bytes = Buffer.from(readFileSync(fixture('weights/pico.safetensors')));
+    const bytes = Buffer.from(readFileSync(this.#fixture('weights/pico.safetensors')));
     for (let i = 0; i < 20; i++) bytes[draw.between(0, 2000)] = draw.between(0, 255);
     const damaged = this.#path('.safetensors');
     await writeFile(damaged, bytes);
@@ -524,7 +532,7 @@ export class Soak {
 
   /** A program that may not run, and one that may. @param {Draw} draw */
   async programs(draw) {
-    const path = fixture('native/warns.pt');
+    const path = this.#fixture('native/warns.pt');
     await draw.refused(() => TorchScriptModule.load(path), 'ERR_JITFLUX_CODE_NOT_ALLOWED');
     const module = await TorchScriptModule.load(path, { allowTorchScriptCode: true });
     const input = Tensor.from(new Float32Array(2), [2]);
@@ -575,7 +583,7 @@ export class Soak {
 
   /** Requests beyond a queue. @param {Draw} draw */
   async flood(draw) {
-    const pipeline = await FluxPipeline.load(BUNDLED_MODEL, { threads: 1, maxQueue: 1 });
+    const pipeline = await FluxPipeline.load(this.files.bundled, { threads: 1, maxQueue: 1 });
     try {
       const outcomes = await Promise.allSettled(
         Array.from({ length: 6 }, () => pipeline.generate({ ...this.#request(draw), width: 64, height: 64 })),
@@ -595,7 +603,7 @@ export class Soak {
   async prompts(draw) {
     const signal = draw.signal(100);
     const pipeline = draw.pick(this.#residents);
-    const model = draw.pick([BUNDLED_MODEL, this.snapshot]);
+    const model = draw.pick([this.files.bundled, this.files.snapshot]);
     const encoded = draw.chance(0.5)
       ? await pipeline.encodePrompt([draw.pick(PROMPTS), draw.pick(PROMPTS)], { signal })
       : await encodeOnly(model, draw.pick(PROMPTS), { threads: 1, maxSequenceLength: 16, signal });
@@ -605,7 +613,7 @@ export class Soak {
       const loaded = await loadEncodedPrompts(path);
       if (draw.chance(0.5)) loaded.dispose();
       await draw.refused(
-        () => loadEncodedPrompts(fixture('weights/overlap.safetensors')),
+        () => loadEncodedPrompts(this.#fixture('weights/overlap.safetensors')),
         'ERR_JITFLUX_INVALID_ARGUMENT',
         'ERR_JITFLUX_UNSUPPORTED_FORMAT',
         'ERR_JITFLUX_CORRUPT_FILE',
@@ -622,10 +630,10 @@ export class Soak {
     engineInfo();
     await memoryReport();
     await this.#residents[0].memory();
-    const spec = await resolveModel(draw.pick([BUNDLED_MODEL, this.snapshot]));
+    const spec = await resolveModel(draw.pick([this.files.bundled, this.files.snapshot]));
     await planMemory(spec);
     createPlan({ grid: [16, 16], preset: 'jit-7x' });
-    await inspectWeights(fixture(`weights/${draw.pick(ACCEPTED_FILES)}`), { signal: draw.signal(5) });
+    await inspectWeights(this.#fixture(`weights/${draw.pick(ACCEPTED_FILES)}`), { signal: draw.signal(5) });
     setLogger({ level: draw.pick(['error', 'debug']), log: () => undefined });
   }
 

@@ -3,7 +3,7 @@
 // grew, failed in an unexpected way, or stopped; docs/testing.md says what the figures mean.
 //   npm run soak -- [--minutes 1] [--seed 1] [--clients 2] [--out FILE.json] [--plot FILE.svg]
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -11,7 +11,7 @@ import { parseArgs } from 'node:util';
 import { getHeapStatistics } from 'node:v8';
 import { Worker } from 'node:worker_threads';
 import { memoryReport } from '../../dist/index.js';
-import { randomNumbers, Soak } from './actions.mjs';
+import { ORIGINALS, randomNumbers, Soak } from './actions.mjs';
 import { plot } from './plot.mjs';
 import { judge } from './verdict.mjs';
 
@@ -72,8 +72,14 @@ const snapshot = join(scratch, 'snapshot');
 const tiny = ['--tiny', '--dtype', 'float32', '--variant', 'dev', '--t5-layers', '2', '--clip-layers', '2'];
 execFileSync(process.execPath, [join(ROOT, 'tools', 'synthetic-snapshot.mjs'), snapshot, ...tiny]);
 
+// Of their own for the workers, so that whoever opened a file can be told by its name.
+const forWorkers = join(scratch, 'for-workers');
+const copies = { snapshot, ...ORIGINALS };
+for (const [name, folder] of Object.entries(copies))
+  cpSync(folder, join(forWorkers, name), { recursive: true });
+
 const random = randomNumbers(seed);
-const soak = new Soak({ random, scratch, snapshot, name: 'main' });
+const soak = new Soak({ random, scratch, files: copies, name: 'main' });
 await soak.begin(2);
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
@@ -110,18 +116,27 @@ async function workerLife() {
   const workerData = {
     seed: Math.floor(random() * 2 ** 32),
     name: `worker-${counts.workers}`,
-    scratch: mkdtempSync(join(scratch, 'worker-')),
-    snapshot,
+    scratch: mkdtempSync(join(forWorkers, 'scratch-')),
+    files: {
+      fixtures: join(forWorkers, 'fixtures'),
+      bundled: join(forWorkers, 'bundled'),
+      snapshot: join(forWorkers, 'snapshot'),
+    },
     reference: soak.reference,
     milliseconds,
     end,
   };
   const worker = new Worker(new URL('thread.mjs', import.meta.url), { workerData });
-  worker.on('message', note);
+  /** @type {NodeJS.Timeout | undefined} */
+  let timer;
+  worker.on('message', (message) => {
+    if (message !== 'ready') note(message);
+    // Not before: Node would leave the modules open that it is reading.
+    else if (end === 'terminate') timer = setTimeout(() => void worker.terminate(), milliseconds);
+  });
   /** @type {unknown} */
   let error;
   worker.on('error', (thrown) => (error = thrown));
-  const timer = end === 'terminate' ? setTimeout(() => void worker.terminate(), milliseconds) : undefined;
   const code = await new Promise((resolve) => worker.once('exit', resolve));
   clearTimeout(timer);
   rmSync(workerData.scratch, { recursive: true, force: true });
@@ -132,9 +147,26 @@ async function workerLife() {
     fail({ action: `worker that ends by ${end}`, message: `exit code ${code}, ${String(error)}` });
 }
 
+/**
+ * What is open, apart from what Node before version 26 leaves open when a worker ends while one of its
+ * `fs.promises` calls opens a file: the files of the workers, of /proc, and modules.
+ */
+function openFiles() {
+  const all = readdirSync('/proc/self/fd').flatMap((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      return []; // that of the folder itself
+    }
+  });
+  const left = all.filter((path) => path.startsWith(forWorkers) || /^\/proc\/|\.js$/.test(path));
+  return { own: all.filter((path) => !left.includes(path)), left };
+}
+
 /** @param {boolean} quiet @returns {Promise<Sample>} */
 async function sample(quiet) {
   const { engine, process: own } = await memoryReport();
+  const { own: descriptors, left } = openFiles();
   const { heapUsed, external } = process.memoryUsage();
   const mib = (/** @type {number} */ bytes) => Math.round((bytes / 2 ** 20) * 1000) / 1000;
   return {
@@ -148,7 +180,8 @@ async function sample(quiet) {
     tensorMiB: mib(engine.tensorBytes),
     mappedMiB: mib(engine.mappedBytes),
     handles: process.getActiveResourcesInfo().length,
-    descriptors: readdirSync('/proc/self/fd').length,
+    descriptors: descriptors.length,
+    left: left.length,
     threads: readdirSync('/proc/self/task').length,
     mappings: readFileSync('/proc/self/maps', 'utf8').split('\n').length - 1,
     done: counts.done,
@@ -192,27 +225,18 @@ for (let next = quietEvery; elapsed() < end && !over;) {
   samples.push(isQuiet ? await quietSample() : await sample(false));
   if (!isQuiet) continue;
   next = elapsed() + quietEvery;
-  const { seconds, anonymousMiB, tensorMiB, descriptors, threads, done, workers } =
+  const { seconds, anonymousMiB, tensorMiB, descriptors, left, threads, done, workers } =
     samples[samples.length - 1];
   console.log(
     `${seconds.toFixed(0)} s: ${done} done, ${counts.refusals} refusals, ${counts.aborted} aborted, ` +
       `${workers} workers, ${unexpected.length} unexpected; ${anonymousMiB.toFixed(0)} MiB, ` +
-      `tensors ${tensorMiB.toFixed(1)} MiB, ${descriptors} descriptors, ${threads} threads`,
+      `tensors ${tensorMiB.toFixed(1)} MiB, ${descriptors} (+ ${left}) descriptors, ${threads} threads`,
   );
 }
 over = true;
 await Promise.all(loops);
 if (samples[samples.length - 1]?.quiet !== true) samples.push(await quietSample());
 await soak.end();
-/** What is open at the end: names a descriptor that should not be. */
-const descriptors = readdirSync('/proc/self/fd').flatMap((fd) => {
-  try {
-    return readlinkSync(`/proc/self/fd/${fd}`);
-  } catch {
-    return []; // that of the folder itself
-  }
-});
-
 const verdict = judge(samples);
 const git = (/** @type {string[]} */ ...args) => {
   try {
@@ -237,7 +261,7 @@ const report = {
   counts,
   verdict,
   unexpected,
-  descriptors,
+  descriptors: openFiles(),
   samples,
 };
 if (options.out) writeFileSync(options.out, `${JSON.stringify(report)}\n`);

@@ -7,7 +7,7 @@ import { randomNumbers, Soak } from './actions.mjs';
  * @property {number} seed
  * @property {string} name
  * @property {string} scratch
- * @property {string} snapshot
+ * @property {import('./actions.mjs').Files} files
  * @property {string | undefined} reference
  * @property {number} milliseconds of work
  * @property {'natural' | 'left' | 'exit' | 'throw' | 'terminate'} end left: naturally, with its models undisposed
@@ -18,13 +18,6 @@ const { seed, milliseconds, end, ...o } = workerData;
 const random = randomNumbers(seed);
 const soak = new Soak({ random, ...o });
 let over = false;
-if (end === 'natural' || end === 'left') setTimeout(() => (over = true), milliseconds);
-// In the middle of whatever is at work then.
-if (end === 'exit') setTimeout(() => process.exit(3), milliseconds);
-if (end === 'throw')
-  setTimeout(() => {
-    throw new Error('soak: on purpose');
-  }, milliseconds);
 
 process.on('warning', (warning) => {
   if (/** @type {NodeJS.ErrnoException} */ (warning).code === 'JITFLUX_UNDISPOSED') return;
@@ -35,5 +28,14 @@ process.on('warning', (warning) => {
   });
 });
 await soak.begin(1);
+parentPort?.postMessage('ready');
+if (end === 'natural' || end === 'left') setTimeout(() => (over = true), milliseconds);
+// In the middle of whatever is at work then.
+if (end === 'exit') setTimeout(() => process.exit(3), milliseconds);
+if (end === 'throw')
+  setTimeout(() => {
+    throw new Error('soak: on purpose');
+  }, milliseconds);
+
 while (!over) parentPort?.postMessage(await soak.act());
 if (end === 'natural') await soak.end();

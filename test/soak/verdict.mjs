@@ -13,7 +13,8 @@
  * @property {number} tensorMiB behind tensors and packed weights
  * @property {number} mappedMiB of weight files
  * @property {number} handles of the event loop that are active
- * @property {number} descriptors
+ * @property {number} descriptors without `left`
+ * @property {number} left descriptors of files that a worker was opening when it ended, which Node before 26 leaves open
  * @property {number} threads
  * @property {number} mappings of the address space
  * @property {number} done actions that ended with a result
@@ -95,6 +96,8 @@ export function judge(samples) {
       ({ name, unit, growth: by, tolerance }) =>
         `${name} grew by ${by.toFixed(2)} ${unit} in ${minutes.toFixed(1)} minutes; at most ${tolerance.toFixed(2)}`,
     );
+  if (last.left > 2 * last.workers)
+    problems.push(`${last.workers} workers have left ${last.left} files open; at most two each`);
   if (last.unexpected > 0) problems.push(`${last.unexpected} unexpected errors`);
   for (let i = 1; i < quiet.length; i++)
     if (quiet[i].done === quiet[i - 1].done)
