@@ -2,6 +2,7 @@
 // what was measured until then. One part that fails takes no other with it.
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { UserError } from '../../scripts/lib/tools.mjs';
 import { spread } from '../lib/statistics.mjs';
 
 /**
@@ -68,8 +69,22 @@ export function mergeResults(documents) {
   return merged;
 }
 
-/** @param {string} path @returns {Results} */
-export const readResults = (path) => JSON.parse(readFileSync(path, 'utf8'));
+/**
+ * @param {string} path
+ * @returns {Results}
+ * @throws UserError if there is no such file, or another one
+ */
+export function readResults(path) {
+  try {
+    const results = JSON.parse(readFileSync(path, 'utf8'));
+    if (!Array.isArray(results?.calls) || typeof results.parts !== 'object' || results.parts === null)
+      throw new Error('it has no "calls" and "parts"');
+    return results;
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new UserError(`${path} holds no results of a GPU check: ${reason}`);
+  }
+}
 
 export class Recorder {
   /**

@@ -2,6 +2,7 @@
 // The soak: random work of every kind for a long time, and whether anything grows meanwhile. Exit code 1 if something
 // grew, failed in an unexpected way, or stopped; docs/testing.md says what the figures mean.
 //   npm run soak -- [--minutes 1] [--seed 1] [--clients 2] [--out FILE.json] [--plot FILE.svg]
+//                   [--commit HASH, where this is no git checkout]
 import { execFileSync } from 'node:child_process';
 import { cpSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
@@ -28,6 +29,7 @@ const { values: options } = parseArgs({
     clients: { type: 'string', default: '2' },
     out: { type: 'string' },
     plot: { type: 'string' },
+    commit: { type: 'string' },
   },
 });
 const [minutes, seed, clients] = [options.minutes, options.seed, options.clients].map(Number);
@@ -252,7 +254,7 @@ const git = (/** @type {string[]} */ ...args) => {
 const report = {
   command: `npm run soak -- ${process.argv.slice(2).join(' ')}`,
   date: new Date().toISOString(),
-  commit: process.env.JIT_FLUX_SOAK_COMMIT ?? git('rev-parse', '--short=10', 'HEAD'),
+  commit: options.commit ?? git('rev-parse', '--short=10', 'HEAD'),
   node: process.versions.node,
   cpu: `${cpus()[0]?.model}, ${cpus().length} cores`,
   seed,

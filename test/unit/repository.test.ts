@@ -54,6 +54,10 @@ describe('workflows', () => {
       /manylinux_2_28/,
     );
     expect(commands('release.yml', 'pack').join('\n')).toContain('npm run test:package -- --no-prebuild');
+    expect(commands('release.yml', 'pack')).toContain('node scripts/sbom.mjs --out jit-flux.cdx.json');
+    expect(commands('release.yml', 'attach').join('\n')).toMatch(
+      /^gh release create .* jit-flux\.cdx\.json$/,
+    );
     expect(commands('release.yml', 'publish')).toEqual([
       'npm publish ./jit-flux-*.tgz --provenance --access public',
     ]);
@@ -114,9 +118,14 @@ describe('hooks', () => {
 describe('docs/architecture.md', () => {
   const page = text('docs/architecture.md');
 
-  it.each(['architecture.md', 'security.md', '../CONTRIBUTING.md'])('%s names files that exist', (name) => {
+  it.each([
+    ['architecture.md', 10],
+    ['security.md', 10],
+    ['supply-chain.md', 5],
+    ['../CONTRIBUTING.md', 10],
+  ])('%s names files that exist', (name, least) => {
     const paths = [...text(join('docs', name)).matchAll(/`((?:src|native|scripts|bench|test)\/[\w./-]+)`/g)];
-    expect(paths.length).toBeGreaterThan(10);
+    expect(paths.length).toBeGreaterThan(least);
     for (const [, path] of paths) expect(existsSync(join(ROOT, path!)), path).toBe(true);
   });
 

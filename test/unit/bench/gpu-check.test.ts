@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -208,6 +208,18 @@ describe('Recorder', () => {
     const merged = mergeResults([recorder.results, { calls: [call()], parts: { b: part([row('new', 1)]) } }]);
     expect(merged.calls).toHaveLength(3);
     expect(merged.parts.b).toMatchObject({ call: 2, rows: [{ name: 'new' }] });
+  });
+
+  it.each([
+    ['{"calls": [', /JSON/],
+    ['[1]', /no "calls" and "parts"/],
+    ['null', /no "calls" and "parts"/],
+    [undefined, /ENOENT/],
+  ])('says of %s that it holds no results', (content, reason) => {
+    const other = join(folder, 'other.json');
+    if (content !== undefined) writeFileSync(other, content);
+    expect(() => readResults(other)).toThrow(`${other} holds no results of a GPU check: `);
+    expect(() => readResults(other)).toThrow(reason);
   });
 });
 
