@@ -30,6 +30,8 @@ export default defineConfig({
     pool: 'forks',
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    // Of scripts/test-asan.mjs and scripts/coverage.mjs.
+    setupFiles: process.env.JIT_FLUX_TEST_SETUP ?? [],
     projects: [
       // Needs no LibTorch; of the native build only the library without it, which describes weights.
       project({ name: 'unit', group: GROUPS.pure, maxWorkers: cores }),

@@ -2,12 +2,13 @@
 // Builds the native libraries through cmake-js. Also the command behind binding.gyp.
 //   node scripts/build-native.mjs [--config Release|RelWithDebInfo|Debug] [--out DIR] [--libtorch DIR]
 //                                 [--arch x64] [--jobs N] [--define NAME=VALUE]... [--bench] [--cuda]
-//                                 [--sanitize]
+//                                 [--instrument asan|tsan|coverage]
 // --config Debug builds into build/Debug, RelWithDebInfo into build/RelWithDebInfo; JIT_FLUX_BUILD_DIR chooses among
 // builds at run time.
 // --bench also builds the benchmark jit_flux_bench (bench/native), beside the libraries; it is not shipped.
 // --cuda also builds libjit_flux_cuda.so, all of it against a LibTorch with CUDA, into build/Cuda.
-// --sanitize builds with AddressSanitizer and UndefinedBehaviorSanitizer, into build/Asan; see scripts/test-asan.mjs.
+// --instrument asan builds with AddressSanitizer and UndefinedBehaviorSanitizer into build/Asan, tsan with ThreadSanitizer
+// into build/Tsan, coverage with gcov's counters into build/Coverage; see scripts/test-asan.mjs, test-tsan.mjs, coverage.mjs.
 // JIT_FLUX_VERBOSE=1 shows the commands.
 import { buildNative } from './lib/native.mjs';
 import { UserError, main, takeFlag, takeOption } from './lib/tools.mjs';
@@ -28,8 +29,9 @@ await main(async () => {
   }
   options.bench = takeFlag(args, 'bench');
   options.cuda = takeFlag(args, 'cuda');
-  options.sanitize = takeFlag(args, 'sanitize');
-  if (options.cuda && options.sanitize) throw new UserError('--sanitize is for the CPU build');
+  const instrument = takeOption(args, 'instrument');
+  if (instrument !== undefined)
+    options.instrument = /** @type {import('./lib/native.mjs').Instrumentation} */ (instrument);
   options.define = [];
   for (let setting; (setting = takeOption(args, 'define')) !== undefined;) options.define.push(setting);
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);

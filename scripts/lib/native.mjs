@@ -1,5 +1,6 @@
 // The native build: cmake-js configures and builds with Ninja in .cmake-build/<kind><config>, and the results are copied
-// to build/<config>; with CUDA to build/Cuda, with sanitizers to build/Asan. Everything that is compiled goes this way.
+// to build/<config>; with CUDA to build/Cuda, instrumented to build/Asan, build/Tsan or build/Coverage. Everything that is
+// compiled goes this way.
 import { createHash } from 'node:crypto';
 import {
   copyFileSync,
@@ -16,24 +17,37 @@ import { compiledModule, ensureCudaCompiler, ensureLibTorch } from './steps.mjs'
 import { ROOT, UserError, cleanEnvironment, log, run, toolPath } from './tools.mjs';
 
 const CONFIGURATIONS = ['Release', 'RelWithDebInfo', 'Debug'];
-const LIBRARIES = ['jit_flux.node', 'libjit_flux_weights.so', 'libjit_flux_core.so'];
+const CORE = 'libjit_flux_core.so';
+const LIBRARIES = ['jit_flux.node', 'libjit_flux_weights.so', CORE];
 const CUDA_LIBRARY = 'libjit_flux_cuda.so';
 const BENCHMARK = 'jit_flux_bench';
-const SANITIZERS = 'address,undefined';
+/**
+ * Builds that watch what runs, and how CMake is told.
+ * @type {Record<Instrumentation, string>}
+ */
+const INSTRUMENTATIONS = {
+  asan: 'JIT_FLUX_SANITIZE=address,undefined,float-cast-overflow',
+  tsan: 'JIT_FLUX_SANITIZE=thread',
+  coverage: 'JIT_FLUX_COVERAGE=ON',
+};
 /** LibTorch's headers take about this much memory per compiler. */
 const BYTES_PER_JOB = 1.5 * 2 ** 30;
+
+/** @typedef {'asan' | 'tsan' | 'coverage'} Instrumentation */
 
 /**
  * @typedef {object} NativeBuildOptions
  * @property {string} [config] Release, RelWithDebInfo or Debug
  * @property {boolean} [cuda] the CUDA library as well, against a LibTorch with CUDA
- * @property {boolean} [sanitize] with AddressSanitizer and UndefinedBehaviorSanitizer
- * @property {string} [out] where the libraries go; default build/<config>, with `cuda` build/Cuda and with `sanitize`
- *   build/Asan, followed by -<config> unless that is Release
+ * @property {Instrumentation} [instrument] with AddressSanitizer and UndefinedBehaviorSanitizer, with ThreadSanitizer,
+ *   or counting for gcov
+ * @property {string} [out] where the libraries go; default build/<config>, with `cuda` build/Cuda and with `instrument`
+ *   build/Asan, build/Tsan or build/Coverage, followed by -<config> unless that is Release
  * @property {string} [libtorch] LibTorch directory instead of the one found
  * @property {string} [arch] only x64
  * @property {number} [jobs] parallel compilers
  * @property {boolean} [bench] the benchmark executable as well
+ * @property {'weights'} [only] the loader and the library without LibTorch; the core comes from build/<config>
  * @property {string[]} [define] further -D settings, as NAME=VALUE
  */
 
@@ -45,6 +59,11 @@ export async function buildNative(options = {}) {
   if ((options.arch ?? 'x64') !== 'x64')
     throw new UserError(`jit-flux builds for x64 only, not ${options.arch}`);
   const cuda = options.cuda ?? false;
+  if (options.instrument !== undefined && !Object.hasOwn(INSTRUMENTATIONS, options.instrument))
+    throw new UserError(
+      `Expected one of ${Object.keys(INSTRUMENTATIONS).join(', ')} for --instrument but received ${options.instrument}`,
+    );
+  if (cuda && options.instrument) throw new UserError('--instrument is for the CPU build');
   if (cuda) ensureCudaCompiler();
   const libtorch = await ensureLibTorch(options.libtorch, { cuda });
   log(`LibTorch ${libtorch.version} (${libtorch.path})`);
@@ -72,20 +91,21 @@ export async function buildNative(options = {}) {
 
 /**
  * Where CMake builds; the developers' programs stay there, in out/.
- * @param {Pick<NativeBuildOptions, 'config' | 'cuda' | 'sanitize'>} [options]
+ * @param {Pick<NativeBuildOptions, 'config' | 'cuda' | 'instrument'>} [options]
  */
-export function cmakeDirectory({ config = 'Release', cuda = false, sanitize = false } = {}) {
-  const kind = cuda ? 'cuda-' : sanitize ? 'asan-' : '';
-  return join(ROOT, '.cmake-build', kind + config);
+export function cmakeDirectory({ config = 'Release', cuda = false, instrument } = {}) {
+  const kind = cuda ? 'cuda' : instrument;
+  return join(ROOT, '.cmake-build', kind === undefined ? config : `${kind}-${config}`);
 }
 
 /**
  * Where the libraries of a build go when nothing else is said.
- * @param {Pick<NativeBuildOptions, 'config' | 'cuda' | 'sanitize'>} [options]
+ * @param {Pick<NativeBuildOptions, 'config' | 'cuda' | 'instrument' | 'only'>} [options]
  */
-export function outputDirectory({ config = 'Release', cuda = false, sanitize = false } = {}) {
-  const kind = cuda ? 'Cuda' : sanitize ? 'Asan' : '';
-  if (kind === '') return join(ROOT, 'build', config);
+export function outputDirectory({ config = 'Release', cuda = false, instrument, only } = {}) {
+  const name = cuda ? 'cuda' : instrument;
+  if (name === undefined) return join(ROOT, 'build', config);
+  const kind = name[0].toUpperCase() + name.slice(1) + (only === undefined ? '' : `-${only}`);
   return join(ROOT, 'build', config === 'Release' ? kind : `${kind}-${config}`);
 }
 
@@ -105,20 +125,24 @@ function build(buildDirectory, config, libtorch, options) {
     `JIT_FLUX_BENCH=${onOff(options.bench)}`,
     `JIT_FLUX_CUDA=${onOff(options.cuda)}`,
     `JIT_FLUX_CUDA_EMULATION=${onOff(isDeveloper && !options.cuda)}`,
-    `JIT_FLUX_SANITIZE=${options.sanitize ? SANITIZERS : ''}`,
+    ...(options.instrument ? [INSTRUMENTATIONS[options.instrument]] : []),
     ...(options.define ?? []),
   ];
   configure(buildDirectory, config, define);
   const jobs =
     options.jobs ?? Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / BYTES_PER_JOB)));
-  cmakeJs('build', buildDirectory, config, ['--parallel', String(jobs)]);
+  const target = options.only === undefined ? [] : ['--target', 'jit_flux_without_libtorch'];
+  cmakeJs('build', buildDirectory, config, ['--parallel', String(jobs), ...target]);
 
   const out = options.out === undefined ? outputDirectory(options) : resolve(ROOT, options.out);
   mkdirSync(out, { recursive: true });
   const names = [...LIBRARIES];
   if (options.cuda) names.push(CUDA_LIBRARY);
   if (options.bench) names.push(BENCHMARK);
-  for (const name of names) install(join(buildDirectory, 'out', name), join(out, name));
+  for (const name of names) {
+    const isBuilt = options.only === undefined || name !== CORE;
+    install(join(isBuilt ? join(buildDirectory, 'out') : join(ROOT, 'build', config), name), join(out, name));
+  }
   // What the libraries were built against; src/engine/load.ts reads it before it opens them.
   const record = { libtorch: libtorch.version, config, ...(options.cuda && { cuda: true }) };
   writeFileSync(join(out, 'jit_flux.build.json'), `${JSON.stringify(record, undefined, 2)}\n`);

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { PROGRAMS } from '../support/programs.js';
 
 interface KernelReport {
   readonly name: string;
@@ -20,8 +21,7 @@ interface KernelReport {
   }[];
 }
 
-const ROOT = join(import.meta.dirname, '..', '..');
-const PROGRAM = join(ROOT, '.cmake-build', 'Release', 'out', 'jit_flux_kernel_tests');
+const PROGRAM = join(PROGRAMS, 'jit_flux_kernel_tests');
 const TIMEOUT = 300_000;
 
 const ROW_KERNELS = [

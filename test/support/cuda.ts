@@ -5,9 +5,9 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { callNative } from '../../src/engine/call.js';
-import { PACKAGE_ROOT } from '../../src/files/package-root.js';
+import { PROGRAMS } from './programs.js';
 
-const EMULATION = join(PACKAGE_ROOT, '.cmake-build', 'Release', 'out', 'libjit_flux_cuda_emulation.so');
+const EMULATION = join(PROGRAMS, 'libjit_flux_cuda_emulation.so');
 
 /** What is tested when a GPU is asked for, or why nothing can be. */
 export function cudaUnderTest(): { kind: 'gpu' | 'emulation' } | { kind: 'none'; reason: string } {
