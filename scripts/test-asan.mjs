@@ -59,6 +59,9 @@ function environment(directory) {
     allocator_may_return_null: 1,
     // GCC 12 aligns the frames that it keeps for this to 32 bytes, and AVX-512 needs 64 (GCC bug 110027).
     detect_stack_use_after_return: 0,
+    // Its record of memory for thread-local variables can hold addresses of none, which LeakSanitizer would read. glibc
+    // takes that memory from malloc, where it is found without.
+    intercept_tls_get_addr: 0,
     check_initialization_order: 1,
     strict_string_checks: 1,
     exitcode: EXIT_CODE,

@@ -37,6 +37,17 @@ bool call(napi_env env, napi_value function, size_t count, const napi_value* arg
 
 // One promise. Created and destroyed on the JavaScript thread.
 struct NodeEnvironment::Task {
+  explicit Task(napi_env of) : env(of) {}
+  ~Task() {
+    // Also where its environment ends before it: Node frees no reference by itself.
+    for (napi_ref reference : {progress, thrown}) {
+      if (reference != nullptr) napi_delete_reference(env, reference);
+    }
+  }
+  Task(const Task&) = delete;
+  Task& operator=(const Task&) = delete;
+
+  napi_env env;
   napi_deferred deferred = nullptr;
   napi_ref progress = nullptr;  // the callback, if any
   napi_ref thrown = nullptr;    // what the callback threw, if it did
@@ -110,6 +121,9 @@ void NodeEnvironment::stop() {
 void NodeEnvironment::on_cleanup(napi_async_cleanup_hook_handle, void* self) {
   auto* environment = static_cast<NodeEnvironment*>(self);
   environment->stop();
+  if (environment->log_handler_ != nullptr) {
+    napi_delete_reference(environment->env_, std::exchange(environment->log_handler_, nullptr));
+  }
   napi_release_threadsafe_function(environment->messages_, napi_tsfn_abort);
 }
 
@@ -135,7 +149,7 @@ Napi::Promise NodeEnvironment::run(Napi::Env env, const Napi::Value& options, Wo
                                    Placement where) {
   // After stop() a thread would outlive the libraries' global objects.
   if (shutdown_->load()) throw Error(error_code::kAborted, "The process or thread is ending");
-  auto task = std::make_unique<Task>();
+  auto task = std::make_unique<Task>(env);
   task->work = std::move(work);
   task->where = where;
   task->job.shutdown = shutdown_;
@@ -293,8 +307,6 @@ void NodeEnvironment::finish(Napi::Env env, Task* raw) {
   } else {
     napi_reject_deferred(env, task->deferred, value);
   }
-  if (task->progress != nullptr) napi_delete_reference(env, task->progress);
-  if (task->thrown != nullptr) napi_delete_reference(env, task->thrown);
 }
 
 }  // namespace jitflux::addon

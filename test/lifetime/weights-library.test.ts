@@ -105,6 +105,28 @@ describe('the end', () => {
     );
     expect(result).toMatchObject({ status: 0, signal: null, stdout: 'ended\n', stderr: '' });
   });
+
+  // What it leaves behind only scripts/test-asan.mjs sees.
+  it('of a worker thread with conversions that report their progress', () => {
+    const worker = `
+      const { parentPort } = await import('node:worker_threads');
+      const { convertModel } = await import(${JSON.stringify(dist('convert/index.js'))});
+      const mini = ${JSON.stringify(fixturePath('flux/flux-mini.safetensors'))};
+      const onProgress = () => parentPort.postMessage('begun');
+      for (let i = 0; i < 20; i++)
+        convertModel(mini, ${JSON.stringify(join(directory, 'ended'))} + i + '.pt', { onProgress }).catch(() => {});`;
+    const result = run(
+      source(`
+        const { Worker } = await import('node:worker_threads');
+        const url = new URL('data:text/javascript,' + encodeURIComponent(${JSON.stringify(worker)}));
+        await new Promise((resolve, reject) => {
+          const worker = new Worker(url).on('error', reject).on('exit', resolve);
+          worker.once('message', () => worker.terminate());
+        });
+        console.log('ended');`),
+    );
+    expect(result).toMatchObject({ status: 0, signal: null, stdout: 'ended\n', stderr: '' });
+  });
 });
 
 describe('beside the core', () => {
