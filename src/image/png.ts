@@ -72,7 +72,7 @@ export function readPngText(png: Uint8Array): PngText {
     throw new JitFluxError(ERROR_CODES.UNSUPPORTED_FORMAT, 'This is not a PNG file');
   }
   const bytes = Buffer.from(png.buffer, png.byteOffset, png.byteLength);
-  const text: Record<string, string> = {};
+  const entries = new Map<string, string>();
   let type = '';
   for (let at = SIGNATURE.length; type !== 'IEND';) {
     const length = at + 12 <= bytes.length ? bytes.readUInt32BE(at) : Infinity;
@@ -93,11 +93,13 @@ export function readPngText(png: Uint8Array): PngText {
         );
       }
       const entry = parseText(type, bytes.subarray(at + 8, at + 8 + length));
-      if (entry !== undefined) text[entry[0]] = entry[1];
+      if (entry !== undefined) entries.set(...entry);
     }
     at += 12 + length;
   }
-  const document = text[METADATA_KEYWORD];
+  const document = entries.get(METADATA_KEYWORD);
+  // Not by assignment, which makes no entry of a keyword __proto__.
+  const text = Object.fromEntries(entries);
   const metadata = document === undefined ? undefined : parseJson(document);
   return metadata === undefined ? { text } : { text, metadata };
 }

@@ -1,3 +1,5 @@
+import { crc32 } from 'node:zlib';
+
 import { decode } from 'fast-png';
 import { describe, expect, it } from 'vitest';
 
@@ -83,6 +85,47 @@ describe('readPngText', () => {
   it('has no metadata where there is none', () => {
     expect(readPngText(encodePng(picture(2, 2)))).toEqual({ text: {} });
   });
+
+  /** A PNG of one pixel with these text chunks in front of it. */
+  function withText(...chunks: [type: string, content: string][]): Uint8Array {
+    const png = Buffer.from(encodePng(picture(1, 1)));
+    const texts = chunks.map(([type, content]) => {
+      const body = Buffer.from(type + content, 'latin1');
+      const chunk = Buffer.alloc(body.length + 8);
+      chunk.writeUInt32BE(body.length - 4, 0);
+      body.copy(chunk, 4);
+      chunk.writeUInt32BE(crc32(body), body.length + 4);
+      return chunk;
+    });
+    return Buffer.concat([png.subarray(0, 33), ...texts, png.subarray(33)]);
+  }
+
+  it('passes over chunks that say nothing it can read', () => {
+    const unreadable: [string, string][] = [
+      ['tEXt', 'no keyword'],
+      ['tEXt', '\0an empty keyword'],
+      ['iTXt', 'compressed\0\x01\0\0\0x'],
+      ['iTXt', 'no language\0\0\0'],
+      ['iTXt', 'no translation\0\0\0en'],
+      ['iTXt', 'nothing behind it\0'],
+      ['zTXt', 'another kind\0\0x'],
+    ];
+    const png = withText(...unreadable, ['tEXt', 'title\0a circle'], ['iTXt', 'note\0\0\0en\0Notiz\0x']);
+    expect(readPngText(png)).toEqual({ text: { title: 'a circle', note: 'x' } });
+  });
+
+  it.each(['[1]', '1', 'null', '"text"', '{', ''])('takes %j under our keyword for text only', (document) => {
+    const png = withText(['tEXt', `${METADATA_KEYWORD}\0${document}`]);
+    expect(readPngText(png)).toEqual({ text: { [METADATA_KEYWORD]: document } });
+  });
+
+  it('keeps keywords that JavaScript objects have a meaning for', () => {
+    const { text } = readPngText(withText(['tEXt', '__proto__\0x'], ['tEXt', 'constructor\0y']));
+    expect(Object.entries(text)).toEqual([
+      ['__proto__', 'x'],
+      ['constructor', 'y'],
+    ]);
+  });
 });
 
 describe('encodePngAsync', () => {
@@ -101,6 +144,10 @@ describe('encodePngAsync', () => {
     const aborted = encodePngAsync(picture(512, 512), {}, { signal: controller.signal });
     controller.abort('enough');
     await expect(aborted).rejects.toMatchObject({ code: 'ERR_JITFLUX_ABORTED', cause: 'enough' });
+    expect((await encodePngAsync(picture(2, 2))).length).toBeGreaterThan(50);
+    // One that is only met on the thread.
+    const metadata = { seed: 1n } as unknown as Record<string, string>;
+    await expect(encodePngAsync(picture(2, 2), metadata)).rejects.toThrow(/BigInt/);
     expect((await encodePngAsync(picture(2, 2))).length).toBeGreaterThan(50);
   });
 

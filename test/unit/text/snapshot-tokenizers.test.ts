@@ -133,4 +133,29 @@ describe('files', () => {
     map.writeUInt32LE(8, 0);
     expect(charsmapNormalizer(map.toString('base64'))('as it is')).toBe('as it is');
   });
+
+  /** A map of the characters a to d, whose leaves hold these values; `nodes` replaces units of the trie. */
+  function smallMap(values: number[], replacements: string, nodes: Record<number, number> = {}): string {
+    const units = new Uint32Array(1024);
+    units[0] = 0x100 << 10; // where the first byte's node is: 0x100 ^ byte
+    values.forEach((value, i) => {
+      const byte = 0x61 + i;
+      units[0x100 ^ byte] = (0x200 << 10) | 0x100 | byte; // it ends a key, whose leaf is 0x200 further
+      units[0x300 ^ byte] = (0x80000000 | value) >>> 0;
+    });
+    Object.entries(nodes).forEach(([at, unit]) => (units[Number(at)] = unit));
+    const size = Buffer.alloc(4);
+    size.writeUInt32LE(units.byteLength);
+    return Buffer.concat([size, Buffer.from(units.buffer), Buffer.from(replacements)]).toString('base64');
+  }
+
+  it('replaces what a character map names, and leaves what it names no replacement for', () => {
+    const text = 'abcd\0e';
+    expect(charsmapNormalizer(smallMap([0, 2, 3], 'x\0\0yz'))(text)).toBe('xyzd\0e');
+    // Beyond the replacements; a leaf, and a first node, beyond the trie.
+    expect(charsmapNormalizer(smallMap([0, 1000, 2], 'x\0y'))(text)).toBe('xbyd\0e');
+    const far = (0x3ff00 << 10) | 0x100 | 0x61;
+    expect(charsmapNormalizer(smallMap([0], 'x\0', { 0x161: far >>> 0 }))(text)).toBe(text);
+    expect(charsmapNormalizer(smallMap([0], 'x\0', { 0: (0x3fff00 << 10) >>> 0 }))(text)).toBe(text);
+  });
 });
