@@ -14,7 +14,7 @@ import { Worker } from 'node:worker_threads';
 import { memoryReport } from '../../dist/index.js';
 import { ORIGINALS, randomNumbers, Soak } from './actions.mjs';
 import { plot } from './plot.mjs';
-import { judge } from './verdict.mjs';
+import { judge, LEAST_QUIET_SAMPLES } from './verdict.mjs';
 
 /** @typedef {import('./verdict.mjs').Sample} Sample */
 /** @typedef {Awaited<ReturnType<Soak['act']>>} Ended */
@@ -221,7 +221,9 @@ const loops = [
 ];
 /** @type {Sample[]} */
 const samples = [];
-for (let next = quietEvery; elapsed() < end && !over;) {
+// A slow machine is given more time than it was told, as long as it takes for a verdict.
+const quietSamples = () => samples.filter(({ quiet }) => quiet).length;
+for (let next = quietEvery; (elapsed() < end || quietSamples() < LEAST_QUIET_SAMPLES) && !over;) {
   await pause(Math.min(quietEvery / 3, 5) * 1000);
   const isQuiet = elapsed() >= next;
   samples.push(isQuiet ? await quietSample() : await sample(false));

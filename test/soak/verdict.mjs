@@ -24,18 +24,22 @@
  * @property {number} workers that have ended
  */
 
+/** With fewer there is no verdict. */
+export const LEAST_QUIET_SAMPLES = 8;
+
 /**
  * What a quiet process may gain over the last two thirds of a run. Counts: nothing. Memory: something whatever the
  * length (`base`); what allocators and caches fill in their first minutes, which a long run sees less of in its last two
- * thirds (`settling`, divided by the minutes); and something per minute, which is what a leak would have to stay below.
+ * thirds (`settling`, for every further five minutes a smaller part); and something per minute, which a leak would have to
+ * stay below.
  * @type {Record<string, { name: string, unit: string, base?: number, settling?: number, perMinute?: number }>}
  */
 export const TOLERANCES = {
-  anonymousMiB: { name: 'anonymous memory', unit: 'MiB', settling: 80, perMinute: 0.5 },
-  heapMiB: { name: "V8's heap", unit: 'MiB', base: 0.5, settling: 1, perMinute: 0.02 },
+  anonymousMiB: { name: 'anonymous memory', unit: 'MiB', settling: 120, perMinute: 0.5 },
+  heapMiB: { name: "V8's heap", unit: 'MiB', base: 0.5, settling: 2, perMinute: 0.02 },
   externalMiB: { name: 'external memory', unit: 'MiB', base: 0.5 },
   referencesKiB: { name: 'references from native code', unit: 'KiB', base: 8 },
-  tensorMiB: { name: 'tensors', unit: 'MiB', base: 0.5, settling: 4 },
+  tensorMiB: { name: 'tensors', unit: 'MiB', base: 0.5, settling: 8 },
   mappedMiB: { name: 'mapped weights', unit: 'MiB', base: 0.01 },
   handles: { name: 'active handles', unit: '', base: 0.5 },
   descriptors: { name: 'descriptors', unit: '', base: 0.5 },
@@ -69,7 +73,8 @@ export function medianSlope(points) {
 export function judge(samples) {
   const quiet = samples.filter((sample) => sample.quiet);
   const last = samples.at(-1);
-  if (quiet.length < 6 || last === undefined) return { ok: false, growth: [], problems: ['too short'] };
+  if (quiet.length < LEAST_QUIET_SAMPLES || last === undefined)
+    return { ok: false, growth: [], problems: ['too short'] };
   const from = quiet[Math.floor(quiet.length / 3)].seconds;
   const window = quiet.filter(({ seconds }) => seconds >= from);
   const minutes = (window[window.length - 1].seconds - from) / 60;
@@ -77,7 +82,7 @@ export function judge(samples) {
     ([key, { name, unit, base = 0, settling = 0, perMinute = 0 }]) => {
       const values = window.map((sample) => sample[/** @type {keyof Sample} */ (key)]).map(Number);
       const slope = medianSlope(window.map(({ seconds }, i) => [seconds / 60, values[i]]));
-      const tolerance = base + settling / Math.max(1, minutes) + perMinute * minutes;
+      const tolerance = base + settling / Math.max(1, minutes / 5) + perMinute * minutes;
       return {
         key,
         name,
@@ -99,8 +104,9 @@ export function judge(samples) {
   if (last.left > 2 * last.workers)
     problems.push(`${last.workers} workers have left ${last.left} files open; at most two each`);
   if (last.unexpected > 0) problems.push(`${last.unexpected} unexpected errors`);
+  const ended = (/** @type {Sample} */ { done, refused, aborted }) => done + refused + aborted;
   for (let i = 1; i < quiet.length; i++)
-    if (quiet[i].done === quiet[i - 1].done)
-      problems.push(`no action was done from second ${quiet[i - 1].seconds} to ${quiet[i].seconds}`);
+    if (ended(quiet[i]) === ended(quiet[i - 1]))
+      problems.push(`no action has ended from second ${quiet[i - 1].seconds} to ${quiet[i].seconds}`);
   return { ok: problems.length === 0, minutes, growth, problems };
 }

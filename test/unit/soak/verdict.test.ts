@@ -64,7 +64,7 @@ describe('judge', () => {
   it('refuses unexpected errors, work that stopped, and what is too short to tell', () => {
     expect(problems(hour(() => ({ unexpected: 1 })))).toBe('1 unexpected errors');
     expect(problems(hour(() => ({ left: 239 })))).toMatch(/119 workers have left 239 files open/);
-    expect(problems(hour((_, minute) => (minute > 50 ? { done: 7 } : {})))).toMatch(/no action was done/);
+    expect(problems(hour((_, minute) => (minute > 50 ? { done: 7 } : {})))).toMatch(/no action has ended/);
     expect(judge(hour().slice(0, 5)).ok).toBe(false);
   });
 });
