@@ -48,6 +48,8 @@ export default defineConfig({
       project({ name: 'pipeline', ...engine }),
       project({ name: 'package', ...engine }),
       project({ name: 'cuda', ...engine }),
+      // Hostile arguments and invariants. `JIT_FLUX_PROPERTY_RUNS` asks for more cases than the short form has.
+      project({ name: 'property', ...engine }),
       // How work, models, threads and processes end. Watches memory and threads, so that nothing runs beside it.
       project({ name: 'lifetime', group: GROUPS.alone, maxWorkers: 1 }),
     ],

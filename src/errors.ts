@@ -66,7 +66,7 @@ export class JitFluxError extends Error {
     details?: Record<string, unknown>,
     options?: { cause?: unknown },
   ) {
-    super(message, options);
+    super(textOf(message), causeOf(options));
     this.name = 'JitFluxError';
     this.code = code;
     if (details !== undefined) this.details = details;
@@ -83,11 +83,16 @@ export function invalidArgument(
   received: unknown,
   code: JitFluxErrorCode = ERROR_CODES.INVALID_ARGUMENT,
 ): JitFluxError {
-  return new JitFluxError(code, `Expected ${expected} for "${option}" but received ${describe(received)}`, {
-    option,
-    expected,
-    received: printable(received),
-  });
+  const name = textOf(option);
+  return new JitFluxError(
+    code,
+    `Expected ${expected} for "${name}" but received ${describeValue(received)}`,
+    {
+      option: name,
+      expected,
+      received: printable(received),
+    },
+  );
 }
 
 /** Throws ERR_JITFLUX_ABORTED, with the signal's reason as cause, if the signal has fired. */
@@ -101,23 +106,54 @@ export function abortedError(signal?: AbortSignal): JitFluxError {
   });
 }
 
-function describe(value: unknown): string {
+/** Longest excerpt of a value in a message. */
+const MOST_CHARACTERS = 200;
+
+/** A value in words. Nothing that it does or says can make this fail: it may be what was refused for that very reason. */
+export function describeValue(value: unknown): string {
   if (value === undefined || value === null) return String(value);
-  if (typeof value === 'string') return `${JSON.stringify(value)} (string)`;
+  if (typeof value === 'string')
+    return `${shortened(JSON.stringify(value.slice(0, MOST_CHARACTERS + 1)))} (string)`;
   if (typeof value === 'function') return 'a function';
-  if (typeof value === 'object') {
-    const name = value.constructor?.name ?? 'object';
-    const length = (value as { length?: unknown }).length;
-    if (Array.isArray(value) && value.length <= 8) return `${JSON.stringify(value)} (array)`;
-    return typeof length === 'number' ? `${name} of length ${length}` : `a value of type ${name}`;
-  }
-  if (typeof value === 'symbol') return value.toString();
-  return `${value as number | bigint | boolean} (${typeof value})`;
+  if (typeof value === 'object') return describeObject(value);
+  if (typeof value === 'symbol') return shortened(value.toString());
+  return `${shortened(String(value as number | bigint | boolean))} (${typeof value})`;
 }
 
+function describeObject(value: object): string {
+  try {
+    if (Array.isArray(value) && value.length <= 8) return `${shortened(JSON.stringify(value))} (array)`;
+    const name: unknown = value.constructor?.name;
+    const { length } = value as { length?: unknown };
+    const type = typeof name === 'string' && name !== '' ? shortened(name) : 'object';
+    return typeof length === 'number' ? `${type} of length ${length}` : `a value of type ${type}`;
+  } catch {
+    return 'an object that cannot be read';
+  }
+}
+
+function shortened(text: string): string {
+  return text.length <= MOST_CHARACTERS ? text : `${text.slice(0, MOST_CHARACTERS)}...`;
+}
+
+/** A value for `details`, which are JSON: itself, if it is short and plain. */
 function printable(value: unknown): unknown {
-  if (typeof value === 'bigint') return value.toString();
-  if (typeof value === 'number' && !Number.isFinite(value)) return String(value);
-  if (ArrayBuffer.isView(value)) return describe(value);
-  return typeof value === 'function' ? 'function' : value;
+  if (typeof value === 'number') return Number.isFinite(value) ? value : String(value);
+  if (typeof value === 'string') return shortened(value);
+  if (typeof value === 'bigint') return shortened(value.toString());
+  if (typeof value === 'function') return 'function';
+  return typeof value === 'object' || typeof value === 'symbol' ? describeValue(value) : value;
+}
+
+function textOf(message: unknown): string {
+  return typeof message === 'string' ? message : describeValue(message);
+}
+
+/** Also of options that cannot be read: an error must not fail. */
+function causeOf(options: { cause?: unknown } | undefined): { cause: unknown } | undefined {
+  try {
+    return options !== undefined && 'cause' in options ? { cause: options.cause } : undefined;
+  } catch (cause) {
+    return { cause };
+  }
 }

@@ -48,20 +48,22 @@ export const ALLOWED = {
     base: [],
   },
   typescript: {
-    index: ['pipeline', 'convert', 'model', 'engine', 'libtorch', 'sampler', 'text', 'image', 'diagnostics', 'logging', 'errors', 'types'], // prettier-ignore
-    cli: ['pipeline', 'convert', 'model', 'engine', 'libtorch', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'errors', 'types'], // prettier-ignore
-    pipeline: ['model', 'engine', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'errors', 'types'], // prettier-ignore
-    convert: ['model', 'engine', 'files', 'errors', 'types'],
-    model: ['engine', 'sampler', 'text', 'files', 'errors', 'types'],
-    engine: ['libtorch', 'sampler', 'files', 'logging', 'errors', 'types'],
-    libtorch: ['files', 'errors'],
+    index: ['pipeline', 'convert', 'model', 'engine', 'libtorch', 'sampler', 'text', 'image', 'diagnostics', 'logging', 'arguments', 'errors', 'types'], // prettier-ignore
+    cli: ['pipeline', 'convert', 'model', 'engine', 'libtorch', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'arguments', 'errors', 'types'], // prettier-ignore
+    pipeline: ['model', 'engine', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'arguments', 'errors', 'types'], // prettier-ignore
+    convert: ['model', 'engine', 'files', 'arguments', 'errors', 'types'],
+    model: ['engine', 'sampler', 'text', 'files', 'arguments', 'errors', 'types'],
+    engine: ['libtorch', 'sampler', 'files', 'logging', 'arguments', 'errors', 'types'],
+    libtorch: ['files', 'arguments', 'errors'],
     // Published as jit-flux/sampler too: pure, nothing but arithmetic.
-    sampler: ['errors', 'types'],
+    sampler: ['arguments', 'errors', 'types'],
     text: ['files', 'errors'],
-    image: ['files', 'errors'],
+    image: ['files', 'arguments', 'errors'],
     files: ['errors'],
     diagnostics: ['errors', 'types'],
-    logging: ['errors', 'types'],
+    logging: ['arguments', 'errors', 'types'],
+    // Reading what callers hand over.
+    arguments: ['errors'],
     errors: [],
     types: [],
   },

@@ -3,15 +3,19 @@
  * the one that comes first.
  */
 
+import { checkInteger, copyOf, readFields } from '../arguments.js';
 import { ERROR_CODES, invalidArgument } from '../errors.js';
 import type { Grid } from '../types.js';
-import type { Random } from './random.js';
+import { Random } from './random.js';
+import { checkRatio, checkTokenCount, readGrid } from './stages.js';
 
 /**
  * Checkerboard-and-border set: the border, and all tokens whose row and column are both even. Ascending.
  * Upstream: the `use_checkerboard_init` branch.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
-export function checkerboardBase(grid: Grid): Int32Array {
+export function checkerboardBase(given: Grid): Int32Array {
+  const grid = readGrid(given);
   const [rows, cols] = grid;
   return collect(
     grid,
@@ -22,8 +26,11 @@ export function checkerboardBase(grid: Grid): Int32Array {
 /**
  * Every s-th row and column, s = max(1, floor(sqrt(1/ratio))), and the last row and column. Ascending.
  * @param ratio share of tokens that shall be active, in (0, 1]
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
-export function stridedBase(grid: Grid, ratio: number): Int32Array {
+export function stridedBase(given: Grid, ratio: number): Int32Array {
+  const grid = readGrid(given);
+  checkRatio('ratio', ratio);
   const [rows, cols] = grid;
   const stride = Math.max(1, Math.floor(Math.sqrt(1 / ratio)));
   return collect(
@@ -44,8 +51,12 @@ function collect([rows, cols]: Grid, includes: (row: number, col: number) => boo
  * Brings a base set to `count` tokens. Too large: the first `count` entries of a random permutation of it, left in
  * permuted order. Too small: random further tokens are appended. Equal: unchanged, and nothing is drawn.
  * @param tokens number of tokens of the grid
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_INVALID_ANCHORS
  */
-export function fitAnchors(base: Int32Array, count: number, tokens: number, random: Random): Int32Array {
+export function fitAnchors(given: Int32Array, count: number, tokens: number, random: Random): Int32Array {
+  const base = readAnchors(given, checkTokenCount('tokens', tokens), 'base', { least: 0 });
+  checkInteger('count', count, 0, tokens);
+  if (!Random.is(random)) throw invalidArgument('random', 'a Random', random);
   if (base.length === count) return base;
   if (base.length > count) return random.choose(base, count);
   return concat(base, random.choose(complement(base, tokens), count - base.length));
@@ -55,6 +66,7 @@ export function fitAnchors(base: Int32Array, count: number, tokens: number, rand
  * First stage's anchors from a pattern. A first stage with all tokens gets them in natural order.
  * @param o.count number of anchors wanted
  * @param o.ratio the stage's token ratio, which sets the stride of the strided pattern
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
 export function selectInitialAnchors(o: {
   pattern: 'checkerboard' | 'strided';
@@ -63,10 +75,18 @@ export function selectInitialAnchors(o: {
   ratio: number;
   random: Random;
 }): Int32Array {
-  const tokens = o.grid[0] * o.grid[1];
-  if (o.count === tokens) return complement(new Int32Array(0), tokens);
-  const base = o.pattern === 'checkerboard' ? checkerboardBase(o.grid) : stridedBase(o.grid, o.ratio);
-  return fitAnchors(base, o.count, tokens, o.random);
+  const names = { pattern: true, grid: true, count: true, ratio: true, random: true } as const;
+  const { pattern, count, ratio, random, ...rest } = readFields(o, 'options', names);
+  const grid = readGrid(rest.grid);
+  const tokens = grid[0] * grid[1];
+  if (pattern !== 'checkerboard' && pattern !== 'strided') {
+    throw invalidArgument('pattern', "'checkerboard' or 'strided'", pattern);
+  }
+  checkInteger('count', count, 0, tokens);
+  checkRatio('ratio', ratio);
+  if (count === tokens) return complement(new Int32Array(0), tokens);
+  const base = pattern === 'checkerboard' ? checkerboardBase(grid) : stridedBase(grid, ratio);
+  return fitAnchors(base, count, tokens, random);
 }
 
 /** Tokens that are not in the list, ascending. */
@@ -83,8 +103,12 @@ export function newcomers(previous: Int32Array, next: Int32Array, tokens: number
   return next.filter((token) => active[token] === 0);
 }
 
-/** All tokens: the list, then the others in ascending order. What the built-in policies do for the last stage. */
-export function activateAll(anchors: Int32Array, tokens: number): Int32Array {
+/**
+ * All tokens: the list, then the others in ascending order. What the built-in policies do for the last stage.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_INVALID_ANCHORS
+ */
+export function activateAll(given: Int32Array, tokens: number): Int32Array {
+  const anchors = readAnchors(given, checkTokenCount('tokens', tokens), 'anchors', { least: 0 });
   return concat(anchors, complement(anchors, tokens));
 }
 
@@ -93,12 +117,14 @@ export function activateAll(anchors: Int32Array, tokens: number): Int32Array {
  * importance; of equals the lower index comes first. NaN counts as the lowest importance.
  * @param importance one value per token, see `JitOperators.importance`
  * @param targetCount size of the result, from `anchors.length` to the number of tokens
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_INVALID_ANCHORS
  */
-export function activateByImportance(
-  anchors: Int32Array,
-  targetCount: number,
-  importance: Float32Array,
-): Int32Array {
+export function activateByImportance(given: Int32Array, targetCount: number, map: Float32Array): Int32Array {
+  const importance = copyOf('Float32Array', map);
+  if (importance === undefined) throw invalidArgument('importance', 'a Float32Array', map);
+  checkTokenCount('importance.length', importance.length);
+  const anchors = readAnchors(given, importance.length, 'anchors', { least: 0 });
+  checkInteger('targetCount', targetCount, anchors.length, importance.length);
   const value = (token: number) => {
     const v = importance[token]!;
     return Number.isNaN(v) ? -Infinity : v;
@@ -120,8 +146,13 @@ export function activateByImportance(
  * (that of an ordered-dithering matrix), every prefix of which is spread over the whole grid. A newcomer only shortens
  * distances within its gap, so each level costs O(tokens).
  * @param targetCount size of the result, from `anchors.length` to the number of tokens
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_INVALID_ANCHORS
  */
-export function activateOnGrid(anchors: Int32Array, targetCount: number, grid: Grid): Int32Array {
+export function activateOnGrid(given: Int32Array, targetCount: number, where: Grid): Int32Array {
+  const grid = readGrid(where);
+  const tokens = grid[0] * grid[1];
+  const anchors = readAnchors(given, tokens, 'anchors', { least: 0 });
+  checkInteger('targetCount', targetCount, anchors.length, tokens);
   const result = new Int32Array(targetCount);
   result.set(anchors);
   let count = anchors.length;
@@ -201,22 +232,31 @@ export function bayerOrder([rows, cols]: Grid): Int32Array {
 }
 
 /**
- * Checks a list of token indices: an Int32Array of distinct values in [0, tokens), `count` of them if that is given.
+ * A checked copy of a list of token indices: an Int32Array of distinct values in [0, tokens).
  * @param option name of the option for the message
+ * @param o.count how many there must be; else at least `o.least`, which is 1
  * @throws ERR_JITFLUX_INVALID_ANCHORS
  */
-export function checkAnchors(anchors: Int32Array, tokens: number, option: string, count?: number): void {
+export function readAnchors(
+  given: Int32Array,
+  tokens: number,
+  option: string,
+  o: { count?: number; least?: number } = {},
+): Int32Array {
+  const { count, least = 1 } = o;
   const fail = (expected: string, received: unknown) =>
     invalidArgument(option, expected, received, ERROR_CODES.INVALID_ANCHORS);
-  if (!((anchors as unknown) instanceof Int32Array)) throw fail('an Int32Array of token indices', anchors);
+  const anchors = copyOf('Int32Array', given);
+  if (anchors === undefined) throw fail('an Int32Array of token indices', given);
   if (count !== undefined && anchors.length !== count) throw fail(`${count} token indices`, anchors);
-  if (anchors.length === 0) throw fail('at least one token index', anchors);
+  if (anchors.length < least) throw fail('at least one token index', anchors);
   const seen = new Uint8Array(tokens);
   anchors.forEach((token, i) => {
     if (token < 0 || token >= tokens) throw fail(`token indices from 0 to ${tokens - 1} at [${i}]`, token);
     if (seen[token] === 1) throw fail(`distinct token indices at [${i}]`, token);
     seen[token] = 1;
   });
+  return anchors;
 }
 
 function membership(anchors: Int32Array, tokens: number): Uint8Array {

@@ -3,7 +3,7 @@
  * Beta quantiles, and no Beta quantile function ships with JavaScript.
  */
 
-import { invalidArgument } from '../errors.js';
+import { checkNumber } from '../arguments.js';
 
 /** Lanczos approximation of ln Gamma, g = 7, 9 terms: relative error about 1e-15 for x > 0. */
 const LANCZOS = [
@@ -36,7 +36,7 @@ function logBeta(a: number, b: number): number {
 export function regularizedBeta(x: number, a: number, b: number): number {
   checkShape('a', a);
   checkShape('b', b);
-  if (!(x >= 0 && x <= 1)) throw invalidArgument('x', 'a number in [0, 1]', x);
+  checkNumber('x', x, 'a number in [0, 1]', isShare);
   return incompleteBeta(x, 1 - x, a, b, logBeta(a, b));
 }
 
@@ -83,7 +83,7 @@ function continuedFraction(x: number, a: number, b: number): number {
 export function betaQuantile(p: number, a: number, b: number): number {
   checkShape('a', a);
   checkShape('b', b);
-  if (!(p >= 0 && p <= 1)) throw invalidArgument('p', 'a number in [0, 1]', p);
+  checkNumber('p', p, 'a number in [0, 1]', isShare);
   if (p === 0 || p === 1) return p;
   const lnBeta = logBeta(a, b);
   // Work on the side of x <= 1/2, where x itself (rather than 1 - x) carries the precision.
@@ -118,6 +118,8 @@ function lowerQuantile(p: number, a: number, b: number, lnBeta: number): number 
   return Math.exp(t);
 }
 
+const isShare = (n: number) => n >= 0 && n <= 1;
+
 function checkShape(name: string, value: number): void {
-  if (!(value > 0 && Number.isFinite(value))) throw invalidArgument(name, 'a finite number > 0', value);
+  checkNumber(name, value, 'a finite number > 0', (n) => n > 0 && Number.isFinite(n));
 }

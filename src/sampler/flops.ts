@@ -3,6 +3,7 @@
  * Only matrix products are counted; norms, activations and rotations are below one percent.
  */
 
+import { checkBoolean, checkInteger, checkNumber, type Names, readFields } from '../arguments.js';
 import type { FluxConfig } from '../types.js';
 
 /** Architecture of FLUX.1-dev: 11.9 billion parameters. */
@@ -54,12 +55,63 @@ export interface FluxFlops {
   total: number;
 }
 
+/** Largest size of an architecture, and largest number of tokens, whose operations are counted. */
+const MAX_SIZE = 1 << 24;
+
+const CONFIG: Names<FluxConfig> = {
+  doubleBlocks: true,
+  singleBlocks: true,
+  heads: true,
+  headDim: true,
+  hiddenSize: true,
+  inChannels: true,
+  outChannels: true,
+  textDim: true,
+  pooledDim: true,
+  mlpRatio: true,
+  guidance: true,
+  ropeAxes: true,
+};
+
+/**
+ * A copy of an architecture of which operations can be counted.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function readFluxConfig(given: FluxConfig, option = 'config'): FluxConfig {
+  const config = readFields(given, option, CONFIG, 'a FluxConfig');
+  for (const [name, value] of Object.entries({ ...CONFIG, ...config })) {
+    if (name === 'guidance') checkBoolean(`${option}.guidance`, config.guidance);
+    else if (name !== 'ropeAxes') {
+      const expected = `a number from 0 to ${MAX_SIZE}`;
+      checkNumber(
+        `${option}.${name}`,
+        value === true ? undefined : value,
+        expected,
+        (n) => n >= 0 && n <= MAX_SIZE,
+      );
+    }
+  }
+  return config;
+}
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT */
+export function checkTextTokens(option: string, tokens: unknown): number {
+  return checkInteger(option, tokens, 0, MAX_SIZE);
+}
+
 /**
  * Operations of one forward pass.
  * @param imageTokens active image tokens M
  * @param textTokens text tokens T
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
 export function fluxFlops(config: FluxConfig, imageTokens: number, textTokens: number): FluxFlops {
+  checkInteger('imageTokens', imageTokens, 0, MAX_SIZE);
+  return countFlops(readFluxConfig(config), imageTokens, checkTextTokens('textTokens', textTokens));
+}
+
+/** {@link fluxFlops} of what has been checked. */
+export function countFlops(config: FluxConfig, imageTokens: number, textTokens: number): FluxFlops {
   const d = config.hiddenSize;
   const tokens = imageTokens + textTokens;
   const blocks = config.doubleBlocks + config.singleBlocks;

@@ -1,5 +1,6 @@
 /** From what the caller wrote to complete, checked settings. */
 
+import { checkBoolean, copyOf, type Names, readFields } from '../arguments.js';
 import { ERROR_CODES, invalidArgument } from '../errors.js';
 import type {
   ActivationPolicy,
@@ -9,7 +10,7 @@ import type {
   ScheduleOptions,
 } from '../types.js';
 import { DEFAULT_PRESET, getPreset, type Preset } from './presets.js';
-import { checkSchedule } from './schedule.js';
+import { checkSteps, readSchedule } from './schedule.js';
 import { normalizeStageRatios, normalizeTokenRatios } from './stages.js';
 
 /** Complete settings of a run: nothing optional, ratios ascending, everything in range. */
@@ -30,6 +31,19 @@ export interface ResolvedOptions {
   importanceInEvents: boolean;
 }
 
+/** Names of the sampling options. */
+export const JIT_OPTIONS: Names<JitOptions> = {
+  preset: true,
+  steps: true,
+  stageRatios: true,
+  tokenRatios: true,
+  schedule: true,
+  initialAnchors: true,
+  activation: true,
+  microFlow: true,
+  importanceInEvents: true,
+};
+
 /** Largest accepted number of micro-flow sub-steps. */
 export const MAX_MICRO_FLOW_STEPS = 1000;
 
@@ -41,15 +55,14 @@ export const MAX_MICRO_FLOW_STEPS = 1000;
  * @throws ERR_JITFLUX_UNKNOWN_PRESET; ERR_JITFLUX_INVALID_ARGUMENT, naming option, value and what is accepted;
  *   ERR_JITFLUX_INVALID_ANCHORS if `initialAnchors` is neither a pattern nor an Int32Array
  */
-export function resolveOptions(o: JitOptions = {}): ResolvedOptions {
-  if (typeof o !== 'object' || o === null) throw invalidArgument('options', 'an object', o);
+export function resolveOptions(given: JitOptions = {}): ResolvedOptions {
+  const o = readFields(given, 'options', JIT_OPTIONS);
   const name = o.preset ?? DEFAULT_PRESET;
   const preset = getPreset(name);
 
-  const schedule = o.schedule ?? preset.schedule;
-  checkSchedule(schedule);
-  const steps = o.steps ?? (schedule.kind === 'sigmas' ? schedule.sigmas.length : preset.steps);
-  checkSchedule(schedule, steps);
+  const asked = readSchedule(o.schedule ?? preset.schedule);
+  const steps = checkSteps(o.steps ?? (asked.kind === 'sigmas' ? asked.sigmas.length : preset.steps));
+  const schedule = readSchedule(asked, steps);
 
   const stageRatios = normalizeStageRatios(o.stageRatios ?? preset.stageRatios);
   const tokenRatios = normalizeTokenRatios(o.tokenRatios ?? preset.tokenRatios);
@@ -66,7 +79,7 @@ export function resolveOptions(o: JitOptions = {}): ResolvedOptions {
     steps,
     stageRatios,
     tokenRatios,
-    schedule: copySchedule(schedule),
+    schedule,
     initialAnchors: checkInitialAnchors(o.initialAnchors ?? preset.initialAnchors),
     activation: checkActivation(o.activation ?? preset.activation),
     microFlow: checkMicroFlow(o.microFlow ?? preset.microFlow),
@@ -76,15 +89,11 @@ export function resolveOptions(o: JitOptions = {}): ResolvedOptions {
   return resolved;
 }
 
-function checkBoolean(option: string, value: boolean): boolean {
-  if (typeof value === 'boolean') return value;
-  throw invalidArgument(option, 'true or false', value);
-}
-
 function checkInitialAnchors(value: 'checkerboard' | 'strided' | Int32Array) {
   if (value === 'checkerboard' || value === 'strided') return value;
   // Copied, so that later changes by the caller cannot invalidate what has been checked.
-  if (value instanceof Int32Array) return value.slice();
+  const copy = copyOf('Int32Array', value);
+  if (copy !== undefined) return copy;
   throw invalidArgument(
     'initialAnchors',
     "'checkerboard', 'strided' or an Int32Array of token indices",
@@ -99,10 +108,8 @@ function checkActivation(value: 'importance' | 'grid' | ActivationPolicy) {
 }
 
 function checkMicroFlow(value: Readonly<MicroFlowOptions>): MicroFlowOptions {
-  if (typeof value !== 'object' || value === null) {
-    throw invalidArgument('microFlow', "{ mode: 'finite-time' | 'relax', steps }", value);
-  }
-  const { mode, steps } = value;
+  const expected = "{ mode: 'finite-time' | 'relax', steps }";
+  const { mode, steps } = readFields(value, 'microFlow', { mode: true, steps: true }, expected);
   if (mode !== 'finite-time' && mode !== 'relax') {
     throw invalidArgument('microFlow.mode', "'finite-time' or 'relax'", mode);
   }
@@ -111,10 +118,6 @@ function checkMicroFlow(value: Readonly<MicroFlowOptions>): MicroFlowOptions {
     throw invalidArgument('microFlow.steps', `an integer from ${least} to ${MAX_MICRO_FLOW_STEPS}`, steps);
   }
   return { mode, steps };
-}
-
-function copySchedule(schedule: Readonly<ScheduleOptions>): ScheduleOptions {
-  return schedule.kind === 'sigmas' ? { kind: 'sigmas', sigmas: [...schedule.sigmas] } : { ...schedule };
 }
 
 function matches(o: ResolvedOptions, preset: Preset): boolean {

@@ -1,13 +1,13 @@
 /** What a run will do, known before it starts. */
 
-import { invalidArgument } from '../errors.js';
+import { type Names, readFields } from '../arguments.js';
 import type { FluxConfig, Grid, JitOptions, JitPlan, StagePlan } from '../types.js';
-import { checkAnchors } from './anchors.js';
-import { fluxFlops } from './flops.js';
-import { resolveOptions, type ResolvedOptions } from './options.js';
+import { readAnchors } from './anchors.js';
+import { checkTextTokens, countFlops, readFluxConfig } from './flops.js';
+import { JIT_OPTIONS, resolveOptions, type ResolvedOptions } from './options.js';
 import { normalizeSeed } from './random.js';
 import { scheduleSigmas } from './schedule.js';
-import { divideStages, tokenCount } from './stages.js';
+import { divideStages, readGrid } from './stages.js';
 
 /** The model whose operations a plan counts. */
 export interface PlanModel {
@@ -25,6 +25,8 @@ export interface PlanOptions extends JitOptions {
   model?: PlanModel;
 }
 
+const PLAN_OPTIONS: Names<PlanOptions> = { ...JIT_OPTIONS, grid: true, seed: true, model: true };
+
 /**
  * Computes noise levels, stages, token counts and, given a model, FLOPs of a run. Pure, takes well under a
  * millisecond, needs no native code; the result is plain data.
@@ -34,17 +36,19 @@ export interface PlanOptions extends JitOptions {
  * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_INVALID_ANCHORS, ERR_JITFLUX_UNKNOWN_PRESET
  */
 export function createPlan(o: PlanOptions): JitPlan {
-  const settings = resolveOptions(o);
-  if (o.seed !== undefined) normalizeSeed(o.seed);
-  return planFor(settings, o.grid, o.model);
+  const { grid, seed, model, ...options } = readFields(o, 'options', PLAN_OPTIONS);
+  const settings = resolveOptions(options);
+  if (seed !== undefined) normalizeSeed(seed);
+  return planFor(settings, grid, model);
 }
 
 /** {@link createPlan} for settings that are complete and checked. */
-export function planFor(settings: ResolvedOptions, grid: Grid, model?: PlanModel): JitPlan {
-  const totalTokens = tokenCount(grid);
+export function planFor(settings: ResolvedOptions, given: Grid, model?: PlanModel): JitPlan {
+  const grid = readGrid(given);
+  const totalTokens = grid[0] * grid[1];
   const { steps, initialAnchors } = settings;
   const explicit = typeof initialAnchors === 'string' ? undefined : initialAnchors;
-  if (explicit !== undefined) checkAnchors(explicit, totalTokens, 'initialAnchors');
+  if (explicit !== undefined) readAnchors(explicit, totalTokens, 'initialAnchors');
   const stages = divideStages({
     steps,
     tokens: totalTokens,
@@ -91,12 +95,9 @@ export function planFor(settings: ResolvedOptions, grid: Grid, model?: PlanModel
   return plan;
 }
 
-function forwardFlops({ config, textTokens }: PlanModel): (imageTokens: number) => number {
-  if (typeof config !== 'object' || config === null) {
-    throw invalidArgument('model.config', 'a FluxConfig', config);
-  }
-  if (!Number.isSafeInteger(textTokens) || textTokens < 0) {
-    throw invalidArgument('model.textTokens', 'an integer >= 0', textTokens);
-  }
-  return (imageTokens) => fluxFlops(config, imageTokens, textTokens).total;
+function forwardFlops(given: PlanModel): (imageTokens: number) => number {
+  const model = readFields(given, 'model', { config: true, textTokens: true }, '{ config, textTokens }');
+  const config = readFluxConfig(model.config, 'model.config');
+  const textTokens = checkTextTokens('model.textTokens', model.textTokens);
+  return (imageTokens) => countFlops(config, imageTokens, textTokens).total;
 }

@@ -1,6 +1,6 @@
 /** Named settings: the dense baseline and the two that the JiT authors released. */
 
-import { ERROR_CODES, JitFluxError } from '../errors.js';
+import { describeValue, ERROR_CODES, JitFluxError } from '../errors.js';
 import { deepFreeze } from './freeze.js';
 import type { MicroFlowOptions, PresetName, ScheduleOptions } from '../types.js';
 
@@ -56,9 +56,10 @@ export const PRESET_NAMES: readonly PresetName[] = Object.freeze(Object.keys(PRE
  */
 export function getPreset(name: PresetName): Preset {
   if (typeof name === 'string' && Object.hasOwn(PRESETS, name)) return PRESETS[name];
+  const received = describeValue(name);
   throw new JitFluxError(
     ERROR_CODES.UNKNOWN_PRESET,
-    `Unknown preset ${JSON.stringify(name)}; known presets are ${PRESET_NAMES.join(', ')}`,
-    { option: 'preset', received: name, known: [...PRESET_NAMES] },
+    `Unknown preset ${received}; known presets are ${PRESET_NAMES.join(', ')}`,
+    { option: 'preset', received, known: [...PRESET_NAMES] },
   );
 }

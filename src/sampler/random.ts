@@ -13,6 +13,7 @@
  * | `activation.<stage>`   | `ActivationContext.random()` at the transition to that stage |
  */
 
+import { checkInteger, copyOf } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 
 const MASK64 = (1n << 64n) - 1n;
@@ -37,11 +38,19 @@ export function imageSeed(seed: number | bigint, image: number): bigint {
   return (normalizeSeed(seed) + BigInt(image)) & MASK64;
 }
 
+/** Longest name of a sub-stream. */
+const MAX_NAME = 1000;
+
 /**
  * Seed of a named sub-stream: a well mixed 64-bit hash of both. The stream `'latents'` is the seed itself.
+ * @param name at most 1000 characters
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
 export function subSeed(seed: number | bigint, name: string): bigint {
   const base = normalizeSeed(seed);
+  if (typeof name !== 'string' || name.length > MAX_NAME) {
+    throw invalidArgument('name', `a string of at most ${MAX_NAME} characters`, name);
+  }
   if (name === 'latents') return base;
   return mix64((mix64(base + GOLDEN_GAMMA) ^ fnv1a64(name)) + GOLDEN_GAMMA);
 }
@@ -103,17 +112,31 @@ export class Random {
     return ((this.uint32() >>> 5) * 0x4000000 + (this.uint32() >>> 6)) / 0x20000000000000;
   }
 
-  /** A uniform integer in [0, n), without bias; 1 <= n <= 2^32. */
+  /** Whether a value is one of these, and no object that only looks like it. */
+  static is(value: unknown): value is Random {
+    return typeof value === 'object' && value !== null && #state in value;
+  }
+
+  /**
+   * A uniform integer in [0, n), without bias; 1 <= n <= 2^32.
+   * @throws ERR_JITFLUX_INVALID_ARGUMENT
+   */
   below(n: number): number {
+    checkInteger('n', n, 1, 2 ** 32);
     const limit = 0x100000000 - (0x100000000 % n);
     let value = this.uint32();
     while (value >= limit) value = this.uint32();
     return value % n;
   }
 
-  /** A uniformly chosen ordered selection of `count` of the values, without replacement. The input is not changed. */
+  /**
+   * A uniformly chosen ordered selection of `count` of the values, without replacement. The input is not changed.
+   * @throws ERR_JITFLUX_INVALID_ARGUMENT
+   */
   choose(values: Int32Array, count: number): Int32Array {
-    const pool = values.slice();
+    const pool = copyOf('Int32Array', values);
+    if (pool === undefined) throw invalidArgument('values', 'an Int32Array', values);
+    checkInteger('count', count, 0, pool.length);
     for (let i = 0; i < count; i++) {
       const j = i + this.below(pool.length - i);
       const picked = pool[j]!;
@@ -123,8 +146,12 @@ export class Random {
     return pool.slice(0, count);
   }
 
-  /** A uniformly chosen permutation of 0 .. n-1. */
+  /**
+   * A uniformly chosen permutation of 0 .. n-1; 0 <= n <= 2^24.
+   * @throws ERR_JITFLUX_INVALID_ARGUMENT
+   */
   permutation(n: number): Int32Array {
+    checkInteger('n', n, 0, 1 << 24);
     return this.choose(
       Int32Array.from({ length: n }, (_, i) => i),
       n,

@@ -4,6 +4,7 @@
  * `advance`, do the arithmetic.
  */
 
+import { copyOf, isArray, type Names, readFields, reading, readList } from '../arguments.js';
 import { ERROR_CODES, JitFluxError, abortedError, invalidArgument, throwIfAborted } from '../errors.js';
 import type {
   Grid,
@@ -19,12 +20,12 @@ import {
   activateAll,
   activateByImportance,
   activateOnGrid,
-  checkAnchors,
   concat,
   newcomers,
+  readAnchors,
   selectInitialAnchors,
 } from './anchors.js';
-import { resolveOptions, type ResolvedOptions } from './options.js';
+import { JIT_OPTIONS, resolveOptions, type ResolvedOptions } from './options.js';
 import { planFor } from './plan.js';
 import { Random, imageSeed, normalizeSeed, subSeed } from './random.js';
 
@@ -44,6 +45,15 @@ interface TokenLists {
   list: Int32Array;
   perImage: boolean;
 }
+
+const SAMPLE_OPTIONS: Names<SampleOptions> = {
+  ...JIT_OPTIONS,
+  grid: true,
+  latents: true,
+  microFlowNoise: true,
+  seed: true,
+  signal: true,
+};
 
 type Phase = 'new' | 'working' | 'suspended' | 'finished' | 'disposed';
 
@@ -96,27 +106,26 @@ export class SamplerCore<T extends TensorLike = TensorLike>
   #noise: T | undefined;
 
   constructor(model: VelocityModel<T>, options: SampleOptions<T>, backend: SamplerBackend<T>) {
-    if (typeof (model as Partial<VelocityModel<T>> | null)?.velocity !== 'function') {
-      throw invalidArgument('model', 'an object with a velocity() method', model);
-    }
-    if (typeof options !== 'object' || options === null) {
-      throw invalidArgument('options', 'an object', options);
-    }
-    const { latents, microFlowNoise, seed = 0, signal } = options;
-    this.#settings = resolveOptions(options);
-    this.plan = planFor(this.#settings, options.grid);
+    const ofModel = 'an object with a velocity() method';
+    const methods = readFields(model, 'model', { velocity: true, advance: true }, ofModel);
+    if (typeof methods.velocity !== 'function') throw invalidArgument('model', ofModel, model);
+    const o = readFields(options, 'options', SAMPLE_OPTIONS as Names<SampleOptions<T>>);
+    const { latents, microFlowNoise, seed = 0, signal, grid, ...sampling } = o;
+    this.#settings = resolveOptions(sampling);
+    this.plan = planFor(this.#settings, grid);
     this.#grid = this.plan.grid;
     const seedOf = seedsOf(seed);
-    if (signal !== undefined && typeof (signal as Partial<AbortSignal> | null)?.aborted !== 'boolean') {
-      throw invalidArgument('signal', 'an AbortSignal', signal);
-    }
+    this.#backend = readBackend(backend);
     const [batch, channels] = checkLatents(latents, this.plan.totalTokens);
     if (microFlowNoise !== undefined) {
       checkTensor('microFlowNoise', microFlowNoise, [batch, this.plan.totalTokens, channels]);
     }
 
-    this.#model = model;
-    this.#backend = backend;
+    const { velocity, advance } = methods;
+    this.#model = {
+      velocity: (i) => velocity.call(model, i),
+      ...(typeof advance === 'function' && { advance: (i) => advance.call(model, i) }),
+    };
     this.#batch = batch;
     this.#channels = channels;
     this.#seeds = seedOf(batch);
@@ -232,8 +241,7 @@ export class SamplerCore<T extends TensorLike = TensorLike>
           ERROR_CODES.INVALID_TENSOR,
         );
       }
-      if (isTensor(full)) this.#hold(full);
-      checkTensor('velocity', full, [this.#batch, this.plan.totalTokens, this.#channels]);
+      this.#receive('velocity', full, this.plan.totalTokens);
     } else {
       full = await this.#evaluate(request, stage.activeTokens, perImage, dSigma);
     }
@@ -251,23 +259,28 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     const { operators } = this.#backend;
     const { anchors } = request;
     const tokens = anchors
-      ? this.#hold(await operators.gather(this.#latents, anchors, { perImage }))
+      ? this.#receive(
+          'operators.gather',
+          await operators.gather(this.#latents, anchors, { perImage }),
+          active,
+        )
       : this.#latents;
     this.#checkActive();
     let velocity = await this.#model.velocity({ tokens, ...request });
     // A model may hand its input back; the velocity must be a tensor of its own, because it is disposed.
     if (velocity === tokens) velocity = velocity.clone();
-    if (isTensor(velocity)) this.#hold(velocity);
-    checkTensor('velocity', velocity, [this.#batch, active, this.#channels]);
+    this.#receive('velocity', velocity, active);
     if (tokens !== this.#latents) this.#release(tokens);
 
     this.#checkActive();
-    const full = this.#hold(
+    const full = this.#receive(
+      'operators.step',
       await operators.step(this.#latents, velocity, {
         ...(anchors && { anchors }),
         grid: this.#grid,
         dSigma,
       }),
+      this.plan.totalTokens,
     );
     if (full !== velocity) this.#release(velocity);
     return full;
@@ -284,7 +297,7 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     let importance: Promise<Float32Array> | undefined;
     const allImportance = () => {
       this.#checkActive();
-      return (importance ??= operators.importance(velocity, this.#grid));
+      return (importance ??= this.#importanceOf(velocity));
     };
     let next: Int32Array[];
     try {
@@ -320,9 +333,14 @@ export class SamplerCore<T extends TensorLike = TensorLike>
       const noise = await this.#microFlowNoise();
       this.#checkActive();
       // Equals the previous state minus its sigma times v: the Euler step between them was along the same v.
-      const clean = this.#hold(await operators.predictClean(this.#latents, velocity, sigma));
+      const clean = this.#receive(
+        'operators.predictClean',
+        await operators.predictClean(this.#latents, velocity, sigma),
+        total,
+      );
       this.#checkActive();
-      const target = this.#hold(
+      const target = this.#receive(
+        'operators.microFlowTarget',
         await operators.microFlowTarget({
           clean,
           noise,
@@ -332,6 +350,7 @@ export class SamplerCore<T extends TensorLike = TensorLike>
           grid: this.#grid,
           perImage,
         }),
+        count,
       );
       this.#release(clean);
       this.#checkActive();
@@ -364,20 +383,20 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     if (count === 0 || targetCount === total) return;
     const { list, perImage } = toLists(previous);
     this.#checkActive();
-    const chosen = await operators.selectTokens(velocity, {
+    const given = await operators.selectTokens(velocity, {
       anchors: list,
       count,
       grid: this.#grid,
       perImage,
     });
-    if (!((chosen as unknown) instanceof Int32Array) || chosen.length !== this.#batch * count) {
+    const chosen = copyOf('Int32Array', given);
+    if (chosen?.length !== this.#batch * count) {
       const wanted = `an Int32Array of ${count} tokens for each of ${this.#batch} images`;
-      throw invalidArgument('operators.selectTokens', wanted, chosen, ERROR_CODES.INVALID_ANCHORS);
+      throw invalidArgument('operators.selectTokens', wanted, given, ERROR_CODES.INVALID_ANCHORS);
     }
     return previous.map((anchors, image) => {
       const next = concat(anchors, chosen.subarray(image * count, (image + 1) * count));
-      checkAnchors(next, total, 'operators.selectTokens', targetCount);
-      return next;
+      return readAnchors(next, total, 'operators.selectTokens', { count: targetCount });
     });
   }
 
@@ -422,8 +441,7 @@ export class SamplerCore<T extends TensorLike = TensorLike>
         random: () =>
           (random ??= new Random(subSeed(this.#seeds[image]!, `activation.${stage.stage}`))).next(),
       });
-      checkAnchors(chosen, total, 'activation', targetCount);
-      return chosen.slice();
+      return readAnchors(chosen, total, 'activation', { count: targetCount });
     }
     if (targetCount === anchors.length) return anchors;
     if (targetCount === total) return activateAll(anchors, total);
@@ -453,13 +471,24 @@ export class SamplerCore<T extends TensorLike = TensorLike>
       this.#checkActive();
       const shape = [this.#batch, this.plan.totalTokens, this.#channels];
       const seeds = this.#seeds.map((seed) => subSeed(seed, 'micro-flow'));
-      this.#noise = this.#hold(await this.#backend.randn(shape, seeds));
+      this.#noise = this.#receive('randn', await this.#backend.randn(shape, seeds), this.plan.totalTokens);
     }
     return this.#noise;
   }
 
-  #hold(tensor: T): T {
-    this.#held.add(tensor);
+  /** Importance of the tokens of all images, checked: whoever gets it takes its length for granted. */
+  async #importanceOf(velocity: T): Promise<Float32Array> {
+    const map: unknown = await this.#backend.operators.importance(velocity, this.#grid);
+    const copy = copyOf('Float32Array', map);
+    const length = this.#batch * this.plan.totalTokens;
+    if (copy?.length === length) return copy;
+    throw invalidArgument('operators.importance', `a Float32Array of ${length} values`, map);
+  }
+
+  /** Holds a tensor that the model or the backend has made, and checks it. @param tokens of each image */
+  #receive(option: string, tensor: T, tokens: number): T {
+    if (isTensor(tensor)) this.#held.add(tensor);
+    checkTensor(option, tensor, [this.#batch, tokens, this.#channels]);
     return tensor;
   }
 
@@ -497,16 +526,49 @@ export class SamplerCore<T extends TensorLike = TensorLike>
   }
 }
 
+/** Most seeds of a batch; far beyond what any memory holds the latents of. */
+const MAX_BATCH = 1 << 20;
+
+const OPERATORS: Names<JitOperators> = {
+  gather: true,
+  lift: true,
+  importance: true,
+  selectTokens: true,
+  predictClean: true,
+  microFlow: true,
+  microFlowTarget: true,
+  step: true,
+};
+
+/** The functions of a backend, which stay what they are for the whole run. */
+function readBackend<T extends TensorLike>(given: SamplerBackend<T>): SamplerBackend<T> {
+  const backend = readFields(given, 'backend', { operators: true, randn: true }, '{ operators, randn }');
+  const { randn } = backend;
+  if (typeof randn !== 'function') throw invalidArgument('backend.randn', 'a function', randn);
+  const operators = readFields(backend.operators, 'backend.operators', OPERATORS as Names<JitOperators<T>>);
+  for (const name of Object.keys(OPERATORS) as (keyof JitOperators)[]) {
+    const operator: unknown = operators[name];
+    // lift is for those who sample on their own.
+    if (typeof operator === 'function') {
+      operators[name] = ((...args: unknown[]) => Reflect.apply(operator, backend.operators, args)) as never;
+    } else if (operator !== undefined || (name !== 'selectTokens' && name !== 'lift')) {
+      throw invalidArgument(`backend.operators.${name}`, 'a function', operator);
+    }
+  }
+  return { operators, randn: (shape, seeds) => randn.call(given, shape, seeds) };
+}
+
 /** Checks the seed option; the result gives one seed per image of a batch. */
 function seedsOf(seed: NonNullable<SampleOptions['seed']>): (batch: number) => bigint[] {
   if (typeof seed !== 'object' || seed === null) {
     const first = normalizeSeed(seed);
     return (batch) => Array.from({ length: batch }, (_, image) => imageSeed(first, image));
   }
-  const seeds = seed.map((value, image) => normalizeSeed(value, `seed[${image}]`));
+  const list = readList(seed, 'seed', `a seed, or a list of at most ${MAX_BATCH} seeds`, [0, MAX_BATCH]);
+  const seeds = list.map((value, image) => normalizeSeed(value, `seed[${image}]`));
   return (batch) => {
     if (seeds.length === batch) return seeds;
-    throw invalidArgument('seed', `one seed, or ${batch} (one per image)`, seed);
+    throw invalidArgument('seed', `one seed, or ${batch} (one per image)`, seeds);
   };
 }
 
@@ -544,9 +606,9 @@ function checkTensor(
   if (!isTensor(tensor)) {
     throw invalidArgument(option, wanted, tensor, ERROR_CODES.INVALID_TENSOR);
   }
-  if (tensor.disposed) throw disposedError(option);
-  const { dtype } = tensor;
-  const shape: readonly number[] = tensor.shape;
+  const { dtype, disposed } = reading(option, () => ({ dtype: tensor.dtype, disposed: tensor.disposed }));
+  if (disposed) throw disposedError(option);
+  const shape = readList<number>(tensor.shape, option, wanted, [0, 64], ERROR_CODES.INVALID_TENSOR);
   const fits = shape.length === expected.length && shape.every((n, i) => n >= 1 && n === (expected[i] ?? n));
   if (!fits || dtype !== 'float32') {
     throw invalidArgument(option, wanted, `${dtype} [${shape.join(', ')}]`, ERROR_CODES.INVALID_TENSOR);
@@ -555,7 +617,13 @@ function checkTensor(
 }
 
 function isTensor(value: TensorLike): boolean {
-  return typeof value === 'object' && value !== null && Array.isArray(value.shape);
+  try {
+    return (
+      typeof value === 'object' && value !== null && isArray(value.shape) && typeof value.clone === 'function'
+    );
+  } catch {
+    return false;
+  }
 }
 
 function disposedError(option?: string): JitFluxError {

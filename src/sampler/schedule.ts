@@ -1,8 +1,10 @@
 /** Noise levels of the sampling steps. sigma runs from 1 (pure noise) to 0 (clean latent). */
 
+import { checkInteger, checkNumber, readFields, readList } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import type { ScheduleOptions } from '../types.js';
 import { betaQuantile } from './beta.js';
+import { MAX_TOKENS } from './stages.js';
 
 /** Largest number of steps that any schedule accepts. */
 export const MAX_STEPS = 1000;
@@ -22,16 +24,17 @@ export const MAX_BETA_SHAPE = 1000;
  * @throws ERR_JITFLUX_INVALID_ARGUMENT for parameters out of range, or if explicit sigmas are not `steps` in number
  */
 export function scheduleSigmas(schedule: ScheduleOptions, steps: number, tokens: number): number[] {
-  checkSchedule(schedule, steps);
-  switch (schedule.kind) {
+  checkSteps(steps);
+  const checked = readSchedule(schedule, steps);
+  switch (checked.kind) {
     case 'beta':
-      return betaSigmas(steps, schedule.alpha, schedule.beta);
+      return betaSigmas(steps, checked.alpha, checked.beta);
     case 'shift':
       return shiftSigmas(steps, tokens);
     case 'static':
-      return staticSigmas(steps, schedule.shift);
+      return staticSigmas(steps, checked.shift);
     case 'sigmas':
-      return Array.from(schedule.sigmas);
+      return checked.sigmas;
   }
 }
 
@@ -41,8 +44,12 @@ export function scheduleSigmas(schedule: ScheduleOptions, steps: number, tokens:
  * of the resolution. Upstream: `_convert_to_beta` of diffusers' FlowMatchEulerDiscreteScheduler.
  *
  * Extreme parameters may give neighbouring levels that are equal in double precision.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
 export function betaSigmas(steps: number, alpha: number, beta: number): number[] {
+  checkSteps(steps);
+  checkShape('alpha', alpha);
+  checkShape('beta', beta);
   const last = 1 / steps;
   return Array.from({ length: steps }, (_, i) =>
     i === 0 ? 1 : last + (1 - last) * betaQuantile(1 - i / (steps - 1), alpha, beta),
@@ -53,9 +60,15 @@ export function betaSigmas(steps: number, alpha: number, beta: number): number[]
  * FLUX's own schedule: `linspace(1, 1/n, n)` moved towards high noise, the more the larger the picture:
  * `sigma' = e^mu / (e^mu + 1/sigma - 1)` with {@link shiftMu}. Upstream: FlowMatchEulerDiscreteScheduler with
  * `use_dynamic_shifting`.
+ *
+ * Beyond some hundred thousand tokens the first levels are all 1 in double precision.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
 export function shiftSigmas(steps: number, tokens: number): number[] {
-  const scale = Math.exp(shiftMu(tokens));
+  checkSteps(steps);
+  checkInteger('tokens', tokens, 1, MAX_TOKENS);
+  // Not infinite, of which a quotient would be no number.
+  const scale = Math.min(Math.exp(shiftMu(tokens)), Number.MAX_VALUE);
   // The i-th of n evenly spaced values from 1 down to 1/n is 1 - i/n, so that 1/sigma - 1 = i / (n - i).
   return Array.from({ length: steps }, (_, i) => scale / (scale + i / (steps - i)));
 }
@@ -64,70 +77,88 @@ export function shiftSigmas(steps: number, tokens: number): number[] {
  * FLUX.1-schnell's schedule: `linspace(1, 1/n, n)` moved by a constant, `sigma' = a sigma / (1 + (a - 1) sigma)`,
  * whatever the picture's size; a = 1 leaves it evenly spaced. Upstream: FlowMatchEulerDiscreteScheduler with `shift`
  * and without `use_dynamic_shifting`.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
 export function staticSigmas(steps: number, shift: number): number[] {
+  checkSteps(steps);
+  checkShift('shift', shift);
   // With sigma = (n - i) / n: a (n - i) / (n + (a - 1) (n - i)) = a (n - i) / (a (n - i) + i).
-  return Array.from({ length: steps }, (_, i) => (shift * (steps - i)) / (shift * (steps - i) + i));
-}
-
-/** Shift exponent: linear in the token count, 0.5 at 256 tokens and 1.15 at 4096, extrapolated beyond both. */
-export function shiftMu(tokens: number): number {
-  return 0.5 + ((1.15 - 0.5) / (4096 - 256)) * (tokens - 256);
+  // At least the smallest number: 0 is the terminal level alone.
+  return Array.from({ length: steps }, (_, i) =>
+    Math.max((shift * (steps - i)) / (shift * (steps - i) + i), Number.MIN_VALUE),
+  );
 }
 
 /**
- * Checks a schedule and, if it is given, the number of steps.
+ * Shift exponent: linear in the token count, 0.5 at 256 tokens and 1.15 at 4096, extrapolated beyond both.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT unless it is a finite number >= 0
+ */
+export function shiftMu(tokens: number): number {
+  checkNumber('tokens', tokens, 'a finite number >= 0', (n) => n >= 0 && Number.isFinite(n));
+  return 0.5 + ((1.15 - 0.5) / (4096 - 256)) * (tokens - 256);
+}
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT */
+export function checkSteps(steps: unknown): number {
+  return checkInteger('steps', steps, 1, MAX_STEPS);
+}
+
+function checkShape(option: string, value: unknown): void {
+  checkNumber(option, value, `a number in (0, ${MAX_BETA_SHAPE}]`, (n) => n > 0 && n <= MAX_BETA_SHAPE);
+}
+
+function checkShift(option: string, value: unknown): void {
+  checkNumber(option, value, `a number in (0, ${MAX_SHIFT}]`, (n) => n > 0 && n <= MAX_SHIFT);
+}
+
+/**
+ * A checked copy of a schedule.
+ * @param steps if given, explicit sigmas must be as many
  * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
-export function checkSchedule(schedule: Readonly<ScheduleOptions>, steps?: number): void {
-  if (steps !== undefined && !(Number.isInteger(steps) && steps >= 1 && steps <= MAX_STEPS)) {
-    throw invalidArgument('steps', `an integer from 1 to ${MAX_STEPS}`, steps);
-  }
-  if (typeof schedule !== 'object' || schedule === null) {
-    throw invalidArgument('schedule', "{ kind: 'beta' | 'shift' | 'static' | 'sigmas', ... }", schedule);
-  }
-  const { kind } = schedule;
-  switch (kind) {
-    case 'beta':
-      for (const name of ['alpha', 'beta'] as const) {
-        const value: unknown = schedule[name];
-        if (!(typeof value === 'number' && value > 0 && value <= MAX_BETA_SHAPE)) {
-          throw invalidArgument(`schedule.${name}`, `a number in (0, ${MAX_BETA_SHAPE}]`, value);
-        }
-      }
-      return;
-    case 'shift':
-      return;
-    case 'static': {
-      const value: unknown = schedule.shift;
-      if (!(typeof value === 'number' && value > 0 && value <= MAX_SHIFT)) {
-        throw invalidArgument('schedule.shift', `a number in (0, ${MAX_SHIFT}]`, value);
-      }
-      return;
+export function readSchedule(schedule: Readonly<ScheduleOptions>, steps?: number): ScheduleOptions {
+  const names = { kind: true, alpha: true, beta: true, shift: true, sigmas: true } as const;
+  const expected = "{ kind: 'beta' | 'shift' | 'static' | 'sigmas', ... }";
+  const given = readFields(schedule, 'schedule', names, expected);
+  switch (given.kind) {
+    case 'beta': {
+      const { kind, alpha, beta } = given;
+      checkShape('schedule.alpha', alpha);
+      checkShape('schedule.beta', beta);
+      return { kind, alpha, beta };
     }
-    case 'sigmas':
-      checkSigmas(schedule.sigmas);
-      if (steps !== undefined && schedule.sigmas.length !== steps) {
-        throw invalidArgument('schedule.sigmas', `as many values as steps (${steps})`, schedule.sigmas);
+    case 'shift':
+      return { kind: 'shift' };
+    case 'static': {
+      const { kind, shift } = given;
+      checkShift('schedule.shift', shift);
+      return { kind, shift };
+    }
+    case 'sigmas': {
+      const sigmas = readSigmas(given.sigmas);
+      if (steps !== undefined && sigmas.length !== steps) {
+        throw invalidArgument('schedule.sigmas', `as many values as steps (${steps})`, sigmas);
       }
-      return;
+      return { kind: 'sigmas', sigmas };
+    }
     default:
-      throw invalidArgument('schedule.kind', "'beta', 'shift', 'static' or 'sigmas'", kind);
+      throw invalidArgument(
+        'schedule.kind',
+        "'beta', 'shift', 'static' or 'sigmas'",
+        (given as { kind?: unknown }).kind,
+      );
   }
 }
 
-function checkSigmas(sigmas: number[]): void {
-  if (!Array.isArray(sigmas) || sigmas.length < 1 || sigmas.length > MAX_STEPS) {
-    throw invalidArgument('schedule.sigmas', `an array of 1 to ${MAX_STEPS} numbers`, sigmas);
-  }
+function readSigmas(given: number[]): number[] {
+  const sigmas = readList(given, 'schedule.sigmas', `an array of 1 to ${MAX_STEPS} numbers`, [1, MAX_STEPS]);
   sigmas.forEach((sigma, i) => {
     const name = `schedule.sigmas[${i}]`;
-    if (!(typeof sigma === 'number' && sigma > 0 && sigma <= 1)) {
-      throw invalidArgument(name, 'a number in (0, 1] (the terminal 0 is implied)', sigma);
-    }
+    checkNumber(name, sigma, 'a number in (0, 1] (the terminal 0 is implied)', (n) => n > 0 && n <= 1);
     const previous = sigmas[i - 1];
     if (previous !== undefined && !(sigma < previous)) {
       throw invalidArgument(name, `a value below its predecessor ${previous}`, sigma);
     }
   });
+  return sigmas;
 }

@@ -3,6 +3,7 @@
  * the last has number 0 and works on all tokens (Omega_K c ... c Omega_0 in the paper).
  */
 
+import { checkInteger, checkNumber, readFields, readList } from '../arguments.js';
 import { ERROR_CODES, invalidArgument } from '../errors.js';
 import type { Grid } from '../types.js';
 
@@ -20,16 +21,24 @@ export interface Stage {
   activeTokens: number;
 }
 
+/** Most stages of a run: one for every step. */
+const MAX_STAGES = 1000;
+
 /**
- * Checks the grid and returns its token count.
+ * A checked copy of a grid.
  * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
-export function tokenCount(grid: Grid, option = 'grid'): number {
-  const side = (n: unknown) => Number.isSafeInteger(n) && (n as number) >= 1;
-  if (!Array.isArray(grid) || grid.length !== 2 || !grid.every(side) || grid[0] * grid[1] > MAX_TOKENS) {
-    throw invalidArgument(option, `[rows, columns], integers >= 1 with at most ${MAX_TOKENS} tokens`, grid);
-  }
-  return (grid as Grid)[0] * (grid as Grid)[1];
+export function readGrid(grid: Grid, option = 'grid'): [rows: number, cols: number] {
+  const expected = `[rows, columns], integers >= 1 with at most ${MAX_TOKENS} tokens`;
+  const [rows, cols] = readList<unknown>(grid, option, expected, [2, 2]);
+  const side = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 1;
+  if (side(rows) && side(cols) && rows * cols <= MAX_TOKENS) return [rows, cols];
+  throw invalidArgument(option, expected, [rows, cols]);
+}
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT */
+export function checkTokenCount(option: string, tokens: unknown): number {
+  return checkInteger(option, tokens, 1, MAX_TOKENS);
 }
 
 /**
@@ -50,26 +59,38 @@ export function normalizeTokenRatios(ratios: readonly number[]): number[] {
 }
 
 function normalizeRatios(option: string, ratios: readonly number[]): number[] {
-  const expected = 'an ordered list of numbers in (0, 1] that contains 1';
+  const expected = `an ordered list of numbers in (0, 1] that contains 1, at most ${MAX_STAGES} of them,`;
+  const list = readList(ratios, option, expected, [1, MAX_STAGES]);
   const inRange = (r: unknown) => typeof r === 'number' && r > 0 && r <= 1;
-  if (!Array.isArray(ratios) || ratios.length === 0 || !ratios.every(inRange)) {
-    throw invalidArgument(option, expected, ratios);
-  }
-  const list = (ratios as number[]).slice();
+  if (!list.every(inRange)) throw invalidArgument(option, expected, list);
   if (list[0]! > list[list.length - 1]!) list.reverse();
   const ordered = list.every((r, i) => i === 0 || r >= list[i - 1]!);
-  if (!ordered || list[list.length - 1] !== 1) throw invalidArgument(option, expected, ratios);
+  if (!ordered || list[list.length - 1] !== 1) throw invalidArgument(option, expected, list);
   return list;
 }
 
-/** Step at which each stage ends (exclusive): `int(steps * ratio)`, truncated in double precision as in Python. */
+/**
+ * Step at which each stage ends (exclusive): `int(steps * ratio)`, truncated in double precision as in Python.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
 export function stageBorders(steps: number, stageRatios: readonly number[]): number[] {
-  return stageRatios.map((ratio) => Math.trunc(steps * ratio));
+  checkInteger('steps', steps, 1, MAX_STAGES);
+  const expected = `at most ${MAX_STAGES} numbers in (0, 1]`;
+  const ratios = readList(stageRatios, 'stageRatios', expected, [0, MAX_STAGES]);
+  return ratios.map((ratio, i) => Math.trunc(steps * checkRatio(`stageRatios[${i}]`, ratio)));
 }
 
-/** Active tokens of a stage: `int(tokens * ratio)`, truncated in double precision as in Python. */
+/**
+ * Active tokens of a stage: `int(tokens * ratio)`, truncated in double precision as in Python.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
 export function stageTokens(tokens: number, ratio: number): number {
-  return Math.trunc(tokens * ratio);
+  return Math.trunc(checkTokenCount('tokens', tokens) * checkRatio('ratio', ratio));
+}
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT */
+export function checkRatio(option: string, ratio: unknown): number {
+  return checkNumber(option, ratio, 'a number in (0, 1]', (r) => r > 0 && r <= 1);
 }
 
 /**
@@ -89,7 +110,17 @@ export function divideStages(o: {
   tokenRatios: readonly number[];
   initialCount?: number;
 }): Stage[] {
-  const { steps, tokens, stageRatios, tokenRatios, initialCount } = o;
+  const names = {
+    steps: true,
+    tokens: true,
+    stageRatios: true,
+    tokenRatios: true,
+    initialCount: true,
+  } as const;
+  const { steps, tokens, initialCount, ...ratios } = readFields(o, 'options', names);
+  const stageRatios = normalizeStageRatios(ratios.stageRatios);
+  const tokenRatios = normalizeTokenRatios(ratios.tokenRatios);
+  if (initialCount !== undefined) checkInteger('initialCount', initialCount, 0, MAX_TOKENS);
   if (stageRatios.length !== tokenRatios.length) {
     throw invalidArgument(
       'tokenRatios',

@@ -10,7 +10,7 @@ import {
   selectInitialAnchors,
   stridedBase,
 } from '../../../src/sampler/index.js';
-import { GapMap, bayerOrder, checkAnchors, complement, newcomers } from '../../../src/sampler/anchors.js';
+import { GapMap, bayerOrder, complement, newcomers, readAnchors } from '../../../src/sampler/anchors.js';
 import type { Grid } from '../../../src/types.js';
 import { nearestPositions } from '../../support/reference-operators.js';
 import { SafeTensors } from '../../support/safetensors.js';
@@ -82,7 +82,7 @@ describe('fitting to a count', () => {
       const select = (seed: number) =>
         selectInitialAnchors({ pattern, grid, count, ratio: count / 117, random: new Random(seed) });
       const anchors = select(7);
-      expect(() => checkAnchors(anchors, 117, 'anchors', count)).not.toThrow();
+      expect(() => readAnchors(anchors, 117, 'anchors', { count })).not.toThrow();
       expect(select(7)).toEqual(anchors);
     }
     const other = (seed: number) =>
@@ -133,7 +133,7 @@ describe('activation on the grid', () => {
     let previous = anchors;
     for (let target = 9; target <= 70; target++) {
       const next = activateOnGrid(anchors, target, grid);
-      expect(() => checkAnchors(next, 70, 'anchors', target)).not.toThrow();
+      expect(() => readAnchors(next, 70, 'anchors', { count: target })).not.toThrow();
       expect(next.subarray(0, previous.length)).toEqual(previous);
       previous = next;
     }
@@ -206,7 +206,7 @@ describe('lists', () => {
 
   it('checks user-given anchors', () => {
     const check = (list: unknown, count?: number) => () =>
-      checkAnchors(list as Int32Array, 10, 'list', count);
+      readAnchors(list as Int32Array, 10, 'list', { ...(count !== undefined && { count }) });
     expect(check(Int32Array.of(9, 0), 2)).not.toThrow();
     expectError(check([1, 2]), ERROR_CODES.INVALID_ANCHORS, /Int32Array/);
     expectError(check(Int32Array.of(1, 2), 3), ERROR_CODES.INVALID_ANCHORS, /3 token indices/);

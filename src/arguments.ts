@@ -1,0 +1,172 @@
+/**
+ * Reading what callers hand over. An object of a caller may have getters that throw, that answer otherwise the next time or
+ * that dispose what is in use; it may be a Proxy, or be changed while work is in flight. So every field and every element
+ * is read once, when a call begins, into an object of our own; checks and work see that one only.
+ */
+import { ERROR_CODES, invalidArgument, JitFluxError, type JitFluxErrorCode } from './errors.js';
+
+/** Names of the fields of every member of a union. */
+type FieldNames<T> = T extends unknown ? keyof T : never;
+
+/** The names of an interface's fields. The compiler asks for an entry when a field is added. */
+export type Names<T> = Readonly<Record<FieldNames<T>, true>>;
+
+/**
+ * Runs something that looks into an object of the caller's.
+ * @throws `code` if that throws, with what it threw as cause
+ */
+export function reading<R>(
+  option: string,
+  read: () => R,
+  code: JitFluxErrorCode = ERROR_CODES.INVALID_ARGUMENT,
+): R {
+  try {
+    return read();
+  } catch (cause) {
+    throw new JitFluxError(
+      code,
+      `Expected a readable value for "${option}" but reading it failed`,
+      { option },
+      { cause },
+    );
+  }
+}
+
+/**
+ * The fields of an object, each read once; those that are undefined are left out. A field `signal` is checked, too.
+ * @param option what messages call the object
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT if it is no object or cannot be read
+ */
+export function readFields<T extends object>(
+  value: T,
+  option: string,
+  names: Names<T>,
+  expected = 'an object',
+): T {
+  if (typeof value !== 'object' || value === null) throw invalidArgument(option, expected, value);
+  const fields: Record<string, unknown> = {};
+  for (const name of Object.keys(names)) {
+    const field = reading(name, () => (value as Record<string, unknown>)[name]);
+    if (field !== undefined) fields[name] = name === 'signal' ? checkSignal(field) : field;
+  }
+  return fields as T;
+}
+
+const isAborted = Object.getOwnPropertyDescriptor(AbortSignal.prototype, 'aborted')!.get!;
+
+/**
+ * Checks a signal. What only looks like one need not tell of its abortion, and whoever waits for it would wait for ever.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function checkSignal(value: unknown, option = 'signal'): AbortSignal {
+  try {
+    isAborted.call(value);
+    return value as AbortSignal;
+  } catch {
+    throw invalidArgument(option, 'an AbortSignal', value);
+  }
+}
+
+/** Whether a value is an array, of whatever realm. Unlike `Array.isArray` it takes a revoked Proxy for none. */
+export function isArray(value: unknown): value is readonly unknown[] {
+  try {
+    return Array.isArray(value);
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * The elements of an array, each read once. Holes are undefined.
+ * @param least, most how many there may be
+ * @param code of the error
+ */
+export function readList<V = unknown>(
+  value: readonly V[],
+  option: string,
+  expected: string,
+  [least, most]: readonly [least: number, most: number],
+  code: JitFluxErrorCode = ERROR_CODES.INVALID_ARGUMENT,
+): V[] {
+  if (!isArray(value)) throw invalidArgument(option, expected, value, code);
+  return (
+    reading(
+      option,
+      () => {
+        const length = Number(value.length);
+        return length >= least && length <= most ? Array.from({ length }, (_, i) => value[i]!) : undefined;
+      },
+      code,
+    ) ?? fail(option, expected, value, code)
+  );
+}
+
+function fail(option: string, expected: string, value: unknown, code: JitFluxErrorCode): never {
+  throw invalidArgument(option, expected, value, code);
+}
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT stating the range */
+export function checkInteger(option: string, value: unknown, least: number, most: number): number {
+  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most)
+    // No -0.
+    return (value as number) + 0;
+  throw invalidArgument(option, `an integer from ${least} to ${most}`, value);
+}
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT unless it is a number that `valid` takes */
+export function checkNumber(
+  option: string,
+  value: unknown,
+  expected: string,
+  valid: (value: number) => boolean,
+): number {
+  if (typeof value === 'number' && valid(value)) return value;
+  throw invalidArgument(option, expected, value);
+}
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT */
+export function checkBoolean(option: string, value: unknown): boolean {
+  if (typeof value === 'boolean') return value;
+  throw invalidArgument(option, 'true or false', value);
+}
+
+/** Checks a callback that may be absent. @throws ERR_JITFLUX_INVALID_ARGUMENT */
+export function checkCallback<F extends (...args: never[]) => unknown>(
+  option: string,
+  value: F | undefined,
+): F | undefined {
+  if (value === undefined || typeof value === 'function') return value;
+  throw invalidArgument(option, 'a function', value);
+}
+
+/**
+ * Checks the path of a file or directory.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function checkPath(option: string, value: unknown, expected = 'a path'): string {
+  if (typeof value === 'string' && value !== '' && !value.includes('\0')) return value;
+  throw invalidArgument(option, `${expected}: a string that is not empty and has no NUL`, value);
+}
+
+const VIEW = Object.getPrototypeOf(Uint8Array.prototype) as object;
+const typeOfView = Object.getOwnPropertyDescriptor(VIEW, Symbol.toStringTag)!.get!;
+
+/** Kinds of lists that are copied out of the caller's memory. */
+interface Views {
+  Int32Array: Int32Array;
+  Float32Array: Float32Array;
+}
+const CONSTRUCTORS = { Int32Array, Float32Array };
+
+/**
+ * A copy of a typed array of this very kind, of whatever realm or subclass; undefined for anything else. Its memory may be
+ * shared with another thread, detached, or shrink later. No method of the array itself is called.
+ */
+export function copyOf<K extends keyof Views>(kind: K, value: unknown): Views[K] | undefined {
+  if (typeOfView.call(value) !== kind) return undefined;
+  try {
+    return new CONSTRUCTORS[kind](value as Views[K] & ArrayLike<number>) as Views[K];
+  } catch {
+    return undefined; // detached, out of bounds, or no memory for it
+  }
+}
