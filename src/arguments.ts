@@ -1,3 +1,4 @@
+/* eslint-disable @typescript-eslint/unbound-method -- getters of built-in prototypes, called on what is to be checked */
 /**
  * Reading what callers hand over. An object of a caller may have getters that throw, that answer otherwise the next time or
  * that dispose what is in use; it may be a Proxy, or be changed while work is in flight. So every field and every element

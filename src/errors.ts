@@ -117,7 +117,7 @@ export function describeValue(value: unknown): string {
   if (typeof value === 'function') return 'a function';
   if (typeof value === 'object') return describeObject(value);
   if (typeof value === 'symbol') return shortened(value.toString());
-  return `${shortened(String(value as number | bigint | boolean))} (${typeof value})`;
+  return `${shortened(`${value as number | bigint | boolean}`)} (${typeof value})`;
 }
 
 function describeObject(value: object): string {

@@ -13,6 +13,8 @@ const LANCZOS = [
 
 /** Natural logarithm of the gamma function, for x > 0. */
 export function logGamma(x: number): number {
+  // Gamma(x) is 1/x there to double precision, and may be too large for a number.
+  if (x < 1e-17) return -Math.log(x);
   // Reflection keeps the series in its accurate half plane.
   if (x < 0.5) return Math.log(Math.PI / Math.sin(Math.PI * x)) - logGamma(1 - x);
   const z = x - 1;

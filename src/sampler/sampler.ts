@@ -106,9 +106,7 @@ export class SamplerCore<T extends TensorLike = TensorLike>
   #noise: T | undefined;
 
   constructor(model: VelocityModel<T>, options: SampleOptions<T>, backend: SamplerBackend<T>) {
-    const ofModel = 'an object with a velocity() method';
-    const methods = readFields(model, 'model', { velocity: true, advance: true }, ofModel);
-    if (typeof methods.velocity !== 'function') throw invalidArgument('model', ofModel, model);
+    const methods = readModel(model);
     const o = readFields(options, 'options', SAMPLE_OPTIONS as Names<SampleOptions<T>>);
     const { latents, microFlowNoise, seed = 0, signal, grid, ...sampling } = o;
     this.#settings = resolveOptions(sampling);
@@ -121,11 +119,7 @@ export class SamplerCore<T extends TensorLike = TensorLike>
       checkTensor('microFlowNoise', microFlowNoise, [batch, this.plan.totalTokens, channels]);
     }
 
-    const { velocity, advance } = methods;
-    this.#model = {
-      velocity: (i) => velocity.call(model, i),
-      ...(typeof advance === 'function' && { advance: (i) => advance.call(model, i) }),
-    };
+    this.#model = methods;
     this.#batch = batch;
     this.#channels = channels;
     this.#seeds = seedOf(batch);
@@ -539,23 +533,42 @@ const OPERATORS: Names<JitOperators> = {
   microFlowTarget: true,
   step: true,
 };
+/** What the sampler can do without: `lift` is for those who sample on their own. */
+const DISPENSABLE: readonly string[] = ['selectTokens', 'lift', 'advance'];
 
-/** The functions of a backend, which stay what they are for the whole run. */
+/** The functions of a model, which stay what they are for the whole run. */
+function readModel<T extends TensorLike>(model: VelocityModel<T>): VelocityModel<T> {
+  const expected = 'an object with a velocity() method';
+  const methods = readFields(model, 'model', { velocity: true, advance: true }, expected);
+  if (typeof (methods as Partial<VelocityModel>).velocity !== 'function') {
+    throw invalidArgument('model', expected, model);
+  }
+  return boundTo(model, methods, ['velocity', 'advance'], 'model.');
+}
+
+/** The functions of a backend, likewise. */
 function readBackend<T extends TensorLike>(given: SamplerBackend<T>): SamplerBackend<T> {
-  const backend = readFields(given, 'backend', { operators: true, randn: true }, '{ operators, randn }');
-  const { randn } = backend;
-  if (typeof randn !== 'function') throw invalidArgument('backend.randn', 'a function', randn);
+  const expected = '{ operators, randn }';
+  const backend = readFields(given, 'backend', { operators: true, randn: true }, expected);
   const operators = readFields(backend.operators, 'backend.operators', OPERATORS as Names<JitOperators<T>>);
-  for (const name of Object.keys(OPERATORS) as (keyof JitOperators)[]) {
-    const operator: unknown = operators[name];
-    // lift is for those who sample on their own.
-    if (typeof operator === 'function') {
-      operators[name] = ((...args: unknown[]) => Reflect.apply(operator, backend.operators, args)) as never;
-    } else if (operator !== undefined || (name !== 'selectTokens' && name !== 'lift')) {
-      throw invalidArgument(`backend.operators.${name}`, 'a function', operator);
+  return {
+    ...boundTo(given, backend, ['randn'], 'backend.'),
+    operators: boundTo(backend.operators, operators, Object.keys(OPERATORS), 'backend.operators.'),
+  };
+}
+
+/** Functions that are called as methods of the object that they were read from. */
+function boundTo<T extends object>(owner: T, methods: T, names: readonly string[], prefix: string): T {
+  const bound: Record<string, unknown> = {};
+  for (const name of names) {
+    const method = (methods as Record<string, unknown>)[name];
+    if (typeof method === 'function') {
+      bound[name] = (...args: unknown[]): unknown => Reflect.apply(method, owner, args) as unknown;
+    } else if (method !== undefined || !DISPENSABLE.includes(name)) {
+      throw invalidArgument(`${prefix}${name}`, 'a function', method);
     }
   }
-  return { operators, randn: (shape, seeds) => randn.call(given, shape, seeds) };
+  return bound as T;
 }
 
 /** Checks the seed option; the result gives one seed per image of a batch. */

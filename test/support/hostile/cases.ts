@@ -142,7 +142,13 @@ export function change(
   own: OwnValues,
   actions: Actions,
 ): unknown[] {
-  return list.reduce<unknown[]>((current, one) => changeOne(current, one, own, actions), args);
+  return list.reduce<unknown[]>((current, one) => {
+    try {
+      return changeOne(current, one, own, actions);
+    } catch {
+      return current; // an earlier change does not let this one happen
+    }
+  }, args);
 }
 
 function changeOne(args: unknown[], c: Change, own: OwnValues, actions: Actions): unknown[] {
@@ -276,8 +282,8 @@ function wrap(value: unknown, wrapper: Wrapper): unknown {
       return Array.isArray(value) ? Object.setPrototypeOf(value, null) : Object.create(null, descriptors);
     case 'class instance':
       return Array.isArray(value)
-        ? Object.setPrototypeOf(value, class extends Array {}.prototype as object)
-        : Object.create(class Options {}.prototype as object, descriptors);
+        ? Object.setPrototypeOf(value, class extends Array {}.prototype)
+        : Object.create(class Options {}.prototype, descriptors);
     case 'inherited':
       return Array.isArray(value) ? value : Object.create(value);
     case 'proxy':

@@ -32,6 +32,13 @@ function fail(): never {
   throw new TypeError(HOSTILE);
 }
 
+/** What an error of a hostile function says, which is a callback to whoever calls it. */
+export const CALLBACK = 'hostile callback';
+
+function callback(): never {
+  throw new TypeError(CALLBACK);
+}
+
 /** Throws wherever a program can look. */
 const throwing: ProxyHandler<object> = {
   get: fail,
@@ -42,8 +49,8 @@ const throwing: ProxyHandler<object> = {
   set: fail,
   defineProperty: fail,
   deleteProperty: fail,
-  apply: fail,
-  construct: fail,
+  apply: callback,
+  construct: callback,
   isExtensible: fail,
 };
 
@@ -116,7 +123,7 @@ function cyclic(): unknown {
 }
 
 /** A function that lives as long as the thenable, and calls nobody back. */
-const never = { then: () => undefined };
+export const NEVER = { then: () => undefined };
 
 /** Every one of them by its name. Functions, because many of them can be used once only. */
 export const VALUES: OwnValues = {
@@ -172,11 +179,11 @@ export const VALUES: OwnValues = {
   'a folder': () => '/proc/self',
   'an unreadable file': () => '/proc/self/mem',
   function: () => () => undefined,
-  'throwing function': () => fail,
+  'throwing function': () => callback,
   'async function': () => async () => undefined,
   generator: () => function* generator() {},
   class: () => class {},
-  'bound function': () => fail.bind(null),
+  'bound function': () => callback.bind(null),
   object: () => ({}),
   'null prototype': () => Object.create(null) as unknown,
   frozen: () => Object.freeze({}),
@@ -184,10 +191,10 @@ export const VALUES: OwnValues = {
   array: () => [],
   'array in array': () => [[]],
   'array of one': () => [1],
-  'array of holes': () => new Array(3),
+  'array of holes': () => new Array<unknown>(3),
   'array of undefined': () => [undefined],
-  'array of 1e5': () => new Array(100_000).fill(1),
-  'array of 2^32 - 1 holes': () => new Array(2 ** 32 - 1),
+  'array of 1e5': () => new Array<number>(100_000).fill(1),
+  'array of 2^32 - 1 holes': () => new Array<unknown>(2 ** 32 - 1),
   'array of bigints': () => [1n, 2n],
   'array of symbols': () => [Symbol('a')],
   'array of NaN': () => [NaN, NaN],
@@ -211,13 +218,13 @@ export const VALUES: OwnValues = {
   error: () => new Error('an error'),
   promise: () => Promise.resolve(1),
   'rejected promise': () => {
-    const promise = Promise.reject(new Error(HOSTILE));
+    const promise = Promise.reject(new Error(CALLBACK));
     promise.catch(() => undefined);
     return promise;
   },
   thenable: () => ({ then: (resolve: (value: unknown) => void) => resolve(1) }),
-  'throwing thenable': () => ({ then: fail }),
-  'thenable that never settles': () => never,
+  'throwing thenable': () => ({ then: callback }),
+  'thenable that never settles': () => NEVER,
   'boxed number': () => Object(1) as unknown,
   'boxed string': () => Object('cpu') as unknown,
   'boxed bigint': () => Object(1n) as unknown,
@@ -225,22 +232,22 @@ export const VALUES: OwnValues = {
   cyclic,
   'revoked proxy': () => revoked({}),
   'revoked array': () => revoked([]),
-  'revoked function': () => revoked(fail),
+  'revoked function': () => revoked(callback),
   'throwing proxy': () => new Proxy({}, throwing),
   'throwing array proxy': () => new Proxy([1], throwing),
-  'throwing function proxy': () => new Proxy(fail, throwing),
+  'throwing function proxy': () => new Proxy(callback, throwing),
   'array proxy': () => new Proxy([1, 0.5], {}),
   'proxy of a typed array': () => new Proxy(new Int32Array(4), {}),
-  'throwing getter': () => Object.defineProperty({}, 'value', { get: fail, enumerable: true }) as unknown,
-  'throwing length': () => Object.defineProperty({}, 'length', { get: fail }) as unknown,
-  'throwing element': () => Object.defineProperty([1], 0, { get: fail }) as unknown,
+  'throwing getter': () => Object.defineProperty({}, 'value', { get: fail, enumerable: true }),
+  'throwing length': () => Object.defineProperty({}, 'length', { get: fail }),
+  'throwing element': () => Object.defineProperty([1], 0, { get: fail }),
   'throwing toString': () => ({ toString: fail, valueOf: fail }),
   'throwing toPrimitive': () => ({ [Symbol.toPrimitive]: fail }),
   'throwing toJSON': () => ({ toJSON: fail }),
-  'throwing constructor': () => Object.defineProperty({}, 'constructor', { get: fail }) as unknown,
+  'throwing constructor': () => Object.defineProperty({}, 'constructor', { get: fail }),
   'throwing name': () => ({ constructor: Object.defineProperty({}, 'name', { get: fail }) }),
   'throwing iterator': () => ({ [Symbol.iterator]: fail }),
-  'throwing toStringTag': () => Object.defineProperty({}, Symbol.toStringTag, { get: fail }) as unknown,
+  'throwing toStringTag': () => Object.defineProperty({}, Symbol.toStringTag, { get: fail }),
   'throwing hasInstance': () => ({ [Symbol.hasInstance]: fail }),
   'endless iterator': () => ({
     [Symbol.iterator]: () => ({ next: () => ({ done: false, value: 1 }) }),
@@ -292,8 +299,7 @@ export const VALUES: OwnValues = {
   signal: () => new AbortController().signal,
   'duck-typed signal': () => ({ aborted: false }),
   'duck-typed aborted signal': () => ({ aborted: true }),
-  'signal with a throwing reason': () =>
-    Object.defineProperty({ aborted: true }, 'reason', { get: fail }) as unknown,
+  'signal with a throwing reason': () => Object.defineProperty({ aborted: true }, 'reason', { get: fail }),
   'signal that throws when listened to': () => ({
     aborted: false,
     addEventListener: fail,
@@ -304,7 +310,7 @@ export const VALUES: OwnValues = {
     addEventListener: () => undefined,
     removeEventListener: fail,
   }),
-  'signal with a throwing aborted': () => Object.defineProperty({}, 'aborted', { get: fail }) as unknown,
+  'signal with a throwing aborted': () => Object.defineProperty({}, 'aborted', { get: fail }),
   'event target': () => new EventTarget(),
   'object with the prototype of a signal': () => Object.create(AbortSignal.prototype) as unknown,
 };
