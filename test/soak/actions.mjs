@@ -30,7 +30,6 @@ import {
   TorchScriptModule,
 } from '../../dist/index.js';
 
-/** @typedef {(low: number, high: number) => number} Between a whole number from low to high, both included */
 /** @typedef {'done' | 'refused' | 'aborted' | 'unexpected'} Outcome */
 /** @typedef {{ action: string, message: string }} Unexpected */
 /** @typedef {{ fixtures: string, bundled: string, snapshot: string }} Files folders; snapshot: a FLUX.1 at toy widths */
@@ -51,14 +50,14 @@ const SIZES = [
 ];
 const PRESETS = /** @type {const} */ (['dense', 'jit-4x', 'jit-7x']);
 const DTYPES = /** @type {const} */ (['float32', 'bfloat16']);
-/** In this pattern, so that every thread can compare its pictures with those of the others. */
+/** Made again and again, in every thread: always the same bytes. */
 const REFERENCE = { prompt: 'a red circle', width: 64, height: 64, steps: 3, seed: 7 };
 /** @type {Record<string, { code: string }>} */
 const WEIGHT_FILES = JSON.parse(readFileSync(join(FIXTURES, 'weights', 'expected.json'), 'utf8'));
 const REFUSED_FILES = Object.entries(WEIGHT_FILES).filter(([, { code }]) => code !== 'ok');
 const ACCEPTED_FILES = Object.keys(WEIGHT_FILES).filter((name) => WEIGHT_FILES[name].code === 'ok');
 
-/** A minute and more for something that takes a second: a call that does not come back is an error, not a wait. */
+/** An action takes a second, or many on a busy machine. One that does not end is an error, and not waited for longer. */
 const DEADLINE_MS = 300_000;
 
 /** Random numbers from a seed: mulberry32. @param {number} seed @returns {() => number} from 0 to below 1 */
@@ -85,7 +84,7 @@ class Draw {
     this.random = random;
   }
 
-  /** @type {Between} */
+  /** A whole number from low to high, both included. @param {number} low @param {number} high */
   between(low, high) {
     return low + Math.floor(this.random() * (high - low + 1));
   }
@@ -100,9 +99,17 @@ class Draw {
     return this.random() < probability;
   }
 
-  /** Calls `work` after up to `most` milliseconds, unless the action has ended by then. @param {number} most @param {() => void} work */
-  later(most, work) {
-    const timer = setTimeout(work, this.random() * most);
+  /**
+   * Calls `work` after up to `most` milliseconds, unless the action has ended by then.
+   * @param {number} most
+   * @param {() => void} work
+   * @param {string[]} codes with which the action may end from then on
+   */
+  later(most, work, ...codes) {
+    const timer = setTimeout(() => {
+      for (const code of codes) this.accepted.add(code);
+      work();
+    }, this.random() * most);
     this.#ends.push(() => clearTimeout(timer));
   }
 
@@ -114,9 +121,12 @@ class Draw {
   signal(most) {
     const controller = new AbortController();
     if (this.chance(0.5)) return controller.signal;
-    this.accepted.add('ERR_JITFLUX_ABORTED');
-    if (this.chance(0.1)) controller.abort();
-    else this.later(most, () => controller.abort(new Error('soak: enough')));
+    const reason = new Error('soak: enough');
+    if (this.chance(0.9)) this.later(most, () => controller.abort(reason), 'ERR_JITFLUX_ABORTED');
+    else {
+      this.accepted.add('ERR_JITFLUX_ABORTED');
+      controller.abort(reason);
+    }
     return controller.signal;
   }
 
@@ -354,10 +364,13 @@ export class Soak {
     /** @type {Promise<void> | undefined} */
     let disposed;
     try {
-      if (way === 'middle') {
-        draw.accepted.add('ERR_JITFLUX_ABORTED').add('ERR_JITFLUX_DISPOSED');
-        draw.later(most, () => (disposed = pipeline.dispose()));
-      }
+      if (way === 'middle')
+        draw.later(
+          most,
+          () => (disposed = pipeline.dispose()),
+          'ERR_JITFLUX_ABORTED',
+          'ERR_JITFLUX_DISPOSED',
+        );
       if (way === 'forget' && draw.chance(0.3)) {
         // The iteration is forgotten as well, and with it the turn that it holds.
         await pipeline.steps(request).next();
@@ -392,10 +405,8 @@ export class Soak {
     /** @type {[number, number]} */
     const grid = [8, 8];
     const latents = Tensor.randn([1, 64, inChannels], { seed: 3 });
-    if (draw.chance(0.3)) {
-      draw.accepted.add('ERR_JITFLUX_ABORTED').add('ERR_JITFLUX_DISPOSED');
-      draw.later(20, () => model.dispose());
-    }
+    if (draw.chance(0.3))
+      draw.later(20, () => model.dispose(), 'ERR_JITFLUX_ABORTED', 'ERR_JITFLUX_DISPOSED');
     const velocity = await model.forward({ latents, grid, conditioning, step: 1, signal: draw.signal(20) });
     const anchors = Int32Array.from([0, 9, 18, 27, 36, 45, 54, 63]);
     const sparse = await model.forward({ latents, anchors, grid, conditioning, step: [0] });

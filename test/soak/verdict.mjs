@@ -29,13 +29,13 @@ export const LEAST_QUIET_SAMPLES = 8;
 
 /**
  * What a quiet process may gain over the last two thirds of a run. Counts: nothing. Memory: something whatever the
- * length (`base`); what allocators and caches fill in their first minutes, which a long run sees less of in its last two
- * thirds (`settling`, for every further five minutes a smaller part); and something per minute, which a leak would have to
- * stay below.
+ * length (`base`); what allocators, arenas and compiled kernels take in the first minutes (`settling`: all of it in a run
+ * whose last two thirds are within five minutes, a quarter in one of twice the length, and so on); and something per
+ * minute, which a leak would have to stay below.
  * @type {Record<string, { name: string, unit: string, base?: number, settling?: number, perMinute?: number }>}
  */
 export const TOLERANCES = {
-  anonymousMiB: { name: 'anonymous memory', unit: 'MiB', settling: 120, perMinute: 0.5 },
+  anonymousMiB: { name: 'anonymous memory', unit: 'MiB', settling: 250, perMinute: 0.5 },
   heapMiB: { name: "V8's heap", unit: 'MiB', base: 0.5, settling: 2, perMinute: 0.02 },
   externalMiB: { name: 'external memory', unit: 'MiB', base: 0.5 },
   referencesKiB: { name: 'references from native code', unit: 'KiB', base: 8 },
@@ -82,7 +82,7 @@ export function judge(samples) {
     ([key, { name, unit, base = 0, settling = 0, perMinute = 0 }]) => {
       const values = window.map((sample) => sample[/** @type {keyof Sample} */ (key)]).map(Number);
       const slope = medianSlope(window.map(({ seconds }, i) => [seconds / 60, values[i]]));
-      const tolerance = base + settling / Math.max(1, minutes / 5) + perMinute * minutes;
+      const tolerance = base + settling / Math.max(1, minutes / 5) ** 2 + perMinute * minutes;
       return {
         key,
         name,
