@@ -1,15 +1,17 @@
 /** Output files that are either complete or not there. */
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
-import { access, open, realpath, rename, stat, unlink } from 'node:fs/promises';
+import { access, lstat, open, opendir, realpath, rename, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { livenessOf, ownIdentity } from './process-identity.js';
 
 /**
  * Writes a file through a temporary one in the same directory and a rename: other processes see the old content or
  * the new one, never half of it. If writing fails or is aborted, the temporary file is removed and an existing file
- * is left as it was. A symbolic link is followed.
+ * is left as it was; a new one has its permissions. What killed processes of this machine have left in the directory is
+ * removed. A symbolic link is followed, unless another user has put it into a directory that everyone may write.
  *
  * @throws ERR_JITFLUX_WRITE_FAILED with the system's error as cause, or ERR_JITFLUX_ABORTED
  */
@@ -20,13 +22,19 @@ export async function writeFileAtomic(
 ): Promise<void> {
   throwIfAborted(o.signal);
   const target = await assertWritable(path);
+  await sweep(dirname(target));
   const temporary = join(
     dirname(target),
-    `.${basename(target)}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`,
+    `.${basename(target)}.${machine()}-${process.pid}-${randomBytes(6).toString('hex')}.tmp`,
   );
   try {
-    const file = await open(temporary, 'wx');
+    const mode = await stat(target).then(
+      (info) => info.mode & 0o777,
+      () => undefined,
+    );
+    const file = await open(temporary, 'wx', mode ?? 0o666);
     try {
+      if (mode !== undefined) await file.chmod(mode); // whatever the umask
       await file.writeFile(data);
       await file.sync();
     } finally {
@@ -49,6 +57,7 @@ export async function writeFileAtomic(
  */
 export async function assertWritable(path: string): Promise<string> {
   try {
+    await assertOwnLink(path);
     const target = await realpath(path).catch(async (error: NodeJS.ErrnoException) => {
       if (error.code !== 'ENOENT') throw error;
       const absolute = resolve(path);
@@ -69,6 +78,47 @@ export async function assertWritable(path: string): Promise<string> {
     return target;
   } catch (cause) {
     throw cause instanceof JitFluxError ? cause : writeFailed(path, cause);
+  }
+}
+
+/**
+ * The kernel refuses to follow another user's link in a directory such as /tmp (protected_symlinks), but not to tell where
+ * it leads, which is how it is followed here.
+ */
+async function assertOwnLink(path: string): Promise<void> {
+  const link = await lstat(path).catch(() => undefined);
+  if (!link?.isSymbolicLink() || link.uid === process.geteuid?.()) return;
+  const directory = await stat(dirname(resolve(path)));
+  if (directory.mode & 0o002 && link.uid !== directory.uid)
+    throw writeFailed(path, undefined, 'it is a symbolic link of another user');
+}
+
+/** Names the machine, or container, whose process ids the names of temporary files hold. */
+function machine(): string {
+  const { host, boot, namespace } = ownIdentity();
+  return createHash('sha256').update(`${boot}\n${namespace}\n${host}`).digest('hex').slice(0, 12);
+}
+
+const MAX_SWEPT = 64;
+const swept = new Set<string>();
+
+/** Once per directory: removes the temporary files of processes of this machine that are dead. */
+async function sweep(directory: string): Promise<void> {
+  if (swept.has(directory)) return;
+  if (swept.size >= MAX_SWEPT) swept.clear();
+  swept.add(directory);
+  const own = ownIdentity();
+  const { host, boot, namespace } = own;
+  const here = { host, ...(boot && { boot }), ...(namespace && { namespace }) };
+  const pattern = new RegExp(`^\\..+\\.${machine()}-(\\d+)-[0-9a-f]{12}\\.tmp$`);
+  try {
+    for await (const { name } of await opendir(directory)) {
+      const pid = Number(pattern.exec(name)?.[1]);
+      if (pid > 0 && livenessOf({ pid, ...here }, own) === 'dead')
+        await unlink(join(directory, name)).catch(() => undefined);
+    }
+  } catch {
+    // It cannot be listed: whether it can be written shows in a moment.
   }
 }
 

@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto';
 import { constants, existsSync } from 'node:fs';
 import {
+  access,
   mkdir,
   mkdtemp,
   open,
@@ -230,7 +231,15 @@ async function prepareDirectory(
   { cacheDir, env }: Context,
   mode = DIRECTORY_MODE,
 ): Promise<void> {
-  await mkdir(directory, { recursive: true, mode });
+  try {
+    await mkdir(directory, { recursive: true, mode });
+  } catch (error) {
+    // Node reports a read-only file system as ENOENT here.
+    let existing = directory;
+    while (!existsSync(existing)) existing = dirname(existing);
+    await access(existing, constants.W_OK | constants.X_OK);
+    throw error;
+  }
   if (isCacheTrusted(env)) return;
   const exposure = findExposure(directory, [], { within: cacheDir });
   if (exposure) throw exposed(`The cache ${cacheDir}`, exposure, EXPOSURE_REMEDY);

@@ -1,10 +1,22 @@
-import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  lchown,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { assertWritable, writeFileAtomic } from '../../../src/image/index.js';
+import { runSource } from '../../support/program.js';
 
 describe('writeFileAtomic', () => {
   let directory: string;
@@ -27,6 +39,57 @@ describe('writeFileAtomic', () => {
     await writeFileAtomic(join(directory, 'link'), 'new');
     expect(await readFile(join(directory, 'real'), 'utf8')).toBe('new');
     expect((await readdir(directory)).sort()).toEqual(['link', 'real']);
+  });
+
+  it.skipIf(process.geteuid?.() !== 0)(
+    'does not follow a link that another user has put into a directory that everyone may write',
+    async () => {
+      const victim = join(directory, 'victim');
+      await writeFile(victim, 'precious');
+      const tmp = join(directory, 'tmp');
+      await mkdir(tmp);
+      await chmod(tmp, 0o1777);
+      const link = join(tmp, 'out.png');
+      await symlink(victim, link);
+      await lchown(link, 4711, 4711);
+      await expect(writeFileAtomic(link, 'new')).rejects.toMatchObject({
+        code: 'ERR_JITFLUX_WRITE_FAILED',
+        message: expect.stringMatching(/symbolic link of another user/) as string,
+      });
+      expect(await readFile(victim, 'utf8')).toBe('precious');
+      await chmod(tmp, 0o755);
+      await writeFileAtomic(link, 'new');
+      expect(await readFile(victim, 'utf8')).toBe('new');
+    },
+  );
+
+  it('keeps the permissions of the file that it replaces', async () => {
+    const path = join(directory, 'out.png');
+    for (const mode of [0o600, 0o664, 0o444]) {
+      await writeFile(path, '');
+      await chmod(path, mode);
+      await writeFileAtomic(path, 'new');
+      expect((await stat(path)).mode & 0o777).toBe(mode);
+      await rm(path);
+    }
+  });
+
+  it('removes what killed processes have left, once, and nothing else', async () => {
+    const program = `
+      import fs from 'node:fs/promises';
+      import { syncBuiltinESMExports } from 'node:module';
+      fs.rename = () => process.kill(process.pid, 'SIGKILL');
+      syncBuiltinESMExports();
+      const { writeFileAtomic } = await import('${new URL('../../../dist/image/index.js', import.meta.url).href}');
+      await writeFileAtomic(${JSON.stringify(join(directory, 'out.png'))}, 'x');`;
+    for (let i = 0; i < 3; i++) expect(runSource(program).signal).toBe('SIGKILL');
+    // Each removes that of the one before.
+    expect(await readdir(directory)).toHaveLength(1);
+    const [left] = await readdir(directory);
+    const others = [left!.replace(/[0-9a-f]{12}-\d+/, '0123456789ab-1'), '.out.png.tmp', 'a.tmp'];
+    for (const name of others) await writeFile(join(directory, name), '');
+    await writeFileAtomic(join(directory, 'other.png'), 'x');
+    expect((await readdir(directory)).sort()).toEqual([...others, 'other.png'].sort());
   });
 
   it('leaves the old content and no temporary file when aborted', async () => {
