@@ -112,7 +112,7 @@ export class Random {
     return ((this.uint32() >>> 5) * 0x4000000 + (this.uint32() >>> 6)) / 0x20000000000000;
   }
 
-  /** Whether a value is one of these, and no object that only looks like it. */
+  /** @internal Whether a value is one of these, and no object that only looks like it. */
   static is(value: unknown): value is Random {
     return typeof value === 'object' && value !== null && #state in value;
   }
