@@ -13,7 +13,10 @@ function functionsOf(entry: Record<string, unknown>): string[] {
     const methods = Reflect.ownKeys(prototype)
       .filter((key) => typeof Object.getOwnPropertyDescriptor(prototype, key)?.value === 'function')
       .filter((key) => key !== 'constructor')
-      .map((key) => `${name}#${typeof key === 'symbol' ? `[${key.description?.replace('nodejs.', 'Symbol.')}]` : key}`);
+      .map(
+        (key) =>
+          `${name}#${typeof key === 'symbol' ? `[${key.description?.replace('nodejs.', 'Symbol.')}]` : key}`,
+      );
     return [`new ${name}`, ...methods];
   });
 }

@@ -140,6 +140,7 @@ export const family: Family<World> = {
     },
     {
       name: 'new SamplerCore',
+      passes: true,
       good: () => [
         model(),
         sampleOptions(),
