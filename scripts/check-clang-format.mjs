@@ -22,7 +22,7 @@ await main(() => {
 });
 
 function nativeSources() {
-  return ['native', join('bench', 'native'), join('test', 'cuda')]
+  return ['native', join('bench', 'native'), join('test', 'cuda'), join('test', 'fuzz')]
     .flatMap((folder) => readdirSync(join(ROOT, folder), { recursive: true, withFileTypes: true }))
     .filter((entry) => entry.isFile() && /\.(h|cc|c|cu|cuh)$/.test(entry.name))
     .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)))

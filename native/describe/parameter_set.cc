@@ -43,7 +43,7 @@ void Mismatch::check(const WeightTensor& tensor, const std::vector<int64_t>& sha
 }
 
 void Mismatch::raise(const std::string& path, const std::string& model) const {
-  std::string message = path + ": the weights do not match " + model;
+  std::string message = printable_path(path) + ": the weights do not match " + model;
   for (const std::string& problem : problems) message += "; " + problem;
   size_t shown = 0;
   const auto append = [&](const char* kind, const std::vector<std::string>& list) {

@@ -64,10 +64,10 @@ PartDescription describe_part(const File& file, const Job& job) {
     }
   }
   if (found.part.empty()) {
-    found.problem =
-        Error(error_code::kWeightsMismatch,
-              file->path() + ": no parameters of a FLUX transformer, CLIP, T5 or autoencoder",
-              {{"path", file->path()}});
+    found.problem = Error(error_code::kWeightsMismatch,
+                          printable_path(file->path()) +
+                              ": no parameters of a FLUX transformer, CLIP, T5 or autoencoder",
+                          {{"path", file->path()}});
   }
   found.parameters = 0;
   for (const WeightTensor& tensor : file->tensors()) {

@@ -65,11 +65,15 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
          "cannot map the file (" + reason_of(error) + ")");
   }
   data_ = static_cast<const std::byte*>(mapping);
+  mapped_ = true;
   mapped_memory.add(size_);
 }
 
+MappedFile::MappedFile(std::string path, std::span<const std::byte> bytes)
+    : path_(std::move(path)), data_(bytes.data()), size_(bytes.size()) {}
+
 MappedFile::~MappedFile() {
-  if (data_ == nullptr) return;
+  if (!mapped_) return;
   ::munmap(const_cast<std::byte*>(data_), size_);
   mapped_memory.subtract(size_);
 }
@@ -77,7 +81,7 @@ MappedFile::~MappedFile() {
 void MappedFile::release(std::span<const std::byte> bytes) const {
   const std::byte* begin = std::max(bytes.data(), data_);
   const std::byte* end = std::min(bytes.data() + bytes.size(), data_ + size_);
-  if (data_ == nullptr || begin >= end) return;
+  if (!mapped_ || begin >= end) return;
   // Neighbours that share the first and last page lose nothing: the mapping is never written to.
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto first = reinterpret_cast<uintptr_t>(begin) & ~(page - 1);
@@ -89,13 +93,15 @@ MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)),
-      modified_(other.modified_) {}
+      modified_(other.modified_),
+      mapped_(std::exchange(other.mapped_, false)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   std::swap(modified_, other.modified_);
+  std::swap(mapped_, other.mapped_);
   return *this;
 }
 

@@ -1,4 +1,4 @@
-// A file mapped read-only into memory (POSIX mmap).
+// A file mapped read-only into memory (POSIX mmap), or bytes that are in memory already.
 //
 // Pages are shared with other processes and read on first touch. A file that another process
 // truncates while it is mapped raises SIGBUS on access: replace weight files by renaming, never by
@@ -17,6 +17,9 @@ class MappedFile {
   // Throws Error: kFileNotFound (absent, unreadable, a directory or a device), kOutOfMemory (no
   // address space). An empty file maps to an empty span.
   explicit MappedFile(const std::string& path);
+  // Bytes that somebody else owns and that outlive it, read as the content of a file. `path` only
+  // words the errors.
+  MappedFile(std::string path, std::span<const std::byte> bytes);
   ~MappedFile();
 
   MappedFile(MappedFile&& other) noexcept;
@@ -37,6 +40,7 @@ class MappedFile {
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
   int64_t modified_ = 0;
+  bool mapped_ = false;  // by us, which ends with us
 };
 
 }  // namespace jitflux

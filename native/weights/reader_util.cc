@@ -6,7 +6,7 @@
 namespace jitflux {
 
 void fail(const char* code, const std::string& path, const std::string& reason) {
-  throw Error(code, path + ": " + reason, {{"path", path}});
+  throw Error(code, printable_path(path) + ": " + reason, {{"path", path}});
 }
 
 void refuse_git_lfs(const std::string& path, std::span<const std::byte> bytes) {
@@ -15,8 +15,7 @@ void refuse_git_lfs(const std::string& path, std::span<const std::byte> bytes) {
        "a Git LFS pointer; fetch the file itself with `git lfs pull`");
 }
 
-std::string printable(std::string_view text) {
-  constexpr size_t kMaxShown = 160;
+std::string printable(std::string_view text, size_t most) {
   constexpr char kHex[] = "0123456789abcdef";
   const bool valid = is_utf8(text);
   std::string out;
@@ -24,7 +23,7 @@ std::string printable(std::string_view text) {
   for (; i < text.size(); ++i) {
     const auto byte = static_cast<unsigned char>(text[i]);
     // Never cut inside a UTF-8 sequence.
-    if (i >= kMaxShown && !(valid && (byte & 0xC0) == 0x80)) break;
+    if (i >= most && !(valid && (byte & 0xC0) == 0x80)) break;
     // 0xC2 0x80..0x9F are the C1 controls, which some terminals obey.
     const bool c1 = valid && byte == 0xC2 && static_cast<unsigned char>(text[i + 1]) < 0xA0;
     if (byte < 0x20 || byte == 0x7F || (byte >= 0x80 && !valid)) {
@@ -38,6 +37,8 @@ std::string printable(std::string_view text) {
   }
   return i < text.size() ? out + "..." : out;
 }
+
+std::string printable_path(std::string_view path) { return printable(path, 4096); }
 
 std::string in_quotes(std::string_view text) { return "'" + printable(text) + "'"; }
 

@@ -32,7 +32,10 @@ inline constexpr size_t kMaxRank = 16;
 void refuse_git_lfs(const std::string& path, std::span<const std::byte> bytes);
 
 // Text from a file made fit for a message or a terminal: control bytes escaped, long text cut.
-std::string printable(std::string_view text);
+std::string printable(std::string_view text, size_t most = 160);
+// The same of a path, of which nothing is cut that a system takes: who unpacks a stranger's archive
+// has a stranger's file names.
+std::string printable_path(std::string_view path);
 std::string in_quotes(std::string_view text);
 
 bool is_utf8(std::string_view text);

@@ -20,7 +20,7 @@ namespace {
 
 constexpr uint64_t kMaxHeader = 100'000'000;  // the limit of the reference implementation
 constexpr size_t kMaxShards = 4096;
-constexpr size_t kMaxUnsupportedShown = 20;
+constexpr size_t kMaxShown = 20;
 
 struct DType {
   std::string_view name;
@@ -85,13 +85,13 @@ class SafetensorsFile final : public WeightFile {
         continue;
       }
       std::string dtype;
-      if (!read_tensor(&json, name, &dtype) && ++unsupported_count <= kMaxUnsupportedShown) {
+      if (!read_tensor(&json, name, &dtype) && ++unsupported_count <= kMaxShown) {
         if (!unsupported.empty()) unsupported += ", ";
         unsupported += in_quotes(name) + " (" + in_quotes(dtype) + ")";
       }
     }
     json.finish();
-    if (unsupported_count > kMaxUnsupportedShown) unsupported += ", ...";
+    if (unsupported_count > kMaxShown) unsupported += ", ...";
     if (unsupported_count > 0) {
       fail(error_code::kUnsupportedFormat, path_, "tensors of an unsupported type: " + unsupported);
     }
@@ -313,9 +313,12 @@ class ShardedSafetensors final : public WeightFile {
     }
     if (missing.empty()) return;
     std::string list;
-    for (const std::string& shard : missing) list += (list.empty() ? "" : ", ") + in_quotes(shard);
+    for (size_t i = 0; i < missing.size() && i < kMaxShown; ++i) {
+      list += (i > 0 ? ", " : "") + in_quotes(missing[i]);
+    }
+    if (missing.size() > kMaxShown) list += ", ...";
     throw Error(error_code::kFileNotFound,
-                path_ + ": the index names " +
+                printable_path(path_) + ": the index names " +
                     (missing.size() == 1 ? "a shard that is" : "shards that are") +
                     " missing: " + list,
                 {{"path", path_}, {"missing", missing}});

@@ -1,5 +1,6 @@
 #include "weights/torchscript_reader.h"
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <optional>
@@ -15,8 +16,10 @@
 namespace jitflux {
 namespace {
 
-// A module that names one subtree many times may make a small pickle look large.
+// A module that names one subtree many times makes a small pickle look large. Without that, a byte
+// of the pickle is visited once.
 constexpr size_t kMaxVisits = size_t{4} << 20;
+constexpr size_t kMaxVisitsPerByte = 16;
 // Tensors may share storages (tied weights), but a copy of them all must stay near the file's size.
 constexpr uint64_t kMaxSharing = 64;
 constexpr size_t kMaxIntListLength = 1024;
@@ -56,8 +59,9 @@ class TorchScriptFile final : public WeightFile {
     find_root();
     check_byte_order();
     if (options.verify) zip.verify();
-    const PickleTree tree = read_pickle(zip.contents(*zip.find(root_ + "/data.pkl")), path_);
-    collect(tree);
+    const auto pickle = zip.contents(*zip.find(root_ + "/data.pkl"));
+    const PickleTree tree = read_pickle(pickle, path_);
+    collect(tree, std::min(kMaxVisits, kMaxVisitsPerByte * pickle.size()));
     zip_ = nullptr;
     if (!unsupported_.empty()) report_unsupported();
     if (total_bytes() / kMaxSharing > file_.bytes().size()) {
@@ -124,12 +128,12 @@ class TorchScriptFile final : public WeightFile {
 
   // Depth-first over the attributes, without recursion. Sharing turns the tree into a graph (and a
   // hostile file may close a cycle), hence the bounds on depth and visits.
-  void collect(const PickleTree& tree) {
+  void collect(const PickleTree& tree, size_t max_visits) {
     std::vector<Visit> stack;
     std::string name;
     size_t visits = 0;
     const auto enter = [&](PickleRef ref) {
-      if (++visits > kMaxVisits) {
+      if (++visits > max_visits) {
         fail(error_code::kUnsafeFile, path_, "data.pkl shares values beyond reason");
       }
       const PickleValue& value = tree[ref];

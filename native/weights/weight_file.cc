@@ -53,7 +53,8 @@ std::string choose_file(const std::string& directory) {
   }
   if (candidates.size() > 20) list += ", ...";
   throw Error(error_code::kUnsupportedFormat,
-              directory + ": the directory holds several weight files, name one of them: " + list,
+              printable_path(directory) +
+                  ": the directory holds several weight files, name one of them: " + list,
               {{"path", directory}, {"candidates", candidates}});
 }
 
@@ -171,7 +172,11 @@ std::shared_ptr<const WeightFile> WeightFile::open(const std::string& path,
   if (::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
     return open(choose_file(path), options);
   }
-  MappedFile file(path);
+  return open(MappedFile(path), options);
+}
+
+std::shared_ptr<const WeightFile> WeightFile::open(MappedFile file, const OpenOptions& options) {
+  const std::string path = file.path();
   const std::span<const std::byte> bytes = file.bytes();
   if (bytes.empty()) fail(error_code::kCorruptFile, path, "the file is empty");
   if (starts_with(bytes, "PK\x03\x04")) return open_torchscript(std::move(file), options);

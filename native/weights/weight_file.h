@@ -57,6 +57,8 @@ class WeightFile {
   // of their own in WeightDType and their conversion in float_conversion.h.
   static std::shared_ptr<const WeightFile> open(const std::string& path,
                                                 const OpenOptions& options = {});
+  // The same of one file, which is open. An index opens the shards beside its path.
+  static std::shared_ptr<const WeightFile> open(MappedFile file, const OpenOptions& options = {});
 
   virtual const char* format() const = 0;  // "torchscript" | "safetensors"
   const std::string& path() const { return path_; }

@@ -76,6 +76,7 @@ const UNICODE_WHITESPACE_SPLIT = {
 /** A tokenizer with a fixed output length. */
 export class Tokenizer {
   readonly #tokenizer: HuggingFaceTokenizer;
+  readonly #name: string;
   readonly #padId: number;
   readonly #unknownId: number | undefined;
   readonly #normalize: (text: string) => string;
@@ -83,12 +84,13 @@ export class Tokenizer {
 
   private constructor(
     tokenizer: HuggingFaceTokenizer,
-    o: { padId: number; unknownId: number | undefined; normalize: (text: string) => string },
+    o: { name: string; padId: number; unknownId: number | undefined; normalize: (text: string) => string },
   ) {
     this.#tokenizer = tokenizer;
+    this.#name = o.name;
     this.#padId = o.padId;
     this.#normalize = o.normalize;
-    const special = tokenizer.encode('').ids;
+    const special = this.#tokenize('').ids;
     this.#special = special.length;
     // CLIP names its end token as the one for unknown words; every text has that.
     this.#unknownId = o.unknownId !== undefined && special.includes(o.unknownId) ? undefined : o.unknownId;
@@ -132,8 +134,10 @@ export class Tokenizer {
           ? (file.padding?.pad_id ?? tokenizer.token_to_id('<pad>') ?? 0)
           : tokenizer.token_to_id(o.padToken);
       if (padId === undefined) throw new Error(`the padding token ${o.padToken} is not in its vocabulary`);
-      return new Tokenizer(tokenizer, { padId, unknownId, normalize });
+      if (padId < 0) throw new Error(`its padding has the id ${padId}`);
+      return new Tokenizer(tokenizer, { name, padId, unknownId, normalize });
     } catch (cause) {
+      if (cause instanceof JitFluxError) throw cause;
       throw invalidTokenizer(name, cause instanceof Error ? cause.message : String(cause), cause);
     }
   }
@@ -146,11 +150,13 @@ export class Tokenizer {
   /**
    * Encodes one prompt to exactly `length` ids. A longer text loses tokens at its end, never its special tokens.
    * @param length at least {@link specialTokens}
+   * @throws ERR_JITFLUX_INVALID_MODEL if the tokenizer's rules and its vocabulary contradict each other, which only a text
+   *   shows
    */
   encode(prompt: string, length: number): EncodedPrompt {
     const text = this.#normalize(prompt);
-    const full = this.#tokenizer.encode(text);
-    const special = full.ids.length - this.#tokenizer.encode(text, { add_special_tokens: false }).ids.length;
+    const full = this.#tokenize(text);
+    const special = full.ids.length - this.#tokenize(text, { add_special_tokens: false }).ids.length;
     const truncated = Math.max(0, full.ids.length - length);
     const ids = truncated === 0 ? full.ids.slice() : this.#cut(full.ids, text, length, special);
     while (ids.length < length) ids.push(this.#padId);
@@ -161,9 +167,26 @@ export class Tokenizer {
     return { ids, tokens: full.ids.length, truncated, unknown: [...unknown] };
   }
 
+  /** What the library makes of a text. It checks no file: a token without an id would come out as `undefined`. */
+  #tokenize(text: string, o?: { add_special_tokens?: boolean }): { ids: number[]; tokens: string[] } {
+    let result: { ids: number[]; tokens: string[] };
+    try {
+      result = this.#tokenizer.encode(text, o);
+    } catch (cause) {
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw invalidTokenizer(this.#name, `it fails on a text: ${reason}`, cause);
+    }
+    const bad = result.ids.findIndex((id) => !Number.isSafeInteger(id) || id < 0);
+    if (bad >= 0) {
+      const token = JSON.stringify(result.tokens[bad]?.slice(0, 100));
+      throw invalidTokenizer(this.#name, `the token ${token} has no id in its vocabulary`);
+    }
+    return result;
+  }
+
   /** Drops tokens at the end of the text, in front of the special tokens that follow it. */
   #cut(full: readonly number[], text: string, length: number, special: number): number[] {
-    const content = this.#tokenizer.encode(text, { add_special_tokens: false }).ids;
+    const content = this.#tokenize(text, { add_special_tokens: false }).ids;
     let before = 0;
     while (before < special && !content.every((id, i) => full[before + i] === id)) before++;
     const after = special - before;
