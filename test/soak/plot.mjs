@@ -5,7 +5,7 @@
 /** @type {{ title: string, keys: (keyof Sample)[], labels?: string[] }[]} */
 const PANELS = [
   { title: 'memory, MiB', keys: ['residentMiB', 'anonymousMiB'], labels: ['resident', 'anonymous'] },
-  { title: 'native memory, MiB', keys: ['tensorMiB', 'mappedMiB'], labels: ['tensors', 'mapped weights'] },
+  { title: 'native memory, MiB', keys: ['tensorMiB', 'mappedMiB'], labels: ['tensors', 'weight files'] },
   { title: 'V8, MiB', keys: ['heapMiB', 'externalMiB'], labels: ['heap', 'external'] },
   { title: 'mappings of the address space', keys: ['mappings'] },
   { title: 'threads, descriptors', keys: ['threads', 'descriptors'], labels: ['threads', 'descriptors'] },
@@ -51,8 +51,8 @@ function drawPanel({ title, keys, labels = [] }, samples) {
   const values = keys.flatMap((key) => samples.map((sample) => Number(sample[key])));
   const ticks = ticksTo(Math.max(1, ...values));
   const top = ticks[ticks.length - 1];
-  const minutes = ticksTo(Math.max(...samples.map(({ seconds }) => seconds)) / 60);
-  const last = minutes[minutes.length - 1];
+  const last = Math.max(...samples.map(({ seconds }) => seconds)) / 60;
+  const minutes = ticksTo(last).filter((tick) => tick <= last);
   const x = (/** @type {number} */ minute) => round(LEFT + (minute / last) * (WIDTH - LEFT - RIGHT));
   const y = (/** @type {number} */ value) => round(HEIGHT - BOTTOM - (value / top) * (HEIGHT - TOP - BOTTOM));
   return [
