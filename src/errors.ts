@@ -32,6 +32,8 @@ export const ERROR_CODES = {
   UNSAFE_FILE: 'ERR_JITFLUX_UNSAFE_FILE',
   /** Parameters are missing, unexpected, of the wrong shape or of the wrong dtype. */
   WEIGHTS_MISMATCH: 'ERR_JITFLUX_WEIGHTS_MISMATCH',
+  /** A weight file was truncated or rewritten while it was in use. */
+  WEIGHTS_CHANGED: 'ERR_JITFLUX_WEIGHTS_CHANGED',
   /** A TorchScript module whose code would have to run is neither pinned nor explicitly allowed. */
   CODE_NOT_ALLOWED: 'ERR_JITFLUX_CODE_NOT_ALLOWED',
   /** No LibTorch was found in any of the places searched. */

@@ -403,6 +403,14 @@ export interface LoadOptions {
    */
   packWeights?: boolean;
   /**
+   * false: all weights are read into memory of this process while the model is loaded, none are used from a mapping of
+   * the file, and the file is closed afterwards (with `keepModulation: false` it stays open and is read for each
+   * picture). For files that another process may truncate or rewrite in place, and for network file systems. It costs
+   * time while loading and the memory that mappings share between processes and the system may take back
+   * ({@link planMemory} counts it); the pictures are the same. Default true.
+   */
+  mapWeights?: boolean;
+  /**
    * GPU only. The transformer blocks' weights stay in page-locked host memory and every pass copies them to the GPU,
    * two blocks ahead of the computation: for GPUs that cannot hold them. Default: false, or in a pipeline if they do
    * not fit.

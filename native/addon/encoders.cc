@@ -11,14 +11,15 @@ namespace jitflux::addon {
 
 namespace {
 
-// What all models take: (path, { device, dtype, threads, verify, ... }, job) -> { handle, config }.
+// What all models take: (path, { device, dtype, threads, verify, mapWeights, ... }, job) -> {
+// handle, config }.
 template <typename Model, typename Options>
 Napi::Value load_model(const Napi::CallbackInfo& info, Options options) {
   const std::string path = parse_string(info[0], "path");
   const TensorFields common(info[1]);
   const Placement where = common.placement();
   options.dtype = common.compute_dtype(where.device);
-  const OpenOptions open{common.boolean("verify")};
+  const OpenOptions open{common.boolean("verify"), common.boolean("mapWeights")};
   return Environment::of(info.Env())
       .run(
           info.Env(), info[2],

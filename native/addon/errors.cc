@@ -3,10 +3,12 @@
 #include <c10/util/Exception.h>
 
 #include <cstdio>
+#include <new>
 #include <optional>
 #include <string>
 
 #include "runtime/device.h"
+#include "runtime/out_of_memory.h"
 
 namespace jitflux::addon {
 
@@ -15,16 +17,14 @@ namespace {
 std::optional<Error> torch_exception() {
   try {
     throw;
-  } catch (const c10::OutOfMemoryError& error) {
-    return Error(error_code::kOutOfMemory, first_line(error.what_without_backtrace()));
   } catch (const c10::Error& error) {
-    std::string message = first_line(error.what_without_backtrace());
-    // LibTorch's CPU allocator and what CUDA's libraries allocate report exhaustion as a plain
-    // error.
-    const auto says = [&](const char* text) { return message.find(text) != std::string::npos; };
-    const bool memory = says("can't allocate memory") || says("CUDA error: out of memory") ||
-                        says("CUBLAS_STATUS_ALLOC_FAILED") || says("CUDNN_STATUS_ALLOC_FAILED");
-    return Error(memory ? error_code::kOutOfMemory : error_code::kNative, std::move(message));
+    return Error(is_out_of_memory(error) ? error_code::kOutOfMemory : error_code::kNative,
+                 first_line(error.what_without_backtrace()));
+  } catch (const std::bad_alloc&) {
+    return std::nullopt;  // known without LibTorch
+  } catch (const std::exception& error) {
+    if (!is_out_of_memory(error)) return std::nullopt;
+    return Error(error_code::kOutOfMemory, "Out of host memory (" + first_line(error.what()) + ")");
   } catch (...) {
     return std::nullopt;
   }

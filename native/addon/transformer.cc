@@ -27,7 +27,7 @@ WeightForm parse_block_weights(const Fields& options, bool accelerator) {
 }
 
 // (path, { device, dtype, blockWeights, cudaGraphs, timeEmbedding, keepModulation, threads, verify,
-// ropeAxes? }, job)
+// mapWeights, ropeAxes? }, job)
 Napi::Value load(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");
   const TensorFields options(info[1]);
@@ -39,7 +39,7 @@ Napi::Value load(const Napi::CallbackInfo& info) {
   model_options.keep_modulation = options.boolean("keepModulation");
   model_options.weights = parse_block_weights(options, where.device >= 0);
   model_options.graphs = options.boolean("cudaGraphs");
-  const OpenOptions open{options.boolean("verify")};
+  const OpenOptions open{options.boolean("verify"), options.boolean("mapWeights")};
   const auto axes = options.axes("ropeAxes");
   return Environment::of(info.Env())
       .run(

@@ -40,6 +40,7 @@ inline constexpr const char* kUnsupportedFormat = "ERR_JITFLUX_UNSUPPORTED_FORMA
 inline constexpr const char* kCorruptFile = "ERR_JITFLUX_CORRUPT_FILE";
 inline constexpr const char* kUnsafeFile = "ERR_JITFLUX_UNSAFE_FILE";
 inline constexpr const char* kWeightsMismatch = "ERR_JITFLUX_WEIGHTS_MISMATCH";
+inline constexpr const char* kWeightsChanged = "ERR_JITFLUX_WEIGHTS_CHANGED";
 inline constexpr const char* kDeviceUnavailable = "ERR_JITFLUX_DEVICE_UNAVAILABLE";
 inline constexpr const char* kWriteFailed = "ERR_JITFLUX_WRITE_FAILED";
 inline constexpr const char* kOutOfMemory = "ERR_JITFLUX_OUT_OF_MEMORY";

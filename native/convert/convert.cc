@@ -12,8 +12,8 @@
 
 #include "describe/flux_parameters.h"
 #include "weights/float_conversion.h"
+#include "weights/input_file.h"
 #include "weights/json.h"
-#include "weights/mapped_file.h"
 #include "weights/output_file.h"
 #include "weights/reader_util.h"
 #include "weights/safetensors_reader.h"
@@ -26,6 +26,7 @@ namespace {
 
 constexpr int kVersion = 1;  // of the writers: a partial file of another version is not continued
 constexpr size_t kChunkBytes = size_t{4} << 20;
+constexpr uint64_t kMaxJournal = uint64_t{16} << 20;     // more than kMaxTensors checksums take
 constexpr uint64_t kJournalBytes = uint64_t{512} << 20;  // at most this much work is lost
 
 // One tensor of the output and where it comes from: blocks to be concatenated.
@@ -69,11 +70,11 @@ std::string identify(const Plan& plan, const ConvertOptions& options,
                          " " + (options.dtype ? dtype_name(*options.dtype) : "keep") + " " +
                          attributes + " tensors " + std::to_string(plan.tensors.size()) + " " +
                          hex(names);
-  for (const MappedFile* file : plan.file->mappings()) {
+  for (const InputFile* file : plan.file->inputs()) {
     const std::string& path = file->path();
     const std::string name = path.substr(path.rfind('/') + 1);
     identity += " source " + hex(fnv1a(name, 0xCBF29CE484222325)) + " " +
-                std::to_string(file->bytes().size()) + " " + std::to_string(file->modified());
+                std::to_string(file->size()) + " " + std::to_string(file->modified());
   }
   return identity;
 }
@@ -143,8 +144,10 @@ class Journal {
     State state;
     bool same = false;
     try {
-      const MappedFile file(path_);
-      JsonReader json(as_text(file.bytes()), path_, "journal");
+      const InputFile file(path_);
+      if (file.size() > kMaxJournal) return {};
+      const std::vector<std::byte> text = file.read(0, file.size());
+      JsonReader json(as_text(text), path_, "journal");
       std::string key;
       json.begin_object();
       while (json.next_key(&key)) {
@@ -272,12 +275,10 @@ class Conversion {
         file_.write(layout_.data_offset(index) + state_.tensor_bytes, bytes);
         state_.tensor_crc = crc32(bytes, state_.tensor_crc);
         state_.tensor_bytes += bytes.size();
-        if (piece.contiguous()) release({piece.data + first * size, n * size});
         report(spec.name);
         if (written() - journaled_ >= kJournalBytes) save();
       }
       skip -= std::min(skip, count);
-      if (!piece.contiguous()) release(extent(piece));
     }
     done_ += state_.tensor_bytes;
     state_.crcs.push_back(state_.tensor_crc);
@@ -285,53 +286,31 @@ class Conversion {
     state_.tensor_crc = 0;
   }
 
-  // `count` elements from the `first` on, in row-major order and in the output's type. In place
-  // where nothing has to change.
+  // `count` elements from the `first` on, in row-major order and in the output's type.
   std::span<const std::byte> converted(const WeightTensor& piece, WeightDType type, uint64_t first,
                                        size_t count) {
-    const size_t size = element_size(piece.dtype);
-    const std::byte* from = piece.data + first * size;
-    if (!piece.contiguous()) {
-      gathered_.resize(count * size);
-      gather(piece, first, count, gathered_.data());
-      from = gathered_.data();
-    }
-    if (type == piece.dtype) return {from, count * size};
+    const std::span<const std::byte> from = elements(piece, first, count);
+    if (type == piece.dtype) return from;
     converted_.resize(count * element_size(type));
-    convert_elements(from, piece.dtype, converted_.data(), type, count);
+    convert_elements(from.data(), piece.dtype, converted_.data(), type, count);
     return converted_;
   }
 
-  static void gather(const WeightTensor& piece, uint64_t first, size_t count, std::byte* out) {
+  // The same in the file's type. A tensor that is not contiguous is read once and whole.
+  std::span<const std::byte> elements(const WeightTensor& piece, uint64_t first, size_t count) {
     const size_t size = element_size(piece.dtype);
-    const size_t rank = piece.shape.size();
-    std::vector<int64_t> position(rank);
-    for (size_t d = rank; d-- > 0;) {
-      position[d] = static_cast<int64_t>(first % static_cast<uint64_t>(piece.shape[d]));
-      first /= static_cast<uint64_t>(piece.shape[d]);
+    if (piece.contiguous()) {
+      read_.resize(count * size);
+      read_elements(piece, first, count, read_.data());
+      gathered_ = nullptr;
+      return read_;
     }
-    int64_t at = 0;
-    for (size_t d = 0; d < rank; ++d) at += position[d] * piece.strides[d];
-    for (; count > 0; --count, out += size) {
-      std::memcpy(out, piece.data + static_cast<uint64_t>(at) * size, size);
-      for (size_t d = rank; d-- > 0;) {
-        at += piece.strides[d];
-        if (++position[d] < piece.shape[d]) break;
-        at -= piece.shape[d] * piece.strides[d];
-        position[d] = 0;
-      }
+    if (gathered_ != &piece) {
+      read_.resize(piece.nbytes());
+      read_elements(piece, 0, static_cast<uint64_t>(piece.numel()), read_.data());
+      gathered_ = &piece;
     }
-  }
-
-  static std::span<const std::byte> extent(const WeightTensor& piece) {
-    if (piece.numel() == 0) return {};
-    int64_t last = 0;
-    for (size_t d = 0; d < piece.shape.size(); ++d) last += (piece.shape[d] - 1) * piece.strides[d];
-    return {piece.data, static_cast<size_t>(last + 1) * element_size(piece.dtype)};
-  }
-
-  void release(std::span<const std::byte> bytes) const {
-    for (const MappedFile* file : plan_.file->mappings()) file->release(bytes);
+    return std::span(read_).subspan(first * size, count * size);
   }
 
   // The last report comes with the rename, so that 100 % means done.
@@ -386,7 +365,8 @@ class Conversion {
   uint64_t total_ = 0;  // tensor data, as all counts here
   uint64_t done_ = 0;   // in completed tensors
   uint64_t journaled_ = 0;
-  std::vector<std::byte> gathered_;
+  std::vector<std::byte> read_;
+  const WeightTensor* gathered_ = nullptr;  // the tensor that read_ holds, if it is a whole one
   std::vector<std::byte> converted_;
 };
 

@@ -1,9 +1,9 @@
 // Rewrites a weight file as a TorchScript archive or a safetensors file.
 //
 // A FLUX transformer in either key layout comes out under diffusers' names; every other component
-// tensor by tensor under its own. Tensors go one after another from the mapping through a small
-// buffer to `<output>.partial`, whose journal `<output>.partial.json` lets an interrupted
-// conversion go on; the finished file is renamed into place. Equal input and options, equal bytes.
+// tensor by tensor under its own. Tensors go one after another through a small buffer to
+// `<output>.partial`, whose journal `<output>.partial.json` lets an interrupted conversion go on;
+// the finished file is renamed into place. Equal input and options, equal bytes.
 #pragma once
 
 #include <array>
@@ -41,8 +41,9 @@ struct ConvertResult {
 
 // `job` is polled and told of progress (bytes of tensor data) every few megabytes. Throws Error:
 // those of WeightFile::open and FluxParameters::resolve; kUnsupportedFormat (see the writers);
-// kWriteFailed; kAborted. After any of them the output is as it was before. After kAborted with
-// `resume` the partial file stays (details: partial, its path), after all others it is gone.
+// kWriteFailed; kWeightsChanged (the input, meanwhile); kAborted. After any of them the output is
+// as it was before. After kAborted with `resume` the partial file stays (details: partial, its
+// path), after all others it is gone.
 ConvertResult convert_weights(const std::string& input, const std::string& output,
                               const ConvertOptions& options, const Job& job);
 

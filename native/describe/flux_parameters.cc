@@ -461,7 +461,8 @@ class Resolver {
     for (const RowRange& range : entry.rows) {
       WeightTensor block = whole;
       block.shape[0] = range.count;
-      block.data += static_cast<size_t>(range.begin * whole.strides[0]) * element_size(whole.dtype);
+      block.offset +=
+          static_cast<uint64_t>(range.begin * whole.strides[0]) * element_size(whole.dtype);
       blocks.push_back(std::move(block));
     }
     return blocks;

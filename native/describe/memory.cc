@@ -20,7 +20,8 @@ ComponentMemory component_memory(const MemoryRequest& request) {
   const double all =
       memory.parameters ? *memory.parameters * request.element() : request.file_bytes;
   memory.resident = all - (part ? part->saved : 0);
-  memory.mapped = part && part->copied && request.stored == request.dtype && !request.accelerator;
+  memory.mapped = part && part->copied && request.stored == request.dtype && !request.accelerator &&
+                  request.map_weights;
   memory.copied = memory.mapped ? *part->copied : memory.resident;
   if (part) {
     memory.streamed = part->streamed;

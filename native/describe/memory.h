@@ -32,6 +32,7 @@ struct MemoryRequest {
   bool accelerator = false;
   WeightForm form = WeightForm::kPacked;  // of a transformer's blocks
   bool keep_modulation = true;
+  bool map_weights = true;  // weights may be used from the mapped file
   MemoryWork work;
 
   double element() const { return static_cast<double>(element_size(dtype)); }

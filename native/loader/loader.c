@@ -18,6 +18,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 
 #define ERROR_CODE "ERR_JITFLUX_NATIVE_LOAD"
 #define ARGUMENT_CODE "ERR_JITFLUX_INVALID_ARGUMENT"
@@ -126,6 +128,30 @@ static bool check_torch(napi_env env, const char* path) {
   return false;
 }
 
+// What LibTorch takes beside its files: its global objects, and what Node needs meanwhile.
+#define LOADING_BYTES ((size_t)96 << 20)
+
+// Whether there is address space for libraries that are not open yet. LibTorch's global objects
+// allocate while dlopen runs; nobody could catch what they throw.
+static bool has_room(char** paths, uint32_t count) {
+  size_t bytes = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    struct stat info;
+    void* open = dlopen(paths[i], RTLD_LAZY | RTLD_NOLOAD);
+    if (open != NULL) {
+      dlclose(open);
+    } else if (stat(paths[i], &info) == 0) {
+      bytes += (size_t)info.st_size;
+    }
+  }
+  if (bytes == 0) return true;
+  bytes += LOADING_BYTES;
+  void* room = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) return false;
+  munmap(room, bytes);
+  return true;
+}
+
 // dlopen for good. RTLD_LOCAL: LibTorch's symbols stay out of other addons' way; whoever is linked
 // to it finds it by SONAME, since it is loaded already.
 static void* open_library(napi_env env, const char* path) {
@@ -158,6 +184,10 @@ static bool open_libraries(napi_env env, napi_value libraries) {
     ok = napi_get_element(env, libraries, i, &element) == napi_ok &&
          (paths[i] = absolute_path(env, element, "an element of \"libraries\"")) != NULL &&
          check_torch(env, paths[i]);
+  }
+  if (ok && !has_room(paths, count)) {
+    throw_load_error(env, "Cannot load", paths[count - 1], "Cannot allocate memory");
+    ok = false;
   }
   for (uint32_t i = 0; ok && i < count; i++) ok = open_library(env, paths[i]) != NULL;
   for (uint32_t i = 0; i < count; i++) free(paths[i]);

@@ -2,7 +2,9 @@
 
 #include <atomic>
 #include <new>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 
 namespace jitflux::addon {
 
@@ -44,6 +46,13 @@ Error current_exception() {
     throw;
   } catch (const std::bad_alloc&) {
     return Error(error_code::kOutOfMemory, "Out of host memory");
+  } catch (const std::length_error&) {  // of a container, of more elements than there are addresses
+    return Error(error_code::kOutOfMemory, "Out of host memory (more than could be addressed)");
+  } catch (const std::system_error& error) {
+    // EAGAIN is what a thread that cannot have its stack fails with.
+    const bool memory = error.code() == std::errc::not_enough_memory ||
+                        error.code() == std::errc::resource_unavailable_try_again;
+    return Error(memory ? error_code::kOutOfMemory : error_code::kNative, first_line(error.what()));
   } catch (const std::exception& error) {
     return Error(error_code::kNative, first_line(error.what()));
   } catch (...) {

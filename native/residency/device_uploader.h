@@ -1,5 +1,5 @@
-// Weights from a mapped file into device memory: through two page-locked buffers, so that the file
-// is read while the device copies.
+// Weights from a file into device memory: through two page-locked buffers, so that the file is read
+// while the device copies.
 #pragma once
 
 #include <ATen/core/Tensor.h>

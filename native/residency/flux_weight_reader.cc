@@ -42,11 +42,11 @@ std::vector<WeightTensor> FluxWeightReader::pieces(const std::vector<std::string
   return result;
 }
 
-at::Tensor FluxWeightReader::rows(const std::vector<std::string>& names,
-                                  at::ScalarType dtype) const {
+at::Tensor FluxWeightReader::rows(const std::vector<std::string>& names, at::ScalarType dtype,
+                                  bool may_map) const {
   const std::vector<WeightTensor> found = pieces(names);
   const bool device = on_accelerator();
-  if (found.size() == 1 && !device) {
+  if (found.size() == 1 && !device && may_map) {
     at::Tensor mapped = mapped_weight(parameters_->file(), found[0], dtype);
     if (mapped.defined()) return mapped;
   }
@@ -56,16 +56,15 @@ at::Tensor FluxWeightReader::rows(const std::vector<std::string>& names,
     if (device) {
       uploader_->upload(part, piece);
     } else {
-      part.copy_(weight_view(piece));
+      read_weight(piece, part);
     }
-    release_pages(*parameters_->file(), piece);
   });
   return out;
 }
 
-Linear FluxWeightReader::linear(const std::vector<std::string>& modules) const {
-  return {rows(parameters_of(modules, ".weight"), dtype_),
-          rows(parameters_of(modules, ".bias"), dtype_)};
+Linear FluxWeightReader::linear(const std::vector<std::string>& modules, bool may_map) const {
+  return {rows(parameters_of(modules, ".weight"), dtype_, may_map),
+          rows(parameters_of(modules, ".bias"), dtype_, may_map)};
 }
 
 std::vector<int64_t> FluxWeightReader::linear_shape(const std::vector<std::string>& modules) const {
@@ -74,9 +73,8 @@ std::vector<int64_t> FluxWeightReader::linear_shape(const std::vector<std::strin
 
 void FluxWeightReader::read_linear(const std::vector<std::string>& modules,
                                    const at::Tensor& weight, const at::Tensor& bias) const {
-  const auto copy = [&](const at::Tensor& part, const WeightTensor& piece) {
-    part.copy_(weight_view(piece));
-    release_pages(*parameters_->file(), piece);
+  const auto copy = [](const at::Tensor& part, const WeightTensor& piece) {
+    read_weight(piece, part);
   };
   stack(pieces(parameters_of(modules, ".weight")), weight, copy);
   stack(pieces(parameters_of(modules, ".bias")), bias, copy);
@@ -85,7 +83,7 @@ void FluxWeightReader::read_linear(const std::vector<std::string>& modules,
 void FluxWeightReader::release(const std::string& module) const {
   for (const char* parameter : {".weight", ".bias"}) {
     for (const WeightTensor& piece : parameters_->pieces(module + parameter)) {
-      release_pages(*parameters_->file(), piece);
+      release_pages(piece);
     }
   }
 }

@@ -21,17 +21,17 @@ class FluxWeightReader {
   const FluxParameters& parameters() const { return *parameters_; }
   at::ScalarType dtype() const { return dtype_; }
 
-  // The named parameters one below the other, on current_device(). On the CPU a single one that the
-  // file holds in this type stays in the file's mapping, which the tensor keeps open: nothing is
-  // copied, processes share the pages, and the tensor must never be written to. Otherwise a copy,
-  // whose source pages are given back.
-  at::Tensor rows(const std::vector<std::string>& names, at::ScalarType dtype) const;
+  // The named parameters one below the other, on current_device(). On the CPU a single one stays in
+  // the file's mapping if it can (mapped_weight). Otherwise a copy, which is read and not mapped.
+  at::Tensor rows(const std::vector<std::string>& names, at::ScalarType dtype,
+                  bool may_map = true) const;
 
   // Weights and biases of modules whose outputs stand side by side (q, k, v). Every matrix of the
   // transformer's blocks comes through here or through read_linear when its layer is first prepared
   // (PackedLinear::prepare, BlockStreamer), before it is packed or quantised: a LoRA's W += scale *
   // up down merges here, into a copy, since a mapped weight must not be written to.
-  Linear linear(const std::vector<std::string>& modules) const;
+  // `may_map`: false for weights that are about to be packed or quantised.
+  Linear linear(const std::vector<std::string>& modules, bool may_map = true) const;
   Linear linear(const std::string& module) const {
     return linear(std::vector<std::string>{module});
   }
@@ -49,6 +49,12 @@ class FluxWeightReader {
 
   // Gives back the memory of the mapped pages of a module; they are read again when touched again.
   void release(const std::string& module) const;
+
+  // See WeightFile; between blocks, and before a result gets out.
+  void expect_unchanged() const { parameters_->file()->expect_unchanged_mappings(); }
+  bool may_map() const { return parameters_->file()->may_map(); }
+  // Everything has been read, and nothing is mapped.
+  void close() const { parameters_->file()->close(); }
 
   // Gives back what uploads have staged; the next one stages anew.
   void release_staging() const { uploader_.reset(); }

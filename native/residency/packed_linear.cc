@@ -82,9 +82,11 @@ std::pair<at::Tensor, at::Tensor> quantized_rows(const at::Tensor& weight) {
 void PackedLinear::prepare() {
   // Neither the prepared weights nor what they are made from belong to the passes' memory.
   const MemoryArena::Scope scope(nullptr);
-  Linear linear = reader_->linear(modules_);
   const bool reorders =
       form_ == WeightForm::kPacked && (reader_->dtype() != at::kBFloat16 || multiplies_bfloat16());
+  // What is copied anyway is read, so that a file that was truncated is an error.
+  const bool copies = reorders || form_ == WeightForm::kInt8;
+  Linear linear = reader_->linear(modules_, /*may_map=*/!copies);
   if (reorders) {
     linear.weight = reorder(linear.weight);
   } else if (form_ == WeightForm::kInt8) {
@@ -95,9 +97,6 @@ void PackedLinear::prepare() {
     weight_scale_ = std::move(scale);
     linear.weight = prepack_int8(bytes);
     linear.bias = linear.bias.to(at::kFloat);
-  }
-  if (reorders || form_ == WeightForm::kInt8) {
-    for (const std::string& module : modules_) reader_->release(module);
   }
   linear_ = std::move(linear);
 }

@@ -3,7 +3,9 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
-#include "weights/mapped_file.h"
+#include <algorithm>
+
+#include "weights/input_file.h"
 
 namespace jitflux {
 
@@ -13,6 +15,9 @@ namespace {
 // may round differently at another alignment, and small models then give the same bits from every
 // format.
 constexpr size_t kSmallestMapped = size_t{1} << 20;
+
+// What is converted at once: small enough for the second-level caches of a few cores.
+constexpr int64_t kChunkBytes = int64_t{4} << 20;
 
 }  // namespace
 
@@ -32,26 +37,40 @@ at::ScalarType scalar_type(WeightDType dtype) {
   }
 }
 
-at::Tensor weight_view(const WeightTensor& tensor) {
-  return at::from_blob(const_cast<std::byte*>(tensor.data), tensor.shape, tensor.strides,
-                       scalar_type(tensor.dtype));
+void read_weight(const WeightTensor& tensor, const at::Tensor& out) {
+  const at::ScalarType type = scalar_type(tensor.dtype);
+  const int64_t count = tensor.numel();
+  if (type == out.scalar_type()) {
+    return read_elements(tensor, 0, static_cast<uint64_t>(count),
+                         static_cast<std::byte*>(out.mutable_data_ptr()));
+  }
+  const auto size = static_cast<int64_t>(element_size(tensor.dtype));
+  const int64_t step = tensor.contiguous() ? std::min(count, kChunkBytes / size) : count;
+  const at::Tensor chunk = at::empty({step}, type);
+  const at::Tensor to = out.view({-1});
+  for (int64_t first = 0; first < count; first += step) {
+    const int64_t n = std::min(step, count - first);
+    read_elements(tensor, static_cast<uint64_t>(first), static_cast<uint64_t>(n),
+                  static_cast<std::byte*>(chunk.mutable_data_ptr()));
+    to.narrow(0, first, n).copy_(chunk.narrow(0, 0, n));
+  }
 }
 
 at::Tensor mapped_weight(const std::shared_ptr<const WeightFile>& file, const WeightTensor& tensor,
                          at::ScalarType dtype) {
-  if (tensor.nbytes() < kSmallestMapped || scalar_type(tensor.dtype) != dtype ||
-      !tensor.contiguous()) {
+  if (!file->may_map() || tensor.nbytes() < kSmallestMapped || scalar_type(tensor.dtype) != dtype ||
+      !tensor.contiguous() ||
+      // Left by its writer where its element type must not be read from.
+      tensor.offset % element_size(tensor.dtype) != 0) {
     return {};
   }
   return at::from_blob(
-      const_cast<std::byte*>(tensor.data), tensor.shape, tensor.strides, [file](void*) {}, dtype);
+      const_cast<std::byte*>(tensor.file->map() + tensor.offset), tensor.shape, tensor.strides,
+      [file](void*) {}, dtype);
 }
 
-void release_pages(const WeightFile& file, const WeightTensor& tensor) {
-  if (!tensor.contiguous()) return;
-  for (const MappedFile* mapping : file.mappings()) {
-    mapping->release({tensor.data, tensor.nbytes()});
-  }
+void release_pages(const WeightTensor& tensor) {
+  if (tensor.contiguous()) tensor.file->release(tensor.offset, tensor.nbytes());
 }
 
 at::Tensor WeightLoader::copy(const std::string& name, at::ScalarType dtype) {
@@ -61,9 +80,8 @@ at::Tensor WeightLoader::copy(const std::string& name, at::ScalarType dtype) {
     if (uploader_ == nullptr) uploader_ = std::make_unique<DeviceUploader>();
     uploader_->upload(out, tensor);
   } else {
-    out.copy_(weight_view(tensor));
+    read_weight(tensor, out);
   }
-  release_pages(*file_, tensor);
   advance(tensor, name);
   return out;
 }
@@ -73,6 +91,7 @@ at::Tensor WeightLoader::matrix(const std::string& name) {
   if (on_accelerator()) return copy(name, dtype_);
   at::Tensor out = mapped_weight(file_, tensor, dtype_);
   if (!out.defined()) return copy(name, dtype_);
+  mapped_ = true;
   advance(tensor, name);
   return out;
 }

@@ -1,5 +1,5 @@
-// Parameters of a weight file as LibTorch tensors: the one place where a pointer into a mapping
-// becomes a tensor.
+// Parameters of a weight file as LibTorch tensors: the one place where a place in a file becomes a
+// tensor.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,16 +18,19 @@ namespace jitflux {
 // Throws kWeightsMismatch for types that are not floating point.
 at::ScalarType scalar_type(WeightDType dtype);
 
-// The tensor in the file itself: valid while the file is open, and never to be written to.
-at::Tensor weight_view(const WeightTensor& tensor);
+// out = the tensor, converted to the type of `out`: contiguous, on the CPU, as many elements. Read,
+// not mapped. Throws Error kWeightsChanged.
+void read_weight(const WeightTensor& tensor, const at::Tensor& out);
 
-// The tensor in the file's mapping, which it keeps open, if the file holds it in this type and it
-// is large: nothing is copied, and processes share the pages. Undefined otherwise.
+// The tensor in the file's mapping, which it keeps open, if the file may be mapped, holds it in
+// this type, and it is large: nothing is copied, and processes share the pages. Undefined
+// otherwise. Never to be written to. Before a result that was computed with it gets out,
+// WeightFile's expect_unchanged_mappings() must not throw.
 at::Tensor mapped_weight(const std::shared_ptr<const WeightFile>& file, const WeightTensor& tensor,
                          at::ScalarType dtype);
 
-// Gives the pages of a tensor that has been copied back to the page cache.
-void release_pages(const WeightFile& file, const WeightTensor& tensor);
+// Gives the pages of a mapped tensor back to the page cache.
+void release_pages(const WeightTensor& tensor);
 
 // Reads the parameters of a checked ParameterSet to current_device(). Polls the job and reports
 // bytes through its progress.
@@ -49,6 +52,9 @@ class WeightLoader {
   // <module>.weight, and <module>.bias if there is one.
   Linear linear(const std::string& module);
 
+  // The file, if any tensor is in its mapping: the model asks it whether it is as it was.
+  std::shared_ptr<const WeightFile> mapped_file() const { return mapped_ ? file_ : nullptr; }
+
  private:
   void advance(const WeightTensor& tensor, const std::string& name);
 
@@ -58,6 +64,7 @@ class WeightLoader {
   uint64_t total_;
   uint64_t loaded_ = 0;
   std::shared_ptr<const WeightFile> file_;
+  bool mapped_ = false;
   std::unique_ptr<DeviceUploader> uploader_;  // once something goes to a device
 };
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "runtime/out_of_memory.h"
 
 namespace jitflux {
 
@@ -44,9 +45,11 @@ std::shared_ptr<ScriptModule> ScriptModule::load(const std::string& bytes,
     impl->module = std::move(module);
     return std::shared_ptr<ScriptModule>(new ScriptModule(std::move(impl)));
   } catch (const c10::Error& error) {
+    if (is_out_of_memory(error)) throw;
     throw Error(error_code::kCorruptFile,
                 name + " is no readable TorchScript module: " + error.what_without_backtrace());
   } catch (const std::exception& error) {  // raised by the module's own __setstate__
+    if (is_out_of_memory(error)) throw;
     throw Error(error_code::kNative, name + ": " + last_line(error.what()));
   }
 }
@@ -59,6 +62,7 @@ std::vector<at::Tensor> ScriptModule::run(const std::vector<at::Tensor>& inputs)
   try {
     result = impl_->module.forward(std::move(arguments));
   } catch (const std::exception& error) {
+    if (is_out_of_memory(error)) throw;
     throw Error(error_code::kNative, impl_->name + ": " + last_line(error.what()));
   }
   std::vector<at::Tensor> outputs;

@@ -9,8 +9,6 @@
 namespace jitflux {
 namespace {
 
-// A FLUX.1 archive has a data.pkl of about 100 KB and 15,000 values.
-constexpr size_t kMaxPickleSize = size_t{64} << 20;
 constexpr size_t kMaxValues = size_t{4} << 20;
 constexpr size_t kMaxMarks = 4 * kMaxPickleDepth;  // a tensor in a module opens three
 constexpr size_t kMaxGlobalLength = 1024;

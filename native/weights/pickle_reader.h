@@ -16,6 +16,8 @@ namespace jitflux {
 
 // Nesting of values; real modules stay below 20.
 inline constexpr size_t kMaxPickleDepth = 64;
+// A FLUX.1 archive has a data.pkl of about 100 KB and 15,000 values.
+inline constexpr size_t kMaxPickleSize = size_t{64} << 20;
 
 enum class PickleKind : uint8_t {
   kNone,

@@ -100,11 +100,4 @@ std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape) {
   return strides;
 }
 
-const std::byte* AlignedCopies::copy(std::span<const std::byte> bytes) {
-  auto buffer = std::make_unique_for_overwrite<std::byte[]>(bytes.size());
-  if (!bytes.empty()) std::memcpy(buffer.get(), bytes.data(), bytes.size());
-  buffers_.push_back(std::move(buffer));
-  return buffers_.back().get();
-}
-
 }  // namespace jitflux

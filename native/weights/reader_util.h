@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -61,15 +60,5 @@ std::optional<int64_t> checked_numel(const std::vector<int64_t>& shape);
 
 // Row-major strides in elements. Only for shapes whose checked_numel is known.
 std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape);
-
-// Owns copies of the few tensors that a foreign writer placed at addresses their element type must
-// not be read from. Writers of PyTorch and safetensors align, so this is normally empty.
-class AlignedCopies {
- public:
-  const std::byte* copy(std::span<const std::byte> bytes);
-
- private:
-  std::vector<std::unique_ptr<std::byte[]>> buffers_;
-};
 
 }  // namespace jitflux

@@ -44,14 +44,15 @@ std::optional<WeightDType> dtype_of(std::string_view name) {
 
 class SafetensorsFile final : public WeightFile {
  public:
-  explicit SafetensorsFile(MappedFile file) : file_(std::move(file)) {
+  SafetensorsFile(InputFile file, const OpenOptions& options) : file_(std::move(file)) {
     path_ = file_.path();
+    may_map_ = options.map;
     read_header();
     check_overlap();
   }
 
   const char* format() const override { return "safetensors"; }
-  std::vector<const MappedFile*> mappings() const override { return {&file_}; }
+  std::vector<const InputFile*> inputs() const override { return {&file_}; }
 
  private:
   struct Extent {
@@ -65,16 +66,17 @@ class SafetensorsFile final : public WeightFile {
   }
 
   void read_header() {
-    const auto bytes = file_.bytes();
-    if (bytes.size() < 8) corrupt("truncated safetensors file");
-    const auto length = load_le<uint64_t>(bytes.data());
+    if (file_.size() < 8) corrupt("truncated safetensors file");
+    const auto length = load_le<uint64_t>(file_.read(0, 8).data());
     if (length > kMaxHeader) {
       fail(error_code::kUnsafeFile, path_, "the safetensors header is larger than 100 MB");
     }
-    if (length > bytes.size() - 8) corrupt("truncated safetensors file (header incomplete)");
-    data_ = bytes.subspan(8 + length);
+    if (length > file_.size() - 8) corrupt("truncated safetensors file (header incomplete)");
+    data_offset_ = 8 + length;
+    data_size_ = file_.size() - data_offset_;
 
-    JsonReader json(as_text(bytes.subspan(8, length)), path_, "safetensors header");
+    const std::vector<std::byte> header = file_.read(8, length);
+    JsonReader json(as_text(header), path_, "safetensors header");
     std::string unsupported;
     size_t unsupported_count = 0;
     std::string name;
@@ -154,7 +156,7 @@ class SafetensorsFile final : public WeightFile {
 
     const auto begin = static_cast<uint64_t>(offsets[0]);
     const auto end = static_cast<uint64_t>(offsets[1]);
-    if (begin > end || end > data_.size()) corrupt(label() + " lies outside the file");
+    if (begin > end || end > data_size_) corrupt(label() + " lies outside the file");
     const size_t size = element_size(*dtype);
     const std::optional<int64_t> numel = checked_numel(tensor.shape);
     if (!numel || (end - begin) % size != 0 ||
@@ -163,6 +165,7 @@ class SafetensorsFile final : public WeightFile {
               shape_string(tensor.shape) + " of " + in_quotes(*dtype_text));
     }
     tensor.strides = contiguous_strides(tensor.shape);
+    tensor.file = &file_;
     if (!index_.emplace(name, tensors_.size()).second) {
       corrupt("two tensors are named " + in_quotes(name));
     }
@@ -183,8 +186,7 @@ class SafetensorsFile final : public WeightFile {
     return sizes;
   }
 
-  // Pointers are made only here, once no two tensors share bytes: copies of misaligned tensors
-  // then cost at most the file's size.
+  // Places are known only here, once no two tensors share bytes.
   void check_overlap() {
     std::sort(extents_.begin(), extents_.end(),
               [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
@@ -196,30 +198,29 @@ class SafetensorsFile final : public WeightFile {
       reached = extent.end;
     }
     for (const Extent& extent : extents_) {
-      WeightTensor& tensor = tensors_[extent.tensor];
-      const auto bytes = data_.subspan(extent.begin, extent.end - extent.begin);
-      const auto address = reinterpret_cast<uintptr_t>(bytes.data());
-      tensor.data = address % element_size(tensor.dtype) == 0 ? bytes.data() : copies_.copy(bytes);
+      tensors_[extent.tensor].offset = data_offset_ + extent.begin;
     }
     extents_ = {};
   }
 
-  MappedFile file_;
-  std::span<const std::byte> data_;
+  InputFile file_;
+  uint64_t data_offset_ = 0;
+  uint64_t data_size_ = 0;
   std::vector<Extent> extents_;  // only while reading
-  AlignedCopies copies_;
 };
 
 class ShardedSafetensors final : public WeightFile {
  public:
-  explicit ShardedSafetensors(const MappedFile& index) {
+  ShardedSafetensors(const InputFile& index, const OpenOptions& options) {
     path_ = index.path();
+    may_map_ = options.map;
     const size_t slash = path_.rfind('/');
     folder_ = slash == std::string::npos ? "" : path_.substr(0, slash + 1);
-    if (index.bytes().size() > kMaxHeader) {
+    if (index.size() > kMaxHeader) {
       fail(error_code::kUnsafeFile, path_, "the index is larger than 100 MB");
     }
-    JsonReader json(as_text(index.bytes()), path_, "safetensors index");
+    const std::vector<std::byte> text = index.read(0, index.size());
+    JsonReader json(as_text(text), path_, "safetensors index");
     bool has_map = false;
     std::string key;
     json.begin_object();
@@ -236,14 +237,14 @@ class ShardedSafetensors final : public WeightFile {
       fail(error_code::kUnsupportedFormat, path_,
            "a JSON file without weight_map is not a safetensors index");
     }
-    link_tensors();
+    link_tensors(options);
   }
 
   const char* format() const override { return "safetensors"; }
-  std::vector<const MappedFile*> mappings() const override {
-    std::vector<const MappedFile*> files;
+  std::vector<const InputFile*> inputs() const override {
+    std::vector<const InputFile*> files;
     for (const auto& shard : shards_) {
-      for (const MappedFile* file : shard->mappings()) files.push_back(file);
+      for (const InputFile* file : shard->inputs()) files.push_back(file);
     }
     return files;
   }
@@ -269,7 +270,7 @@ class ShardedSafetensors final : public WeightFile {
     }
   }
 
-  // An index may only name its neighbours, or it could make us map any file of the machine.
+  // An index may only name its neighbours, or it could make us read any file of the machine.
   void check_shard_name(const std::string& shard) const {
     if (shard.empty() || shard.size() > 255 || shard == "." ||
         shard.find("..") != std::string::npos || shard.find('/') != std::string::npos ||
@@ -279,16 +280,17 @@ class ShardedSafetensors final : public WeightFile {
     }
   }
 
-  void link_tensors() {
+  void link_tensors(const OpenOptions& options) {
     shards_.resize(shard_index_.size());
     refuse_missing();
     for (const auto& [shard, position] : shard_index_) {
-      MappedFile file(folder_ + shard);
-      if (!looks_like_safetensors(file.bytes())) {
-        refuse_git_lfs(file.path(), file.bytes());
+      InputFile file(folder_ + shard);
+      const std::vector<std::byte> beginning = file.read(0, std::min<uint64_t>(file.size(), 64));
+      if (!looks_like_safetensors(beginning)) {
+        refuse_git_lfs(file.path(), beginning);
         fail(error_code::kCorruptFile, file.path(), "a shard that is not a safetensors file");
       }
-      shards_[position] = std::make_shared<SafetensorsFile>(std::move(file));
+      shards_[position] = std::make_shared<SafetensorsFile>(std::move(file), options);
     }
     for (const auto& [name, shard] : listed_) {
       const WeightTensor* tensor = shards_[shard->second]->find(name);
@@ -340,12 +342,13 @@ bool looks_like_safetensors(std::span<const std::byte> bytes) {
          bytes[8] == std::byte{'{'};
 }
 
-std::shared_ptr<const WeightFile> open_safetensors(MappedFile file) {
-  return std::make_shared<SafetensorsFile>(std::move(file));
+std::shared_ptr<const WeightFile> open_safetensors(InputFile file, const OpenOptions& options) {
+  return std::make_shared<SafetensorsFile>(std::move(file), options);
 }
 
-std::shared_ptr<const WeightFile> open_safetensors_index(MappedFile index) {
-  return std::make_shared<ShardedSafetensors>(index);
+std::shared_ptr<const WeightFile> open_safetensors_index(const InputFile& index,
+                                                         const OpenOptions& options) {
+  return std::make_shared<ShardedSafetensors>(index, options);
 }
 
 }  // namespace jitflux

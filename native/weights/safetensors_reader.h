@@ -3,15 +3,13 @@
 // Format (github.com/huggingface/safetensors, README "Format"): u64 header length, JSON header
 // {name: {dtype, shape, data_offsets: [begin, end]}, __metadata__: {...}}, then the data; offsets
 // count from the end of the header. Index (huggingface_hub): {metadata, weight_map: {name: shard}}.
-//
-// A tensor that its writer left at an address unfit for its element type is copied once.
 #pragma once
 
 #include <memory>
 #include <span>
 #include <string>
 
-#include "weights/mapped_file.h"
+#include "weights/input_file.h"
 #include "weights/weight_file.h"
 
 namespace jitflux {
@@ -28,11 +26,12 @@ bool looks_like_safetensors(std::span<const std::byte> bytes);
 //   kCorruptFile        truncated, bad JSON, offsets out of bounds, sizes unlike shape x dtype,
 //                       overlapping tensors, duplicate names
 //   kUnsafeFile         a header over 100 MB, absurd counts, names or ranks
-std::shared_ptr<const WeightFile> open_safetensors(MappedFile file);
+std::shared_ptr<const WeightFile> open_safetensors(InputFile file, const OpenOptions& options);
 
 // Also throws kFileNotFound (a shard is missing), kUnsafeFile (a shard that is not a plain file
 // name beside the index), kCorruptFile (a listed tensor is not in its shard). Tensors that the
 // index does not list are ignored.
-std::shared_ptr<const WeightFile> open_safetensors_index(MappedFile index);
+std::shared_ptr<const WeightFile> open_safetensors_index(const InputFile& index,
+                                                         const OpenOptions& options);
 
 }  // namespace jitflux

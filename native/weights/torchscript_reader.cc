@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
 #include <optional>
-#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -52,25 +50,26 @@ std::optional<WeightDType> dtype_of_storage(std::string_view name) {
 
 class TorchScriptFile final : public WeightFile {
  public:
-  TorchScriptFile(MappedFile file, const OpenOptions& options) : file_(std::move(file)) {
+  TorchScriptFile(InputFile file, const OpenOptions& options) : file_(std::move(file)) {
     path_ = file_.path();
+    may_map_ = options.map;
     const ZipReader zip(file_);
     zip_ = &zip;
     find_root();
     check_byte_order();
     if (options.verify) zip.verify();
-    const auto pickle = zip.contents(*zip.find(root_ + "/data.pkl"));
+    const std::vector<std::byte> pickle = read_small("data.pkl");
     const PickleTree tree = read_pickle(pickle, path_);
     collect(tree, std::min(kMaxVisits, kMaxVisitsPerByte * pickle.size()));
     zip_ = nullptr;
     if (!unsupported_.empty()) report_unsupported();
-    if (total_bytes() / kMaxSharing > file_.bytes().size()) {
+    if (total_bytes() / kMaxSharing > file_.size()) {
       fail(error_code::kUnsafeFile, path_, "its tensors share storages beyond reason");
     }
   }
 
   const char* format() const override { return "torchscript"; }
-  std::vector<const MappedFile*> mappings() const override { return {&file_}; }
+  std::vector<const InputFile*> inputs() const override { return {&file_}; }
 
  private:
   struct Visit {
@@ -107,6 +106,15 @@ class TorchScriptFile final : public WeightFile {
     }
   }
 
+  // A record that is there and that no archive has large.
+  std::vector<std::byte> read_small(const std::string& name) const {
+    const ZipRecord& record = *zip_->find(root_ + "/" + name);
+    if (record.size > kMaxPickleSize) {
+      fail(error_code::kUnsafeFile, path_, name + " is larger than any module needs");
+    }
+    return zip_->read(record);
+  }
+
   bool has_folder(std::string_view folder) const {
     const std::string prefix = root_ + "/" + std::string(folder);
     for (const ZipRecord& record : zip_->records()) {
@@ -116,9 +124,9 @@ class TorchScriptFile final : public WeightFile {
   }
 
   void check_byte_order() const {
-    const ZipRecord* record = zip_->find(root_ + "/byteorder");
-    if (record == nullptr) return;  // written since PyTorch 2.1
-    const std::string_view order = as_text(zip_->contents(*record));
+    if (!has("byteorder")) return;  // written since PyTorch 2.1
+    const std::vector<std::byte> text = read_small("byteorder");
+    const std::string_view order = as_text(text);
     if (order == "little") return;
     if (order == "big") {
       fail(error_code::kUnsupportedFormat, path_, "the archive is big-endian");
@@ -246,16 +254,15 @@ class TorchScriptFile final : public WeightFile {
       tensor.strides.push_back(tree[item].number);
     }
     const size_t size = element_size(*dtype);
-    const std::span<const std::byte> record = storage_record(storage, size, name);
+    const uint64_t begin = storage_offset(storage, size, name);
     check_extent(tensor, value.number, storage.number);
     // The stride of a dimension of size one is never used and may be anything.
     const std::vector<int64_t> plain = contiguous_strides(tensor.shape);
     for (size_t i = 0; i < plain.size(); ++i) {
       if (tensor.shape[i] == 1 || tensor.numel() == 0) tensor.strides[i] = plain[i];
     }
-    if (tensor.numel() != 0) {
-      tensor.data = aligned(record, size) + static_cast<uint64_t>(value.number) * size;
-    }
+    tensor.file = &file_;
+    if (tensor.numel() != 0) tensor.offset = begin + static_cast<uint64_t>(value.number) * size;
     if (!index_.emplace(name, tensors_.size()).second) {
       fail(error_code::kCorruptFile, path_, "two tensors are named " + in_quotes(name));
     }
@@ -277,25 +284,24 @@ class TorchScriptFile final : public WeightFile {
     fail(error_code::kUnsupportedFormat, path_, "tensors of an unsupported type: " + list);
   }
 
-  // The record of a storage, which may be longer than the storage.
-  std::span<const std::byte> storage_record(const PickleValue& storage, size_t size,
-                                            const std::string& name) const {
+  // Where the record of a storage begins. It may be longer than the storage.
+  uint64_t storage_offset(const PickleValue& storage, size_t size, const std::string& name) const {
     const ZipRecord* record = zip_->find(root_ + "/data/" + std::string(storage.text));
     if (record == nullptr) {
-      if (storage.number == 0) return {};
+      if (storage.number == 0) return 0;
       fail(error_code::kCorruptFile, path_,
            "tensor " + in_quotes(name) + " refers to the record " +
                in_quotes("data/" + std::string(storage.text)) + ", which is missing");
     }
-    const std::span<const std::byte> bytes = zip_->contents(*record);
+    zip_->expect_stored(*record);
     const auto count = static_cast<uint64_t>(storage.number);
-    if (count > bytes.size() / size) {
+    if (count > record->size / size) {
       fail(error_code::kCorruptFile, path_,
-           "record " + in_quotes(record->name) + " has " + std::to_string(bytes.size()) +
+           "record " + in_quotes(record->name) + " has " + std::to_string(record->size) +
                " bytes, but the storage of tensor " + in_quotes(name) + " has " +
                std::to_string(count) + " elements of " + std::to_string(size) + " bytes");
     }
-    return bytes;
+    return record->data_offset;
   }
 
   void check_extent(const WeightTensor& tensor, int64_t offset, int64_t storage_count) const {
@@ -324,27 +330,17 @@ class TorchScriptFile final : public WeightFile {
     if (last >= storage_count) corrupt("reaches beyond its storage");
   }
 
-  // Copied as a whole and once, so that copies never exceed the size of the file.
-  const std::byte* aligned(std::span<const std::byte> record, size_t size) {
-    if (reinterpret_cast<uintptr_t>(record.data()) % size == 0) return record.data();
-    const auto [found, is_new] = moved_.try_emplace(record.data(), nullptr);
-    if (is_new) found->second = copies_.copy(record);
-    return found->second;
-  }
-
   static inline const std::string kNameless = "state";
 
-  MappedFile file_;
+  InputFile file_;
   const ZipReader* zip_ = nullptr;  // only while reading
   std::string root_;
   std::vector<std::string> unsupported_;
-  AlignedCopies copies_;
-  std::map<const std::byte*, const std::byte*> moved_;  // record -> its copy
 };
 
 }  // namespace
 
-std::shared_ptr<const WeightFile> open_torchscript(MappedFile file, const OpenOptions& options) {
+std::shared_ptr<const WeightFile> open_torchscript(InputFile file, const OpenOptions& options) {
   return std::make_shared<TorchScriptFile>(std::move(file), options);
 }
 

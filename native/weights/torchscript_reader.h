@@ -11,7 +11,7 @@
 #include <memory>
 #include <string>
 
-#include "weights/mapped_file.h"
+#include "weights/input_file.h"
 #include "weights/weight_file.h"
 
 namespace jitflux {
@@ -22,6 +22,6 @@ namespace jitflux {
 //   kCorruptFile        truncated, inconsistent, a record missing or shorter than its tensor says
 //   kUnsafeFile         see pickle_reader.h and zip_reader.h; compressed or encrypted weights;
 //                       expanded tensors (more elements than their storage); absurd counts
-std::shared_ptr<const WeightFile> open_torchscript(MappedFile file, const OpenOptions& options);
+std::shared_ptr<const WeightFile> open_torchscript(InputFile file, const OpenOptions& options);
 
 }  // namespace jitflux

@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <limits>
+#include <span>
 #include <system_error>
 #include <utility>
 
-#include "weights/mapped_file.h"
+#include "weights/input_file.h"
 #include "weights/reader_util.h"
 #include "weights/safetensors_reader.h"
 #include "weights/torchscript_reader.h"
@@ -56,6 +58,11 @@ std::string choose_file(const std::string& directory) {
               printable_path(directory) +
                   ": the directory holds several weight files, name one of them: " + list,
               {{"path", directory}, {"candidates", candidates}});
+}
+
+// Enough to tell formats apart.
+std::vector<std::byte> read_beginning(const InputFile& file) {
+  return file.read(0, std::min<uint64_t>(file.size(), 4096));
 }
 
 // Throws for the signatures of other formats.
@@ -131,6 +138,66 @@ bool WeightTensor::contiguous() const {
 
 size_t WeightTensor::nbytes() const { return static_cast<size_t>(numel()) * element_size(dtype); }
 
+namespace {
+
+// Up to this many times the bytes that are wanted may be read for them in one piece.
+constexpr uint64_t kMaxReadAround = 8;
+
+void read_strided(const WeightTensor& tensor, uint64_t first, uint64_t count, std::byte* to) {
+  const size_t size = element_size(tensor.dtype);
+  const size_t rank = tensor.shape.size();
+  std::vector<int64_t> position(rank);
+  for (size_t d = rank; d-- > 0;) {
+    position[d] = static_cast<int64_t>(first % static_cast<uint64_t>(tensor.shape[d]));
+    first /= static_cast<uint64_t>(tensor.shape[d]);
+  }
+  uint64_t at = 0;  // of the element, and below of the last one of all, in elements
+  uint64_t last = 0;
+  for (size_t d = 0; d < rank; ++d) {
+    at += static_cast<uint64_t>(position[d] * tensor.strides[d]);
+    last += static_cast<uint64_t>((tensor.shape[d] - 1) * tensor.strides[d]);
+  }
+  // The whole extent at once, unless most of it would be read for nothing.
+  std::vector<std::byte> extent;
+  if (last / kMaxReadAround < count) extent = tensor.file->read(tensor.offset, (last + 1) * size);
+  for (; count > 0; --count, to += size) {
+    if (extent.empty()) {
+      tensor.file->read(tensor.offset + at * size, {to, size});
+    } else {
+      std::memcpy(to, extent.data() + at * size, size);
+    }
+    for (size_t d = rank; d-- > 0;) {
+      at += static_cast<uint64_t>(tensor.strides[d]);
+      if (++position[d] < tensor.shape[d]) break;
+      at -= static_cast<uint64_t>(tensor.shape[d] * tensor.strides[d]);
+      position[d] = 0;
+    }
+  }
+}
+
+}  // namespace
+
+void read_elements(const WeightTensor& tensor, uint64_t first, uint64_t count, std::byte* to) {
+  if (count == 0) return;
+  if (tensor.contiguous()) {
+    const size_t size = element_size(tensor.dtype);
+    tensor.file->read(tensor.offset + first * size, {to, count * size});
+  } else {
+    read_strided(tensor, first, count, to);
+  }
+  tensor.file->expect_unchanged();
+}
+
+void WeightFile::expect_unchanged_mappings() const {
+  for (const InputFile* file : inputs()) {
+    if (file->mapped()) file->expect_unchanged();
+  }
+}
+
+void WeightFile::close() const {
+  for (const InputFile* file : inputs()) file->close();
+}
+
 const WeightTensor* WeightFile::find(const std::string& name) const {
   const auto found = index_.find(name);
   return found == index_.end() ? nullptr : &tensors_[found->second];
@@ -148,13 +215,13 @@ uint64_t WeightFile::total_bytes() const {
 
 std::vector<std::string> WeightFile::files() const {
   std::vector<std::string> paths;
-  for (const MappedFile* file : mappings()) paths.push_back(file->path());
+  for (const InputFile* file : inputs()) paths.push_back(file->path());
   return paths;
 }
 
 uint64_t WeightFile::file_bytes() const {
   uint64_t total = 0;
-  for (const MappedFile* file : mappings()) total += file->bytes().size();
+  for (const InputFile* file : inputs()) total += file->size();
   return total;
 }
 
@@ -172,23 +239,24 @@ std::shared_ptr<const WeightFile> WeightFile::open(const std::string& path,
   if (::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
     return open(choose_file(path), options);
   }
-  return open(MappedFile(path), options);
+  return open(InputFile(path), options);
 }
 
-std::shared_ptr<const WeightFile> WeightFile::open(MappedFile file, const OpenOptions& options) {
+std::shared_ptr<const WeightFile> WeightFile::open(InputFile file, const OpenOptions& options) {
   const std::string path = file.path();
-  const std::span<const std::byte> bytes = file.bytes();
-  if (bytes.empty()) fail(error_code::kCorruptFile, path, "the file is empty");
+  if (file.size() == 0) fail(error_code::kCorruptFile, path, "the file is empty");
+  const std::vector<std::byte> beginning = read_beginning(file);
+  const std::span<const std::byte> bytes(beginning);
   if (starts_with(bytes, "PK\x03\x04")) return open_torchscript(std::move(file), options);
-  if (looks_like_safetensors(bytes)) return open_safetensors(std::move(file));
+  if (looks_like_safetensors(bytes)) return open_safetensors(std::move(file), options);
   // A JSON text; the index reader tells whether it is an index.
-  const size_t first = as_text(bytes).substr(0, 4096).find_first_not_of(" \t\r\n");
+  const size_t first = as_text(bytes).find_first_not_of(" \t\r\n");
   if (first != std::string_view::npos && bytes[first] == std::byte{'{'}) {
-    return open_safetensors_index(std::move(file));
+    return open_safetensors_index(file, options);
   }
   refuse_foreign(path, bytes);
   // What is called a safetensors file is damaged, and its reader says how.
-  if (path.ends_with(".safetensors")) return open_safetensors(std::move(file));
+  if (path.ends_with(".safetensors")) return open_safetensors(std::move(file), options);
   fail(error_code::kUnsupportedFormat, path,
        "neither a TorchScript archive, a safetensors file nor a safetensors index");
 }

@@ -23,6 +23,8 @@ constexpr uint16_t kFlagEncrypted = 0x0001 | 0x0040 | 0x2000;  // plain, strong,
 constexpr uint16_t kFlagSizesFollow = 0x0008;
 constexpr uint32_t kIn64 = 0xFFFFFFFF;  // the value stands in the ZIP64 extra field
 constexpr uint64_t kMaxRecords = uint64_t{1} << 20;
+constexpr uint64_t kMaxDirectory = uint64_t{256} << 20;  // bytes; FLUX.1 has about 100 KB
+constexpr uint64_t kVerifiedAtOnce = uint64_t{1} << 20;
 
 // True if [offset, offset + length) lies inside [0, limit).
 constexpr bool inside(uint64_t offset, uint64_t length, uint64_t limit) {
@@ -88,7 +90,7 @@ uint32_t crc32(std::span<const std::byte> data, uint32_t previous) {
   return ~crc;
 }
 
-ZipReader::ZipReader(const MappedFile& file) : file_(file), bytes_(file.bytes()) {
+ZipReader::ZipReader(const InputFile& file) : file_(file) {
   read_directory();
   check_overlap();
 }
@@ -98,19 +100,31 @@ const ZipRecord* ZipReader::find(std::string_view name) const {
   return found == index_.end() ? nullptr : &records_[found->second];
 }
 
-std::span<const std::byte> ZipReader::contents(const ZipRecord& record) const {
-  if (record.encrypted || record.method != 0) {
-    fail(error_code::kUnsafeFile, file_.path(),
-         "record " + in_quotes(record.name) +
-             (record.encrypted ? " is encrypted" : " is compressed; weights must be stored"));
-  }
-  return bytes_.subspan(record.data_offset, record.size);
+void ZipReader::expect_stored(const ZipRecord& record) const {
+  if (!record.encrypted && record.method == 0) return;
+  fail(error_code::kUnsafeFile, file_.path(),
+       "record " + in_quotes(record.name) +
+           (record.encrypted ? " is encrypted" : " is compressed; weights must be stored"));
+}
+
+std::vector<std::byte> ZipReader::read(const ZipRecord& record) const {
+  expect_stored(record);
+  return file_.read(record.data_offset, record.size);
 }
 
 void ZipReader::verify() const {
+  std::vector<std::byte> buffer(kVerifiedAtOnce);
   for (const ZipRecord& record : records_) {
     if (record.method != 0 || record.encrypted) continue;
-    if (crc32(contents(record)) != record.crc32) {
+    uint32_t crc = 0;
+    for (uint64_t done = 0; done < record.size;) {
+      const auto part =
+          std::span(buffer).first(std::min<uint64_t>(record.size - done, kVerifiedAtOnce));
+      file_.read(record.data_offset + done, part);
+      crc = crc32(part, crc);
+      done += part.size();
+    }
+    if (crc != record.crc32) {
       fail(error_code::kCorruptFile, file_.path(),
            "record " + in_quotes(record.name) + " fails its CRC-32 check");
     }
@@ -119,22 +133,26 @@ void ZipReader::verify() const {
 
 void ZipReader::read_directory() {
   const std::string& path = file_.path();
-  const std::byte* base = bytes_.data();
-  const uint64_t file_size = bytes_.size();
+  const uint64_t file_size = file_.size();
   const auto corrupt = [&](const char* what) { fail(error_code::kCorruptFile, path, what); };
   if (file_size < kEndSize) corrupt("truncated ZIP archive (shorter than its end record)");
 
-  // The end record is last, followed only by a comment of at most 65535 bytes.
+  // The end record is last, followed only by a comment of at most 65535 bytes. Before it, the
+  // ZIP64 locator.
+  const uint64_t tail_size = std::min(file_size, kEndSize + 0xFFFF + kLocatorSize);
+  const uint64_t tail_at = file_size - tail_size;
+  const std::vector<std::byte> tail = file_.read(tail_at, tail_size);
+  const auto in_tail = [&](uint64_t at) { return tail.data() + (at - tail_at); };
   uint64_t end_at = file_size - kEndSize;
   const uint64_t lowest = end_at > 0xFFFF ? end_at - 0xFFFF : 0;
   for (;; --end_at) {
-    if (load_le<uint32_t>(base + end_at) == kEndSignature &&
-        load_le<uint16_t>(base + end_at + 20) == file_size - end_at - kEndSize) {
+    if (load_le<uint32_t>(in_tail(end_at)) == kEndSignature &&
+        load_le<uint16_t>(in_tail(end_at) + 20) == file_size - end_at - kEndSize) {
       break;
     }
     if (end_at == lowest) corrupt("truncated ZIP archive (its end record is missing)");
   }
-  const std::byte* end = base + end_at;
+  const std::byte* end = in_tail(end_at);
   if (load_le<uint16_t>(end + 4) != 0 || load_le<uint16_t>(end + 6) != 0 ||
       load_le<uint16_t>(end + 8) != load_le<uint16_t>(end + 10)) {
     corrupt("a ZIP archive in several parts is not a weight file");
@@ -145,15 +163,17 @@ void ZipReader::read_directory() {
   uint64_t limit = end_at;
 
   if (end_at >= kLocatorSize &&
-      load_le<uint32_t>(base + end_at - kLocatorSize) == kLocatorSignature) {
-    const uint64_t at = load_le<uint64_t>(base + end_at - kLocatorSize + 8);
-    if (!inside(at, kEnd64Size, end_at - kLocatorSize) ||
-        load_le<uint32_t>(base + at) != kEnd64Signature) {
+      load_le<uint32_t>(in_tail(end_at - kLocatorSize)) == kLocatorSignature) {
+    const uint64_t at = load_le<uint64_t>(in_tail(end_at - kLocatorSize) + 8);
+    std::array<std::byte, kEnd64Size> end64{};
+    const bool inside_file = inside(at, kEnd64Size, end_at - kLocatorSize);
+    if (inside_file) file_.read(at, end64);
+    if (load_le<uint32_t>(end64.data()) != kEnd64Signature) {
       corrupt("the ZIP64 end record is not where the archive says");
     }
-    const uint64_t count64 = load_le<uint64_t>(base + at + 32);
-    const uint64_t size64 = load_le<uint64_t>(base + at + 40);
-    const uint64_t offset64 = load_le<uint64_t>(base + at + 48);
+    const auto count64 = load_le<uint64_t>(end64.data() + 32);
+    const auto size64 = load_le<uint64_t>(end64.data() + 40);
+    const auto offset64 = load_le<uint64_t>(end64.data() + 48);
     // Readers differ in which of the two they trust, so they must agree.
     if ((count != 0xFFFF && count != count64) || (size != kIn64 && size != size64) ||
         (offset != kIn64 && offset != offset64)) {
@@ -168,18 +188,23 @@ void ZipReader::read_directory() {
   if (count > kMaxRecords) fail(error_code::kUnsafeFile, path, "too many records in the archive");
   if (count > size / kEntrySize) corrupt("the ZIP directory is shorter than its record count");
 
+  if (size > kMaxDirectory) fail(error_code::kUnsafeFile, path, "the ZIP directory is too large");
+
   directory_offset_ = offset;
+  directory_ = file_.read(offset, size);
   records_.reserve(count);
-  uint64_t at = offset;
-  for (uint64_t i = 0; i < count; ++i) read_entry(&at, offset + size);
-  if (at != offset + size) corrupt("the ZIP directory is longer than its records");
+  uint64_t at = 0;
+  for (uint64_t i = 0; i < count; ++i) read_entry(&at);
+  if (at != size) corrupt("the ZIP directory is longer than its records");
 }
 
-void ZipReader::read_entry(uint64_t* at, uint64_t end) {
+void ZipReader::read_entry(uint64_t* at) {
+  const std::span<const std::byte> directory(directory_);
+  const uint64_t end = directory.size();
   const auto corrupt = [&](const std::string& what) {
     fail(error_code::kCorruptFile, file_.path(), what);
   };
-  const std::byte* entry = bytes_.data() + *at;
+  const std::byte* entry = directory.data() + *at;
   if (!inside(*at, kEntrySize, end) || load_le<uint32_t>(entry) != kEntrySignature) {
     corrupt("damaged entry in the ZIP directory");
   }
@@ -190,7 +215,7 @@ void ZipReader::read_entry(uint64_t* at, uint64_t end) {
     corrupt("a ZIP directory entry runs past the directory");
   }
   ZipRecord record;
-  record.name = as_text(bytes_.subspan(*at + kEntrySize, name_length));
+  record.name = as_text(directory.subspan(*at + kEntrySize, name_length));
   record.encrypted = (load_le<uint16_t>(entry + 8) & kFlagEncrypted) != 0;
   record.method = load_le<uint16_t>(entry + 10);
   record.crc32 = load_le<uint32_t>(entry + 16);
@@ -203,7 +228,7 @@ void ZipReader::read_entry(uint64_t* at, uint64_t end) {
   for (uint64_t* value : {&record.size, &record.stored_size, &record.header_offset}) {
     if (*value == kIn64) wide[wide_count++] = value;
   }
-  if (wide_count > 0 && !read_zip64(bytes_.subspan(*at + kEntrySize + name_length, extra_length),
+  if (wide_count > 0 && !read_zip64(directory.subspan(*at + kEntrySize + name_length, extra_length),
                                     std::span(wide).first(wide_count))) {
     corrupt("record " + in_quotes(record.name) + " lacks its ZIP64 sizes");
   }
@@ -225,7 +250,9 @@ void ZipReader::check_local_header(ZipRecord* record) const {
   };
   const uint64_t at = record->header_offset;
   if (!inside(at, kLocalSize, directory_offset_)) corrupt("lies outside the file");
-  const std::byte* header = bytes_.data() + at;
+  std::array<std::byte, kLocalSize> fixed{};
+  file_.read(at, fixed);
+  const std::byte* header = fixed.data();
   if (load_le<uint32_t>(header) != kLocalSignature) corrupt("has no local header");
   const uint64_t name_length = load_le<uint16_t>(header + 26);
   const uint64_t extra_length = load_le<uint16_t>(header + 28);
@@ -237,10 +264,12 @@ void ZipReader::check_local_header(ZipRecord* record) const {
     corrupt("runs past the end of the file");
   }
 
+  const std::vector<std::byte> named = file_.read(at + kLocalSize, name_length + extra_length);
+  const std::span<const std::byte> variable(named);
   const uint16_t flags = load_le<uint16_t>(header + 6);
   uint64_t stored_size = load_le<uint32_t>(header + 18);
   uint64_t size = load_le<uint32_t>(header + 22);
-  if (as_text(bytes_.subspan(at + kLocalSize, name_length)) != record->name ||
+  if (as_text(variable.first(name_length)) != record->name ||
       load_le<uint16_t>(header + 8) != record->method ||
       ((flags & kFlagEncrypted) != 0) != record->encrypted) {
     corrupt("differs between the directory and its local header");
@@ -252,8 +281,7 @@ void ZipReader::check_local_header(ZipRecord* record) const {
     size_t wide_count = 0;
     if (size == kIn64) wide[wide_count++] = &size;
     if (stored_size == kIn64) wide[wide_count++] = &stored_size;
-    if (!read_zip64(bytes_.subspan(at + kLocalSize + name_length, extra_length),
-                    std::span(wide).first(wide_count))) {
+    if (!read_zip64(variable.subspan(name_length), std::span(wide).first(wide_count))) {
       corrupt("lacks its ZIP64 sizes");
     }
   }

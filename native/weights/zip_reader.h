@@ -1,4 +1,4 @@
-// Directory of a ZIP archive over a mapping; record contents are handed out in place.
+// Directory of a ZIP archive; of records' contents, the places in the file.
 //
 // Format: PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header), 4.3.12 (central directory), 4.3.14
 // to 4.3.16 (ZIP64 and end records). PyTorch writes stored records with bit 3 set (sizes and CRC
@@ -13,12 +13,12 @@
 #include <string_view>
 #include <vector>
 
-#include "weights/mapped_file.h"
+#include "weights/input_file.h"
 
 namespace jitflux {
 
 struct ZipRecord {
-  std::string_view name;  // lies in the mapping
+  std::string_view name;  // lies in the reader
   uint16_t method = 0;    // 0 = stored, 8 = deflated
   bool encrypted = false;
   uint32_t crc32 = 0;
@@ -32,14 +32,19 @@ class ZipReader {
  public:
   // Reads the directory and checks every record against its local header, the file's bounds and
   // the other records. `file` must outlive the reader. Throws Error: kCorruptFile (truncated,
-  // inconsistent), kUnsafeFile (duplicate names, overlapping records, absurd record counts).
-  explicit ZipReader(const MappedFile& file);
+  // inconsistent), kUnsafeFile (duplicate names, overlapping records, absurd record counts), and
+  // those of InputFile::read.
+  explicit ZipReader(const InputFile& file);
+  ZipReader(const ZipReader&) = delete;
+  ZipReader& operator=(const ZipReader&) = delete;
 
   const std::vector<ZipRecord>& records() const { return records_; }
   const ZipRecord* find(std::string_view name) const;  // nullptr if absent
 
-  // The record in place. Throws Error kUnsafeFile if it is compressed or encrypted.
-  std::span<const std::byte> contents(const ZipRecord& record) const;
+  // Throws Error kUnsafeFile if the record is compressed or encrypted.
+  void expect_stored(const ZipRecord& record) const;
+  // The content of a record that is stored as it is: else as expect_stored().
+  std::vector<std::byte> read(const ZipRecord& record) const;
 
   // Checks the CRC-32 of every stored record; throws Error kCorruptFile naming the first bad one.
   // Compressed records (the code of a TorchScript archive) are never read and so are not checked.
@@ -47,13 +52,13 @@ class ZipReader {
 
  private:
   void read_directory();
-  void read_entry(uint64_t* at, uint64_t end);
+  void read_entry(uint64_t* at);
   void check_local_header(ZipRecord* record) const;
   void check_overlap() const;
 
-  const MappedFile& file_;
-  std::span<const std::byte> bytes_;
-  uint64_t directory_offset_ = 0;
+  const InputFile& file_;
+  std::vector<std::byte> directory_;
+  uint64_t directory_offset_ = 0;  // in the file
   std::vector<ZipRecord> records_;
   std::map<std::string_view, size_t> index_;
 };

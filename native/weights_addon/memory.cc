@@ -57,6 +57,7 @@ Napi::Value component_memory(const Napi::CallbackInfo& info) {
                                                           {"resident", WeightForm::kResident},
                                                           {"streamed", WeightForm::kStreamed}});
   request.keep_modulation = from.boolean("keepModulation");
+  request.map_weights = from.boolean("mapWeights");
   request.work = parse_work(from.get("work"));
 
   const ComponentMemory memory = jitflux::component_memory(request);

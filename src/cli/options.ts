@@ -53,6 +53,12 @@ export const ENCODER_FLAGS = {
     describe: 'type of weights and activations (default: float32, on a GPU bfloat16; float16: GPU only)',
   },
   threads: { type: 'number', requiresArg: true, describe: 'default: physical cores' },
+  'map-weights': {
+    type: 'boolean',
+    default: true,
+    describe:
+      'use weights from the mapped files (--no-map-weights: read them into memory, for files that may be changed meanwhile)',
+  },
   'allow-torchscript-code': {
     type: 'boolean',
     default: false,
@@ -113,6 +119,7 @@ export function loadOptions(args: LoadArgs, check: (o: LoadOptions) => void = ch
     device: args.device as Device | undefined,
     dtype: args.dtype,
     threads: args.threads,
+    mapWeights: args['map-weights'] === false ? false : undefined,
     allowTorchScriptCode: args['allow-torchscript-code'],
     quantize: args.quantize,
     keepTextEncoders: args['release-encoders'] === undefined ? undefined : !args['release-encoders'],

@@ -51,6 +51,8 @@ export interface NativeLoadOptions {
   /** 0: default. */
   threads: number;
   verify: boolean;
+  /** Whether weights may be used from a mapping of the file. */
+  mapWeights: boolean;
 }
 
 /** How a decode is cut into tiles. */
@@ -159,6 +161,8 @@ export interface MemoryRequest<Part extends PartName = PartName> {
   /** Of a transformer's blocks. */
   blockWeights: BlockWeights;
   keepModulation: boolean;
+  /** Whether weights may be used from the mapped file. */
+  mapWeights: boolean;
   work: {
     /** Of image tokens. */
     rows: number;

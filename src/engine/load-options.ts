@@ -21,10 +21,17 @@ export function nativeLoadOptions(o: LoadOptions): {
   dtype: ComputeDType;
   threads: number;
   verify: boolean;
+  mapWeights: boolean;
 } {
   const device = deviceIndex(o.device);
   checkLoadValues(o);
-  return { device, dtype: computeDType(o), threads: o.threads ?? 0, verify: o.verify ?? false };
+  return {
+    device,
+    dtype: computeDType(o),
+    threads: o.threads ?? 0,
+    verify: o.verify ?? false,
+    mapWeights: o.mapWeights ?? true,
+  };
 }
 
 /** Checks what can be checked of them without LibTorch: whether the device is there cannot. */
@@ -49,8 +56,10 @@ export function checkLoadValues(o: LoadOptions): void {
     }
     if (o[option] === true && !accelerator) throw invalidArgument(option, 'false on the CPU', true);
   }
-  if (o.packWeights !== undefined && typeof o.packWeights !== 'boolean') {
-    throw invalidArgument('packWeights', 'true or false', o.packWeights);
+  for (const option of ['packWeights', 'mapWeights'] as const) {
+    if (o[option] !== undefined && typeof o[option] !== 'boolean') {
+      throw invalidArgument(option, 'true or false', o[option]);
+    }
   }
   if (o.threads !== undefined && (!Number.isInteger(o.threads) || o.threads < 1 || o.threads > 1024)) {
     throw invalidArgument('threads', 'an integer from 1 to 1024', o.threads);

@@ -140,8 +140,12 @@ function openLibraries(loaderPath: string, entry: string, libtorch?: LibTorch): 
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
     const hint = hintFor(message);
+    // The dynamic linker's words, and those of what the libraries do while they are loaded.
+    const { code } = error as { code?: unknown };
+    const memory =
+      code === ERROR_CODES.OUT_OF_MEMORY || /cannot allocate memory|out of memory/i.test(message);
     throw new JitFluxError(
-      ERROR_CODES.NATIVE_LOAD,
+      memory ? ERROR_CODES.OUT_OF_MEMORY : ERROR_CODES.NATIVE_LOAD,
       hint === undefined ? message : `${message}\n${hint}`,
       { libraries, entry, ...(libtorch && { libtorch: libtorch.path }) },
       { cause: error },

@@ -69,6 +69,8 @@ export interface MemoryPlan {
   kind: ModelKind;
   dtype: NonNullable<LoadOptions['dtype']>;
   blockWeights: BlockWeights;
+  /** Whether weights may be used from the mapped files; else all of them are copies. */
+  mapWeights: boolean;
   width: number;
   height: number;
   /** Pictures of a batch. */
@@ -115,6 +117,7 @@ export interface MemoryPlanOptions
       | 'device'
       | 'quantize'
       | 'packWeights'
+      | 'mapWeights'
       | 'weightStreaming'
       | 'textEncoderDevice'
       | 'decoderDevice'
@@ -172,7 +175,8 @@ export async function memoryAvailableTo(o: MemoryPlanOptions): Promise<Available
 export function planModelMemory(source: ModelSpec, o: MemoryPlanOptions, available: Available): MemoryPlan {
   const plan = planForm(source, o, requestedBlockWeights(o), available);
   if (plan.fits) return plan;
-  if (plan.blockWeights === 'packed' && o.packWeights !== true)
+  // As the file holds them and in memory of this process, weights would take no less.
+  if (plan.blockWeights === 'packed' && o.packWeights !== true && o.mapWeights !== false)
     return planForm(source, o, 'mapped', available);
   if (plan.blockWeights === 'resident' && o.weightStreaming !== false) {
     const streamed = planForm(source, o, 'streamed', available);
@@ -226,6 +230,7 @@ function planForm(
         device: isAccelerator(placement.device) ? 'accelerator' : 'cpu',
         blockWeights,
         keepModulation: o.keepModulation ?? true,
+        mapWeights: o.mapWeights ?? true,
         work: { rows, cols, textTokens, images, steps, runs },
       });
     // A model that is known by its name only is published in bfloat16.
@@ -328,6 +333,7 @@ function planForm(
     kind: source.kind,
     dtype,
     blockWeights,
+    mapWeights: o.mapWeights ?? true,
     width,
     height,
     images,
@@ -386,7 +392,8 @@ function encodingAdvice({ accelerator }: MemoryPlan): string[] {
 function generationAdvice(plan: MemoryPlan, weights: readonly ComponentMemory[]): string[] {
   const { accelerator } = plan;
   return [
-    ...(plan.blockWeights === 'packed' ? ['packWeights: false'] : []),
+    ...(plan.mapWeights ? [] : ['mapWeights: true']),
+    ...(plan.blockWeights === 'packed' && plan.mapWeights ? ['packWeights: false'] : []),
     ...(accelerator || plan.blockWeights === 'int8' ? [] : ["quantize 'int8'"]),
     ...(plan.blockWeights === 'resident' ? ['weightStreaming', 'keepModulation: false'] : []),
     ...(accelerator ? ["textEncoderDevice 'cpu'", 'keepDecoder: false'] : []),

@@ -32,7 +32,7 @@ class ListedFile final : public WeightFile {
   }
 
   const char* format() const override { return "safetensors"; }
-  std::vector<const MappedFile*> mappings() const override { return {}; }
+  std::vector<const InputFile*> inputs() const override { return {}; }
 
  private:
   void add(std::string_view line, uint64_t* total) {
@@ -52,7 +52,7 @@ class ListedFile final : public WeightFile {
     tensor.name = line;
     tensor.strides = contiguous_strides(tensor.shape);
     // Never read here; blocks of rows are cut from it.
-    tensor.data = reinterpret_cast<const std::byte*>(uintptr_t{1} << 40);
+    tensor.offset = uint64_t{1} << 40;
     *total += tensor.nbytes();
     if (*total > kMaxFile || !is_utf8(line) || line.size() > kMaxNameLength) return;
     if (index_.emplace(tensor.name, tensors_.size()).second) tensors_.push_back(std::move(tensor));

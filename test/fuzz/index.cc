@@ -35,7 +35,7 @@ std::string open_and_check(Bytes bytes) {
                   error_code::kFileNotFound},
                  [&] {
                    const std::string path = shards().path() + "/model.safetensors.index.json";
-                   const auto file = open_safetensors_index(MappedFile(path, bytes));
+                   const auto file = open_safetensors_index(InputFile(path, bytes), {});
                    check_tensors(*file, {});
                    expect(file->tensors().size() <= 3, "only tensors of the shards");
                    expect(file->files().front() == path, "the index comes first");

@@ -11,7 +11,7 @@ namespace {
 std::string open_and_check(Bytes bytes) {
   return outcome(
       {error_code::kCorruptFile, error_code::kUnsafeFile, error_code::kUnsupportedFormat},
-      [&] { check_tensors(*open_safetensors(MappedFile("file", bytes)), bytes); });
+      [&] { check_tensors(*open_safetensors(InputFile("file", bytes), {}), bytes); });
 }
 
 }  // namespace
@@ -23,7 +23,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const Moved moved(bytes, 1 + size % 7);
     expect(open_and_check(moved.bytes()) == first, "the place in memory does not matter");
   }
-  if (first.empty()) check_written(*open_safetensors(MappedFile("file", bytes)));
+  if (first.empty()) check_written(*open_safetensors(InputFile("file", bytes), {}));
   return 0;
 }
 

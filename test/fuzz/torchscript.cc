@@ -14,7 +14,7 @@ namespace {
 std::string open_and_check(Bytes bytes, bool verify) {
   return outcome(
       {error_code::kCorruptFile, error_code::kUnsafeFile, error_code::kUnsupportedFormat}, [&] {
-        check_tensors(*open_torchscript(MappedFile("file", bytes), {.verify = verify}), bytes);
+        check_tensors(*open_torchscript(InputFile("file", bytes), {.verify = verify}), bytes);
       });
 }
 
@@ -29,7 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   if (first.empty()) {
     open_and_check(bytes, true);
-    check_written(*open_torchscript(MappedFile("file", bytes), {}));
+    check_written(*open_torchscript(InputFile("file", bytes), {}));
   }
   return 0;
 }
@@ -42,11 +42,11 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t max
   if (random.below(8) == 0) return LLVMFuzzerMutate(data, size, max_size);
   std::vector<Record> records;
   try {
-    const MappedFile file("file", as_bytes(data, size));
+    const InputFile file("file", as_bytes(data, size));
     const ZipReader archive(file);
     for (const ZipRecord& record : archive.records()) {
       if (record.encrypted || record.method != 0) continue;
-      records.push_back({std::string(record.name), std::string(as_text(archive.contents(record)))});
+      records.push_back({std::string(record.name), std::string(as_text(archive.read(record)))});
     }
   } catch (const Error&) {
   }

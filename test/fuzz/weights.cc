@@ -19,7 +19,7 @@ std::string open_and_check(Bytes bytes) {
                   error_code::kFileNotFound},
                  [&] {
                    // An index finds no shards here.
-                   const auto file = WeightFile::open(MappedFile(folder().path() + "/file", bytes));
+                   const auto file = WeightFile::open(InputFile(folder().path() + "/file", bytes));
                    check_tensors(*file, file->file_bytes() > 0 ? bytes : Bytes{});
                    const PartDescription found = describe_part(file, {});
                    if (found.problem) check_error(*found.problem, {error_code::kWeightsMismatch});

@@ -62,7 +62,7 @@ const pass = () => ({
   grid: GRID,
   step: Int32Array.of(0, 1),
 });
-const load = { device: -1, dtype: 'float32', threads: 0, verify: false };
+const load = { device: -1, dtype: 'float32', threads: 0, verify: false, mapWeights: true };
 
 const CASES: Case[] = [
   {

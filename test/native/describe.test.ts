@@ -152,6 +152,7 @@ function request({ part, architecture, fileBytes }: WeightDescription) {
     device: 'cpu',
     blockWeights: 'packed',
     keepModulation: true,
+    mapWeights: true,
     work: { rows: 64, cols: 64, textTokens: 512, images: 1, steps: 18, runs: 1 },
   } as const;
 }
@@ -219,6 +220,7 @@ describe('componentMemory', () => {
     [{ work: undefined }, /"work"/],
     [{ fileBytes: -1 }, /"fileBytes"/],
     [{ keepModulation: 1 }, /"keepModulation"/],
+    [{ mapWeights: 1 }, /"mapWeights"/],
   ])('refuses %j', async (o, message) => {
     await expectError(
       () => componentMemory({ ...dev, ...o } as never),

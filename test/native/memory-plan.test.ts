@@ -28,6 +28,7 @@ describe('memory of a decode', () => {
         device: 'cpu',
         blockWeights: 'packed',
         keepModulation: true,
+        mapWeights: true,
         work: { rows, cols, textTokens: 0, images: 1, steps: 1, runs: 1 },
       });
       const bound = Math.min(autoencoder.decodeBytes(2 * rows, 2 * cols), 2 * 1024 ** 3);

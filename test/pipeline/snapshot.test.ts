@@ -70,10 +70,12 @@ describe('a snapshot of FLUX.1-dev', () => {
     expect(again.images[0]!.toPNG()).toEqual(images[0]!.toPNG());
   });
 
-  it('gives the same picture with released encoders, with and without resident modulation', async () => {
+  it('gives the same picture with released encoders, with and without resident modulation and mappings', async () => {
     const expected = await picture(dev);
     expect(await picture(dev, { keepTextEncoders: false })).toEqual(expected);
     expect(await picture(dev, { keepModulation: false })).toEqual(expected);
+    expect(await picture(dev, { mapWeights: false })).toEqual(expected);
+    expect(await picture(dev, { mapWeights: false, keepModulation: false })).toEqual(expected);
   });
 
   it('hands the form of its weights to the transformer, and maps what would not fit packed', async () => {

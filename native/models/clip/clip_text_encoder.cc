@@ -35,6 +35,7 @@ std::shared_ptr<ClipTextEncoder> ClipTextEncoder::load(std::shared_ptr<const Wei
                               from.linear(layer + "mlp.fc1"), from.linear(layer + "mlp.fc2")});
   }
   model->final_norm_ = norm("final_layer_norm");
+  model->mapped_file_ = from.mapped_file();
   return model;
 }
 
@@ -66,6 +67,7 @@ ClipTextEncoder::Encoded ClipTextEncoder::encode(const at::Tensor& ids, const Jo
                      .add(positions_.narrow(0, 0, length));
   for (size_t i = 0; i < layers_.size(); ++i) {
     job.checkpoint();
+    if (mapped_file_) mapped_file_->expect_unchanged_mappings();
     const Layer& layer = layers_[i];
     at::Tensor h = normed(x, layer.norm1).to(dtype_);
     const at::Tensor attended = at::scaled_dot_product_attention(
@@ -77,6 +79,7 @@ ClipTextEncoder::Encoded ClipTextEncoder::encode(const at::Tensor& ids, const Jo
     x.add_(layer.mlp_out(h));
     if (job.progress) job.progress(i + 1, layers_.size(), "layer");
   }
+  if (mapped_file_) mapped_file_->expect_unchanged_mappings();
   Encoded result;
   result.hidden = normed(x, final_norm_);
   result.pooled = at::empty({images, d}, result.hidden.options());

@@ -53,6 +53,7 @@ class ClipTextEncoder {
   at::Tensor positions_;  // [positions, width] float32
   std::vector<Layer> layers_;
   Norm final_norm_;
+  std::shared_ptr<const WeightFile> mapped_file_;  // if any weights are used from its mapping
 };
 
 }  // namespace jitflux

@@ -253,6 +253,7 @@ void FluxTransformer::run(const at::Tensor& velocity, const Pass& pass, const Jo
   }
   const auto progress = [&](size_t done, const char* kind) {
     job.checkpoint();
+    weights_->expect_unchanged();
     if (job.progress) job.progress(done, blocks(), kind);
   };
   for (size_t i = 0; i < blocks(); ++i) {
@@ -272,6 +273,7 @@ void FluxTransformer::run(const at::Tensor& velocity, const Pass& pass, const Jo
     count(on_accelerator() ? Counter::kLinearDevice : Counter::kLinearPlain);
     velocity[b].copy_(final_out_(rows_of(normed.values, rows)));  // widens to float32
   }
+  weights_->expect_unchanged();
 }
 
 // A recorded pass reads and writes fixed addresses: the workspace, this modulation of one step,

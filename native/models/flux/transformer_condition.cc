@@ -74,6 +74,7 @@ std::shared_ptr<const Conditioning> FluxTransformer::condition(const at::Tensor&
   const at::Tensor activated = at::silu(embed_conditioning(pooled, guidance, sigmas));
   const auto modulate = [&](const ModulationLinear& source, const at::Tensor& vectors) {
     job.checkpoint();
+    weights_->expect_unchanged();
     const Linear linear = source.resident ? *source.resident : weights_->linear(source.module);
     vectors.copy_(linear(activated).view(vectors.sizes()));  // widens to float32
     // Once per request: until the next one they need not count as this process's memory. Resident
@@ -88,6 +89,7 @@ std::shared_ptr<const Conditioning> FluxTransformer::condition(const at::Tensor&
     modulate(single_blocks_[i].modulation, result->single_stream[i]);
   }
   modulate(final_modulation_, result->final_layer);
+  weights_->expect_unchanged();
   weights_->release_staging();
   return result;
 }

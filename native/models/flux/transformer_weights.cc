@@ -23,9 +23,9 @@ class Loader {
 
   PackedLinear packed(const std::vector<std::string>& modules) {
     PackedLinear result{reader_, modules, form_};
-    if (form_ == WeightForm::kResident) result.prepare();
     // Streamed ones are read once all layers are known.
     if (form_ == WeightForm::kStreamed) return result;
+    if (form_ == WeightForm::kResident || !reader_->may_map()) result.prepare();
     for (const std::string& module : modules) advance_module(module);
     return result;
   }
@@ -155,6 +155,8 @@ std::shared_ptr<FluxTransformer> FluxTransformer::load(
         [&](const std::string& module) { from.advance_module(module); });
   }
   reader->release_staging();
+  const bool all_read = on_accelerator() || !reader->may_map();
+  if (all_read && keep) reader->close();
   return model;
 }
 

@@ -50,6 +50,7 @@ std::shared_ptr<T5Encoder> T5Encoder::load(std::shared_ptr<const WeightFile> fil
          from.linear(mlp + "wi_0"), from.linear(mlp + "wi_1"), from.linear(mlp + "wo")});
   }
   model->final_norm_ = from.copy("encoder.final_layer_norm.weight", at::kFloat);
+  model->mapped_file_ = from.mapped_file();
   return model;
 }
 
@@ -111,6 +112,7 @@ at::Tensor T5Encoder::run(const at::Tensor& ids, const Job& job) {
 
   for (size_t i = 0; i < blocks_.size(); ++i) {
     job.checkpoint();
+    if (mapped_file_) mapped_file_->expect_unchanged_mappings();
     const Block& block = blocks_[i];
     at::Tensor h = normed(block.norm1, T{});
     const at::Tensor attended =
@@ -125,6 +127,7 @@ at::Tensor T5Encoder::run(const at::Tensor& ids, const Job& job) {
     x.add_(block.down(gate));
     if (job.progress) job.progress(i + 1, blocks_.size(), "block");
   }
+  if (mapped_file_) mapped_file_->expect_unchanged_mappings();
   return normed(final_norm_, float{}).view({images, length, d});
 }
 

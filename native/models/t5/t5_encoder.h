@@ -55,6 +55,7 @@ class T5Encoder {
   at::Tensor final_norm_;
   // [1, heads, T, T] of the length used last; float32, on an accelerator of the compute type
   at::Tensor position_bias_;
+  std::shared_ptr<const WeightFile> mapped_file_;  // if any weights are used from its mapping
 };
 
 }  // namespace jitflux

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "weights/mapped_file.h"
+#include "weights/input_file.h"
 #include "weights/weight_file.h"
 
 extern "C" {

@@ -51,6 +51,17 @@ describe('jit-flux plan', () => {
     expect(memory.accelerator).toMatchObject({ device: 'cuda:7', availableBytes: 80 * 2 ** 30 });
   });
 
+  it('counts mapped weights as copies with --no-map-weights', async () => {
+    const memory = async (flags: string[]) => {
+      const { stdout } = await cli([...FLUX_7X, '--dtype', 'bfloat16', ...flags, '--json']);
+      return (JSON.parse(stdout) as { memory: MemoryPlan }).memory;
+    };
+    const [mapped, copied] = [await memory([]), await memory(['--no-map-weights'])];
+    expect([mapped.mapWeights, copied.mapWeights]).toEqual([true, false]);
+    expect(copied.components.filter((part) => part.mapped)).toEqual([]);
+    expect(copied.peakBytes).toBeGreaterThan(mapped.peakBytes);
+  });
+
   it.each([
     ['--device gpu', 'ERR_JITFLUX_INVALID_ARGUMENT', 'device'],
     ['--device cuda --quantize int8', 'ERR_JITFLUX_INVALID_ARGUMENT', 'quantize'],

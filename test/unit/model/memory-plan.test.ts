@@ -162,6 +162,21 @@ describe('planModelMemory', () => {
     expect(form(mapped.peakBytes - 1)).toMatchObject({ blockWeights: 'mapped', fits: false });
   });
 
+  it('counts everything as a copy where nothing is mapped', () => {
+    const [mapped, copied] = [plan({ dtype: 'bfloat16' }), plan({ dtype: 'bfloat16', mapWeights: false })];
+    expect(mapped.mapWeights).toBe(true);
+    expect(copied.mapWeights).toBe(false);
+    expect(copied.components.some((part) => part.mapped)).toBe(false);
+    for (const part of copied.components) expect(part.copiedBytes).toBe(part.residentBytes);
+    const sampling = (p: typeof mapped) => p.phases.find(({ phase }) => phase === 'sample')!.bytes;
+    // Text encoders stay, though they have nothing to do.
+    expect(sampling(copied) - sampling(mapped)).toBe(2 * (CLIP + T5));
+    // As the file holds them they would take no less.
+    const short = plan({ dtype: 'bfloat16', mapWeights: false }, fluxDev(), copied.peakBytes - 1);
+    expect(short).toMatchObject({ blockWeights: 'packed', fits: false });
+    expect(() => checkMemory(short)).toThrow(/mapWeights: true/);
+  });
+
   it('takes the largest phase, and encoders only where they are', () => {
     const phases = (o: MemoryPlanOptions, source = fluxDev()) =>
       Object.fromEntries(plan(o, source).phases.map(({ phase, bytes }) => [phase, bytes]));
@@ -240,6 +255,7 @@ const part = (request: object) =>
     device: 'cpu',
     blockWeights: 'packed',
     keepModulation: true,
+    mapWeights: true,
     work: { rows: 64, cols: 64, textTokens: 512, images: 1, steps: 18, runs: 1 },
     ...request,
   } as never);
