@@ -115,7 +115,7 @@ export function activateAll(given: Int32Array, tokens: number): Int32Array {
 /**
  * ITA, the importance-guided activation: appends the inactive tokens of highest importance, in descending order of
  * importance; of equals the lower index comes first. NaN counts as the lowest importance.
- * @param importance one value per token, see `JitOperators.importance`
+ * @param map importance: one value per token, see `JitOperators.importance`
  * @param targetCount size of the result, from `anchors.length` to the number of tokens
  * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_INVALID_ANCHORS
  */
