@@ -1,7 +1,7 @@
 // What describe_part and component_memory say of any list of tensors. The input is such a list, one
-// a line: type (a digit), sizes, name, separated by spaces ("1 8 4 encoder.layers.0.x"). Its sizes
-// are those that a reader may accept of a file of up to 2^48 bytes; a tensor without elements may
-// have any.
+// a line: type (a digit), sizes, name, separated by spaces ("1 8 4 encoder.layers.0.x"); with "-"
+// in place of the type a list of integers under this name. Sizes are those that a reader may accept
+// of a file of up to 2^48 bytes; a tensor without elements may have any.
 #include <charconv>
 #include <cmath>
 #include <iterator>
@@ -36,9 +36,11 @@ class ListedFile final : public WeightFile {
 
  private:
   void add(std::string_view line, uint64_t* total) {
-    if (line.size() < 3 || line[0] < '0' || line[0] > '9' || line[1] != ' ') return;
+    if (line.size() < 3 || line[1] != ' ') return;
+    const bool is_list = line[0] == '-';
+    if (!is_list && (line[0] < '0' || line[0] > '9')) return;
     WeightTensor tensor;
-    tensor.dtype = static_cast<WeightDType>(line[0] - '0');
+    if (!is_list) tensor.dtype = static_cast<WeightDType>(line[0] - '0');
     line.remove_prefix(2);
     while (!line.empty() && line[0] >= '0' && line[0] <= '9' && tensor.shape.size() < kMaxRank) {
       int64_t size = 0;
@@ -46,6 +48,10 @@ class ListedFile final : public WeightFile {
       if (error != std::errc() || end == line.data() + line.size() || *end != ' ') return;
       line.remove_prefix(static_cast<size_t>(end - line.data()) + 1);
       tensor.shape.push_back(size);
+    }
+    if (is_list) {
+      int_lists_.emplace(line, tensor.shape);
+      return;
     }
     const std::optional<int64_t> numel = checked_numel(tensor.shape);
     if (!numel || static_cast<uint64_t>(*numel) > kMaxFile) return;
