@@ -121,7 +121,7 @@ class TorchScriptConditioner implements TextConditioner {
     prompts: readonly string[],
     { length, signal }: { length: number; signal: AbortSignal },
   ): Promise<TextConditions> {
-    const encoded = tokenize(this.#tokenizer, prompts, length);
+    const encoded = await tokenize(this.#tokenizer, prompts, length, signal);
     const warnings = prompts.flatMap((_, i) => warningsFor(encoded[i], i, { length, model: this.#model }));
     throwIfAborted(signal);
     using ids = idTensor(encoded);
@@ -170,8 +170,8 @@ class NativeConditioner implements TextConditioner {
   ): Promise<TextConditions> {
     // FLUX pads to CLIP's full length, whatever the length of T5's text.
     const clipLength = this.#encoders.clip.config.maxTokens;
-    const clip = tokenize(this.#tokenizers.clip, prompts, clipLength);
-    const t5 = tokenize(this.#tokenizers.t5, prompts, length);
+    const clip = await tokenize(this.#tokenizers.clip, prompts, clipLength, signal);
+    const t5 = await tokenize(this.#tokenizers.t5, prompts, length, signal);
     const warnings = prompts.flatMap((_, i) => [
       ...warningsFor(clip[i], i, { length: clipLength, model: this.#model, encoder: 'clip' }),
       ...warningsFor(t5[i], i, { length, model: this.#model, encoder: 't5' }),
@@ -251,11 +251,16 @@ export function checkConditions(
   );
 }
 
-function tokenize(tokenizer: Tokenizer, prompts: readonly string[], length: number): EncodedPrompt[] {
+async function tokenize(
+  tokenizer: Tokenizer,
+  prompts: readonly string[],
+  length: number,
+  signal: AbortSignal,
+): Promise<EncodedPrompt[]> {
   if (length < tokenizer.specialTokens) {
     throw invalidArgument('maxSequenceLength', `at least ${tokenizer.specialTokens}`, length);
   }
-  return prompts.map((text) => tokenizer.encode(text, length));
+  return tokenizer.encodeAll(prompts, length, { signal });
 }
 
 /** [prompts, length] int64. */

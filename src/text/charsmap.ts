@@ -7,6 +7,9 @@
 /** No T5-like map is larger than a few hundred kilobytes. */
 const MAX_MAP_BYTES = 16 * 1024 * 1024;
 
+/** Longest replacement. NFKC's longest has 33 bytes. */
+const MAX_REPLACEMENT_BYTES = 256;
+
 /** Thrown for a map that contradicts itself. */
 export class InvalidCharsmap extends Error {}
 
@@ -24,6 +27,12 @@ export function charsmapNormalizer(base64: string): (text: string) => string {
   const trie = new Uint32Array(trieBytes / 4);
   for (let i = 0; i < trie.length; i++) trie[i] = bytes.readUInt32LE(4 + 4 * i);
   const replacements = bytes.subarray(4 + trieBytes);
+  for (let at = 0; at < replacements.length;) {
+    const nul = replacements.indexOf(0, at);
+    const end = nul < 0 ? replacements.length : nul;
+    if (end - at > MAX_REPLACEMENT_BYTES) throw new InvalidCharsmap('it makes a character too long');
+    at = end + 1;
+  }
 
   /** What the shortest prefix of the text that is in the trie becomes. */
   const transform = (text: string): string | undefined => {

@@ -1,4 +1,5 @@
-export { Tokenizer, type EncodedPrompt } from './tokenizer.js';
+export { Tokenizer } from './tokenizer.js';
+export type { EncodedPrompt } from './types.js';
 export {
   findTokenizer,
   loadClipTokenizer,

@@ -5,15 +5,13 @@ import { join } from 'node:path';
 import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError } from '../errors.js';
+import { CLIP_WORDS, WHITESPACE_RUN } from './patterns.js';
 import { invalidTokenizer, readTokenizerJson, readTokenizerText, Tokenizer } from './tokenizer.js';
 
 export type TokenizerKind = 'clip' | 't5';
 
 const START = '<|startoftext|>';
 const END = '<|endoftext|>';
-
-/** CLIP's own division of a text into words; byte pairs are merged inside of these only. */
-const CLIP_WORDS = String.raw`'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+`;
 
 /** A special token is written as text, or as an object with its text. */
 const specialToken = z.union([z.string(), z.looseObject({ content: z.string() })]).transform((token) => {
@@ -25,7 +23,6 @@ const specialTokens = z.looseObject({
   unk_token: specialToken.nullish(),
   pad_token: specialToken.nullish(),
 });
-const vocabulary = z.record(z.string(), z.number().int().nonnegative());
 
 /**
  * Looks for a tokenizer's files.
@@ -52,14 +49,16 @@ export async function loadClipTokenizer(
   if (existsSync(path)) return Tokenizer.load(path, { padToken: special.pad_token ?? END, signal: o.signal });
 
   const vocabPath = join(directory, 'vocab.json');
-  const vocab = vocabulary.safeParse(await readTokenizerJson(vocabPath, o.signal));
-  if (!vocab.success) throw invalidTokenizer(vocabPath, 'it is not an object of token ids');
+  const vocab = await readTokenizerJson(vocabPath, o.signal);
+  if (typeof vocab !== 'object' || vocab === null || Array.isArray(vocab)) {
+    throw invalidTokenizer(vocabPath, 'it is not an object of token ids');
+  }
   const mergesPath = join(directory, 'merges.txt');
   const merges = parseMerges(await readTokenizerText(mergesPath, o.signal), mergesPath);
   const start = special.bos_token ?? START;
   const end = special.eos_token ?? END;
-  const id = (token: string): number => {
-    const value = vocab.data[token];
+  const id = (token: string): unknown => {
+    const value: unknown = Object.getOwnPropertyDescriptor(vocab, token)?.value;
     if (value === undefined) throw invalidTokenizer(vocabPath, `it has no token ${token}`);
     return value;
   };
@@ -74,7 +73,7 @@ export async function loadClipTokenizer(
       type: 'Sequence',
       normalizers: [
         { type: 'NFC' },
-        { type: 'Replace', pattern: { Regex: String.raw`\s+` }, content: ' ' },
+        { type: 'Replace', pattern: { Regex: WHITESPACE_RUN }, content: ' ' },
         { type: 'Lowercase' },
       ],
     },
@@ -99,7 +98,7 @@ export async function loadClipTokenizer(
       continuing_subword_prefix: '',
       end_of_word_suffix: '</w>',
       fuse_unk: false,
-      vocab: vocab.data,
+      vocab,
       merges,
     },
   };

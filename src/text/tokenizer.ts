@@ -2,103 +2,87 @@
  * Prompt text to token ids, from a Hugging Face `tokenizer.json`. The tokenizer itself is
  * `@huggingface/tokenizers`; padding and truncation, which that library leaves out, are done here.
  */
-import { Tokenizer as UntypedTokenizer } from '@huggingface/tokenizers';
-import { z } from 'zod';
+import { setImmediate } from 'node:timers/promises';
 
-import { ERROR_CODES, JitFluxError } from '../errors.js';
+import { Tokenizer as UntypedTokenizer } from '@huggingface/tokenizers';
+
+import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import { readSmallFile } from '../files/small-file.js';
 import { charsmapNormalizer } from './charsmap.js';
+import { checkTokenizerFile } from './tokenizer-file.js';
+import { encodeOnThread } from './tokenizer-thread.js';
+import type { EncodedPrompt, TokenizerSource } from './types.js';
 
 /** What is used of the library. Its own declarations do not resolve under NodeNext (imports without extension). */
 interface HuggingFaceTokenizer {
   encode(text: string, o?: { add_special_tokens?: boolean }): { ids: number[]; tokens: string[] };
   token_to_id(token: string): number | undefined;
+  readonly post_processor: {
+    post_process(tokens: string[], pair: null, add_special_tokens: boolean): { tokens: string[] };
+  } | null;
 }
 const HuggingFaceTokenizer = UntypedTokenizer as unknown as new (
   tokenizer: object,
   config: object,
 ) => HuggingFaceTokenizer;
 
-/** One encoded prompt. */
-export interface EncodedPrompt {
-  /** Exactly `length` token ids: the text, its special tokens, then padding. */
-  ids: number[];
-  /** Number of tokens of the whole text, special tokens included. */
-  tokens: number;
-  /** Number of tokens of the text that did not fit and were cut off at its end. */
-  truncated: number;
-  /** Words outside the vocabulary, in order of appearance, each once. */
-  unknown: string[];
-}
-
 /** Largest file of a tokenizer. T5's has 2.4 MB, that of Qwen3 with its 151,000 tokens 11.4 MB. */
 const MAX_TOKENIZER_BYTES = 16 * 1024 ** 2;
 
-const addedToken = z.looseObject({ id: z.number().int().nonnegative(), content: z.string() });
+/** Longest prompt that is encoded on the event loop: what takes longer than that does not delay anybody else. */
+const MAX_CHARACTERS_HERE = 2000;
 
-const tokenizerFile = z.looseObject({
-  added_tokens: z.array(addedToken).default([]),
-  normalizer: z.unknown().default(null),
-  pre_tokenizer: z.unknown().default(null),
-  post_processor: z.unknown().default(null),
-  decoder: z.unknown().default(null),
-  padding: z
-    .looseObject({ pad_id: z.number().int().nonnegative() })
-    .nullish()
-    .transform((value) => value ?? null),
-  model: z.looseObject({
-    type: z.string().optional(),
-    vocab: z.union([z.record(z.string(), z.number().int()), z.array(z.unknown())]),
-    unk_token: z.string().nullish(),
-    unk_id: z.number().int().nullish(),
-  }),
-});
-
-const normalizerSteps = z.looseObject({ type: z.literal('Sequence'), normalizers: z.array(z.unknown()) });
-const precompiled = z.looseObject({
-  type: z.literal('Precompiled'),
-  precompiled_charsmap: z.string().nullish(),
-});
-
-/**
- * The pre-tokenizer `Whitespace` is the regular expression `\w+|[^\w\s]+` over Unicode. The JavaScript library
- * runs it with JavaScript's ASCII-only `\w`, which would split "café" in two; the same thing said as `Split`
- * with the classes spelt out gives the ids of the original.
- */
-const WORD = String.raw`\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}`;
-const UNICODE_WHITESPACE_SPLIT = {
-  type: 'Split',
-  pattern: { Regex: String.raw`[${WORD}]+|[^${WORD}\p{White_Space}]+` },
-  behavior: 'Removed',
-  invert: true,
-};
+/** Stands for a text's tokens. No file's token has a NUL and this text. */
+const TEXT_MARK = '\0text';
 
 /** A tokenizer with a fixed output length. */
 export class Tokenizer {
   readonly #tokenizer: HuggingFaceTokenizer;
-  readonly #name: string;
+  readonly #source: TokenizerSource;
+  readonly #normalize: (text: string) => string;
+  /** Ids of the special tokens in front of a text and behind it. */
+  readonly #before: readonly number[];
+  readonly #after: readonly number[];
   readonly #padId: number;
   readonly #unknownId: number | undefined;
-  readonly #normalize: (text: string) => string;
-  readonly #special: number;
 
-  private constructor(
-    tokenizer: HuggingFaceTokenizer,
-    o: { name: string; padId: number; unknownId: number | undefined; normalize: (text: string) => string },
-  ) {
+  /**
+   * @internal
+   * @throws ERR_JITFLUX_INVALID_MODEL if it fits nowhere
+   */
+  constructor(source: TokenizerSource) {
+    this.#source = source;
+    const { definition, padToken } = source;
+    const { charsmap, unknownToken, unknownId } = definition;
+    this.#normalize = charsmap === undefined ? (text) => text : charsmapNormalizer(charsmap);
+    // The second argument is tokenizer_config.json, of which only the unknown token matters here.
+    const tokenizer = new HuggingFaceTokenizer(definition, { unk_token: unknownToken });
     this.#tokenizer = tokenizer;
-    this.#name = o.name;
-    this.#padId = o.padId;
-    this.#normalize = o.normalize;
-    const special = this.#tokenize('').ids;
-    this.#special = special.length;
+    const idOf = (token: string): number | undefined => tokenizer.token_to_id(token);
+    const whole = tokenizer.post_processor?.post_process([TEXT_MARK], null, true).tokens ?? [TEXT_MARK];
+    const ids = whole.map((token) => {
+      const id = token === TEXT_MARK ? -1 : idOf(token);
+      if (id === undefined) throw new Error(`the special token ${token} is not in its vocabulary`);
+      return id;
+    });
+    const at = ids.indexOf(-1);
+    if (at < 0 || at !== ids.lastIndexOf(-1)) throw new Error('it does not keep the text exactly once');
+    this.#before = ids.slice(0, at);
+    this.#after = ids.slice(at + 1);
+
+    const padId = padToken === undefined ? (definition.padId ?? idOf('<pad>') ?? 0) : idOf(padToken);
+    if (padId === undefined) throw new Error(`the padding token ${padToken} is not in its vocabulary`);
+    this.#padId = padId;
+    const unknown = unknownId ?? (unknownToken === undefined ? undefined : idOf(unknownToken));
     // CLIP names its end token as the one for unknown words; every text has that.
-    this.#unknownId = o.unknownId !== undefined && special.includes(o.unknownId) ? undefined : o.unknownId;
+    this.#unknownId = unknown !== undefined && ids.includes(unknown) ? undefined : unknown;
+    // What fails for every text fails here.
+    this.encode('', this.specialTokens);
   }
 
   /**
    * Reads a `tokenizer.json`.
-   * @throws ERR_JITFLUX_FILE_NOT_FOUND, or ERR_JITFLUX_INVALID_MODEL if it is not a tokenizer
+   * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_INVALID_MODEL if it is not a tokenizer, ERR_JITFLUX_ABORTED
    */
   static async load(
     path: string,
@@ -112,30 +96,11 @@ export class Tokenizer {
    * Builds a tokenizer from the parsed content of a `tokenizer.json`.
    * @param name what error messages call it
    * @param o.padToken fills up short texts; default: the file's padding, `<pad>`, or id 0
+   * @throws ERR_JITFLUX_INVALID_MODEL
    */
   static from(json: unknown, name = 'tokenizer.json', o: { padToken?: string | undefined } = {}): Tokenizer {
-    const parsed = tokenizerFile.safeParse(json);
-    if (!parsed.success) {
-      const issue = parsed.error.issues[0];
-      throw invalidTokenizer(name, `${issue?.path.join('.') || 'the file'}: ${issue?.message ?? 'invalid'}`);
-    }
-    const file = parsed.data;
-    if (isWhitespace(file.pre_tokenizer)) file.pre_tokenizer = UNICODE_WHITESPACE_SPLIT;
-    const unknownToken = file.model.unk_token ?? undefined;
     try {
-      const { normalize, rest } = takeCharsmap(file.normalizer);
-      file.normalizer = rest;
-      // The second argument is tokenizer_config.json, of which only the unknown token matters here.
-      const tokenizer = new HuggingFaceTokenizer(file, { unk_token: unknownToken });
-      const unknownId =
-        file.model.unk_id ?? (unknownToken === undefined ? undefined : tokenizer.token_to_id(unknownToken));
-      const padId =
-        o.padToken === undefined
-          ? (file.padding?.pad_id ?? tokenizer.token_to_id('<pad>') ?? 0)
-          : tokenizer.token_to_id(o.padToken);
-      if (padId === undefined) throw new Error(`the padding token ${o.padToken} is not in its vocabulary`);
-      if (padId < 0) throw new Error(`its padding has the id ${padId}`);
-      return new Tokenizer(tokenizer, { name, padId, unknownId, normalize });
+      return new Tokenizer({ definition: checkTokenizerFile(json), name, padToken: o.padToken });
     } catch (cause) {
       if (cause instanceof JitFluxError) throw cause;
       throw invalidTokenizer(name, cause instanceof Error ? cause.message : String(cause), cause);
@@ -144,53 +109,66 @@ export class Tokenizer {
 
   /** Number of special tokens, such as the end of the text, that every encoded prompt holds. */
   get specialTokens(): number {
-    return this.#special;
+    return this.#before.length + this.#after.length;
   }
 
   /**
    * Encodes one prompt to exactly `length` ids. A longer text loses tokens at its end, never its special tokens.
+   * Synchronous; {@link encodeAll} is for texts of any length.
    * @param length at least {@link specialTokens}
-   * @throws ERR_JITFLUX_INVALID_MODEL if the tokenizer's rules and its vocabulary contradict each other, which only a text
-   *   shows
+   * @throws ERR_JITFLUX_INVALID_MODEL if the tokenizer has no token for a part of the text
    */
   encode(prompt: string, length: number): EncodedPrompt {
-    const text = this.#normalize(prompt);
-    const full = this.#tokenize(text);
-    const special = full.ids.length - this.#tokenize(text, { add_special_tokens: false }).ids.length;
-    const truncated = Math.max(0, full.ids.length - length);
-    const ids = truncated === 0 ? full.ids.slice() : this.#cut(full.ids, text, length, special);
-    while (ids.length < length) ids.push(this.#padId);
-    const unknown = new Set<string>();
-    full.ids.forEach((id, i) => {
-      if (id === this.#unknownId) unknown.add(full.tokens[i] ?? '');
-    });
-    return { ids, tokens: full.ids.length, truncated, unknown: [...unknown] };
-  }
-
-  /** What the library makes of a text. It checks no file: a token without an id would come out as `undefined`. */
-  #tokenize(text: string, o?: { add_special_tokens?: boolean }): { ids: number[]; tokens: string[] } {
-    let result: { ids: number[]; tokens: string[] };
+    const { name } = this.#source;
+    let ids: number[];
+    let tokens: string[];
     try {
-      result = this.#tokenizer.encode(text, o);
+      ({ ids, tokens } = this.#tokenizer.encode(this.#normalize(prompt), { add_special_tokens: false }));
     } catch (cause) {
-      const reason = cause instanceof Error ? cause.message : String(cause);
-      throw invalidTokenizer(this.#name, `it fails on a text: ${reason}`, cause);
+      throw invalidTokenizer(name, cause instanceof Error ? cause.message : String(cause), cause);
     }
-    const bad = result.ids.findIndex((id) => !Number.isSafeInteger(id) || id < 0);
-    if (bad >= 0) {
-      const token = JSON.stringify(result.tokens[bad]?.slice(0, 100));
-      throw invalidTokenizer(this.#name, `the token ${token} has no id in its vocabulary`);
+    const lacking = ids.findIndex((id) => !Number.isInteger(id));
+    if (lacking >= 0) {
+      const part = JSON.stringify(tokens[lacking]?.slice(0, 100));
+      throw invalidTokenizer(name, `it has no token for ${part}, nor one for what is unknown`);
     }
-    return result;
+    const total = ids.length + this.specialTokens;
+    const kept = ids.slice(0, Math.max(0, length - this.specialTokens));
+    const row = [...this.#before, ...kept, ...this.#after];
+    while (row.length < length) row.push(this.#padId);
+    const unknown = new Set<string>();
+    ids.forEach((id, i) => {
+      if (id === this.#unknownId) unknown.add(tokens[i] ?? '');
+    });
+    return {
+      ids: row,
+      tokens: total,
+      truncated: Math.max(0, total - length),
+      unknown: [...unknown],
+    };
   }
 
-  /** Drops tokens at the end of the text, in front of the special tokens that follow it. */
-  #cut(full: readonly number[], text: string, length: number, special: number): number[] {
-    const content = this.#tokenize(text, { add_special_tokens: false }).ids;
-    let before = 0;
-    while (before < special && !content.every((id, i) => full[before + i] === id)) before++;
-    const after = special - before;
-    return [...full.slice(0, length - after), ...full.slice(full.length - after)];
+  /**
+   * {@link encode} of several prompts, which does not hold up the event loop: it turns between two of them, and long ones
+   * are encoded on a thread that lives as long as the call.
+   * @throws what `encode` throws, ERR_JITFLUX_OUT_OF_MEMORY, ERR_JITFLUX_ABORTED
+   */
+  async encodeAll(
+    prompts: readonly string[],
+    length: number,
+    o: { signal?: AbortSignal | undefined } = {},
+  ): Promise<EncodedPrompt[]> {
+    throwIfAborted(o.signal);
+    if (prompts.some((prompt) => prompt.length > MAX_CHARACTERS_HERE)) {
+      return encodeOnThread({ source: this.#source, prompts, length }, o.signal);
+    }
+    const encoded: EncodedPrompt[] = [];
+    for (const prompt of prompts) {
+      if (encoded.length > 0) await setImmediate();
+      throwIfAborted(o.signal);
+      encoded.push(this.encode(prompt, length));
+    }
+    return encoded;
   }
 }
 
@@ -219,25 +197,6 @@ export async function readTokenizerJson(path: string, signal?: AbortSignal): Pro
   } catch (cause) {
     throw invalidTokenizer(path, 'it is not JSON', cause);
   }
-}
-
-/** Takes SentencePiece's character map, if that is what normalisation begins with, out of a normaliser. */
-function takeCharsmap(normalizer: unknown): { normalize: (text: string) => string; rest: unknown } {
-  const steps = normalizerSteps.safeParse(normalizer).data;
-  const first = precompiled.safeParse(steps ? steps.normalizers[0] : normalizer).data;
-  if (first === undefined) return { normalize: (text) => text, rest: normalizer };
-  const rest = steps ? { ...steps, normalizers: steps.normalizers.slice(1) } : null;
-  // Some exports have the type without the map; it changes nothing then.
-  if (!first.precompiled_charsmap) return { normalize: (text) => text, rest };
-  return { normalize: charsmapNormalizer(first.precompiled_charsmap), rest };
-}
-
-function isWhitespace(preTokenizer: unknown): boolean {
-  return (
-    typeof preTokenizer === 'object' &&
-    preTokenizer !== null &&
-    (preTokenizer as { type?: unknown }).type === 'Whitespace'
-  );
 }
 
 /** The error for a tokenizer file that cannot be used. */

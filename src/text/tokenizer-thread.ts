@@ -1,0 +1,74 @@
+/** Long prompts, encoded on a thread: an adversary's 20,000 characters take seconds. */
+import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
+
+import { abortedError, ERROR_CODES, JitFluxError, type JitFluxErrorCode } from '../errors.js';
+import { PACKAGE_ROOT } from '../files/package-root.js';
+import type { EncodedPrompt, TokenizerSource } from './types.js';
+
+/** To the thread. */
+export interface TokenizerTask {
+  source: TokenizerSource;
+  prompts: readonly string[];
+  length: number;
+}
+
+/** From the thread. Errors lose their class on the way. */
+export type TokenizerReply =
+  { encoded: EncodedPrompt[] } | { code: JitFluxErrorCode; message: string; path: unknown };
+
+/** Built, also when this file is run from its source. */
+const PROGRAM = join(PACKAGE_ROOT, 'dist', 'text', 'tokenizer-worker.js');
+
+/** Of the thread's JavaScript. The largest tokenizers and 20,000 characters take a quarter of it. */
+const MAX_HEAP_MEGABYTES = 1024;
+
+/**
+ * Encodes prompts on a thread of their own, which ends with the call. An abort ends it in the middle of its work.
+ * @throws what `Tokenizer.encode` throws, ERR_JITFLUX_OUT_OF_MEMORY, ERR_JITFLUX_ABORTED
+ */
+export async function encodeOnThread(
+  task: TokenizerTask,
+  signal: AbortSignal | undefined,
+): Promise<EncodedPrompt[]> {
+  // The flags of the main program (--eval, --input-type) are not for this one.
+  const thread = new Worker(PROGRAM, {
+    workerData: task,
+    execArgv: [],
+    name: 'jit-flux tokenizer',
+    resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MEGABYTES },
+  });
+  let leave: (() => void) | undefined;
+  try {
+    const reply = await new Promise<TokenizerReply>((resolve, reject) => {
+      leave = () => reject(abortedError(signal));
+      signal?.addEventListener('abort', leave, { once: true });
+      thread.on('message', resolve);
+      thread.on('error', (cause) => reject(threadError(task.source.name, cause)));
+      thread.on('exit', () => reject(threadError(task.source.name)));
+    });
+    if ('encoded' in reply) return reply.encoded;
+    throw new JitFluxError(reply.code, reply.message, { path: reply.path });
+  } finally {
+    if (leave) signal?.removeEventListener('abort', leave);
+    await thread.terminate();
+  }
+}
+
+function threadError(path: string, cause?: unknown): JitFluxError {
+  const { code, message } = (cause ?? {}) as { code?: unknown; message?: string };
+  if (code === 'ERR_WORKER_OUT_OF_MEMORY') {
+    return new JitFluxError(
+      ERROR_CODES.OUT_OF_MEMORY,
+      `${path} needs more than ${MAX_HEAP_MEGABYTES} MB to encode a prompt`,
+      { path },
+      { cause },
+    );
+  }
+  return new JitFluxError(
+    ERROR_CODES.NATIVE,
+    `The thread that encodes prompts ended: ${message ?? 'without a result'}`,
+    { path },
+    { cause },
+  );
+}
