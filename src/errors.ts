@@ -108,6 +108,41 @@ export function abortedError(signal?: AbortSignal): JitFluxError {
   });
 }
 
+/**
+ * What a piece of work gives, or ERR_JITFLUX_ABORTED as soon as the signal fires, however long the work takes to notice: for
+ * work that leaves nothing behind when nobody waits for it.
+ */
+export async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return work;
+  let leave: (() => void) | undefined;
+  try {
+    return await Promise.race([
+      work,
+      new Promise<never>((_, reject) => {
+        leave = () => reject(abortedError(signal));
+        signal.addEventListener('abort', leave, { once: true });
+        if (signal.aborted) leave();
+      }),
+    ]);
+  } finally {
+    if (leave) signal.removeEventListener('abort', leave);
+    // What it says afterwards nobody hears.
+    work.catch(() => undefined);
+  }
+}
+
+/**
+ * What a piece of work gives, or ERR_JITFLUX_ABORTED if the signal has fired by then, whatever became of the work. For work
+ * that must have ended when the promise settles, because it uses what belongs to the caller: a mapped file, say.
+ */
+export async function abortedFirst<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  try {
+    return await work;
+  } finally {
+    throwIfAborted(signal);
+  }
+}
+
 /** Longest excerpt of a value in a message. */
 const MOST_CHARACTERS = 200;
 

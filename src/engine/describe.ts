@@ -1,4 +1,5 @@
 /** What weight files are and what memory models take, as the engine knows it. Without LibTorch. */
+import { abortedFirst } from '../errors.js';
 import type { DType } from '../types.js';
 import type { MemoryRequest, PartMemory, PartName, WeightDescription } from './binding.js';
 import { callWeights, runWeights } from './call.js';
@@ -30,7 +31,9 @@ export async function describeWeights(
   path: string,
   o: { signal?: AbortSignal | undefined } = {},
 ): Promise<WeightDescription> {
-  const found = await runWeights((binding, job) => binding.describeWeights(path, job), { signal: o.signal });
+  const { signal } = o;
+  const work = runWeights((binding, job) => binding.describeWeights(path, job), { signal });
+  const found = await abortedFirst(work, signal);
   if (!found.problem) return found;
   // An Error, whose message JSON would not show.
   const { code, message, details } = found.problem;

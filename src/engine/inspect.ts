@@ -1,3 +1,4 @@
+import { abortedFirst } from '../errors.js';
 import type { WeightInspection } from './binding.js';
 import { asJitFluxError, runWeights } from './call.js';
 
@@ -12,12 +13,12 @@ export async function inspectWeights(
   path: string,
   o: { verify?: boolean; signal?: AbortSignal } = {},
 ): Promise<WeightInspection> {
-  const result = await runWeights(
+  const { signal } = o;
+  const work = runWeights(
     (binding, job) => binding.inspectWeights(path, { verify: o.verify ?? false }, job),
-    {
-      signal: o.signal,
-    },
+    { signal },
   );
+  const result = await abortedFirst(work, signal);
   if (result.problem) result.problem = asJitFluxError(result.problem) as NonNullable<typeof result.problem>;
   return result;
 }

@@ -2,7 +2,7 @@
 import { constants } from 'node:fs';
 import { open, readdir, stat } from 'node:fs/promises';
 
-import { abortedError, ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { ERROR_CODES, JitFluxError, throwIfAborted, untilAborted } from '../errors.js';
 
 /** Why a file that is there was not read. */
 export type FileProblem = 'irregular' | 'large' | 'changed' | 'unreadable';
@@ -30,24 +30,9 @@ const CHUNK_BYTES = 4 * 1024 ** 2;
  *   regular file, too large, or changes while it is read, ERR_JITFLUX_OUT_OF_MEMORY, ERR_JITFLUX_ABORTED
  */
 export async function readSmallFile(path: string, o: SmallFileOptions): Promise<Buffer> {
-  const { signal } = o;
-  throwIfAborted(signal);
-  const reading = readWhole(path, o);
-  if (!signal) return reading;
-  let leave: (() => void) | undefined;
-  try {
-    return await Promise.race([
-      reading,
-      new Promise<never>((_, reject) => {
-        leave = () => reject(abortedError(signal));
-        signal.addEventListener('abort', leave, { once: true });
-      }),
-    ]);
-  } finally {
-    if (leave) signal.removeEventListener('abort', leave);
-    // It stops at its next chunk; nobody waits for what it says then.
-    reading.catch(() => undefined);
-  }
+  throwIfAborted(o.signal);
+  // An abandoned read stops at its next chunk.
+  return untilAborted(readWhole(path, o), o.signal);
 }
 
 async function readWhole(path: string, { maxBytes, signal, invalid }: SmallFileOptions): Promise<Buffer> {

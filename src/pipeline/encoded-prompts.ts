@@ -1,11 +1,10 @@
 /** Prompts as the transformer takes them, and their file. */
-import { open, stat } from 'node:fs/promises';
-
 import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { readSmallFile } from '../files/small-file.js';
 import { writeFileAtomic } from '../files/write-file.js';
-import { Tensor } from '../engine/index.js';
+import { inspectWeights, Tensor } from '../engine/index.js';
 import type { TokenCounts } from './text-conditioner.js';
 import { VERSION } from './version.js';
 import type { GenerateWarning } from './warning.js';
@@ -13,8 +12,10 @@ import type { GenerateWarning } from './warning.js';
 const FORMAT = 'jit-flux-conditioning';
 const FORMAT_VERSION = '1';
 /** 64 prompts of 512 tokens, 4096 wide, take 540 MB. */
-const MAX_FILE_BYTES = 2 ** 31;
+const MAX_FILE_BYTES = 2 ** 31 - 1;
 const MAX_HEADER_BYTES = 16 * 1024 * 1024;
+/** `save` writes 8 brackets and 20 commas. */
+const MAX_HEADER_VALUES = 200;
 
 const tensorEntry = (rank: number) =>
   z.object({
@@ -138,14 +139,15 @@ export class EncodedPrompts {
 
 /**
  * Loads what `EncodedPrompts.save` wrote.
- * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT (another kind of file), ERR_JITFLUX_CORRUPT_FILE
+ * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT (another kind of file), ERR_JITFLUX_CORRUPT_FILE,
+ *   ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_ABORTED
  */
 export async function loadEncodedPrompts(
   path: string,
   o: { signal?: AbortSignal | undefined } = {},
 ): Promise<EncodedPrompts> {
   throwIfAborted(o.signal);
-  const { header, data } = await readConditioning(path);
+  const { header, data } = await readConditioning(path, o.signal);
   throwIfAborted(o.signal);
   const metadata = header.__metadata__;
   const list = <T>(schema: z.ZodType<T>, text: string): T => {
@@ -179,10 +181,10 @@ export async function loadEncodedPrompts(
   return new EncodedPrompts({ prompt, pooled, prompts, tokens, warnings, model: metadata.model });
 }
 
-async function readConditioning(path: string): Promise<{ header: z.infer<typeof fileHeader>; data: Buffer }> {
-  const info = await stat(path).catch((cause: unknown) => {
-    throw new JitFluxError(ERROR_CODES.FILE_NOT_FOUND, `Cannot read ${path}`, { path }, { cause });
-  });
+async function readConditioning(
+  path: string,
+  signal: AbortSignal | undefined,
+): Promise<{ header: z.infer<typeof fileHeader>; data: Buffer }> {
   const unsupported = (cause?: unknown) =>
     new JitFluxError(
       ERROR_CODES.UNSUPPORTED_FORMAT,
@@ -190,32 +192,47 @@ async function readConditioning(path: string): Promise<{ header: z.infer<typeof 
       { path },
       { cause },
     );
-  if (!info.isFile() || info.size > MAX_FILE_BYTES) throw unsupported();
-  if (info.size < 8) throw corrupt(path, 'it is truncated');
-  const file = await open(path, 'r');
+  // The native reader judges the file, off the event loop: what it refuses is refused here, too, with the same code.
+  const { format, tensors } = await inspectWeights(path, signal && { signal });
+  const names = tensors.map(({ name, dtype }) => `${name} ${dtype}`).sort();
+  if (format !== 'safetensors' || names.join() !== 'pooled float32,prompt float32') throw unsupported();
+  const file = await readSmallFile(path, {
+    maxBytes: MAX_FILE_BYTES,
+    signal,
+    invalid: (problem, why, cause) =>
+      problem === 'changed' ? corrupt(path, `it ${why}`) : unsupported(cause),
+  });
+  // Another file may have taken its place since.
+  const length = file.length < 8 ? Infinity : Number(file.readBigUInt64LE());
+  if (length > MAX_HEADER_BYTES) throw unsupported();
+  if (length > file.length - 8) throw corrupt(path, 'it is truncated');
+  const text = file.subarray(8, 8 + length);
+  if (countValues(text) > MAX_HEADER_VALUES) throw unsupported();
+  let json: unknown;
   try {
-    const size = Buffer.alloc(8);
-    await file.read(size, 0, 8, 0);
-    const length = size.readBigUInt64LE();
-    if (length > BigInt(MAX_HEADER_BYTES)) throw unsupported();
-    if (length > BigInt(info.size - 8)) throw corrupt(path, 'it is truncated');
-    const text = Buffer.alloc(Number(length));
-    await file.read(text, 0, text.length, 8);
-    let json: unknown;
-    try {
-      json = JSON.parse(text.toString('utf8'));
-    } catch (cause) {
-      throw unsupported(cause);
-    }
-    const parsed = fileHeader.safeParse(json);
-    if (!parsed.success) throw unsupported(parsed.error);
-    const data = Buffer.alloc(info.size - 8 - text.length);
-    const { bytesRead } = await file.read(data, 0, data.length, 8 + text.length);
-    if (bytesRead !== data.length) throw corrupt(path, 'it is truncated');
-    return { header: parsed.data, data };
-  } finally {
-    await file.close();
+    json = JSON.parse(text.toString('utf8'));
+  } catch (cause) {
+    throw unsupported(cause);
   }
+  const parsed = fileHeader.safeParse(json);
+  if (!parsed.success) throw unsupported(parsed.error);
+  return { header: parsed.data, data: file.subarray(8 + length) };
+}
+
+/**
+ * How many commas and brackets a JSON text has outside of its strings: JavaScript takes seconds for millions of values, and
+ * what it needs for these is taken from the heap of the whole program.
+ */
+function countValues(text: Uint8Array): number {
+  let count = 0;
+  let inString = false;
+  for (let i = 0; i < text.length; i++) {
+    const byte = text[i];
+    if (byte === 0x22) inString = !inString;
+    else if (byte === 0x5c) i++;
+    else if (!inString && (byte === 0x2c || byte === 0x5b || byte === 0x7b)) count++;
+  }
+  return count;
 }
 
 function corrupt(path: string, why: string, cause?: unknown): JitFluxError {

@@ -132,7 +132,7 @@ const PLACES: Record<string, Place> = {
   },
   'encoded prompts': {
     file: 'prompts.safetensors',
-    code: UNSUPPORTED_FORMAT,
+    code: FILE_NOT_FOUND,
     read: (path, signal) => loadEncodedPrompts(path, { signal }),
   },
   'weights to inspect': {
