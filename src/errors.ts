@@ -97,8 +97,34 @@ export function invalidArgument(
   );
 }
 
-/** Throws ERR_JITFLUX_ABORTED, with the signal's reason as cause, if the signal has fired. */
+/**
+ * Refuses a `signal` that is none. The one check of signals: by shape, since one of another realm (a vm context, jsdom)
+ * is as good.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function checkSignal(signal: unknown): asserts signal is AbortSignal | undefined {
+  if (signal === undefined) return;
+  try {
+    const { aborted, addEventListener, removeEventListener } = signal as Partial<AbortSignal>;
+    if (
+      typeof aborted === 'boolean' &&
+      typeof addEventListener === 'function' &&
+      typeof removeEventListener === 'function'
+    )
+      return;
+  } catch {
+    // null, or a getter that throws
+  }
+  throw invalidArgument('signal', 'an AbortSignal', signal);
+}
+
+/**
+ * What every function that takes a signal calls before it does anything, and again after each wait.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT unless it is a signal or undefined, ERR_JITFLUX_ABORTED, with the signal's reason
+ *   as cause, if it has fired
+ */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
+  checkSignal(signal);
   if (signal?.aborted) throw abortedError(signal);
 }
 

@@ -4,14 +4,50 @@
 #include <c10/core/InferenceMode.h>
 #include <malloc.h>
 
+#include <mutex>
+#include <optional>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "addon/errors.h"
 #include "kernels/kernels.h"
 #include "runtime/device.h"
 
 namespace jitflux::addon {
+
+namespace {
+
+// libgomp ends the process if the system refuses it a thread. It keeps those of a team from one
+// operation to the next, so that a look before the first one suffices: throws kNative unless this
+// thread can have a team of `threads`.
+void expect_team(int threads) {
+  thread_local int expected = 1;
+  if (threads <= expected) return;
+  std::mutex hold;
+  std::vector<std::thread> helpers;
+  helpers.reserve(static_cast<size_t>(threads));
+  std::optional<Error> refused;
+  {
+    const std::lock_guard until_all_are_there(hold);
+    try {
+      for (int i = 1; i < threads; ++i) {
+        helpers.emplace_back([&hold] { const std::lock_guard wait(hold); });
+      }
+    } catch (const std::system_error& error) {
+      refused = no_thread(error);
+    } catch (...) {
+      refused = current_exception();
+    }
+  }
+  for (std::thread& helper : helpers) helper.join();
+  if (refused) throw *refused;
+  expected = threads;
+}
+
+}  // namespace
 
 Environment& Environment::of(Napi::Env env) {
   return static_cast<Environment&>(NodeEnvironment::of(env));
@@ -61,6 +97,7 @@ void Environment::perform(const Placement& where, const std::function<void()>& w
   const int device = where.device;
   const c10::InferenceMode inference;
   const int threads = where.threads > 0 ? where.threads : default_threads_;
+  expect_team(threads);
   if (at::get_num_threads() != threads) at::set_num_threads(threads);
   const DeviceScope scope(device);
   std::optional<Error> error;

@@ -35,18 +35,12 @@ Napi::Value set_log_handler(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-Napi::Value shut_down(const Napi::CallbackInfo& info) {
-  NodeEnvironment::of(info.Env()).stop();
-  return info.Env().Undefined();
-}
-
 }  // namespace
 
 void register_control(Napi::Env env, Napi::Object exports) {
   exports.Set("createAbortFlag", Napi::Function::New<guarded<create_abort_flag>>(env));
   exports.Set("raiseAbortFlag", Napi::Function::New<guarded<raise_abort_flag>>(env));
   exports.Set("setLogHandler", Napi::Function::New<guarded<set_log_handler>>(env));
-  exports.Set("shutDown", Napi::Function::New<guarded<shut_down>>(env));
 }
 
 }  // namespace jitflux::addon

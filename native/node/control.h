@@ -1,5 +1,4 @@
-// What JavaScript needs of every library to control its work: abort flags, the log handler, and the
-// end of all work.
+// What JavaScript needs of every library to control its work: abort flags and the log handler.
 #pragma once
 
 #include <atomic>
@@ -14,7 +13,7 @@ struct HandleType<std::atomic<bool>> {
   static constexpr const char* name = "abort flag";
 };
 
-// createAbortFlag, raiseAbortFlag, setLogHandler and shutDown of src/engine/binding.ts.
+// createAbortFlag, raiseAbortFlag and setLogHandler of src/engine/binding.ts.
 void register_control(Napi::Env env, Napi::Object exports);
 
 }  // namespace jitflux::addon

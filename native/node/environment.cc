@@ -35,6 +35,19 @@ bool call(napi_env env, napi_value function, size_t count, const napi_value* arg
 
 }  // namespace
 
+// From another thread to JavaScript: something to log (no task), progress, or the end of the task.
+struct NodeEnvironment::Message {
+  struct Progress {
+    uint64_t done;
+    uint64_t total;
+    std::string what;
+  };
+  Task* task;
+  std::optional<Progress> progress;
+  LogLevel level{};
+  std::string text;
+};
+
 // One promise. Created and destroyed on the JavaScript thread.
 struct NodeEnvironment::Task {
   explicit Task(napi_env of) : env(of) {}
@@ -57,19 +70,7 @@ struct NodeEnvironment::Task {
   // Results, written by the worker thread before the final message.
   Settle settle;
   std::optional<Error> error;
-};
-
-// From another thread to JavaScript: something to log (no task), progress, or the end of the task.
-struct NodeEnvironment::Message {
-  struct Progress {
-    uint64_t done;
-    uint64_t total;
-    std::string what;
-  };
-  Task* task;
-  std::optional<Progress> progress;
-  LogLevel level{};
-  std::string text;
+  std::unique_ptr<Message> end;  // made beforehand: there may be no memory for it later
 };
 
 namespace {
@@ -95,18 +96,28 @@ NodeEnvironment& NodeEnvironment::of(Napi::Env env) {
 }
 
 void NodeEnvironment::adopt(std::unique_ptr<NodeEnvironment> environment) {
+  stop_work_threads_at_exit();
+  NodeEnvironment* const adopted = environment.get();
+  open(std::move(environment));
   const std::lock_guard lock(registry().mutex);
-  registry().latest[environment->env_] = environment.get();
-  (void)environment.release();  // on_closed deletes it
+  registry().latest[adopted->env_] = adopted;
 }
 
-NodeEnvironment::NodeEnvironment(Napi::Env env) : env_(env) {
+// From the first call that succeeds on it belongs to `messages_`, whose end deletes it: on_closed.
+void NodeEnvironment::open(std::unique_ptr<NodeEnvironment> environment) {
+  const Error refused(error_code::kNative, "Could not set up the native environment");
+  const Napi::Env env(environment->env_);
   const Napi::String name = Napi::String::New(env, "jit-flux");
-  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, on_closed, this,
-                                      on_message, &messages_) != napi_ok ||
-      napi_unref_threadsafe_function(env, messages_) != napi_ok ||
-      napi_add_async_cleanup_hook(env, on_cleanup, this, &cleanup_) != napi_ok) {
-    throw Error(error_code::kNative, "Could not set up the native environment");
+  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, on_closed,
+                                      environment.get(), on_message,
+                                      &environment->messages_) != napi_ok) {
+    throw refused;
+  }
+  NodeEnvironment* const self = environment.release();
+  if (napi_unref_threadsafe_function(env, self->messages_) != napi_ok ||
+      napi_add_async_cleanup_hook(env, on_cleanup, self, &self->cleanup_) != napi_ok) {
+    napi_release_threadsafe_function(self->messages_, napi_tsfn_abort);
+    throw refused;
   }
 }
 
@@ -133,38 +144,33 @@ void NodeEnvironment::on_cleanup(napi_async_cleanup_hook_handle, void* self) {
 // dropped after this, without a look at the environment.
 void NodeEnvironment::on_closed(napi_env, void*, void* self) {
   const std::unique_ptr<NodeEnvironment> environment(static_cast<NodeEnvironment*>(self));
-  napi_remove_async_cleanup_hook(environment->cleanup_);
+  if (environment->cleanup_ != nullptr) napi_remove_async_cleanup_hook(environment->cleanup_);
   const std::lock_guard lock(registry().mutex);
   const auto found = registry().latest.find(environment->env_);
   if (found != registry().latest.end() && found->second == self) registry().latest.erase(found);
 }
 
 WorkThread& NodeEnvironment::thread(int device) {
+  if (stopping()) throw Error(error_code::kAborted, "The process or thread is ending");
   auto& slot = threads_[device];
-  if (slot == nullptr) slot = std::make_unique<WorkThread>([this] { leave(); });
+  if (slot == nullptr) slot = std::make_unique<WorkThread>(shutdown_, [this] { leave(); });
   return *slot;
 }
 
 Napi::Promise NodeEnvironment::run(Napi::Env env, const Napi::Value& options, Work work,
                                    Placement where) {
-  // After stop() a thread would outlive the libraries' global objects.
-  if (shutdown_->load()) throw Error(error_code::kAborted, "The process or thread is ending");
   auto task = std::make_unique<Task>(env);
   task->work = std::move(work);
   task->where = where;
   task->job.shutdown = shutdown_;
+  Napi::Value progress = env.Undefined();
   if (options.IsObject()) {
     const auto object = options.As<Napi::Object>();
     const Napi::Value abort = object.Get("abort");
     if (!abort.IsUndefined()) task->job.abort = get_handle<std::atomic<bool>>(abort);
-    const Napi::Value progress = object.Get("progress");
-    if (progress.IsFunction()) napi_create_reference(env, progress, 1, &task->progress);
+    progress = object.Get("progress");
   }
-  napi_value promise = nullptr;
-  if (napi_create_promise(env, &task->deferred, &promise) != napi_ok) {
-    throw Error(error_code::kNative, "Could not create a promise");
-  }
-  if (task->progress != nullptr) {
+  if (progress.IsFunction()) {
     if (!task->job.abort) task->job.abort = std::make_shared<std::atomic<bool>>(false);
     auto last = std::make_shared<std::chrono::steady_clock::time_point>();
     task->job.progress = [this, raw = task.get(), last](uint64_t done, uint64_t total,
@@ -176,14 +182,31 @@ Napi::Promise NodeEnvironment::run(Napi::Env env, const Napi::Value& options, Wo
     };
   }
   announce();
-  WorkThread& worker = thread(where.device);  // first: the system may have no thread left
+  task->end = std::make_unique<Message>(Message{task.get(), std::nullopt, {}, {}});
+  // After all JavaScript (getters) and before anything that must be given back: whoever stops this
+  // environment has stopped it for good, and the system may have no thread left.
+  WorkThread& worker = thread(where.device);
+  std::function<void()> job = [this, raw = task.get()] {
+    execute(*raw);
+    post(std::move(raw->end));
+  };
+  if (progress.IsFunction() &&
+      napi_create_reference(env, progress, 1, &task->progress) != napi_ok) {
+    throw Error(error_code::kNative, "Could not keep the progress callback");
+  }
+  napi_value promise = nullptr;
+  if (napi_create_promise(env, &task->deferred, &promise) != napi_ok) {
+    throw Error(error_code::kNative, "Could not create a promise");
+  }
   // Node stays alive while work is in flight, and only then.
   if (pending_++ == 0) napi_ref_threadsafe_function(env, messages_);
-  Task* raw = task.release();
-  worker.post([this, raw] {
-    execute(*raw);
-    post(std::make_unique<Message>(Message{raw, std::nullopt, {}, {}}));
-  });
+  Task* const raw = task.release();
+  try {
+    worker.post(std::move(job));
+  } catch (...) {  // no memory for it
+    raw->error = current_exception();
+    finish(env, raw);
+  }
   return Napi::Promise(env, promise);
 }
 

@@ -27,7 +27,7 @@ class NodeEnvironment : public LogSink {
   // This library's; the core and the weights library each have one of their own.
   static NodeEnvironment& of(Napi::Env env);
   // Makes it the one that of() returns. It lives until its Node environment ends, also if another
-  // one is adopted meanwhile.
+  // one is adopted meanwhile. Throws kNative if Node refuses what it needs.
   static void adopt(std::unique_ptr<NodeEnvironment> environment);
 
   virtual ~NodeEnvironment();
@@ -51,7 +51,7 @@ class NodeEnvironment : public LogSink {
   void write(LogLevel level, const std::string& message) noexcept override;
 
  protected:
-  explicit NodeEnvironment(Napi::Env env);
+  explicit NodeEnvironment(Napi::Env env) : env_(env) {}
 
   // Runs on the worker thread of `where`: calls `work` once, in the surroundings that it needs.
   virtual void perform(const Placement& where, const std::function<void()>& work);
@@ -60,7 +60,8 @@ class NodeEnvironment : public LogSink {
   // What is worth knowing about this environment, once, before its first job; empty: nothing.
   virtual std::string description() const { return {}; }
 
-  // The one of a device (-1: the CPU); starts it if need be.
+  // The one of a device (-1: the CPU); starts it if need be. Throws kAborted after stop(), kNative
+  // if the system has no thread to give.
   WorkThread& thread(int device);
   bool stopping() const { return shutdown_->load(); }
 
@@ -73,6 +74,7 @@ class NodeEnvironment : public LogSink {
   static void on_message(napi_env env, napi_value, void* context, void* data);
   static void on_cleanup(napi_async_cleanup_hook_handle handle, void* self);
   static void on_closed(napi_env env, void* data, void* self);
+  static void open(std::unique_ptr<NodeEnvironment> environment);
   void execute(Task& task);
   void post(std::unique_ptr<Message> message);
   void deliver(Napi::Env env, const Message& message);

@@ -327,8 +327,6 @@ export interface ControlBinding {
   setLogHandler(handler: ((level: LogLevel, message: string) => void) | undefined, level: LogLevel): void;
   createAbortFlag(): AbortHandle;
   raiseAbortFlag(flag: AbortHandle): void;
-  /** Ends all work, within one of its steps; more is refused. */
-  shutDown(): void;
 }
 
 /** libjit_flux_core.so. */

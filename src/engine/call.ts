@@ -73,14 +73,15 @@ async function runJob<B extends ControlBinding, R>(
   if (progress !== undefined) job.progress = progress;
   const onAbort = (): void => binding.raiseAbortFlag(job.abort!);
   const end = group?.begin(onAbort);
-  signal?.addEventListener('abort', onAbort, { once: true });
   try {
+    signal?.addEventListener('abort', onAbort, { once: true });
     return await call(binding, job);
   } catch (error) {
     throw asJitFluxError(error, signal?.aborted === true ? signal : group?.signal);
   } finally {
-    signal?.removeEventListener('abort', onAbort);
+    // First: whoever waits for the group does so whatever the caller's signal does.
     end?.();
+    signal?.removeEventListener('abort', onAbort);
   }
 }
 

@@ -85,10 +85,7 @@ export function loadWeightsLibrary(): WeightsBinding {
   return binding;
 }
 
-function connect({ shutDown, setLogHandler }: Partial<ControlBinding>): void {
-  // On process.exit() Node runs no clean-up hooks of addons on the main thread, but C++ destructors of the libraries'
-  // global objects, which work in flight would then still use.
-  process.once('exit', () => shutDown?.());
+function connect({ setLogHandler }: Partial<ControlBinding>): void {
   if (setLogHandler !== undefined) connectNativeLog(setLogHandler);
 }
 

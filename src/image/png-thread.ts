@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 
-import { abortedError, throwIfAborted } from '../errors.js';
+import { abortedError, ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import { PACKAGE_ROOT } from '../files/package-root.js';
 import { checkImage, type PngMetadata, type RgbImage } from './png.js';
 
@@ -34,7 +34,7 @@ const waiting = new Map<number, Waiting>();
 
 /**
  * {@link encodePng} on another thread, which is started when first needed and keeps no process alive. The same bytes.
- * @throws what `encodePng` throws, and ERR_JITFLUX_ABORTED
+ * @throws what `encodePng` throws, ERR_JITFLUX_ABORTED, and ERR_JITFLUX_NATIVE if there is no thread to be had
  */
 export async function encodePngAsync(
   image: RgbImage,
@@ -63,18 +63,32 @@ export async function encodePngAsync(
 }
 
 function start(): Worker {
-  // The flags of the main program (--eval, --input-type) are not for this one.
-  const thread = new Worker(PROGRAM, { execArgv: [], name: 'jit-flux png' });
+  let thread: Worker;
+  try {
+    // The flags of the main program (--eval, --input-type) are not for this one.
+    thread = new Worker(PROGRAM, { execArgv: [], name: 'jit-flux png' });
+  } catch (cause) {
+    throw threadFailed((cause as Error).message, cause);
+  }
   thread.on('message', ({ id, png, error }: PngReply) => {
     const caller = waiting.get(id);
     if (png) caller?.resolve(png);
     else caller?.reject(error);
   });
-  thread.on('error', (error) => {
+  const fail = (error: unknown): void => {
+    if (worker !== thread) return; // said already
     worker = undefined;
     for (const caller of waiting.values()) caller.reject(error);
-  });
+  };
+  thread.on('error', (error) => fail(threadFailed(error.message, error)));
+  thread.on('exit', (code) => fail(threadFailed(`it ended with code ${code}`)));
   return thread;
+}
+
+function threadFailed(reason: string, cause?: unknown): JitFluxError {
+  return new JitFluxError(ERROR_CODES.NATIVE, `The thread that encodes PNG failed: ${reason}`, undefined, {
+    cause,
+  });
 }
 
 function forget(id: number): void {

@@ -1,6 +1,6 @@
 /** Prompt to picture: text conditioner, transformer, sampler, decoder. */
 import { publishStep, traceLoad } from '../diagnostics.js';
-import { abortedError, ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { abortedError, checkSignal, ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import { log } from '../logging.js';
 import { FluxTransformer, memoryReport, type MemoryReport, type Tensor } from '../engine/index.js';
 import type { FluxConfig, StepEvent } from '../types.js';
@@ -158,7 +158,9 @@ export class FluxPipeline {
     const prompts = checkPrompts(prompt);
     const length = resolveTextLength(o.maxSequenceLength, this.model);
     this.#assertTextEncoders();
-    const activity = new Activity(o.signal);
+    const { signal } = o;
+    checkSignal(signal);
+    const activity = new Activity(signal);
     this.#activities.add(activity);
     let release: (() => void) | undefined;
     try {

@@ -1,7 +1,7 @@
 /** From what the caller asked for to a complete request in which everything has been checked. */
 import { randomInt } from 'node:crypto';
 
-import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
+import { checkSignal, ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import type { Tensor } from '../engine/index.js';
 import { imageSeed, normalizeSeed } from '../sampler/index.js';
 import { checkInteger, MAX_IMAGES, type ResolvedRun, resolveRun, SAMPLING_OPTIONS } from '../model/run.js';
@@ -97,9 +97,7 @@ export function resolveRequest(
   if (request.onStep !== undefined && typeof request.onStep !== 'function') {
     throw invalidArgument('onStep', 'a function', request.onStep);
   }
-  if (request.signal !== undefined && typeof (request.signal as AbortSignal | null)?.aborted !== 'boolean') {
-    throw invalidArgument('signal', 'an AbortSignal', request.signal);
-  }
+  checkSignal(request.signal);
 
   const seed = request.seed ?? randomInt(2 ** 32);
   normalizeSeed(seed);

@@ -1,5 +1,8 @@
 import { spawnSync } from 'node:child_process';
 
+/** The Node of programs that tests start: another version than the tests' own for `npm run test:nodes`. */
+export const NODE = process.env.JIT_FLUX_TEST_NODE ?? process.execPath;
+
 export interface ProgramEnd {
   status: number | null;
   signal: NodeJS.Signals | null;
@@ -12,7 +15,7 @@ export function runProgram(
   args: readonly string[],
   o: { seconds?: number; env?: Record<string, string> } = {},
 ): ProgramEnd {
-  const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, {
+  const { status, signal, stdout, stderr } = spawnSync(NODE, args, {
     encoding: 'utf8',
     timeout: (o.seconds ?? 60) * 1000,
     killSignal: 'SIGKILL',
@@ -25,7 +28,7 @@ export function runProgram(
 /** Runs an ES module given as text. */
 export function runSource(
   source: string,
-  o: { seconds?: number; flags?: readonly string[] } = {},
+  o: { seconds?: number; env?: Record<string, string>; flags?: readonly string[] } = {},
 ): ProgramEnd {
   return runProgram([...(o.flags ?? []), '--input-type=module', '--eval', source], o);
 }

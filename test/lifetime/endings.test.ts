@@ -1,0 +1,239 @@
+/**
+ * How processes and worker threads end in the middle of work: every way, from every callback, during every phase, and
+ * under Node 20, 22 and later (`npm run test:nodes`). Each must end with the status that was asked for, never by SIGSEGV
+ * or SIGABRT, and in bounded time. JIT_FLUX_TEST_ROUNDS repeats each of them, to find what happens by chance.
+ */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
+import { runProgram, runSource } from '../support/program.js';
+
+const PROGRAMS = new URL('./programs/', import.meta.url).pathname;
+const HEADERS = new URL('../../node_modules/node-api-headers/include', import.meta.url).pathname;
+const ENGINE = new URL('../../dist/engine/index.js', import.meta.url).href;
+const DESCRIBE = new URL('../../dist/engine/describe.js', import.meta.url).href;
+const ROUNDS = Number(process.env.JIT_FLUX_TEST_ROUNDS ?? 1);
+const SECONDS = 60;
+const timeout = (SECONDS + 10) * ROUNDS * 1000;
+
+const folder = mkdtempSync(join(tmpdir(), 'jit-flux-endings-'));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Runs ending.mjs `ROUNDS` times; how often it ended in which way. */
+function ends(work: string, place: string, way: string): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (let round = 0; round < ROUNDS; round++) {
+    const { status, signal } = runProgram([join(PROGRAMS, 'ending.mjs'), work, place, way], {
+      seconds: SECONDS,
+      env: { TMPDIR: folder },
+    });
+    const end = signal ?? `status ${status}`;
+    counts[end] = (counts[end] ?? 0) + 1;
+  }
+  return counts;
+}
+
+describe('a process ends in the middle of a step by', () => {
+  it.each([
+    ['exit', 'status 7'],
+    ['reallyExit', 'status 7'],
+    ['exit without listeners', 'status 7'],
+    ['a listener that exits', 'status 7'],
+    ['a listener that throws', 'status 1'],
+    ['an uncaught exception', 'status 1'],
+    ['an unhandled rejection', 'status 1'],
+    ['an exception with a handler', 'status 7'],
+    ['a child process', 'status 7'],
+    ['a child process with the engine', 'status 7'],
+    ['abort', 'status 0'],
+    ['SIGTERM', 'SIGTERM'],
+    ['SIGINT', 'SIGINT'],
+    ['SIGHUP', 'SIGHUP'],
+    ['SIGTERM with a handler', 'status 7'],
+    ['SIGINT with a handler', 'status 7'],
+    ['SIGHUP with a handler', 'status 7'],
+  ])('%s', { timeout }, (way, end) => {
+    expect(ends('step', 'callback', way)).toEqual({ [end]: ROUNDS });
+  });
+});
+
+describe('a process ends in the middle of', () => {
+  it.each([
+    ['load', 'callback', 'reallyExit', 'status 7'],
+    ['load', 'callback', 'SIGTERM', 'SIGTERM'],
+    ['encode', 'timer', 'reallyExit', 'status 7'],
+    ['encode', 'timer', 'SIGINT with a handler', 'status 7'],
+    ['decode', 'callback', 'reallyExit', 'status 7'],
+    ['decode', 'callback', 'SIGTERM with a handler', 'status 7'],
+    ['module', 'timer', 'reallyExit', 'status 7'],
+    ['module', 'timer', 'SIGHUP', 'SIGHUP'],
+    ['convert', 'callback', 'reallyExit', 'status 7'],
+    ['convert', 'callback', 'SIGTERM', 'SIGTERM'],
+    ['png', 'timer', 'reallyExit', 'status 7'],
+    ['png', 'timer', 'SIGTERM with a handler', 'status 7'],
+    ['picture', 'callback', 'reallyExit', 'status 7'],
+    ['events', 'callback', 'reallyExit', 'status 7'],
+  ])('%s: %s, %s', { timeout }, (work, place, way, end) => {
+    expect(ends(work, place, way)).toEqual({ [end]: ROUNDS });
+  });
+});
+
+describe('process.exit() is called by', () => {
+  it.each(['promise', 'settled', 'timer', 'listener', 'log', 'finalizer'])('%s', { timeout }, (place) => {
+    expect(ends('step', place, 'exit without listeners')).toEqual({ 'status 7': ROUNDS });
+  });
+});
+
+describe('a worker thread ends', () => {
+  const run = (cases: [work: string, place: string, way: string, code: number][]) =>
+    runProgram([join(PROGRAMS, 'ending-workers.mjs'), String(Math.max(2, ROUNDS)), JSON.stringify(cases)], {
+      seconds: (timeout / 1000) * 2,
+      env: { TMPDIR: folder },
+    });
+
+  it.each<[string, [work: string, place: string, way: string, code: number][]]>([
+    [
+      'by process.exit() from every callback',
+      ['callback', 'promise', 'settled', 'timer', 'listener', 'log', 'finalizer'].map((place) => [
+        'step',
+        place,
+        'exit',
+        7,
+      ]),
+    ],
+    [
+      'by process.exit() during every phase',
+      ['load', 'encode', 'decode', 'module', 'convert', 'picture', 'events'].map((work) => [
+        work,
+        'callback',
+        'exit',
+        7,
+      ]),
+    ],
+    [
+      'by terminate() during every phase',
+      ['load', 'step', 'encode', 'decode', 'module', 'convert', 'picture', 'events'].map((work) => [
+        work,
+        'stays',
+        '',
+        1,
+      ]),
+    ],
+    [
+      'by an error',
+      [
+        ['step', 'callback', 'an uncaught exception', 1],
+        ['step', 'callback', 'an unhandled rejection', 1],
+        ['step', 'callback', 'a listener that exits', 7],
+      ],
+    ],
+  ])('%s', { timeout: timeout * 2 }, (_, cases) => {
+    expect(run(cases)).toMatchObject({ status: 0, signal: null, stdout: '[]\n' });
+  });
+});
+
+describe('beside code of others', () => {
+  const addon = join(folder, 'forks.node');
+  beforeAll(() => {
+    const options = ['-shared', '-fPIC', '-O1', `-I${HEADERS}`, '-o', addon];
+    execFileSync(process.env.CC ?? 'cc', [...options, join(PROGRAMS, 'forks.c')]);
+  });
+
+  const begin = (then: string) => `
+    const { createRequire } = await import('node:module');
+    const addon = createRequire(import.meta.url)(${JSON.stringify(addon)});
+    const { Tensor } = await import(${JSON.stringify(ENGINE)});
+    await Tensor.randn([4], { seed: 1 }).toFloat32Array();
+    const big = Tensor.randn([64, 1024, 1024], { seed: 1 });
+    for (let i = 0; i < 20; i++) big.toFloat32Array().catch(() => {});
+    ${then}`;
+
+  it('the child of a fork() without exec ends although it has none of our threads', { timeout }, () => {
+    for (let round = 0; round < ROUNDS; round++) {
+      const end = runSource(begin('console.log(addon.forkAndExit()); process.reallyExit(7);'));
+      expect(end).toMatchObject({ status: 7, signal: null, stdout: '9\n' });
+    }
+  });
+
+  it('exit() of another addon ends the process in the middle of work', { timeout }, () => {
+    for (let round = 0; round < ROUNDS; round++) {
+      expect(runSource(begin('addon.exitHere(7);'))).toMatchObject({ status: 7, signal: null });
+    }
+  });
+});
+
+describe('at a limit on processes', () => {
+  const shim = join(folder, 'no-threads.so');
+  beforeAll(() => {
+    const options = ['-shared', '-fPIC', '-O1', '-o', shim];
+    execFileSync(process.env.CC ?? 'cc', [...options, join(PROGRAMS, 'no-threads.c'), '-ldl']);
+  });
+  const run = (source: string) => runSource(source, { env: { LD_PRELOAD: shim }, seconds: SECONDS });
+
+  it.each([
+    [
+      'the inference thread',
+      `const { Tensor } = await import(${JSON.stringify(ENGINE)});
+      const tensor = Tensor.randn([4], { seed: 1 });
+      const call = () => tensor.toFloat32Array();`,
+    ],
+    [
+      'the thread of the weights library',
+      `const { describeWeights } = await import(${JSON.stringify(DESCRIBE)});
+      const nano = ${JSON.stringify(new URL('../fixtures/flux/flux-nano.safetensors', import.meta.url).pathname)};
+      const call = () => describeWeights(nano, { signal: new AbortController().signal });
+      await import('node:fs/promises').then(({ stat }) => stat(nano));`,
+    ],
+    [
+      'the thread that encodes PNG',
+      `const { encodePngAsync } = await import(${JSON.stringify(new URL('../../dist/image/index.js', import.meta.url).href)});
+      const call = () => encodePngAsync({ width: 1, height: 1, data: new Uint8Array(3) });`,
+    ],
+  ])('%s is refused: the call rejects, and works later; the process ends by itself', (_, source) => {
+    const end = run(`
+      ${source}
+      process.env.NO_THREADS = 'all';
+      for (let i = 0; i < 3; i++)
+        console.log(await call().then(() => 'done', ({ name, code }) => name + ' ' + code));
+      process.env.NO_THREADS = '';
+      console.log(await call().then(() => 'done'));`);
+    expect(end).toMatchObject({
+      status: 0,
+      signal: null,
+      stdout: `${'JitFluxError ERR_JITFLUX_NATIVE\n'.repeat(3)}done\n`,
+    });
+  });
+
+  const LONG_STEP = (before: string) => `
+    const { FluxTransformer, Tensor } = await import(${JSON.stringify(ENGINE)});
+    ${before}
+    const model = await FluxTransformer.load(${JSON.stringify(new URL('../fixtures/flux/flux-mini.safetensors', import.meta.url).pathname)},
+      { ropeAxes: [8, 12, 12], threads: 3 });`;
+
+  it("LibTorch's threads are refused: the call rejects", () => {
+    const end = run(`
+      const { Tensor } = await import(${JSON.stringify(ENGINE)});
+      const tensor = Tensor.randn([4], { seed: 1 });
+      await tensor.toFloat32Array();
+      process.env.NO_THREADS = 'all';
+      ${LONG_STEP('').replace(/const \{ Flux.*\n/, `const { FluxTransformer } = await import(${JSON.stringify(ENGINE)});\n`)}`);
+    expect(end).toMatchObject({ status: 1, signal: null });
+    expect(end.stderr).toContain('ERR_JITFLUX_NATIVE');
+    expect(end.stderr).not.toContain('libgomp');
+  });
+
+  it('libgomp, which calls exit() on the inference thread, ends the process in order', { timeout }, () => {
+    for (let round = 0; round < ROUNDS; round++) {
+      const end = run(`${LONG_STEP("process.env.NO_THREADS = 'gomp';")}
+        const tokens = Tensor.randn([1, 4096, 64], { seed: 1 });
+        const prompt = Tensor.randn([1, 16, 96], { seed: 1 });
+        const conditioning = await model.condition({ prompt, pooled: Tensor.randn([1, 48], { seed: 1 }), sigmas: [1] });
+        await model.forward({ tokens, grid: [64, 64], conditioning, step: 0 });`);
+      expect(end.stderr).toContain('libgomp');
+      expect(end).toMatchObject({ status: 1, signal: null });
+    }
+  });
+});
