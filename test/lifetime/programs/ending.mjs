@@ -72,6 +72,12 @@ const WORKS = {
     many(300, () => module.run([big], { signal }));
     begun();
   },
+  /** What cannot be interrupted. */
+  async endless(begun) {
+    const module = await TorchScriptModule.load(fixture('native/endless.pt'), { allowTorchScriptCode: true });
+    many(2, () => module.run([Tensor.randn([2], { seed: 1 })], { signal }));
+    begun();
+  },
   async convert(begun) {
     const { convertModel } = await import('../../../dist/convert/index.js');
     const folder = mkdtempSync(join(tmpdir(), 'converted-'));
