@@ -193,7 +193,7 @@ const WAYS = {
   },
   'a child process': () => child(''),
   'a child process with the engine': () =>
-    child(`import(${JSON.stringify(new URL('../../../dist/engine/index.js', import.meta.url).href)})
+    child(`import(${JSON.stringify(new URL('../../../dist/index.js', import.meta.url).href)})
       .then(({ engineInfo }) => engineInfo())`),
   abort: () => controller.abort(),
   SIGTERM: () => kill('SIGTERM'),
