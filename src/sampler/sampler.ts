@@ -5,7 +5,7 @@
  */
 
 import { copyOf, isArray, type Names, readFields, reading, readList } from '../arguments.js';
-import { ERROR_CODES, JitFluxError, abortedError, checkSignal, invalidArgument, throwIfAborted } from '../errors.js';
+import { ERROR_CODES, JitFluxError, abortedError, invalidArgument, throwIfAborted } from '../errors.js';
 import type {
   Grid,
   JitOperators,
@@ -114,7 +114,6 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     this.#grid = this.plan.grid;
     const seedOf = seedsOf(seed);
     this.#backend = readBackend(backend);
-    checkSignal(signal);
     const [batch, channels] = checkLatents(latents, this.plan.totalTokens);
     if (microFlowNoise !== undefined) {
       checkTensor('microFlowNoise', microFlowNoise, [batch, this.plan.totalTokens, channels]);
