@@ -4,7 +4,7 @@
  * that dispose what is in use; it may be a Proxy, or be changed while work is in flight. So every field and every element
  * is read once, when a call begins, into an object of our own; checks and work see that one only.
  */
-import { ERROR_CODES, invalidArgument, JitFluxError, type JitFluxErrorCode } from './errors.js';
+import { checkSignal, ERROR_CODES, invalidArgument, JitFluxError, type JitFluxErrorCode } from './errors.js';
 
 /** Names of the fields of every member of a union. */
 type FieldNames<T> = T extends unknown ? keyof T : never;
@@ -48,24 +48,10 @@ export function readFields<T extends object>(
   const fields: Record<string, unknown> = {};
   for (const name of Object.keys(names)) {
     const field = reading(name, () => (value as Record<string, unknown>)[name]);
-    if (field !== undefined) fields[name] = name === 'signal' ? checkSignal(field) : field;
+    if (name === 'signal') checkSignal(field);
+    if (field !== undefined) fields[name] = field;
   }
   return fields as T;
-}
-
-const isAborted = Object.getOwnPropertyDescriptor(AbortSignal.prototype, 'aborted')!.get!;
-
-/**
- * Checks a signal. What only looks like one need not tell of its abortion, and whoever waits for it would wait for ever.
- * @throws ERR_JITFLUX_INVALID_ARGUMENT
- */
-export function checkSignal(value: unknown, option = 'signal'): AbortSignal {
-  try {
-    isAborted.call(value);
-    return value as AbortSignal;
-  } catch {
-    throw invalidArgument(option, 'an AbortSignal', value);
-  }
 }
 
 /** Whether a value is an array, of whatever realm. Unlike `Array.isArray` it takes a revoked Proxy for none. */
