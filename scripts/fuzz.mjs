@@ -44,6 +44,13 @@ const MAX_LENGTH = /** @type {Record<string, number>} */ ({
 /** Seconds in which an input must be done, megabytes that one allocation and the whole process may have. */
 const LIMITS = { seconds: 5, allocation: 64, process: 1024 };
 
+/** What the sanitizers are told. A leak is a finding. */
+const SANITIZERS = {
+  // Shallow stacks of allocations and a small quarantine: several times as many inputs.
+  ASAN_OPTIONS: 'detect_leaks=1:allocator_may_return_null=0:malloc_context_size=2:quarantine_size_mb=8',
+  UBSAN_OPTIONS: 'print_stacktrace=1',
+};
+
 /** @typedef {{ name: string, file: string, native: boolean }} Target */
 /** @typedef {{ target: string, runs: number, seconds: number, coverage: string, finding?: string }} Result */
 
@@ -188,13 +195,6 @@ async function fuzz(target, limit, input) {
     ? fuzzNative(target, limit, input, findings, found)
     : fuzzJavaScript(target, limit, input, findings, found);
 }
-
-/** What the sanitizers are told. A leak is a finding. */
-const SANITIZERS = {
-  // Shallow stacks of allocations and a small quarantine: several times as many inputs.
-  ASAN_OPTIONS: 'detect_leaks=1:allocator_may_return_null=0:malloc_context_size=2:quarantine_size_mb=8',
-  UBSAN_OPTIONS: 'print_stacktrace=1',
-};
 
 /** @param {Target} target */
 function nativeOptions({ name }) {
