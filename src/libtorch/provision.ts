@@ -168,7 +168,10 @@ export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupRe
     if (found) assertUnexposed(found, 'The LibTorch in the cache', { env, within: cacheDir });
     return found !== undefined;
   };
-  if (!options.force && isPresent()) return done(true);
+  if (!options.force && isPresent()) {
+    await tidy(target, context, options.lockTimes);
+    return done(true);
+  }
 
   let lock: Lock | undefined;
   try {
@@ -180,7 +183,10 @@ export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupRe
       onWait: (holder) => context.report(waiting(`${target}.lock`, holder)),
     });
     // Another process may have finished while this one waited.
-    if (!options.force && isPresent()) return done(true);
+    if (!options.force && isPresent()) {
+      await removeLeftovers(target, context);
+      return done(true);
+    }
     const stop = signal === undefined ? lock.lost : AbortSignal.any([signal, lock.lost]);
     await install(target, options.from, { ...context, signal: stop }, lock);
     return done(false);
@@ -279,14 +285,11 @@ async function install(
 ): Promise<void> {
   const { pinned } = context;
   const parent = dirname(target);
-  const prefix = `.tmp-${basename(target)}-`;
-  // Under the lock, whatever carries this prefix was left behind by a process that died.
-  for (const name of await readdir(parent))
-    if (name.startsWith(prefix)) await rm(join(parent, name), { recursive: true, force: true });
+  for (const path of await workDirectories(target)) await rm(path, { recursive: true, force: true });
 
   const given = from === undefined ? undefined : await givenFiles(from, context);
   await assertSpace(parent, given === undefined, context);
-  const work = await mkdtemp(join(parent, prefix)); // of mode 0700
+  const work = await mkdtemp(join(parent, workPrefix(target))); // of mode 0700
   const obtained: Obtained[] = [];
   try {
     const staged = join(work, 'libtorch');
@@ -316,6 +319,54 @@ async function install(
     for (const { file } of obtained) await file.close();
     await rm(work, { recursive: true, force: true }).catch(() => undefined); // the next run removes it
   }
+}
+
+function workPrefix(target: string): string {
+  return `.tmp-${basename(target)}-`;
+}
+
+/** Under the lock, these were left behind by processes that died. */
+async function workDirectories(target: string): Promise<string[]> {
+  const names = await readdir(dirname(target));
+  return names
+    .filter((name) => name.startsWith(workPrefix(target)))
+    .map((name) => join(dirname(target), name));
+}
+
+/** What an installation needs no more. */
+async function leftoversOf(target: string, context: Context): Promise<string[]> {
+  const downloads = context.pinned.archives.map((archive) => downloadPath(archive, context));
+  return [...(await workDirectories(target)), ...downloads.filter((path) => existsSync(path))];
+}
+
+/** For the holder of the lock, once the installation is complete. */
+async function removeLeftovers(target: string, context: Context): Promise<void> {
+  for (const path of await leftoversOf(target, context)) await rm(path, { recursive: true, force: true });
+}
+
+/** How long the tidying waits for a lock, in ms: whether a dead process of this machine has it shows sooner. */
+const TIDY_TIMEOUT = 3000;
+
+/**
+ * Removes what a process has left that was killed just after it had installed all. A courtesy: not while another process
+ * is at work, nor where this user may not write.
+ */
+async function tidy(target: string, context: Context, times: SetupOptions['lockTimes']): Promise<void> {
+  try {
+    const path = `${target}.lock`;
+    if ((await leftoversOf(target, context)).length === 0 && !existsSync(path)) return;
+    const timeout = AbortSignal.timeout(TIDY_TIMEOUT);
+    const signal = context.signal ? AbortSignal.any([context.signal, timeout]) : timeout;
+    const lock = await acquireLock(path, { ...times, signal });
+    try {
+      await removeLeftovers(target, context);
+    } finally {
+      await lock.release();
+    }
+  } catch {
+    // It stays, and does no harm.
+  }
+  throwIfAborted(context.signal);
 }
 
 /** @param aside where the old one goes */
