@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -143,11 +144,10 @@ class Journal {
   State read() const {
     State state;
     bool same = false;
+    const std::optional<std::string> text = read_own_file(path_, kMaxJournal);
+    if (!text) return state;
     try {
-      const InputFile file(path_);
-      if (file.size() > kMaxJournal) return {};
-      const std::vector<std::byte> text = file.read(0, file.size());
-      JsonReader json(as_text(text), path_, "journal");
+      JsonReader json(*text, path_, "journal");
       std::string key;
       json.begin_object();
       while (json.next_key(&key)) {
@@ -183,7 +183,7 @@ class Journal {
     replace_file(path_, text + "]\n}\n");
   }
 
-  void remove() const { ::unlink(path_.c_str()); }
+  void remove() const { remove_file(path_); }
 
  private:
   std::string path_;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -13,7 +14,8 @@ namespace jitflux {
 class PartialFile {
  public:
   // Opens `<target>.partial`, creating it or keeping what an earlier run left there, and locks it
-  // against other processes. A symbolic link in its place is refused, not followed.
+  // against other processes. In its place, a symbolic link, a file with a second name, and one of
+  // another user in a folder that everyone may write are refused.
   explicit PartialFile(std::string target);
   ~PartialFile();
 
@@ -39,7 +41,16 @@ class PartialFile {
   int fd_ = -1;
 };
 
-// Replaces a small file atomically and durably. Throws kWriteFailed.
+// Replaces a small file atomically and durably, through `<path>.new`, which must be the caller's
+// alone. Throws kWriteFailed.
 void replace_file(const std::string& path, const std::string& text);
+
+// Removes such a file, and what a killed process has left of it.
+void remove_file(const std::string& path);
+
+// The text of a file that replace_file has written; nothing if it is absent, larger than `limit`
+// bytes, unreadable, or what PartialFile refuses. Copied: a mapping ends the process when the file
+// is cut short.
+std::optional<std::string> read_own_file(const std::string& path, size_t limit);
 
 }  // namespace jitflux

@@ -1,7 +1,7 @@
 /** Conversion of weight files: exact, resumable, atomic; the archives open with torch.jit.load. */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, linkSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -479,6 +479,42 @@ describe('bad input', () => {
     symlinkSync('/etc/hostname', join(directory, 'm.pt.partial'));
     await expectError(() => convert('m.pt'), 'ERR_JITFLUX_WRITE_FAILED', /symbolic link/);
   });
+
+  it('writes no file that has another name, and believes no journal of another user', async () => {
+    const directory = place();
+    const convert = () => convertModel(weights('pico.pt'), join(directory, 'm.safetensors'));
+    const partial = join(directory, 'm.safetensors.partial');
+    const victim = join(directory, 'victim');
+    writeFileSync(victim, 'precious');
+    linkSync(victim, partial);
+    await expectError(convert, 'ERR_JITFLUX_WRITE_FAILED', /\.partial file has another name \(a hard link\)/);
+    rmSync(partial);
+    // A journal is passed over; what would take its place is made anew.
+    for (const name of [`${partial}.json`, `${partial}.json.new`])
+      for (const plant of [() => symlinkSync(victim, name), () => linkSync(victim, name)]) {
+        plant();
+        await convert();
+        expect(readdirSync(directory).sort()).toEqual(['m.safetensors', 'victim']);
+      }
+    expect(spawnSync('mkfifo', [`${partial}.json`]).status).toBe(0);
+    await convert();
+    expect(readFileSync(victim, 'utf8')).toBe('precious');
+  });
+
+  it.skipIf(process.geteuid?.() !== 0)(
+    "refuses another user's partial file in a folder that everyone may write",
+    async () => {
+      const directory = place();
+      const partial = join(directory, 'm.safetensors.partial');
+      const convert = () => convertModel(weights('pico.pt'), join(directory, 'm.safetensors'));
+      writeFileSync(partial, '');
+      chownSync(partial, 4711, 4711);
+      chmodSync(directory, 0o1777);
+      await expectError(convert, 'ERR_JITFLUX_WRITE_FAILED', /\.partial file belongs to another user/);
+      chmodSync(directory, 0o755);
+      await convert();
+    },
+  );
 
   it('the command exits with 2', async () => {
     const output = join(place(), 'model.pt');
