@@ -45,6 +45,9 @@ at::Tensor pointwise(const at::Tensor& x, const at::Tensor& weight, const at::Te
 // Weights are widened in pieces of so many bytes: the largest layer of FLUX.1-dev has 264 MB.
 constexpr int64_t kWidenedBytes = int64_t{16} << 20;
 
+// More than oneDNN takes for its first product.
+constexpr size_t kTileCodeBytes = size_t{32} << 20;
+
 at::Tensor widened(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                    bool gelu) {
   const at::Tensor rows = x.to(at::kFloat);
@@ -67,6 +70,9 @@ at::Tensor widened(const at::Tensor& x, const at::Tensor& weight, const at::Tens
 bool multiplies_bfloat16() {
   // Tried, since oneDNN can also be told to do without (ONEDNN_MAX_CPU_ISA).
   static const bool does = [] {
+    // oneDNN makes its code for AMX tiles with the first product that needs them, and jumps to it
+    // whether or not there was memory for it.
+    expect_memory(kTileCodeBytes);
     const at::Tensor one = at::zeros({16, 16}, at::kBFloat16);
     try {
       pointwise(one, one, {}, false);

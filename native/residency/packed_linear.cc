@@ -90,6 +90,7 @@ void PackedLinear::prepare() {
   if (reorders) {
     linear.weight = reorder(linear.weight);
   } else if (form_ == WeightForm::kInt8) {
+    multiplies_bfloat16();  // products of bytes use the same tiles
     auto [bytes, scale] = linear.weight.scalar_type() == at::kBFloat16
                               ? quantized_rows<at::BFloat16>(linear.weight)
                               : quantized_rows<float>(linear.weight);

@@ -1,12 +1,15 @@
 #include "runtime/out_of_memory.h"
 
 #include <c10/util/Exception.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
 #include <new>
 #include <oneapi/dnnl/dnnl_common.hpp>
 #include <string_view>
+
+#include "base/error.h"
 
 namespace jitflux {
 
@@ -26,6 +29,12 @@ bool is_out_of_memory(const std::exception& error) {
   return std::any_of(kPhrases.begin(), kPhrases.end(), [&](std::string_view phrase) {
     return text.find(phrase) != std::string_view::npos;
   });
+}
+
+void expect_memory(size_t bytes) {
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw Error(error_code::kOutOfMemory, "Out of host memory");
+  ::munmap(memory, bytes);
 }
 
 }  // namespace jitflux
