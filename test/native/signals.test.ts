@@ -27,6 +27,7 @@ import {
   resolveModel,
 } from '../../src/pipeline/index.js';
 import { Tokenizer } from '../../src/text/index.js';
+import { expectError } from '../support/errors.js';
 import { loadMini, MINI, MINI_AXES } from '../support/mini.js';
 import { fixturePath } from '../support/safetensors.js';
 
