@@ -14,7 +14,7 @@ export type Names<T> = Readonly<Record<FieldNames<T>, true>>;
 
 /**
  * Runs something that looks into an object of the caller's.
- * @throws `code` if that throws, with what it threw as cause
+ * @throws `code` if that throws, with what it threw as cause; an error of ours passes
  */
 export function reading<R>(
   option: string,
@@ -24,6 +24,7 @@ export function reading<R>(
   try {
     return read();
   } catch (cause) {
+    if (cause instanceof JitFluxError) throw cause;
     throw new JitFluxError(
       code,
       `Expected a readable value for "${option}" but reading it failed`,
@@ -137,6 +138,11 @@ export function checkPath(option: string, value: unknown, expected = 'a path'): 
 
 const VIEW = Object.getPrototypeOf(Uint8Array.prototype) as object;
 const typeOfView = Object.getOwnPropertyDescriptor(VIEW, Symbol.toStringTag)!.get!;
+
+/** `'Float32Array'` and so on; undefined for what is no typed array. Cannot be deceived, and runs nothing of the value's. */
+export function typedArrayKind(value: unknown): string | undefined {
+  return typeOfView.call(value) as string | undefined;
+}
 
 /** Kinds of lists that are copied out of the caller's memory. */
 interface Views {

@@ -1,13 +1,15 @@
+import { checkCallback, checkPath, isArray, type Names, readFields, readList } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
+import { readGrid } from '../sampler/stages.js';
 import type { ConditioningHandle, TransformerHandle } from './binding.js';
 import { runNative } from './call.js';
 import type { BlockWeights, FluxConfig, LoadOptions, VelocityModel } from '../types.js';
 import { requestedBlockWeights } from './block-weights.js';
 import { readTransformerConfig } from './component-config.js';
-import { loadJob, nativeLoadOptions } from './load-options.js';
+import { loadJob, nativeLoadOptions, readLoadOptions } from './load-options.js';
 import { Tensor } from './tensor.js';
 import { NativeModel } from './native-model.js';
-import { NativeObject } from './native-object.js';
+import { handleOf, NativeObject } from './native-object.js';
 
 /** What {@link FluxTransformer.condition} prepared: text tokens and every block's modulation, for all steps. */
 export class Conditioning extends NativeObject<ConditioningHandle> {
@@ -48,12 +50,15 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
    */
   static async load(
     path: string,
-    o: LoadOptions & {
+    given: LoadOptions & {
       ropeAxes?: [number, number, number];
       /** @internal Decided already, in place of `quantize`, `packWeights` and `weightStreaming`. */
       blockWeights?: BlockWeights;
     } = {},
   ): Promise<FluxTransformer> {
+    const o = readLoadOptions(given, { ropeAxes: true, blockWeights: true });
+    checkPath('path', path);
+    const axes = o.ropeAxes && readList(o.ropeAxes, 'ropeAxes', 'three numbers', [3, 3]);
     if (o.timeEmbedding !== undefined && o.timeEmbedding !== 'reference' && o.timeEmbedding !== 'exact') {
       throw invalidArgument('timeEmbedding', "'reference' or 'exact'", o.timeEmbedding);
     }
@@ -64,7 +69,9 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
       cudaGraphs: o.cudaGraphs ?? false,
       timeEmbedding: o.timeEmbedding ?? 'reference',
       keepModulation: o.keepModulation ?? true,
-      ropeAxes: o.ropeAxes ?? (await readTransformerConfig(path, { signal: o.signal })).settings.ropeAxes,
+      ropeAxes:
+        (axes as typeof o.ropeAxes) ??
+        (await readTransformerConfig(path, { signal: o.signal })).settings.ropeAxes,
     };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadTransformer(path, options, job),
@@ -80,28 +87,38 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
    * @param c.guidance one for all images or one each, >= 0; default 3.5; ignored by models without guidance embedder
    * @param c.sigmas noise levels of the steps, each from 0 to 1
    */
-  async condition(c: {
+  async condition(given: {
     prompt: Tensor;
     pooled: Tensor;
     guidance?: number | number[];
     sigmas: number[];
     signal?: AbortSignal;
   }): Promise<Conditioning> {
-    const guidance = [c.guidance ?? DEFAULT_GUIDANCE].flat();
+    const c = readFields(given, 'options', CONDITION);
+    const guidance = oneOrEach('guidance', c.guidance ?? DEFAULT_GUIDANCE);
     for (const value of guidance) {
       if (!Number.isFinite(value) || value < 0) {
         throw invalidArgument('guidance', 'a finite number >= 0', value);
       }
     }
+    const sigmas = readList(c.sigmas, 'sigmas', `a list of 1 to ${MOST} numbers from 0 to 1`, [1, MOST]);
+    for (const sigma of sigmas) {
+      if (!(Number.isFinite(sigma) && sigma >= 0 && sigma <= 1)) {
+        throw invalidArgument('sigmas', 'values from 0 to 1', sigma);
+      }
+    }
+    handleOf(c.prompt, 'prompt');
+    handleOf(c.pooled, 'pooled');
+    const images = c.prompt.shape?.[0] ?? 0;
     const o = {
       transformer: this.handle,
       guidance: Float64Array.from(guidance),
-      sigmas: Float64Array.from(c.sigmas),
+      sigmas: Float64Array.from(sigmas),
     };
     const handle = await Tensor.on(this.#device, [c.prompt, c.pooled], ([prompt, pooled]) =>
       this.runJob((binding, job) => binding.condition({ ...o, prompt, pooled }, job), { signal: c.signal }),
     );
-    return new Conditioning(handle, c.prompt.shape[0] ?? 0, o.sigmas.length);
+    return new Conditioning(handle, images, o.sigmas.length);
   }
 
   /**
@@ -118,7 +135,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
    *   ERR_JITFLUX_DISPOSED, ERR_JITFLUX_ABORTED (within one block, on a GPU within this call)
    */
   async forward(
-    i: ({ tokens: Tensor } | { latents: Tensor; perImage?: boolean }) & {
+    given: ({ tokens: Tensor } | { latents: Tensor; perImage?: boolean }) & {
       anchors?: Int32Array;
       grid: readonly [rows: number, cols: number];
       conditioning: Conditioning;
@@ -127,7 +144,10 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
       onProgress?: (p: { block: number; blocks: number }) => void;
     },
   ): Promise<Tensor> {
-    const steps = [i.step].flat();
+    const i = readFields(given, 'options', FORWARD) as ForwardRequest;
+    checkCallback('onProgress', i.onProgress);
+    const prepared = handleOf(i.conditioning, 'conditioning', 'a Conditioning');
+    const steps = oneOrEach('step', i.step);
     for (const step of steps) {
       if (!Number.isInteger(step) || step < 0 || step >= i.conditioning.steps) {
         throw invalidArgument('step', `an integer from 0 to ${i.conditioning.steps - 1}`, step);
@@ -135,12 +155,12 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
     }
     const o = {
       transformer: this.handle,
-      conditioning: i.conditioning.handle,
+      conditioning: prepared,
       ...('latents' in i && i.latents !== undefined
-        ? { latents: i.latents.handle, perImage: i.perImage ?? false }
-        : { tokens: (i as { tokens: Tensor }).tokens.handle }),
+        ? { latents: handleOf(i.latents, 'latents'), perImage: i.perImage ?? false }
+        : { tokens: handleOf((i as { tokens: Tensor }).tokens, 'tokens') }),
       anchors: i.anchors,
-      grid: i.grid,
+      grid: readGrid(i.grid),
       step: Int32Array.from(steps),
     };
     const { onProgress } = i;
@@ -187,6 +207,35 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
   }
 }
 
+type ForwardRequest = Parameters<FluxTransformer['forward']>[0];
+
+const CONDITION: Names<Parameters<FluxTransformer['condition']>[0]> = {
+  prompt: true,
+  pooled: true,
+  guidance: true,
+  sigmas: true,
+  signal: true,
+};
+const FORWARD: Names<ForwardRequest> = {
+  tokens: true,
+  latents: true,
+  perImage: true,
+  anchors: true,
+  grid: true,
+  conditioning: true,
+  step: true,
+  signal: true,
+  onProgress: true,
+};
+
+/** Most values of a list: of images, or of steps. */
+const MOST = 1 << 20;
+
+/** One value for all images, or one each. */
+function oneOrEach(option: string, value: number | number[]): number[] {
+  return isArray(value) ? readList(value, option, 'a number, or one per image,', [1, MOST]) : [value];
+}
+
 type VelocityRequest = Parameters<VelocityModel<Tensor>['velocity']>[0];
 type AdvanceRequest = Parameters<NonNullable<VelocityModel<Tensor>['advance']>>[0];
 
@@ -202,7 +251,7 @@ class BoundTransformer implements VelocityModel<Tensor> {
   constructor(model: FluxTransformer, conditioning: Conditioning) {
     this.#model = model;
     this.#conditioning = conditioning;
-    this.velocity = ({ tokens, anchors, grid, step, signal }) =>
+    this.velocity = async ({ tokens, anchors, grid, step, signal }) =>
       model.forward({
         tokens,
         grid,

@@ -1,50 +1,86 @@
-import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
+import { checkInteger, type Names, readFields } from '../arguments.js';
+import { invalidArgument } from '../errors.js';
+import { MAX_MICRO_FLOW_STEPS } from '../sampler/options.js';
+import { readGrid } from '../sampler/stages.js';
 import { runNative } from './call.js';
 import type { JitOperators, MicroFlowOptions } from '../types.js';
+import { handleOf } from './native-object.js';
 import { Tensor } from './tensor.js';
+
+type Options<Name extends keyof JitOperators> = NonNullable<
+  Parameters<NonNullable<JitOperators<Tensor>[Name]>>[Name extends 'step'
+    ? 2
+    : Name extends 'microFlowTarget'
+      ? 0
+      : 1]
+>;
+
+const SELECT: Names<Options<'selectTokens'>> = { anchors: true, count: true, grid: true, perImage: true };
+const MICRO_FLOW: Names<Options<'microFlow'>> = {
+  mode: true,
+  steps: true,
+  newTokens: true,
+  target: true,
+  perImage: true,
+};
+const TARGET: Names<Options<'microFlowTarget'>> = {
+  clean: true,
+  noise: true,
+  anchors: true,
+  newTokens: true,
+  sigma: true,
+  grid: true,
+  perImage: true,
+};
+const STEP: Names<Options<'step'>> = { anchors: true, grid: true, dSigma: true };
 
 /** The JiT operators on native tensors; see {@link JitOperators} for their contracts. */
 export const jit: Required<JitOperators<Tensor>> = {
-  async gather({ handle }, anchors, { perImage = false } = {}) {
-    return new Tensor(
-      await runNative((binding, job) => binding.gather({ latents: handle, anchors, perImage }, job)),
-    );
+  async gather(latents, anchors, given = {}) {
+    const { perImage = false } = readFields(given, 'options', { perImage: true });
+    const o = { latents: handleOf(latents, 'latents'), anchors, perImage };
+    return new Tensor(await runNative((binding, job) => binding.gather(o, job)));
   },
 
-  async lift({ handle }, anchors, grid) {
-    return new Tensor(
-      await runNative((binding, job) => binding.lift({ velocity: handle, anchors, grid }, job)),
-    );
+  async lift(v, anchors, grid) {
+    const o = { velocity: handleOf(v, 'v'), anchors, grid: readGrid(grid) };
+    return new Tensor(await runNative((binding, job) => binding.lift(o, job)));
   },
 
-  async importance({ handle }, grid) {
-    return runNative((binding, job) => binding.importance({ velocity: handle, grid }, job));
+  async importance(velocity, grid) {
+    const o = { velocity: handleOf(velocity, 'velocity'), grid: readGrid(grid) };
+    return runNative((binding, job) => binding.importance(o, job));
   },
 
-  async selectTokens({ handle }, { anchors, count, grid, perImage = false }) {
-    const o = { velocity: handle, anchors, perImage, count, grid };
+  async selectTokens(velocity, given) {
+    const { grid, perImage = false, ...rest } = readFields(given, 'options', SELECT);
+    const o = { ...rest, perImage, grid: readGrid(grid), velocity: handleOf(velocity, 'velocity') };
     return runNative((binding, job) => binding.selectTokens(o, job));
   },
 
   async predictClean(latents, velocity, sigma) {
-    const o = { latents: latents.handle, velocity: velocity.handle, sigma };
+    const o = { latents: handleOf(latents, 'latents'), velocity: handleOf(velocity, 'velocity'), sigma };
     return new Tensor(await runNative((binding, job) => binding.predictClean(o, job)));
   },
 
-  async microFlow(latents, { mode, steps, newTokens, target }) {
+  async microFlow(latents, given) {
+    const { mode, steps, newTokens, target } = readFields(given, 'options', MICRO_FLOW);
     const weights = microFlowWeights({ mode, steps });
-    const o = { latents: latents.handle, newTokens, target: target.handle, weights };
-    await runNative((binding, job) => binding.microFlow(o, job));
+    const tensors = { latents: handleOf(latents, 'latents'), target: handleOf(target, 'target') };
+    await runNative((binding, job) => binding.microFlow({ ...tensors, newTokens, weights }, job));
   },
 
-  async microFlowTarget({ clean, noise, anchors, newTokens, sigma, grid, perImage = false }) {
-    const tensors = { clean: clean.handle, noise: noise.handle };
-    const o = { ...tensors, anchors, newTokens, perImage, sigma, grid };
+  async microFlowTarget(given) {
+    const { clean, noise, grid, perImage = false, ...rest } = readFields(given, 'options', TARGET);
+    const tensors = { clean: handleOf(clean, 'clean'), noise: handleOf(noise, 'noise') };
+    const o = { ...rest, ...tensors, perImage, grid: readGrid(grid) };
     return new Tensor(await runNative((binding, job) => binding.microFlowTarget(o, job)));
   },
 
-  async step(latents, velocity, { anchors, grid, dSigma }) {
-    const o = { latents: latents.handle, velocity: velocity.handle, anchors, grid, dSigma };
+  async step(latents, velocity, given) {
+    const { anchors, grid, dSigma } = readFields(given, 'options', STEP);
+    const tensors = { latents: handleOf(latents, 'latents'), velocity: handleOf(velocity, 'velocity') };
+    const o = { ...tensors, anchors, grid: readGrid(grid), dSigma };
     return new Tensor(await runNative((binding, job) => binding.step(o, job)));
   },
 };
@@ -56,9 +92,7 @@ export const jit: Required<JitOperators<Tensor>> = {
  * one lands on the target exactly. relax: the released code blends once by 1/steps; 0 and 1 replace.
  */
 function microFlowWeights({ mode, steps }: MicroFlowOptions): Float64Array {
-  if (!Number.isInteger(steps) || steps < 0) {
-    throw invalidArgument('microFlow.steps', 'an integer >= 0', steps);
-  }
+  checkInteger('microFlow.steps', steps, 0, MAX_MICRO_FLOW_STEPS);
   switch (mode) {
     case 'finite-time': {
       const count = Math.max(1, steps);
@@ -67,9 +101,6 @@ function microFlowWeights({ mode, steps }: MicroFlowOptions): Float64Array {
     case 'relax':
       return Float64Array.of(steps <= 1 ? 1 : 1 / steps);
     default:
-      throw new JitFluxError(
-        ERROR_CODES.INVALID_ARGUMENT,
-        `Expected 'finite-time' or 'relax' for "microFlow.mode" but received ${String(mode)}`,
-      );
+      throw invalidArgument('microFlow.mode', "'finite-time' or 'relax'", mode);
   }
 }

@@ -1,4 +1,5 @@
 /** What loading any model has in common. */
+import { checkBoolean, checkCallback, type Names, readFields } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import type { NativeJob } from './binding.js';
 import type { LoadOptions } from '../types.js';
@@ -9,6 +10,37 @@ const ACCELERATOR_DTYPES: readonly string[] = ['float32', 'bfloat16', 'float16']
 
 /** The type that a model computes in. */
 export type ComputeDType = NonNullable<LoadOptions['dtype']>;
+
+export const LOAD_OPTIONS: Names<LoadOptions> = {
+  device: true,
+  dtype: true,
+  quantize: true,
+  packWeights: true,
+  mapWeights: true,
+  weightStreaming: true,
+  cudaGraphs: true,
+  textEncoderDevice: true,
+  decoderDevice: true,
+  threads: true,
+  verify: true,
+  timeEmbedding: true,
+  textEncoders: true,
+  keepTextEncoders: true,
+  keepDecoder: true,
+  memoryCheck: true,
+  keepModulation: true,
+  allowTorchScriptCode: true,
+  onProgress: true,
+  signal: true,
+};
+
+/** The options of a load, each read once. @param more names of those that only one model has */
+export function readLoadOptions<O extends LoadOptions>(
+  o: O,
+  more: Readonly<Record<Exclude<keyof O, keyof LoadOptions>, true>>,
+): O {
+  return readFields<O>(o, 'options', { ...LOAD_OPTIONS, ...more } as unknown as Names<O>);
+}
 
 /** The default is what a device is fast in. */
 export function computeDType(o: Pick<LoadOptions, 'device' | 'dtype'>): ComputeDType {
@@ -56,11 +88,17 @@ export function checkLoadValues(o: LoadOptions): void {
     }
     if (o[option] === true && !accelerator) throw invalidArgument(option, 'false on the CPU', true);
   }
-  for (const option of ['packWeights', 'mapWeights'] as const) {
-    if (o[option] !== undefined && typeof o[option] !== 'boolean') {
-      throw invalidArgument(option, 'true or false', o[option]);
-    }
+  for (const option of [
+    'packWeights',
+    'mapWeights',
+    'verify',
+    'keepModulation',
+    'keepTextEncoders',
+    'keepDecoder',
+  ] as const) {
+    if (o[option] !== undefined) checkBoolean(option, o[option]);
   }
+  checkCallback('onProgress', o.onProgress);
   if (o.threads !== undefined && (!Number.isInteger(o.threads) || o.threads < 1 || o.threads > 1024)) {
     throw invalidArgument('threads', 'an integer from 1 to 1024', o.threads);
   }

@@ -1,4 +1,4 @@
-import { ERROR_CODES, JitFluxError } from '../errors.js';
+import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import type { AnyHandle } from './binding.js';
 import { callNative } from './call.js';
 
@@ -27,6 +27,11 @@ export abstract class NativeObject<H extends AnyHandle> implements Disposable {
     return this.#handle;
   }
 
+  /** @internal Whether a value is one of these, and no object that only looks like it. */
+  static owns(value: unknown): value is NativeObject<AnyHandle> {
+    return typeof value === 'object' && value !== null && #handle in value;
+  }
+
   get disposed(): boolean {
     return this.#handle === undefined;
   }
@@ -42,4 +47,17 @@ export abstract class NativeObject<H extends AnyHandle> implements Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/**
+ * The handle of an argument.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT if it is none of our objects, ERR_JITFLUX_DISPOSED
+ */
+export function handleOf<H extends AnyHandle>(
+  value: { readonly handle: H },
+  option: string,
+  expected = 'a Tensor',
+): H {
+  if (!NativeObject.owns(value)) throw invalidArgument(option, expected, value);
+  return value.handle as H;
 }

@@ -1,9 +1,10 @@
+import { checkInteger, isArray, readFields, readList, typedArrayKind } from '../arguments.js';
 import type { TensorHandle } from './binding.js';
 import { callNative, runNative } from './call.js';
 import { normalizeSeed } from '../sampler/random.js';
 import type { Device, DType, TensorLike } from '../types.js';
 import { deviceIndex } from './device.js';
-import { NativeObject } from './native-object.js';
+import { handleOf, NativeObject } from './native-object.js';
 
 /**
  * A handle to a tensor in native memory. Elements stay native unless asked for. Dispose it when done; the garbage
@@ -36,13 +37,13 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     shape: readonly number[],
     o: { device?: Device; dtype?: DType } = {},
   ): Tensor {
-    const device = deviceIndex(o.device);
-    const natural = data instanceof Float32Array ? 'float32' : data instanceof Int32Array ? 'int32' : 'int64';
-    return new Tensor(
-      callNative((binding) =>
-        binding.tensorFrom({ data, shape: [...shape], dtype: o.dtype ?? natural, device }),
-      ),
-    );
+    const given = readFields(o, 'options', { device: true, dtype: true });
+    const device = deviceIndex(given.device);
+    const kind = typedArrayKind(data);
+    const dtype =
+      given.dtype ?? (kind === 'Float32Array' ? 'float32' : kind === 'Int32Array' ? 'int32' : 'int64');
+    const native = { data, shape: readShape(shape), dtype, device };
+    return new Tensor(callNative((binding) => binding.tensorFrom(native)));
   }
 
   /**
@@ -59,14 +60,15 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
       dtype?: DType;
     },
   ): Tensor {
-    const device = deviceIndex(o.device);
-    const list = typeof o.seed === 'object' ? o.seed : [o.seed];
-    const seeds = list.map((seed) => normalizeSeed(seed));
-    return new Tensor(
-      callNative((binding) =>
-        binding.tensorRandn({ shape: [...shape], seeds, dtype: o.dtype ?? 'float32', device }),
-      ),
-    );
+    const given = readFields(o, 'options', { seed: true, device: true, dtype: true });
+    const device = deviceIndex(given.device);
+    const expected = `a seed, or a list of at most ${MOST_IMAGES} seeds`;
+    const list = isArray(given.seed)
+      ? readList(given.seed, 'seeds', expected, [0, MOST_IMAGES])
+      : [given.seed];
+    const seeds = list.map((seed) => normalizeSeed(seed as number | bigint));
+    const native = { shape: readShape(shape), seeds, dtype: given.dtype ?? 'float32', device };
+    return new Tensor(callNative((binding) => binding.tensorRandn(native)));
   }
 
   /** The elements as float32, in row-major order. */
@@ -117,9 +119,13 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
    * @throws ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT
    */
   static async stack(tensors: readonly Tensor[], o: { repeats?: readonly number[] } = {}): Promise<Tensor> {
+    const expected = `a list of 1 to ${MOST_IMAGES}`;
+    const list = readList(tensors, 'tensors', `${expected} tensors`, [1, MOST_IMAGES]);
+    const given = readFields(o, 'options', { repeats: true }).repeats ?? list.map(() => 1);
+    const repeats = readList(given, 'repeats', `${expected} numbers`, [1, MOST_IMAGES]);
     const stacked = {
-      tensors: tensors.map(({ handle }) => handle),
-      repeats: Int32Array.from(o.repeats ?? tensors.map(() => 1)),
+      tensors: list.map((tensor, i) => handleOf(tensor, `tensors[${i}]`)),
+      repeats: Int32Array.from(repeats, (count, i) => checkInteger(`repeats[${i}]`, count, 1, MOST_IMAGES)),
     };
     return new Tensor(await runNative((binding, job) => binding.stackImages(stacked, job)));
   }
@@ -138,4 +144,12 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     const handle = this.handle;
     return new Tensor(callNative((binding) => binding.tensorClone(handle))) as this;
   }
+}
+
+/** Most images of a batch, far beyond what any memory holds. */
+const MOST_IMAGES = 1 << 20;
+
+/** Native code checks the sizes. */
+function readShape(shape: readonly number[]): number[] {
+  return readList(shape, 'shape', 'an array of 1 to 8 dimensions', [1, 8]);
 }
