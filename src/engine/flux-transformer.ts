@@ -82,10 +82,10 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
 
   /**
    * Computes everything that depends only on sigma, guidance and the prompt, for all steps at once.
-   * @param c.prompt text tokens (T5), [B, T, textDim], on any device
-   * @param c.pooled pooled prompt (CLIP), [B, pooledDim]
-   * @param c.guidance one for all images or one each, >= 0; default 3.5; ignored by models without guidance embedder
-   * @param c.sigmas noise levels of the steps, each from 0 to 1
+   * @param given.prompt text tokens (T5), [B, T, textDim], on any device
+   * @param given.pooled pooled prompt (CLIP), [B, pooledDim]
+   * @param given.guidance one for all images or one each, >= 0; default 3.5; ignored by models without guidance embedder
+   * @param given.sigmas noise levels of the steps, each from 0 to 1
    */
   async condition(given: {
     prompt: Tensor;
@@ -123,13 +123,13 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
 
   /**
    * Velocity (noise minus data) at the given tokens.
-   * @param i.tokens packed latents of these tokens, [B, M, inChannels] float32
-   * @param i.latents or packed latents of the whole grid, [B, N, inChannels]: the tokens are taken out at the anchors
-   * @param i.anchors grid indices of the tokens, [M], or [B*M] with one list per image, in any order; absent: all
+   * @param given.tokens packed latents of these tokens, [B, M, inChannels] float32
+   * @param given.latents or packed latents of the whole grid, [B, N, inChannels]: the tokens are taken out at the anchors
+   * @param given.anchors grid indices of the tokens, [M], or [B*M] with one list per image, in any order; absent: all
    *   tokens of the grid in order
-   * @param i.perImage with `latents`: `anchors` holds one list per image. Default false
-   * @param i.step index into the conditioning's sigmas, or one per image
-   * @param i.onProgress called between blocks; on a GPU while they are queued, which is ahead of their computation
+   * @param given.perImage with `latents`: `anchors` holds one list per image. Default false
+   * @param given.step index into the conditioning's sigmas, or one per image
+   * @param given.onProgress called between blocks; on a GPU while they are queued, which is ahead of their computation
    * @returns [B, M, outChannels] float32
    * @throws ERR_JITFLUX_INVALID_ANCHORS, ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT,
    *   ERR_JITFLUX_DISPOSED, ERR_JITFLUX_ABORTED (within one block, on a GPU within this call)

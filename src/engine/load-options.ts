@@ -39,7 +39,7 @@ export function readLoadOptions<O extends LoadOptions>(
   o: O,
   more: Readonly<Record<Exclude<keyof O, keyof LoadOptions>, true>>,
 ): O {
-  return readFields<O>(o, 'options', { ...LOAD_OPTIONS, ...more } as unknown as Names<O>);
+  return readFields<O>(o, 'options', { ...LOAD_OPTIONS, ...more });
 }
 
 /** The default is what a device is fast in. */

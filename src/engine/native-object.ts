@@ -59,5 +59,5 @@ export function handleOf<H extends AnyHandle>(
   expected = 'a Tensor',
 ): H {
   if (!NativeObject.owns(value)) throw invalidArgument(option, expected, value);
-  return value.handle as H;
+  return value.handle;
 }

@@ -66,7 +66,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     const list = isArray(given.seed)
       ? readList(given.seed, 'seeds', expected, [0, MOST_IMAGES])
       : [given.seed];
-    const seeds = list.map((seed) => normalizeSeed(seed as number | bigint));
+    const seeds = list.map((seed) => normalizeSeed(seed));
     const native = { shape: readShape(shape), seeds, dtype: given.dtype ?? 'float32', device };
     return new Tensor(callNative((binding) => binding.tensorRandn(native)));
   }

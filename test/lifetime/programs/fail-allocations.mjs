@@ -41,7 +41,7 @@ const seen = () => {
 
 /** @type {Record<string, number>} */
 const outcomes = {};
-let allocations = 0;
+let allocations;
 for (let n = Number(first); ; n += Number(stride)) {
   rmSync(output, { force: true });
   if (process.env.VERBOSE) writeSync(2, `${n}\n`);
