@@ -8,6 +8,9 @@ interface Project {
   name: string;
   /** Folder in test/, where it is not the name. */
   folder?: string;
+  /** Names of its files, where it is not all of the folder's; those of another project there. */
+  only?: string[];
+  except?: string[];
   group: number;
   maxWorkers: number;
   env?: Record<string, string>;
@@ -15,15 +18,23 @@ interface Project {
 }
 
 /** A folder of test/ as a project. LibTorch's state is per process: every file has a process of its own. */
-function project({ name, folder = name, group, ...rest }: Project) {
-  const include = [`test/${folder}/**/*.test.ts`];
-  return { extends: true as const, test: { name, include, sequence: { groupOrder: group }, ...rest } };
+function project({ name, folder = name, only, except = [], group, ...rest }: Project) {
+  const file = (of: string) => `test/${folder}/${of}.test.ts`;
+  const include = only?.map(file) ?? [file('**/*')];
+  const exclude = except.map(file);
+  return {
+    extends: true as const,
+    test: { name, include, exclude, sequence: { groupOrder: group }, ...rest },
+  };
 }
 
 const cores = availableParallelism();
 // A process with LibTorch takes about half a gigabyte. Small models wait more than they compute, so that two processes
 // take turns well on two cores; their OpenMP threads sleep while they wait.
 const engine = { group: GROUPS.engine, maxWorkers: Math.max(2, Math.min(4, cores)) };
+
+// Files of test/lifetime that look at processes of their own, each with limits of its own: nothing beside them disturbs.
+const PROCESSES = ['changed-weights', 'endings', 'fail-allocations', 'faults', 'lock', 'memory-steps'];
 
 export default defineConfig({
   test: {
@@ -50,8 +61,9 @@ export default defineConfig({
       project({ name: 'cuda', ...engine }),
       // Hostile arguments and invariants. `JIT_FLUX_PROPERTY_RUNS` asks for more cases than the short form has.
       project({ name: 'property', ...engine }),
+      project({ name: 'lifetime-processes', folder: 'lifetime', only: PROCESSES, ...engine }),
       // How work, models, threads and processes end. Watches memory and threads, so that nothing runs beside it.
-      project({ name: 'lifetime', group: GROUPS.alone, maxWorkers: 1 }),
+      project({ name: 'lifetime', except: PROCESSES, group: GROUPS.alone, maxWorkers: 1 }),
     ],
   },
 });

@@ -33,7 +33,7 @@ await main(async () => {
   for (const name of nodes.length > 0 ? nodes : VERSIONS) {
     const node = name.includes('/') ? name : fetchNode(name);
     log(`endings under Node ${capture(node, ['--version']) ?? '(it does not start)'}`);
-    const vitest = [toolPath('vitest', 'vitest.mjs'), 'run', '--project', 'lifetime', ...files, ...args];
+    const vitest = [toolPath('vitest', 'vitest.mjs'), 'run', '--project', 'lifetime*', ...files, ...args];
     const env = { ...process.env, JIT_FLUX_TEST_NODE: node };
     if (run(process.execPath, vitest, { allowFailure: true, env }) !== 0) failed++;
   }

@@ -144,7 +144,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
       onProgress?: (p: { block: number; blocks: number }) => void;
     },
   ): Promise<Tensor> {
-    const i = readFields(given, 'options', FORWARD) as ForwardRequest;
+    const i = readFields<ForwardRequest>(given, 'options', FORWARD);
     checkCallback('onProgress', i.onProgress);
     const prepared = handleOf(i.conditioning, 'conditioning', 'a Conditioning');
     const steps = oneOrEach('step', i.step);

@@ -13,7 +13,7 @@ import { livenessOf, ownIdentity } from './process-identity.js';
  * is left as it was; a new one has its permissions. What killed processes of this machine have left in the directory is
  * removed. A symbolic link is followed, unless another user has put it into a directory that everyone may write.
  *
- * @throws ERR_JITFLUX_WRITE_FAILED with the system's error as cause, or ERR_JITFLUX_ABORTED
+ * @throws ERR_JITFLUX_WRITE_FAILED with the system's error as cause, ERR_JITFLUX_OUT_OF_MEMORY, or ERR_JITFLUX_ABORTED
  */
 export async function writeFileAtomic(
   path: string,
@@ -140,7 +140,7 @@ function writeFailed(path: string, cause: unknown, reason?: string): JitFluxErro
     (code !== undefined ? REASONS[code] : undefined) ??
     (cause instanceof Error ? cause.message : String(cause));
   return new JitFluxError(
-    ERROR_CODES.WRITE_FAILED,
+    code === 'ENOMEM' ? ERROR_CODES.OUT_OF_MEMORY : ERROR_CODES.WRITE_FAILED,
     `Cannot write ${path}: ${why}`,
     { path, reason: why },
     { cause },

@@ -1,6 +1,5 @@
 // ending-workers.mjs <rounds> <cases>: JSON [[work, place, way, code], ...]. Worker threads that end as ending.mjs says,
 // one after another; each has to end with its code, and the main thread's engine works before and after.
-import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 
 const [rounds, cases] = process.argv.slice(2).map((argument) => JSON.parse(argument));
@@ -14,7 +13,8 @@ for (let round = 0; round < rounds; round++) {
     const worker = new Worker(new URL('ending.mjs', import.meta.url), { workerData: [work, place, way] });
     worker.on('error', () => {});
     if (place === 'stays') worker.once('message', () => void worker.terminate());
-    const [ended] = await once(worker, 'exit');
+    // Not events.once(), which an 'error' rejects.
+    const ended = await new Promise((resolve) => worker.once('exit', resolve));
     if (ended !== code) bad.push([round, work, place, way, ended]);
   }
 }
