@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/exp.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
@@ -41,9 +42,10 @@ class ParameterSource {
     const WeightTensor* tensor = file_->find(name);
     if (tensor == nullptr) throw std::runtime_error(file_->path() + " has no parameter " + name);
     ++taken_;
-    const at::Tensor view = weight_view(*tensor);
-    // A copy in any case: eager's parameters are the process's own memory.
-    return view.to(dtype_, /*non_blocking=*/false, /*copy=*/true).contiguous();
+    // Read, not mapped: eager's parameters are the process's own memory.
+    const at::Tensor own = at::empty(tensor->shape, dtype_);
+    read_weight(*tensor, own);
+    return own;
   }
 
   void expect_all_taken() const {
