@@ -83,9 +83,7 @@ export function checkLoadValues(o: LoadOptions): void {
     throw invalidArgument('quantize', 'nothing on a GPU', o.quantize);
   }
   for (const option of ['weightStreaming', 'cudaGraphs'] as const) {
-    if (o[option] !== undefined && typeof o[option] !== 'boolean') {
-      throw invalidArgument(option, 'true or false', o[option]);
-    }
+    if (o[option] !== undefined) checkBoolean(option, o[option]);
     if (o[option] === true && !accelerator) throw invalidArgument(option, 'false on the CPU', true);
   }
   for (const option of [

@@ -2,8 +2,9 @@
  * What a run of a model will do and cost, from what was asked for and the model's own defaults. `plan`, the memory plan,
  * `generate` and batching all start here.
  */
-import { invalidArgument } from '../errors.js';
+import { checkInteger } from '../arguments.js';
 import { createPlan, type PlanModel } from '../sampler/index.js';
+import { JIT_OPTIONS } from '../sampler/options.js';
 import type { FluxConfig, JitOptions, JitPlan } from '../types.js';
 import { pixelsPerToken } from './model-directory.js';
 import { checkSide } from './size.js';
@@ -25,19 +26,6 @@ export interface ResolvedRun {
   /** The sampling options as given, completed by the model's own; for the sampler. */
   sampling: JitOptions;
 }
-
-/** Names of the sampling options. */
-export const SAMPLING_OPTIONS: Readonly<Record<keyof JitOptions, true>> = {
-  preset: true,
-  steps: true,
-  stageRatios: true,
-  tokenRatios: true,
-  schedule: true,
-  initialAnchors: true,
-  activation: true,
-  microFlow: true,
-  importanceInEvents: true,
-};
 
 /** What a run is resolved from: the part of a request that decides what a run does and costs. */
 export interface RunOptions extends JitOptions {
@@ -67,7 +55,7 @@ export function resolveRun(
   const grid: [number, number] = [height / unit, width / unit];
   const textTokens = o.textTokens ?? resolveTextLength(o.maxSequenceLength, model);
   const sampling: JitOptions = Object.fromEntries(
-    Object.entries(o).filter(([name, value]) => Object.hasOwn(SAMPLING_OPTIONS, name) && value !== undefined),
+    Object.entries(o).filter(([name, value]) => Object.hasOwn(JIT_OPTIONS, name) && value !== undefined),
   );
   const planModel: PlanModel | undefined = config && { config, textTokens };
   const geometry = { grid, ...(planModel && { model: planModel }) };
@@ -107,11 +95,4 @@ function applyModelDefaults(
   }
   const asAsked = { ...named, steps: sampling.steps ?? defaults.dense.steps };
   return { own: { ...asAsked, schedule: defaults.dense.schedule }, asAsked };
-}
-
-/** @throws ERR_JITFLUX_INVALID_ARGUMENT stating the range */
-export function checkInteger(option: string, value: unknown, least: number, most: number): number {
-  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most)
-    return value as number;
-  throw invalidArgument(option, `an integer from ${least} to ${most}`, value);
 }

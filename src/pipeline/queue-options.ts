@@ -1,3 +1,4 @@
+import { checkInteger } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import { MAX_IMAGES } from '../model/run.js';
 import type { QueueOptions } from './request-queue.js';
@@ -23,9 +24,4 @@ export function queueOptions(o: PipelineOptions): Required<QueueOptions> {
   checkInteger('dynamicBatching.maxImages', maxImages, 2, MAX_IMAGES);
   checkInteger('dynamicBatching.maxWaitMilliseconds', maxWaitMilliseconds, 0, LONGEST_WAIT_MILLISECONDS);
   return { concurrency, maxQueue, batching: { maxImages, maxWaitMilliseconds } };
-}
-
-function checkInteger(option: string, value: unknown, least: number, most: number): void {
-  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most) return;
-  throw invalidArgument(option, `an integer from ${least} to ${most}`, value);
 }

@@ -1,10 +1,12 @@
 /** From what the caller asked for to a complete request in which everything has been checked. */
 import { randomInt } from 'node:crypto';
 
+import { checkInteger } from '../arguments.js';
 import { checkSignal, ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import type { Tensor } from '../engine/index.js';
 import { imageSeed, normalizeSeed } from '../sampler/index.js';
-import { checkInteger, MAX_IMAGES, type ResolvedRun, resolveRun, SAMPLING_OPTIONS } from '../model/run.js';
+import { JIT_OPTIONS } from '../sampler/options.js';
+import { MAX_IMAGES, type ResolvedRun, resolveRun } from '../model/run.js';
 import type { FluxConfig, StepEvent } from '../types.js';
 import type { EncodedPrompts } from './encoded-prompts.js';
 import type { ModelInfo } from '../model/spec.js';
@@ -33,7 +35,7 @@ export interface ResolvedRequest extends ResolvedRun {
 }
 
 const REQUEST_OPTIONS: Record<keyof GenerateRequest, true> = {
-  ...SAMPLING_OPTIONS,
+  ...JIT_OPTIONS,
   prompt: true,
   conditioning: true,
   width: true,

@@ -20,11 +20,6 @@
 #include "base/memory_use.h"
 #include "base/work_thread.h"
 
-// Of a core that stops its threads at the end of the process (base/work_thread.h); null in others.
-namespace jitflux {
-void stop_work_threads_at_exit() __attribute__((weak));
-}
-
 namespace {
 
 using namespace jitflux;
@@ -145,9 +140,9 @@ void install_redirect() {
 
 int main(int argc, char** argv) {
   install_redirect();
-  if (stop_work_threads_at_exit != nullptr) stop_work_threads_at_exit();
+  stop_work_threads_at_exit();
   run_environments();
-  if (argc > 1 && std::string(argv[1]) == "exit" && stop_work_threads_at_exit != nullptr) {
+  if (argc > 1 && std::string(argv[1]) == "exit") {
     // The end of the process in the middle of it, with environments that nobody ends.
     auto* const left = new std::vector<std::unique_ptr<Environment>>;
     for (int i = 0; i < 3; ++i) left->push_back(std::make_unique<Environment>());
