@@ -19,11 +19,12 @@ Napi::Value load_model(const Napi::CallbackInfo& info, Options options) {
   const TensorFields common(info[1]);
   const Placement where = common.placement();
   options.dtype = common.compute_dtype(where.device);
-  const OpenOptions open{common.boolean("verify"), common.boolean("mapWeights")};
+  OpenOptions open{.verify = common.boolean("verify"), .map = common.boolean("mapWeights")};
   return Environment::of(info.Env())
       .run(
           info.Env(), info[2],
-          [path, open, options, where](const Job& job) {
+          [path, open = std::move(open), options, where](const Job& job) mutable {
+            open.job = job;
             auto entry = std::make_shared<ModelEntry<Model>>(
                 ModelEntry<Model>{Model::load(WeightFile::open(path, open), options, job), where});
             return Environment::Settle([entry](Napi::Env env) -> napi_value {

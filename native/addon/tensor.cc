@@ -9,8 +9,11 @@
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
+#include "node/metadata.h"
+#include "residency/weight_tensors.h"
 #include "runtime/device.h"
 #include "runtime/random.h"
+#include "weights/reader_util.h"
 
 namespace jitflux::addon {
 
@@ -183,6 +186,39 @@ Napi::Value tensor_to(const Napi::CallbackInfo& info) {
            {where});
 }
 
+// (path, names, job) -> { tensors, metadata }: these tensors of a weight file as float32 on the
+// CPU, in the order of the names, and its texts; all of one state of the file. Throws
+// kWeightsChanged if the file has no tensor of a name: whoever asks knows what it holds.
+Napi::Value tensor_load(const Napi::CallbackInfo& info) {
+  const std::string path = parse_string(info[0], "path");
+  if (!info[1].IsArray()) invalid("names", "an array of strings", show(info[1]));
+  const auto list = info[1].As<Napi::Array>();
+  std::vector<std::string> names;
+  for (uint32_t i = 0; i < list.Length(); ++i) names.push_back(parse_string(list.Get(i), "names"));
+  return Environment::of(info.Env()).run(info.Env(), info[2], [path, names](const Job& job) {
+    const auto file = WeightFile::open(path, {.metadata = true, .job = job});
+    std::vector<at::Tensor> tensors;
+    for (const std::string& name : names) {
+      const WeightTensor* found = file->find(name);
+      if (found == nullptr) {
+        throw Error(error_code::kWeightsChanged,
+                    printable_path(path) + ": " + in_quotes(name) + " has gone meanwhile",
+                    {{"path", path}});
+      }
+      read_weight(*found, tensors.emplace_back(at::empty(found->shape, at::kFloat)));
+      job.checkpoint();
+    }
+    return Environment::Settle([file, tensors](Napi::Env env) -> napi_value {
+      Napi::Array handles = Napi::Array::New(env, tensors.size());
+      for (uint32_t i = 0; i < tensors.size(); ++i) handles.Set(i, tensor_handle(env, tensors[i]));
+      Napi::Object result = Napi::Object::New(env);
+      result.Set("tensors", handles);
+      result.Set("metadata", metadata_to_js(env, *file));
+      return result;
+    });
+  });
+}
+
 // Releases a model's handle; false if it is of another type. The model goes on its own inference
 // thread: freeing gigabytes takes a while.
 template <typename Model>
@@ -222,6 +258,7 @@ void register_tensor(Napi::Env env, Napi::Object exports) {
   exports.Set("tensorInfo", Napi::Function::New<guarded<tensor_info>>(env));
   exports.Set("tensorClone", Napi::Function::New<guarded<tensor_clone>>(env));
   exports.Set("tensorTo", Napi::Function::New<guarded<tensor_to>>(env));
+  exports.Set("tensorLoad", Napi::Function::New<guarded<tensor_load>>(env));
   exports.Set("tensorRead", Napi::Function::New<guarded<tensor_read>>(env));
   exports.Set("release", Napi::Function::New<guarded<release>>(env));
 }

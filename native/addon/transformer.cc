@@ -39,12 +39,13 @@ Napi::Value load(const Napi::CallbackInfo& info) {
   model_options.keep_modulation = options.boolean("keepModulation");
   model_options.weights = parse_block_weights(options, where.device >= 0);
   model_options.graphs = options.boolean("cudaGraphs");
-  const OpenOptions open{options.boolean("verify"), options.boolean("mapWeights")};
+  OpenOptions open{.verify = options.boolean("verify"), .map = options.boolean("mapWeights")};
   const auto axes = options.axes("ropeAxes");
   return Environment::of(info.Env())
       .run(
           info.Env(), info[2],
-          [path, open, axes, model_options, where](const Job& job) {
+          [path, open = std::move(open), axes, model_options, where](const Job& job) mutable {
+            open.job = job;
             auto parameters = std::make_shared<const FluxParameters>(
                 FluxParameters::resolve(WeightFile::open(path, open), axes));
             auto entry = std::make_shared<TransformerEntry>(TransformerEntry{

@@ -80,9 +80,9 @@ std::string identify(const Plan& plan, const ConvertOptions& options,
   return identity;
 }
 
-Plan make_plan(const std::string& input, const ConvertOptions& options) {
+Plan make_plan(const std::string& input, const ConvertOptions& options, const Job& job) {
   Plan plan;
-  plan.file = WeightFile::open(input, {options.verify});
+  plan.file = WeightFile::open(input, {.verify = options.verify, .job = job});
   std::vector<std::pair<std::string, std::vector<int64_t>>> lists;
   std::string axes;
   if (FluxParameters::recognises(*plan.file)) {
@@ -380,7 +380,7 @@ bool has_size(const std::string& path, uint64_t size) {
 
 ConvertResult convert_weights(const std::string& input, const std::string& output,
                               const ConvertOptions& options, const Job& job) {
-  Plan plan = make_plan(input, options);
+  Plan plan = make_plan(input, options, job);
   if (plan.identity == options.completed && has_size(output, plan.layout->file_size())) {
     plan.result.reused = true;
     return plan.result;

@@ -33,8 +33,8 @@ void append_utf8(uint32_t code, std::string* out) {
 
 }  // namespace
 
-JsonReader::JsonReader(std::string_view text, std::string path, std::string what)
-    : text_(text), path_(std::move(path)), what_(std::move(what)) {}
+JsonReader::JsonReader(std::string_view text, std::string path, std::string what, Job job)
+    : text_(text), path_(std::move(path)), what_(std::move(what)), job_(std::move(job)) {}
 
 void JsonReader::invalid(const char* why) const {
   fail(error_code::kCorruptFile, path_,
@@ -67,6 +67,7 @@ void JsonReader::begin_object() { begin(true); }
 void JsonReader::begin_array() { begin(false); }
 
 bool JsonReader::next(bool object) {
+  job_.checkpoint();
   if (levels_.empty() || levels_.back().object != object) invalid("misplaced value");
   Level& level = levels_.back();
   if (peek() == (object ? '}' : ']')) {

@@ -9,14 +9,16 @@
 #include <string_view>
 #include <vector>
 
+#include "base/job.h"
+
 namespace jitflux {
 
 class JsonReader {
  public:
   // `path` and `what` word the errors: "<path>: invalid <what> at byte 17 (...)".
   // Every method throws Error: kCorruptFile for bad JSON or a value of another type than asked
-  // for, kUnsafeFile for nesting beyond 32 levels.
-  JsonReader(std::string_view text, std::string path, std::string what);
+  // for, kUnsafeFile for nesting beyond 32 levels, kAborted if `job` was.
+  JsonReader(std::string_view text, std::string path, std::string what, Job job = {});
 
   // begin_object(); while (next_key(&key)) { read or skip exactly one value }
   void begin_object();
@@ -50,6 +52,7 @@ class JsonReader {
   size_t at_ = 0;
   std::string path_;
   std::string what_;
+  Job job_;
   std::vector<Level> levels_;
 };
 

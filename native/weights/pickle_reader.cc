@@ -103,7 +103,7 @@ class Parser {
   Parser(std::span<const std::byte> pickle, const std::string& path)
       : pickle_(pickle), path_(path) {}
 
-  PickleTree run() {
+  PickleTree run(const Job& job) {
     if (pickle_.size() > kMaxPickleSize) unsafe("is larger than any module needs");
     if (read<uint8_t>() != kProto) corrupt("does not begin with a protocol number");
     const auto protocol = read<uint8_t>();
@@ -114,8 +114,7 @@ class Parser {
     true_ = make(PickleKind::kBool, 1);
     empty_tuple_ = make(PickleKind::kTuple);
     opaque_ = make(PickleKind::kOpaque);
-    while (step()) {
-    }
+    while (step()) job.checkpoint();
     if (stack_.size() != 1 || !marks_.empty()) corrupt("leaves values on its stack");
     tree_.root = stack_.back();
     return std::move(tree_);
@@ -520,8 +519,8 @@ class Parser {
 
 }  // namespace
 
-PickleTree read_pickle(std::span<const std::byte> pickle, const std::string& path) {
-  return Parser(pickle, path).run();
+PickleTree read_pickle(std::span<const std::byte> pickle, const std::string& path, const Job& job) {
+  return Parser(pickle, path).run(job);
 }
 
 }  // namespace jitflux

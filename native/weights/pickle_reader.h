@@ -12,6 +12,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/job.h"
+
 namespace jitflux {
 
 // Nesting of values; real modules stay below 20.
@@ -77,6 +79,8 @@ struct PickleTree {
 //   kCorruptFile  truncated or malformed
 //   kUnsafeFile   a global or opcode that no TorchScript archive holds, nesting beyond
 //                 kMaxPickleDepth, a size or object count beyond reason
-PickleTree read_pickle(std::span<const std::byte> pickle, const std::string& path);
+//   kAborted      `job` was
+PickleTree read_pickle(std::span<const std::byte> pickle, const std::string& path,
+                       const Job& job = {});
 
 }  // namespace jitflux

@@ -19,6 +19,8 @@ namespace jitflux {
 namespace {
 
 constexpr uint64_t kMaxHeader = 100'000'000;  // the limit of the reference implementation
+constexpr size_t kMaxMetadata = 16 << 20;
+constexpr size_t kMaxMetadataEntries = 65536;
 constexpr size_t kMaxShards = 4096;
 constexpr size_t kMaxShown = 20;
 
@@ -47,7 +49,7 @@ class SafetensorsFile final : public WeightFile {
   SafetensorsFile(InputFile file, const OpenOptions& options) : file_(std::move(file)) {
     path_ = file_.path();
     may_map_ = options.map;
-    read_header();
+    read_header(options);
     check_overlap();
   }
 
@@ -65,7 +67,7 @@ class SafetensorsFile final : public WeightFile {
     fail(error_code::kCorruptFile, path_, what);
   }
 
-  void read_header() {
+  void read_header(const OpenOptions& options) {
     if (file_.size() < 8) corrupt("truncated safetensors file");
     const auto length = load_le<uint64_t>(file_.read(0, 8).data());
     if (length > kMaxHeader) {
@@ -76,14 +78,14 @@ class SafetensorsFile final : public WeightFile {
     data_size_ = file_.size() - data_offset_;
 
     const std::vector<std::byte> header = file_.read(8, length);
-    JsonReader json(as_text(header), path_, "safetensors header");
+    JsonReader json(as_text(header), path_, "safetensors header", options.job);
     std::string unsupported;
     size_t unsupported_count = 0;
     std::string name;
     json.begin_object();
     while (json.next_key(&name)) {
       if (name == "__metadata__") {
-        read_metadata(&json);
+        read_metadata(&json, options.metadata);
         continue;
       }
       std::string dtype;
@@ -99,27 +101,40 @@ class SafetensorsFile final : public WeightFile {
     }
   }
 
-  // Our own writer leaves the integer lists of a model here; see safetensors_writer.h.
-  void read_metadata(JsonReader* json) {
+  void read_metadata(JsonReader* json, bool keep) {
     if (!json->next_is('{')) return json->skip();
+    size_t kept = 0;
     std::string key;
     json->begin_object();
     while (json->next_key(&key)) {
-      if (key != kAxesMetadata || !json->next_is('"')) {
+      if ((key != kAxesMetadata && !keep) || !json->next_is('"')) {
         json->skip();
         continue;
       }
-      const std::string text = json->read_string();
-      std::vector<int64_t> numbers;
-      const char* at = text.data();
-      const char* const end = at + text.size();
-      while (at < end && numbers.size() < 3) {
-        const auto [next, error] = std::from_chars(at, end, numbers.emplace_back());
-        if (error != std::errc() || (next < end && *next != ',')) return;
-        at = next < end ? next + 1 : next;
+      std::string text = json->read_string();
+      if (key == kAxesMetadata) read_axes(text);
+      if (!keep) continue;
+      kept += key.size() + text.size();
+      if (kept > kMaxMetadata || metadata_.size() >= kMaxMetadataEntries) {
+        fail(error_code::kUnsafeFile, path_, "its metadata is larger than 16 MiB or 65536 entries");
       }
-      if (numbers.size() == 3 && at == end) int_lists_[key] = std::move(numbers);
+      if (!metadata_.emplace(key, std::move(text)).second) {
+        corrupt("its metadata holds " + in_quotes(key) + " twice");
+      }
     }
+  }
+
+  // Our own writer leaves the integer lists of a model in the metadata; see safetensors_writer.h.
+  void read_axes(std::string_view text) {
+    std::vector<int64_t> numbers;
+    const char* at = text.data();
+    const char* const end = at + text.size();
+    while (at < end && numbers.size() < 3) {
+      const auto [next, error] = std::from_chars(at, end, numbers.emplace_back());
+      if (error != std::errc() || (next < end && *next != ',')) return;
+      at = next < end ? next + 1 : next;
+    }
+    if (numbers.size() == 3 && at == end) int_lists_[kAxesMetadata] = std::move(numbers);
   }
 
   // False if the element type is unknown; `dtype` then names it.
@@ -220,7 +235,7 @@ class ShardedSafetensors final : public WeightFile {
       fail(error_code::kUnsafeFile, path_, "the index is larger than 100 MB");
     }
     const std::vector<std::byte> text = index.read(0, index.size());
-    JsonReader json(as_text(text), path_, "safetensors index");
+    JsonReader json(as_text(text), path_, "safetensors index", options.job);
     bool has_map = false;
     std::string key;
     json.begin_object();

@@ -57,10 +57,10 @@ class TorchScriptFile final : public WeightFile {
     zip_ = &zip;
     find_root();
     check_byte_order();
-    if (options.verify) zip.verify();
+    if (options.verify) zip.verify(options.job);
     const std::vector<std::byte> pickle = read_small("data.pkl");
-    const PickleTree tree = read_pickle(pickle, path_);
-    collect(tree, std::min(kMaxVisits, kMaxVisitsPerByte * pickle.size()));
+    const PickleTree tree = read_pickle(pickle, path_, options.job);
+    collect(tree, std::min(kMaxVisits, kMaxVisitsPerByte * pickle.size()), options.job);
     zip_ = nullptr;
     if (!unsupported_.empty()) report_unsupported();
     if (total_bytes() / kMaxSharing > file_.size()) {
@@ -136,11 +136,12 @@ class TorchScriptFile final : public WeightFile {
 
   // Depth-first over the attributes, without recursion. Sharing turns the tree into a graph (and a
   // hostile file may close a cycle), hence the bounds on depth and visits.
-  void collect(const PickleTree& tree, size_t max_visits) {
+  void collect(const PickleTree& tree, size_t max_visits, const Job& job) {
     std::vector<Visit> stack;
     std::string name;
     size_t visits = 0;
     const auto enter = [&](PickleRef ref) {
+      job.checkpoint();
       if (++visits > max_visits) {
         fail(error_code::kUnsafeFile, path_, "data.pkl shares values beyond reason");
       }

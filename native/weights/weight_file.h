@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "base/job.h"
+
 namespace jitflux {
 
 enum class WeightDType {
@@ -49,8 +51,12 @@ struct WeightTensor {
 void read_elements(const WeightTensor& tensor, uint64_t first, uint64_t count, std::byte* to);
 
 struct OpenOptions {
-  bool verify = false;  // check the CRC-32 of every record of a TorchScript archive
-  bool map = true;      // tensors may be used in place, from a mapping of the file
+  bool verify = false;    // check the CRC-32 of every record of a TorchScript archive
+  bool map = true;        // tensors may be used in place, from a mapping of the file
+  bool metadata = false;  // keep what WeightFile::metadata() gives
+  // Asked again and again while the file is read, which takes seconds for the largest header and
+  // minutes with `verify`: throws kAborted.
+  Job job = {};
 };
 
 class WeightFile {
@@ -59,7 +65,8 @@ class WeightFile {
 
   // Opens a TorchScript archive, a .safetensors file, a *.safetensors.index.json, or a directory
   // that holds exactly one index or one weight file. The kind is told by content, not by extension.
-  // Throws jitflux::Error: kFileNotFound, kUnsupportedFormat, kCorruptFile, kUnsafeFile. A new
+  // Throws jitflux::Error: kFileNotFound, kUnsupportedFormat, kCorruptFile, kUnsafeFile,
+  // kAborted. A new
   // format (GGUF) is one more subclass, told apart in open(); block-quantised elements need a type
   // of their own in WeightDType and their conversion in float_conversion.h.
   static std::shared_ptr<const WeightFile> open(const std::string& path,
@@ -73,6 +80,9 @@ class WeightFile {
   const WeightTensor* find(const std::string& name) const;  // nullptr if absent
   // Integer-list attributes of a TorchScript module (e.g. axes_dims_rope), by attribute path.
   const std::map<std::string, std::vector<int64_t>>& int_lists() const { return int_lists_; }
+  // The texts that a safetensors file holds beside its tensors (`__metadata__`), by their names;
+  // empty unless OpenOptions::metadata asked for them. Other values than texts are left out.
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
   // The files that the tensors lie in.
   virtual std::vector<const InputFile*> inputs() const = 0;
   bool may_map() const { return may_map_; }  // OpenOptions::map
@@ -90,6 +100,7 @@ class WeightFile {
   std::string path_;
   std::vector<WeightTensor> tensors_;
   std::map<std::string, std::vector<int64_t>> int_lists_;
+  std::map<std::string, std::string> metadata_;
   std::map<std::string, size_t> index_;  // name -> position in tensors_
   bool may_map_ = true;
 };

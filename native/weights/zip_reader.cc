@@ -112,12 +112,13 @@ std::vector<std::byte> ZipReader::read(const ZipRecord& record) const {
   return file_.read(record.data_offset, record.size);
 }
 
-void ZipReader::verify() const {
+void ZipReader::verify(const Job& job) const {
   std::vector<std::byte> buffer(kVerifiedAtOnce);
   for (const ZipRecord& record : records_) {
     if (record.method != 0 || record.encrypted) continue;
     uint32_t crc = 0;
     for (uint64_t done = 0; done < record.size;) {
+      job.checkpoint();
       const auto part =
           std::span(buffer).first(std::min<uint64_t>(record.size - done, kVerifiedAtOnce));
       file_.read(record.data_offset + done, part);

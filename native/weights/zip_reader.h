@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/job.h"
 #include "weights/input_file.h"
 
 namespace jitflux {
@@ -48,7 +49,8 @@ class ZipReader {
 
   // Checks the CRC-32 of every stored record; throws Error kCorruptFile naming the first bad one.
   // Compressed records (the code of a TorchScript archive) are never read and so are not checked.
-  void verify() const;
+  // Reads the whole file; kAborted if `job` was.
+  void verify(const Job& job) const;
 
  private:
   void read_directory();

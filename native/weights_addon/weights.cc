@@ -6,18 +6,21 @@
 #include "node/arguments.h"
 #include "node/environment.h"
 #include "node/errors.h"
+#include "node/metadata.h"
 #include "weights_addon/registration.h"
 
 namespace jitflux::addon {
 
 namespace {
 
-// (path, { verify }, job) -> WeightInspection of src/engine/binding.ts
+// (path, { verify, metadata }, job) -> WeightInspection of src/engine/binding.ts
 Napi::Value inspect(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");
-  const OpenOptions options{Fields(info[1]).boolean("verify")};
-  return NodeEnvironment::of(info.Env()).run(info.Env(), info[2], [path, options](const Job&) {
-    const auto file = WeightFile::open(path, options);
+  const Fields from(info[1]);
+  const bool verify = from.boolean("verify");
+  const bool metadata = from.boolean("metadata");
+  const auto work = [path, verify, metadata](const Job& job) {
+    const auto file = WeightFile::open(path, {.verify = verify, .metadata = metadata, .job = job});
     std::shared_ptr<const FluxParameters> parameters;
     std::optional<Error> problem;
     try {
@@ -25,7 +28,7 @@ Napi::Value inspect(const Napi::CallbackInfo& info) {
     } catch (const Error& error) {
       problem = error;
     }
-    return NodeEnvironment::Settle([file, parameters, problem](Napi::Env env) -> napi_value {
+    return NodeEnvironment::Settle([=](Napi::Env env) -> napi_value {
       Napi::Object result = Napi::Object::New(env);
       result.Set("format", file->format());
       result.Set("totalBytes", Napi::Number::New(env, static_cast<double>(file->total_bytes())));
@@ -51,16 +54,18 @@ Napi::Value inspect(const Napi::CallbackInfo& info) {
         tensors.Set(next++, entry);
       }
       result.Set("tensors", tensors);
+      if (metadata) result.Set("metadata", metadata_to_js(env, *file));
       return result;
     });
-  });
+  };
+  return NodeEnvironment::of(info.Env()).run(info.Env(), info[2], work);
 }
 
 // (path, job) -> WeightDescription of src/engine/binding.ts
 Napi::Value describe(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");
   return NodeEnvironment::of(info.Env()).run(info.Env(), info[1], [path](const Job& job) {
-    const auto file = WeightFile::open(path);
+    const auto file = WeightFile::open(path, {.job = job});
     const PartDescription found = describe_part(file, job);
     return NodeEnvironment::Settle([path, file, found](Napi::Env env) -> napi_value {
       const auto number = [env](uint64_t value) {

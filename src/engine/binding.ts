@@ -72,6 +72,9 @@ export interface WeightEntry {
   bytes: number;
 }
 
+/** Names and texts; a name may be any. */
+export type MetadataEntries = [name: string, text: string][];
+
 /** What `inspectWeights` finds in a file. */
 export interface WeightInspection {
   format: 'torchscript' | 'safetensors';
@@ -84,6 +87,8 @@ export interface WeightInspection {
   problem?: Error & { code: string; details?: Record<string, unknown> };
   tensors: WeightEntry[];
   totalBytes: number;
+  /** The texts of a safetensors file (`__metadata__`), where they were asked for. */
+  metadata?: Record<string, string>;
 }
 
 /** What shapes tell of a FLUX transformer; the RoPE axes if a rule or the file's metadata tells them. */
@@ -354,6 +359,11 @@ export interface NativeBinding extends ControlBinding {
   tensorInfo(tensor: TensorHandle): { shape: number[]; dtype: DType; device: string };
   tensorClone(tensor: TensorHandle): TensorHandle;
   tensorRead(tensor: TensorHandle, job?: NativeJob): Promise<Float32Array>;
+  tensorLoad(
+    path: string,
+    names: string[],
+    job?: NativeJob,
+  ): Promise<{ tensors: TensorHandle[]; metadata: MetadataEntries }>;
   release(handle: AnyHandle): void;
 
   gather(
@@ -497,7 +507,11 @@ export interface NativeBinding extends ControlBinding {
 /** libjit_flux_weights.so, which needs no LibTorch. */
 export interface WeightsBinding extends ControlBinding {
   info(): { version: string };
-  inspectWeights(path: string, o: { verify: boolean }, job?: NativeJob): Promise<WeightInspection>;
+  inspectWeights(
+    path: string,
+    o: { verify: boolean; metadata: boolean },
+    job?: NativeJob,
+  ): Promise<Omit<WeightInspection, 'metadata'> & { metadata?: MetadataEntries }>;
   /** `problem` comes as an Error. */
   describeWeights(path: string, job?: NativeJob): Promise<WeightDescription>;
   componentMemory(request: MemoryRequest): PartMemory;

@@ -25,4 +25,5 @@ export { TorchScriptModule } from './script-module.js';
 export { latentOps } from './latent-ops.js';
 export { memoryReport, type EngineMemory, type MemoryReport } from './memory.js';
 export { inspectWeights, type WeightEntry, type WeightInspection } from './inspect.js';
+export { loadTensors } from './load-tensors.js';
 export { componentMemory, describeWeights, mostStored, type WeightDescription } from './describe.js';

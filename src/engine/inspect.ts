@@ -6,19 +6,23 @@ export type { WeightEntry, WeightInspection } from './binding.js';
 
 /**
  * Lists what a weight file holds and, if it is a FLUX transformer, its layout and configuration. Nothing is loaded or
- * run; pages of the mapping are only touched as far as headers go.
- * @param o.verify also check the CRC-32 of a TorchScript archive's records
+ * run, and of the file only headers are read.
+ * @param o.verify also check the CRC-32 of a TorchScript archive's records, which reads all of it
+ * @param o.metadata also the texts that a safetensors file holds beside its tensors; at most 16 MiB
+ * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE, ERR_JITFLUX_UNSAFE_FILE,
+ *   ERR_JITFLUX_ABORTED
  */
 export async function inspectWeights(
   path: string,
-  o: { verify?: boolean; signal?: AbortSignal } = {},
+  o: { verify?: boolean; metadata?: boolean; signal?: AbortSignal } = {},
 ): Promise<WeightInspection> {
   const { signal } = o;
-  const work = runWeights(
-    (binding, job) => binding.inspectWeights(path, { verify: o.verify ?? false }, job),
-    { signal },
-  );
-  const result = await abortedFirst(work, signal);
-  if (result.problem) result.problem = asJitFluxError(result.problem) as NonNullable<typeof result.problem>;
-  return result;
+  const asked = { verify: o.verify ?? false, metadata: o.metadata ?? false };
+  const work = runWeights((binding, job) => binding.inspectWeights(path, asked, job), { signal });
+  const { problem, metadata, ...found } = await abortedFirst(work, signal);
+  return {
+    ...found,
+    ...(problem && { problem: asJitFluxError(problem) as NonNullable<typeof problem> }),
+    ...(metadata && { metadata: Object.fromEntries(metadata) }),
+  };
 }

@@ -1,10 +1,11 @@
 /** Prompts as the transformer takes them, and their file. */
+import { isDeepStrictEqual } from 'node:util';
+
 import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
-import { readSmallFile } from '../files/small-file.js';
 import { writeFileAtomic } from '../files/write-file.js';
-import { inspectWeights, Tensor } from '../engine/index.js';
+import { inspectWeights, loadTensors, type Tensor } from '../engine/index.js';
 import type { TokenCounts } from './text-conditioner.js';
 import { VERSION } from './version.js';
 import type { GenerateWarning } from './warning.js';
@@ -12,28 +13,17 @@ import type { GenerateWarning } from './warning.js';
 const FORMAT = 'jit-flux-conditioning';
 const FORMAT_VERSION = '1';
 /** 64 prompts of 512 tokens, 4096 wide, take 540 MB. */
-const MAX_FILE_BYTES = 2 ** 31 - 1;
-const MAX_HEADER_BYTES = 16 * 1024 * 1024;
-/** `save` writes 8 brackets and 20 commas. */
-const MAX_HEADER_VALUES = 200;
+const MAX_BYTES = 2 ** 31 - 1;
+/** Commas and brackets in one list of the metadata; 5000 prompts have fewer. */
+const MAX_LIST_VALUES = 50_000;
 
-const tensorEntry = (rank: number) =>
-  z.object({
-    dtype: z.literal('F32'),
-    shape: z.array(z.number().int().positive()).length(rank),
-    data_offsets: z.tuple([z.number().int().nonnegative(), z.number().int().nonnegative()]),
-  });
-const fileHeader = z.looseObject({
-  prompt: tensorEntry(3),
-  pooled: tensorEntry(2),
-  __metadata__: z.looseObject({
-    format: z.literal(FORMAT),
-    version: z.literal(FORMAT_VERSION),
-    model: z.string().max(1000),
-    prompts: z.string(),
-    tokens: z.string(),
-    warnings: z.string(),
-  }),
+const fileMetadata = z.looseObject({
+  format: z.literal(FORMAT),
+  version: z.literal(FORMAT_VERSION),
+  model: z.string().max(1000),
+  prompts: z.string(),
+  tokens: z.string(),
+  warnings: z.string(),
 });
 const promptList = z.array(z.string()).min(1);
 const tokenList = z.array(z.record(z.enum(['text', 'clip', 't5']), z.number().optional()));
@@ -147,10 +137,10 @@ export async function loadEncodedPrompts(
   o: { signal?: AbortSignal | undefined } = {},
 ): Promise<EncodedPrompts> {
   throwIfAborted(o.signal);
-  const { header, data } = await readConditioning(path, o.signal);
-  throwIfAborted(o.signal);
-  const metadata = header.__metadata__;
+  const { shapes, metadata } = await judge(path, o.signal);
   const list = <T>(schema: z.ZodType<T>, text: string): T => {
+    if (countValues(text) > MAX_LIST_VALUES)
+      throw corrupt(path, 'its metadata lists more than any prompts do');
     try {
       return schema.parse(JSON.parse(text));
     } catch (cause) {
@@ -160,31 +150,27 @@ export async function loadEncodedPrompts(
   const prompts = list(promptList, metadata.prompts);
   const tokens = list(tokenList, metadata.tokens) as TokenCounts[];
   const warnings = list(warningList, metadata.warnings) as GenerateWarning[];
-  if (header.prompt.shape[0] !== prompts.length || header.pooled.shape[0] !== prompts.length) {
+  if (!shapes.every(([rows]) => rows === prompts.length)) {
     throw corrupt(path, 'it does not hold one row per prompt');
   }
-  const values = ({
-    shape,
-    data_offsets: [begin, end],
-  }: {
-    shape: number[];
-    data_offsets: [number, number];
-  }) => {
-    const bytes = shape.reduce((product, size) => product * size, 4);
-    if (end - begin !== bytes || end > data.length) throw corrupt(path, 'a tensor lies outside the file');
-    // Copied, so that it is aligned.
-    return new Float32Array(Uint8Array.from(data.subarray(begin, end)).buffer);
-  };
-  const [promptValues, pooledValues] = [values(header.prompt), values(header.pooled)];
-  const prompt = Tensor.from(promptValues, header.prompt.shape);
-  const pooled = Tensor.from(pooledValues, header.pooled.shape);
+  const loaded = await loadTensors(path, TENSORS, o);
+  const [prompt, pooled] = loaded.tensors as [Tensor, Tensor];
+  // Another file may have taken its place since it was judged.
+  if (!isDeepStrictEqual([loaded.metadata, [prompt.shape, pooled.shape]], [metadata, shapes])) {
+    prompt.dispose();
+    pooled.dispose();
+    throw corrupt(path, 'it was replaced while it was read');
+  }
   return new EncodedPrompts({ prompt, pooled, prompts, tokens, warnings, model: metadata.model });
 }
 
-async function readConditioning(
+const TENSORS = ['prompt', 'pooled'];
+
+/** What a file of encoded prompts says of itself: the shapes of its tensors, its metadata. Needs no LibTorch. */
+async function judge(
   path: string,
   signal: AbortSignal | undefined,
-): Promise<{ header: z.infer<typeof fileHeader>; data: Buffer }> {
+): Promise<{ shapes: number[][]; metadata: z.infer<typeof fileMetadata> }> {
   const unsupported = (cause?: unknown) =>
     new JitFluxError(
       ERROR_CODES.UNSUPPORTED_FORMAT,
@@ -192,45 +178,31 @@ async function readConditioning(
       { path },
       { cause },
     );
-  // The native reader judges the file, off the event loop: what it refuses is refused here, too, with the same code.
-  const { format, tensors } = await inspectWeights(path, signal && { signal });
-  const names = tensors.map(({ name, dtype }) => `${name} ${dtype}`).sort();
-  if (format !== 'safetensors' || names.join() !== 'pooled float32,prompt float32') throw unsupported();
-  const file = await readSmallFile(path, {
-    maxBytes: MAX_FILE_BYTES,
-    signal,
-    invalid: (problem, why, cause) =>
-      problem === 'changed' ? corrupt(path, `it ${why}`) : unsupported(cause),
-  });
-  // Another file may have taken its place since.
-  const length = file.length < 8 ? Infinity : Number(file.readBigUInt64LE());
-  if (length > MAX_HEADER_BYTES) throw unsupported();
-  if (length > file.length - 8) throw corrupt(path, 'it is truncated');
-  const text = file.subarray(8, 8 + length);
-  if (countValues(text) > MAX_HEADER_VALUES) throw unsupported();
-  let json: unknown;
-  try {
-    json = JSON.parse(text.toString('utf8'));
-  } catch (cause) {
-    throw unsupported(cause);
+  const found = await inspectWeights(path, { metadata: true, ...(signal && { signal }) });
+  const entries = TENSORS.map((name) => found.tensors.find((tensor) => tensor.name === name));
+  const [prompt, pooled] = entries;
+  if (found.tensors.length !== 2 || prompt?.dtype !== 'float32' || pooled?.dtype !== 'float32') {
+    throw unsupported();
   }
-  const parsed = fileHeader.safeParse(json);
-  if (!parsed.success) throw unsupported(parsed.error);
-  return { header: parsed.data, data: file.subarray(8 + length) };
+  const shapes = [prompt.shape, pooled.shape];
+  const isShaped = prompt.shape.length === 3 && pooled.shape.length === 2 && !shapes.flat().includes(0);
+  const metadata = fileMetadata.safeParse(found.metadata);
+  if (!isShaped || found.totalBytes > MAX_BYTES || !metadata.success) throw unsupported(metadata.error);
+  return { shapes, metadata: metadata.data };
 }
 
 /**
  * How many commas and brackets a JSON text has outside of its strings: JavaScript takes seconds for millions of values, and
  * what it needs for these is taken from the heap of the whole program.
  */
-function countValues(text: Uint8Array): number {
+function countValues(text: string): number {
   let count = 0;
   let inString = false;
   for (let i = 0; i < text.length; i++) {
-    const byte = text[i];
-    if (byte === 0x22) inString = !inString;
-    else if (byte === 0x5c) i++;
-    else if (!inString && (byte === 0x2c || byte === 0x5b || byte === 0x7b)) count++;
+    const character = text.charCodeAt(i);
+    if (character === 0x22) inString = !inString;
+    else if (character === 0x5c) i++;
+    else if (!inString && (character === 0x2c || character === 0x5b || character === 0x7b)) count++;
   }
   return count;
 }

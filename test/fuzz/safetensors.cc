@@ -10,8 +10,13 @@ namespace {
 
 std::string open_and_check(Bytes bytes) {
   return outcome(
-      {error_code::kCorruptFile, error_code::kUnsafeFile, error_code::kUnsupportedFormat},
-      [&] { check_tensors(*open_safetensors(InputFile("file", bytes), {}), bytes); });
+      {error_code::kCorruptFile, error_code::kUnsafeFile, error_code::kUnsupportedFormat}, [&] {
+        const auto file = open_safetensors(InputFile("file", bytes), {.metadata = true});
+        check_tensors(*file, bytes);
+        for (const auto& [name, text] : file->metadata()) {
+          expect(is_utf8(name) && is_utf8(text), "metadata is UTF-8");
+        }
+      });
 }
 
 }  // namespace

@@ -104,7 +104,7 @@ describe('process.exit() is called by', () => {
 
 describe('a worker thread ends', () => {
   const run = (cases: [work: string, place: string, way: string, code: number][]) =>
-    runProgram([join(PROGRAMS, 'ending-workers.mjs'), String(Math.max(2, ROUNDS)), JSON.stringify(cases)], {
+    runProgram([join(PROGRAMS, 'ending-workers.mjs'), String(ROUNDS), JSON.stringify(cases)], {
       seconds: (timeout / 1000) * 2,
       env: { TMPDIR: folder },
     });

@@ -1,5 +1,12 @@
 /** Weight files, well-formed and hostile (tools/fixtures/make_hostile_archives.py). */
+import { mkdtemp, open, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+
 import { describe, expect, it } from 'vitest';
+
+import { convertModel } from '../../src/convert/index.js';
 import { FluxTransformer, inspectWeights, Tensor, TorchScriptModule } from '../../src/engine/index.js';
 import { expectError } from '../support/errors.js';
 import { readManifest } from '../support/manifest.js';
@@ -142,4 +149,85 @@ it('loading reports progress and can be aborted', async () => {
     () => FluxTransformer.load(path('pico.pt'), { signal: AbortSignal.abort() }),
     'ERR_JITFLUX_ABORTED',
   );
+});
+
+/** A TorchScript archive whose first record is so many zeros, which take no room on a disk. */
+async function writeSparseArchive(path: string, zeros: number): Promise<void> {
+  const names = ['m/data/0', 'm/data.pkl', 'm/constants.pkl', 'm/version'];
+  const number = (bytes: number, value: number | bigint): Buffer => {
+    const buffer = Buffer.alloc(8);
+    buffer.writeBigUInt64LE(BigInt(value));
+    return buffer.subarray(0, bytes);
+  };
+  const shared = (size: number, name: string): Buffer => {
+    const isLarge = size > 0xffff_fffe;
+    const shown = isLarge ? 0xffff_ffff : size;
+    const head = [45, 0, 0, 0, 0].map((value) => number(2, value));
+    return Buffer.concat([...head, number(4, 0), number(4, shown), number(4, shown), number(2, name.length)]);
+  };
+  const large = (size: number): Buffer => Buffer.concat([number(2, 1), number(2, 16), number(8, size), number(8, size)]); // prettier-ignore
+  const file = await open(path, 'w');
+  const directory: Buffer[] = [];
+  let at = 0;
+  for (const [i, name] of names.entries()) {
+    const size = i === 0 ? zeros : 4;
+    const extra = size > 0xffff_fffe ? large(size) : Buffer.alloc(0);
+    const fields = shared(size, name);
+    const header = Buffer.concat([number(4, 0x04034b50), fields, number(2, extra.length), Buffer.from(name), extra]); // prettier-ignore
+    await file.write(header, 0, header.length, at);
+    directory.push(
+      Buffer.concat([
+        ...[
+          number(4, 0x02014b50),
+          number(2, 45),
+          fields,
+          number(2, extra.length),
+          number(8, 0),
+          number(2, 0),
+        ],
+        // The position of the first record fits, and that of the others does not.
+        ...(at > 0xffff_fffe ? [number(4, 0xffff_ffff)] : [number(4, at)]),
+        ...[Buffer.from(name), extra],
+      ]),
+    );
+    if (at > 0xffff_fffe) {
+      const last = directory.at(-1)!;
+      last.writeUInt16LE(12, 30);
+      directory[directory.length - 1] = Buffer.concat([last, number(2, 1), number(2, 8), number(8, at)]);
+    }
+    at += header.length + size;
+  }
+  const entries = Buffer.concat(directory);
+  const end64 = Buffer.concat([
+    ...[number(4, 0x06064b50), number(8, 44), number(2, 45), number(2, 45), number(8, 0)],
+    ...[number(8, names.length), number(8, names.length), number(8, entries.length), number(8, at)],
+    ...[number(4, 0x07064b50), number(4, 0), number(8, at + entries.length), number(4, 1)],
+    ...[number(4, 0x06054b50), number(4, 0), number(2, 0xffff), number(2, 0xffff)],
+    ...[number(4, 0xffff_ffff), number(4, 0xffff_ffff), number(2, 0)],
+  ]);
+  await file.write(Buffer.concat([entries, end64]), 0, undefined, at);
+  await file.close();
+}
+
+describe('a check of checksums that takes an hour', () => {
+  it.each<[string, (path: string, signal: AbortSignal) => Promise<unknown>]>([
+    ['inspectWeights', (file, signal) => inspectWeights(file, { verify: true, signal })],
+    ['FluxTransformer.load', (file, signal) => FluxTransformer.load(file, { verify: true, signal })],
+    ['convertModel', (file, signal) => convertModel(file, `${file}.safetensors`, { verify: true, signal })],
+  ])('ends when the signal of %s fires', async (_name, run) => {
+    const directory = await mkdtemp(join(tmpdir(), 'jit-flux-sparse-'));
+    try {
+      await writeSparseArchive(join(directory, 'sparse.pt'), 4 * 2 ** 40);
+      const controller = new AbortController();
+      const running = expectError(
+        () => run(join(directory, 'sparse.pt'), controller.signal),
+        'ERR_JITFLUX_ABORTED',
+      );
+      await setTimeout(200);
+      controller.abort();
+      await running;
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  });
 });

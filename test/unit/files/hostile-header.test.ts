@@ -120,7 +120,6 @@ describe('a header of 95 MB', () => {
     expect(turns).toBeGreaterThan(1000);
   });
 
-  // At the latest when the native reader is done with the header, which takes seconds: it has the file mapped until then.
   it.each(['inspectWeights', 'resolveModel of a file', 'loadEncodedPrompts'])(
     'is given up by %s when the signal fires',
     async (entry) => {
@@ -173,5 +172,51 @@ describe('what is no header of encoded prompts', () => {
     };
     await write(prompts(JSON.stringify(metadata)));
     await expectError(() => loadEncodedPrompts(file), CORRUPT_FILE, /metadata is malformed/);
+  });
+
+  it('prompts with millions of values in a text of the metadata', async () => {
+    const metadata = {
+      format: 'jit-flux-conditioning',
+      version: '1',
+      model: 'm',
+      tokens: '[]',
+      warnings: '[]',
+    };
+    await write(prompts(JSON.stringify({ ...metadata, prompts: `[${'[],'.repeat(3_000_000)}[]]` })));
+    await expectError(() => loadEncodedPrompts(file), CORRUPT_FILE, /lists more than any prompts/);
+  });
+});
+
+describe('the metadata of a safetensors file', () => {
+  const withMetadata = (metadata: string) => write(`{"__metadata__": ${metadata}, ${tensor('a')}}`);
+  const inspect = () => inspectWeights(file, { metadata: true });
+
+  it('is given where it is asked for, whatever the names are', async () => {
+    await withMetadata('{"__proto__": "p", "toString": "\\u00e4", "": "", "number": 1, "list": ["x"]}');
+    const { metadata } = await inspect();
+    expect(Object.entries(metadata!)).toEqual([
+      ['', ''],
+      ['__proto__', 'p'],
+      ['toString', 'ä'],
+    ]);
+    expect(await inspectWeights(file)).not.toHaveProperty('metadata');
+  });
+
+  it('is empty where there is none, and no object', async () => {
+    await write(`{${tensor('a')}}`);
+    expect((await inspect()).metadata).toEqual({});
+    await withMetadata('["a"]');
+    expect((await inspect()).metadata).toEqual({});
+  });
+
+  it('is refused with a name twice, or beyond 16 MiB or 65536 entries', async () => {
+    await withMetadata('{"a": "1", "a": "2"}');
+    await expectError(inspect, CORRUPT_FILE, /'a' twice/);
+    await withMetadata(`{"a": "${'x'.repeat(2 ** 24)}"}`);
+    await expectError(inspect, UNSAFE_FILE, /16 MiB/);
+    await withMetadata(`{${Array.from({ length: 65_537 }, (_, i) => `"${i}": ""`).join()}}`);
+    await expectError(inspect, UNSAFE_FILE, /65536 entries/);
+    // Nobody asked, nobody keeps it.
+    expect((await inspectWeights(file)).tensors).toHaveLength(1);
   });
 });
