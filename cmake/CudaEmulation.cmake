@@ -24,8 +24,8 @@ if(JIT_FLUX_CUDA_EMULATION)
   target_compile_definitions(jit_flux_emulated_kernels PUBLIC JIT_FLUX_CUDA_EMULATION)
   target_link_libraries(jit_flux_emulated_kernels PUBLIC jit_flux_options)
   set(trap -fsanitize-undefined-trap-on-error)
-  if(JIT_FLUX_SANITIZE)
-    set(trap "")  # the sanitizers' own messages
+  if(JIT_FLUX_SANITIZE MATCHES "undefined")
+    set(trap "")  # the sanitizer's own messages; ThreadSanitizer's runtime has none
   endif()
   target_compile_options(jit_flux_emulated_kernels PRIVATE
     # As on the device: vectors over other types, fused multiply-add only where the source says so.

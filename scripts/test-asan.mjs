@@ -7,7 +7,6 @@
 // LibTorch only, which takes a minute or two. Any report of a sanitizer fails the run, also one of a child process whose
 // end a test takes as expected.
 import { join } from 'node:path';
-import { buildNative, outputDirectory } from './lib/native.mjs';
 import {
   EXIT_CODE,
   SANITIZERS,
@@ -16,7 +15,6 @@ import {
   runInstrumented,
   runtimePath,
 } from './lib/sanitizers.mjs';
-import { ensureTools, ensureTypeScript } from './lib/steps.mjs';
 import { ROOT, main, run, takeFlag } from './lib/tools.mjs';
 
 /** How work ends, which was always a matter for the sanitizers. */
@@ -37,17 +35,8 @@ const WEIGHTS = [
 
 await main(async () => {
   const args = process.argv.slice(2);
-  const all = takeFlag(args, 'all');
-  const weights = takeFlag(args, 'weights');
-  ensureTools();
-  ensureTypeScript();
-  const instrument = 'asan';
-  /** @type {import('./lib/native.mjs').NativeBuildOptions} */
-  const build = { instrument, ...(weights && { only: 'weights' }) };
-  await buildNative(build);
-  const isNamed = args.some((argument) => argument.startsWith('test/'));
-  const files = isNamed ? [] : weights ? WEIGHTS : all ? ALL : DEFAULT;
-  runInstrumented({ build, env: environment(outputDirectory(build)), args: [...files, ...args] });
+  const files = takeFlag(args, 'all') ? ALL : DEFAULT;
+  await runInstrumented({ instrument: 'asan', args, files, weights: WEIGHTS, environment });
 });
 
 /** @param {string} directory */

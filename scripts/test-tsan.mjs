@@ -8,7 +8,6 @@
 // logs and ends are the same code there. Any report fails the run.
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { buildNative, outputDirectory } from './lib/native.mjs';
 import {
   EXIT_CODE,
   SANITIZERS,
@@ -17,12 +16,13 @@ import {
   runInstrumented,
   runtimePath,
 } from './lib/sanitizers.mjs';
-import { ensureTools, ensureTypeScript } from './lib/steps.mjs';
 import { ROOT, capture, log, main, run, takeFlag } from './lib/tools.mjs';
 
 /** Without randomised addresses, where that is allowed (not in every container): the sanitizer's shadow has its place. */
 const SETARCH = ['setarch', '--addr-no-randomize'];
 const LAUNCHER = capture(SETARCH[0], [...SETARCH.slice(1), 'true']) === undefined ? [] : SETARCH;
+/** At the end of a process threads are stopped, not joined. */
+const OPTIONS = { exitcode: EXIT_CODE, report_thread_leaks: 0 };
 const FILES = [
   ...['test/native/log.test.ts', 'test/native/tensor.test.ts', 'test/native/transformer.test.ts'],
   ...['exit', 'workers', 'weights-library', 'dispose'].map((name) => `test/lifetime/${name}.test.ts`),
@@ -32,20 +32,14 @@ const WEIGHTS = ['test/native/convert.test.ts', 'test/lifetime/weights-library.t
 
 await main(async () => {
   const args = process.argv.slice(2);
-  const weights = takeFlag(args, 'weights');
   runProgram();
   if (takeFlag(args, 'native')) return;
-  ensureTools();
-  ensureTypeScript();
-  /** @type {import('./lib/native.mjs').NativeBuildOptions} */
-  const build = { instrument: 'tsan', ...(weights && { only: 'weights' }) };
-  await buildNative(build);
-  const isNamed = args.some((argument) => argument.startsWith('test/'));
-  const files = isNamed ? [] : weights ? WEIGHTS : FILES;
-  runInstrumented({
-    build,
-    env: environment(outputDirectory(build)),
-    args: [...files, ...args],
+  await runInstrumented({
+    instrument: 'tsan',
+    args,
+    files: FILES,
+    weights: WEIGHTS,
+    environment,
     launcher: LAUNCHER,
   });
 });
@@ -68,8 +62,7 @@ function runProgram() {
   mkdirSync(directory, { recursive: true });
   run(process.env.CXX || 'g++', [...flags, '-Inative', ...sources, '-o', program]);
   const [launcher, ...rest] = [...LAUNCHER, program];
-  // At the end of a process threads are stopped, not joined.
-  const TSAN_OPTIONS = optionText({ exitcode: EXIT_CODE, report_thread_leaks: 0 });
+  const TSAN_OPTIONS = optionText(OPTIONS);
   for (const end of [[], ['exit']])
     run(launcher, [...rest, ...end], { name: 'thread_tests', env: { ...process.env, TSAN_OPTIONS } });
   log('thread_tests: no sanitizer reports');
@@ -79,7 +72,7 @@ function runProgram() {
 function environment(directory) {
   const tsan = {
     suppressions: join(SANITIZERS, 'threads.supp'),
-    exitcode: EXIT_CODE,
+    ...OPTIONS,
     log_path: reportPath(directory),
     // Node and LibTorch are not instrumented: what they do to memory is not seen, nor are their atomic operations.
     ignore_noninstrumented_modules: 1,

@@ -60,7 +60,7 @@ extern "C" __attribute__((visibility("default"))) napi_value jit_flux_init(napi_
   using namespace jitflux::addon;
   const Napi::Env env(raw_env);
   const Napi::Object exports(raw_env, raw_exports);
-  try {
+  const bool done = set_up_exports(env, [&] {
     translate_torch_exceptions();
     jitflux::redirect_torch_warnings();
     jitflux::kernels::table();  // refuses an instruction set that this CPU lacks
@@ -76,12 +76,6 @@ extern "C" __attribute__((visibility("default"))) napi_value jit_flux_init(napi_
     register_transformer(env, exports);
     register_encoders(env, exports);
     register_script_module(env, exports);
-  } catch (const Napi::Error& error) {
-    error.ThrowAsJavaScriptException();
-    return nullptr;
-  } catch (...) {
-    to_js(env, current_exception()).ThrowAsJavaScriptException();
-    return nullptr;
-  }
-  return raw_exports;
+  });
+  return done ? raw_exports : nullptr;
 }

@@ -23,7 +23,7 @@ LogScope::~LogScope() {
   warnings.end(outer_warnings_);
 }
 
-void log(LogLevel level, const std::string& message) noexcept {
+void log(LogLevel level, std::string_view message) noexcept {
   if (current_sink != nullptr) current_sink->write(level, message);
 }
 

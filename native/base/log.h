@@ -1,7 +1,7 @@
 // Messages for whoever operates the program, from whichever thread has something to say.
 #pragma once
 
-#include <string>
+#include <string_view>
 
 namespace jitflux {
 
@@ -11,7 +11,7 @@ enum class LogLevel : int { kError, kWarn, kInfo, kDebug };
 class LogSink {
  public:
   // May be called from any thread.
-  virtual void write(LogLevel level, const std::string& message) noexcept = 0;
+  virtual void write(LogLevel level, std::string_view message) noexcept = 0;
 
  protected:
   ~LogSink() = default;
@@ -41,6 +41,6 @@ class LogScope {
 };
 
 // Without a scope on this thread the message is dropped.
-void log(LogLevel level, const std::string& message) noexcept;
+void log(LogLevel level, std::string_view message) noexcept;
 
 }  // namespace jitflux

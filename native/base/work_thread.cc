@@ -11,6 +11,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -105,11 +106,15 @@ thread_local ExitSentinel exit_sentinel;
 
 }  // namespace
 
-Error no_thread(const std::system_error& error) {
-  return Error(
-      error_code::kNative,
-      "The system refuses to start a thread: " + error.code().message() +
-          ". The usual cause is a limit on processes (ulimit -u, pids.max of a container)");
+Error no_thread(const std::system_error& error) noexcept {
+  try {
+    return Error(
+        error_code::kNative,
+        "The system refuses to start a thread: " + error.code().message() +
+            ". The usual cause is a limit on processes (ulimit -u, pids.max of a container)");
+  } catch (const std::bad_alloc&) {
+    return out_of_memory();
+  }
 }
 
 void stop_work_threads_at_exit() {

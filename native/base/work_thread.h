@@ -13,8 +13,9 @@
 
 namespace jitflux {
 
-// kNative, for what std::thread throws when the system has no thread to give.
-Error no_thread(const std::system_error& error);
+// kNative, for what std::thread throws when the system has no thread to give; kOutOfMemory where
+// there is no memory to say so.
+Error no_thread(const std::system_error& error) noexcept;
 
 class WorkThread {
  public:

@@ -278,10 +278,10 @@ void NodeEnvironment::set_log_handler(const Napi::Value& handler, LogLevel level
   log_level_.store(static_cast<int>(level));
 }
 
-void NodeEnvironment::write(LogLevel level, const std::string& message) noexcept {
+void NodeEnvironment::write(LogLevel level, std::string_view message) noexcept {
   if (static_cast<int>(level) > log_level_.load(std::memory_order_relaxed)) return;
   try {
-    post(std::make_unique<Message>(Message{nullptr, std::nullopt, level, message}));
+    post(std::make_unique<Message>(Message{nullptr, std::nullopt, level, std::string(message)}));
   } catch (...) {  // no memory for it
   }
 }

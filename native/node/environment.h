@@ -48,7 +48,7 @@ class NodeEnvironment : public LogSink {
   // Messages up to `level` go to `handler`, a function, from now on; to nobody if it is undefined.
   // They come on a later turn of the event loop, which they do not keep alive.
   void set_log_handler(const Napi::Value& handler, LogLevel level);
-  void write(LogLevel level, const std::string& message) noexcept override;
+  void write(LogLevel level, std::string_view message) noexcept override;
 
  protected:
   explicit NodeEnvironment(Napi::Env env) : env_(env) {}

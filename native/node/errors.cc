@@ -23,16 +23,8 @@ Napi::Value to_js(Napi::Env env, const DetailValue& value) {
   return array;
 }
 
-}  // namespace
-
-std::string first_line(const char* text) {
-  const std::string message(text);
-  return message.substr(0, message.find('\n'));
-}
-
-void install_exception_translator(ExceptionTranslator translator) { translate = translator; }
-
-Error current_exception() {
+// May throw std::bad_alloc in its turn.
+Error translated_exception() {
   try {
     throw;
   } catch (const Error& error) {
@@ -45,7 +37,7 @@ Error current_exception() {
   try {
     throw;
   } catch (const std::bad_alloc&) {
-    return Error(error_code::kOutOfMemory, "Out of host memory");
+    return out_of_memory();
   } catch (const std::length_error&) {  // of a container, of more elements than there are addresses
     return Error(error_code::kOutOfMemory, "Out of host memory (more than could be addressed)");
   } catch (const std::system_error& error) {
@@ -57,6 +49,23 @@ Error current_exception() {
     return Error(error_code::kNative, first_line(error.what()));
   } catch (...) {
     return Error(error_code::kNative, "Unknown native failure");
+  }
+}
+
+}  // namespace
+
+std::string first_line(const char* text) {
+  const std::string message(text);
+  return message.substr(0, message.find('\n'));
+}
+
+void install_exception_translator(ExceptionTranslator translator) { translate = translator; }
+
+Error current_exception() noexcept {
+  try {
+    return translated_exception();
+  } catch (...) {  // while it made the message
+    return out_of_memory();
   }
 }
 

@@ -31,18 +31,12 @@ extern "C" __attribute__((visibility("default"))) napi_value jit_flux_init(napi_
   using namespace jitflux::addon;
   const Napi::Env env(raw_env);
   const Napi::Object exports(raw_env, raw_exports);
-  try {
+  const bool done = set_up_exports(env, [&] {
     NodeEnvironment::adopt(std::make_unique<WeightsEnvironment>(env));
     exports.Set("info", Napi::Function::New<guarded<info>>(env));
     register_control(env, exports);
     register_memory(env, exports);
     register_weights(env, exports);
-  } catch (const Napi::Error& error) {
-    error.ThrowAsJavaScriptException();
-    return nullptr;
-  } catch (...) {
-    to_js(env, current_exception()).ThrowAsJavaScriptException();
-    return nullptr;
-  }
-  return raw_exports;
+  });
+  return done ? raw_exports : nullptr;
 }

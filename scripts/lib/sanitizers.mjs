@@ -2,8 +2,9 @@
 // and every report fails the run, also that of a child process whose end a test takes as expected.
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { cmakeDirectory, outputDirectory } from './native.mjs';
-import { ROOT, UserError, capture, log, run, toolPath } from './tools.mjs';
+import { buildNative, cmakeDirectory, outputDirectory } from './native.mjs';
+import { ensureTools, ensureTypeScript } from './steps.mjs';
+import { ROOT, UserError, capture, log, run, takeFlag, toolPath } from './tools.mjs';
 
 /** Suppressions, each with its reason, and what is preloaded besides the runtimes. */
 export const SANITIZERS = join(ROOT, 'test', 'sanitizers');
@@ -33,27 +34,38 @@ export function optionText(options) {
 }
 
 /**
- * Runs vitest with an instrumented build; throws if there are reports.
+ * Builds the native code with a sanitizer and runs vitest with it; throws if there are reports.
  * @param {object} options
- * @param {import('./native.mjs').NativeBuildOptions} options.build as it was made
- * @param {NodeJS.ProcessEnv} options.env
- * @param {readonly string[]} options.args for vitest: files, filters and flags
+ * @param {'asan' | 'tsan'} options.instrument
+ * @param {string[]} options.args of the command: `--weights` for the library without LibTorch only, then vitest's. Files
+ *   among them run instead of the list
+ * @param {readonly string[]} options.files what runs by default
+ * @param {readonly string[]} options.weights what runs with `--weights`
+ * @param {(directory: string) => NodeJS.ProcessEnv} options.environment for the build in that directory
  * @param {readonly string[]} [options.launcher] what starts Node
  */
-export function runInstrumented({ build, env, args, launcher = [] }) {
+export async function runInstrumented({ instrument, args, files, weights, environment, launcher = [] }) {
+  const only = takeFlag(args, 'weights') ? 'weights' : undefined;
+  ensureTools();
+  ensureTypeScript();
+  /** @type {import('./native.mjs').NativeBuildOptions} */
+  const build = { instrument, ...(only && { only }) };
+  await buildNative(build);
   const directory = outputDirectory(build);
+  const isNamed = args.some((argument) => argument.startsWith('test/'));
+  const chosen = isNamed ? [] : only ? weights : files;
   const reports = join(directory, 'reports');
   rmSync(reports, { recursive: true, force: true });
   mkdirSync(reports, { recursive: true });
   // Everything takes several times as long.
   const limits = ['--testTimeout=600000', '--hookTimeout=600000'];
   const vitest = toolPath('vitest', 'vitest.mjs');
-  const [command, ...rest] = [...launcher, process.execPath, vitest, 'run', ...limits, ...args];
+  const [command, ...rest] = [...launcher, process.execPath, vitest, 'run', ...limits, ...chosen, ...args];
   const status = run(command, rest, {
     allowFailure: true,
     env: {
       ...process.env,
-      ...env,
+      ...environment(directory),
       JIT_FLUX_BUILD_DIR: directory,
       JIT_FLUX_VARIANT: 'cpu',
       JIT_FLUX_TEST_PROGRAMS: join(cmakeDirectory(build), 'out'),

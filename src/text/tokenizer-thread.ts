@@ -25,19 +25,14 @@ const MAX_HEAP_MEGABYTES = 1024;
 
 /**
  * Encodes prompts on a thread of their own, which ends with the call. An abort ends it in the middle of its work.
- * @throws what `Tokenizer.encode` throws, ERR_JITFLUX_OUT_OF_MEMORY, ERR_JITFLUX_ABORTED
+ * @throws what `Tokenizer.encode` throws, ERR_JITFLUX_OUT_OF_MEMORY, ERR_JITFLUX_ABORTED, and ERR_JITFLUX_NATIVE if there
+ *   is no thread to be had
  */
 export async function encodeOnThread(
   task: TokenizerTask,
   signal: AbortSignal | undefined,
 ): Promise<EncodedPrompt[]> {
-  // The flags of the main program (--eval, --input-type) are not for this one.
-  const thread = new Worker(PROGRAM, {
-    workerData: task,
-    execArgv: [],
-    name: 'jit-flux tokenizer',
-    resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MEGABYTES },
-  });
+  const thread = start(task);
   let leave: (() => void) | undefined;
   try {
     const reply = await new Promise<TokenizerReply>((resolve, reject) => {
@@ -55,6 +50,20 @@ export async function encodeOnThread(
   }
 }
 
+function start(task: TokenizerTask): Worker {
+  try {
+    return new Worker(PROGRAM, {
+      workerData: task,
+      // The flags of the main program (--eval, --input-type) are not for this one.
+      execArgv: [],
+      name: 'jit-flux tokenizer',
+      resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MEGABYTES },
+    });
+  } catch (cause) {
+    throw threadError(task.source.name, cause);
+  }
+}
+
 function threadError(path: string, cause?: unknown): JitFluxError {
   const { code, message } = (cause ?? {}) as { code?: unknown; message?: string };
   if (code === 'ERR_WORKER_OUT_OF_MEMORY') {
@@ -67,7 +76,7 @@ function threadError(path: string, cause?: unknown): JitFluxError {
   }
   return new JitFluxError(
     ERROR_CODES.NATIVE,
-    `The thread that encodes prompts ended: ${message ?? 'without a result'}`,
+    `The thread that encodes prompts failed: ${message ?? 'it ended without a result'}`,
     { path },
     { cause },
   );

@@ -151,7 +151,7 @@ export class Tokenizer {
   /**
    * {@link encode} of several prompts, which does not hold up the event loop: it turns between two of them, and long ones
    * are encoded on a thread that lives as long as the call.
-   * @throws what `encode` throws, ERR_JITFLUX_OUT_OF_MEMORY, ERR_JITFLUX_ABORTED
+   * @throws what `encode` throws, ERR_JITFLUX_OUT_OF_MEMORY, ERR_JITFLUX_ABORTED, ERR_JITFLUX_NATIVE
    */
   async encodeAll(
     prompts: readonly string[],

@@ -18,6 +18,7 @@ const MINI = fixture('flux/flux-mini.safetensors');
 const NANO = fixture('flux/flux-nano.safetensors');
 const PACKAGE = new URL('../../dist/index.js', import.meta.url).href;
 const PNG = new URL('../../dist/image/index.js', import.meta.url).href;
+const TEXT = new URL('../../dist/text/index.js', import.meta.url).href;
 const ENGINE = new URL('../../dist/engine/index.js', import.meta.url).href;
 const DESCRIBE = new URL('../../dist/engine/describe.js', import.meta.url).href;
 const ROUNDS = Number(process.env.JIT_FLUX_TEST_ROUNDS ?? 1);
@@ -192,7 +193,12 @@ describe('at a limit on processes', () => {
     const options = ['-shared', '-fPIC', '-O1', '-o', shim];
     execFileSync(process.env.CC ?? 'cc', [...options, join(PROGRAMS, 'no-threads.c'), '-ldl']);
   });
-  const run = (source: string) => runSource(source, { env: { LD_PRELOAD: shim }, seconds: SECONDS });
+  const run = (source: string) =>
+    runSource(source, {
+      // Behind a sanitizer's runtime, which must come first.
+      env: { LD_PRELOAD: [process.env.LD_PRELOAD, shim].filter(Boolean).join(':') },
+      seconds: SECONDS,
+    });
 
   it.each([
     [
@@ -212,6 +218,12 @@ describe('at a limit on processes', () => {
       'the thread that encodes PNG',
       `const { encodePngAsync } = await import(${JSON.stringify(PNG)});
       const call = () => encodePngAsync({ width: 1, height: 1, data: new Uint8Array(3) });`,
+    ],
+    [
+      'the thread that encodes long prompts',
+      `const { loadClipTokenizer } = await import(${JSON.stringify(TEXT)});
+      const tokenizer = await loadClipTokenizer(${JSON.stringify(fixture('tokenizers/tokenizer'))});
+      const call = () => tokenizer.encodeAll(['a b '.repeat(5000)], 77);`,
     ],
   ])('%s is refused: the call rejects, and works later; the process ends by itself', (_, source) => {
     const end = run(`

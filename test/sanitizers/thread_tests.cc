@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -33,7 +34,7 @@ void check(bool holds, const char* what) {
 // As the Node environment's: any thread may write.
 class CountingSink final : public LogSink {
  public:
-  void write(LogLevel level, const std::string& message) noexcept override {
+  void write(LogLevel level, std::string_view message) noexcept override {
     if (level != LogLevel::kError && !message.empty()) lines_.fetch_add(1);
   }
   int lines() const { return lines_.load(); }

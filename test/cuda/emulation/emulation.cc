@@ -7,6 +7,7 @@
 #include <chrono>
 #include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "cuda_emulation.h"
@@ -14,6 +15,13 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#endif
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+// Calls that do not return the way they came would spoil its record of them.
+#define SWITCHES_STACKS __attribute__((noinline, no_sanitize("thread")))
+#else
+#define SWITCHES_STACKS
 #endif
 
 #if !defined(__x86_64__)
@@ -87,6 +95,9 @@ struct Fiber {
   uint64_t value = 0;
   int source = 0;
   uint64_t result = 0;
+#if defined(__SANITIZE_THREAD__)
+  void* sanitizer = nullptr;  // what the sanitizer knows of it; kept from one launch to the next
+#endif
 };
 
 // Lanes that wait for each other.
@@ -112,6 +123,9 @@ struct Scheduler {
   const char* barrier_file = nullptr;
   int barrier_line = 0;
   std::string error;
+#if defined(__SANITIZE_THREAD__)
+  void* own_fiber = nullptr;  // of the thread that launches
+#endif
   ThreadFunction thread = nullptr;
   void* arguments = nullptr;
   std::vector<uint64_t> dynamic_memory;
@@ -137,7 +151,7 @@ unsigned char* stack_of(const Scheduler& s, int fiber) {
 }
 
 // From a fiber back to the scheduler. `last`: the fiber never runs again.
-void leave_fiber(bool last) {
+SWITCHES_STACKS void leave_fiber(bool last) {
   Scheduler& s = scheduler();
   Fiber& fiber = s.fibers[s.current];
 #if defined(__SANITIZE_ADDRESS__)
@@ -145,6 +159,9 @@ void leave_fiber(bool last) {
   __sanitizer_start_switch_fiber(last ? nullptr : &fake_stack, s.own_stack, s.own_stack_bytes);
 #else
   static_cast<void>(last);
+#endif
+#if defined(__SANITIZE_THREAD__)
+  __tsan_switch_to_fiber(s.own_fiber, 0);
 #endif
   jit_flux_switch_stack(&fiber.stack_pointer, s.stack_pointer);
 #if defined(__SANITIZE_ADDRESS__)
@@ -160,7 +177,7 @@ template <typename Message>
   std::abort();  // the launch has been given up
 }
 
-void fiber_main() {
+SWITCHES_STACKS void fiber_main() {
   Scheduler& s = scheduler();
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &s.own_stack, &s.own_stack_bytes);
@@ -171,13 +188,16 @@ void fiber_main() {
   std::abort();
 }
 
-void enter_fiber(int index) {
+SWITCHES_STACKS void enter_fiber(int index) {
   Scheduler& s = scheduler();
   s.current = index;
   threadIdx = s.fibers[index].index;
 #if defined(__SANITIZE_ADDRESS__)
   void* fake_stack = nullptr;
   __sanitizer_start_switch_fiber(&fake_stack, stack_of(s, index), kStackBytes);
+#endif
+#if defined(__SANITIZE_THREAD__)
+  __tsan_switch_to_fiber(s.fibers[index].sanitizer, 0);
 #endif
   jit_flux_switch_stack(&s.stack_pointer, s.fibers[index].stack_pointer);
 #if defined(__SANITIZE_ADDRESS__)
@@ -226,6 +246,9 @@ void prepare_fiber(int index) {
   // The outermost frames, which never return.
   ASAN_UNPOISON_MEMORY_REGION(stack_of(s, index) + kStackBytes - kOuterFrameBytes,
                               kOuterFrameBytes);
+#endif
+#if defined(__SANITIZE_THREAD__)
+  if (fiber.sanitizer == nullptr) fiber.sanitizer = __tsan_create_fiber(0);
 #endif
   // As if fiber_main had been called: 8 below a multiple of 16, and six registers to restore.
   auto** top = reinterpret_cast<void**>(stack_of(s, index) + kStackBytes);
@@ -435,6 +458,14 @@ cudaError_t run_grid(const cudaLaunchConfig_t& config, ThreadFunction thread, vo
 #if defined(__SANITIZE_ADDRESS__)
   // Frames of a launch that was given up.
   if (!s.error.empty()) ASAN_UNPOISON_MEMORY_REGION(s.stacks, kMaxBlockThreads * kStackBytes);
+#endif
+#if defined(__SANITIZE_THREAD__)
+  s.own_fiber = __tsan_get_current_fiber();
+  if (!s.error.empty()) {
+    for (Fiber& fiber : s.fibers) {
+      if (fiber.sanitizer != nullptr) __tsan_destroy_fiber(std::exchange(fiber.sanitizer, nullptr));
+    }
+  }
 #endif
   s.error.clear();
   gridDim = grid;

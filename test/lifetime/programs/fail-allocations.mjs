@@ -1,5 +1,5 @@
-// Lets the n-th allocation of our libraries fail, for n = 1, 1 + stride, ... until an operation makes fewer. Prints how many
-// allocations there are and how many of each outcome. Wants fail_allocation.cc preloaded.
+// Lets the n-th allocation of our libraries fail, for n = 1, 1 + stride, ... until an operation makes fewer. Prints the
+// usual outcome, how many allocations there are and how many of each outcome then. Wants fail_allocation.cc preloaded.
 //   node test/lifetime/programs/fail-allocations.mjs <file of weights> <operation> <stride> [first]
 import { mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -21,8 +21,13 @@ const OPERATIONS = {
   'load, not mapped': async () => (await FluxTransformer.load(file, { mapWeights: false })).dispose(),
   convert: () => convertModel(file, output, { dtype: 'bfloat16' }),
 };
-const run = OPERATIONS[operation];
-await run();
+/** 'ok', or the code of the error. */
+const run = () =>
+  OPERATIONS[operation]().then(
+    () => 'ok',
+    (error) => `${error.code ?? `${error.stack}`}`,
+  );
+const usual = await run();
 
 const control = openSync(process.env.JIT_FLUX_FAIL_ALLOCATION ?? '', 'r+');
 const numbers = new BigInt64Array(3);
@@ -46,10 +51,7 @@ for (let n = Number(first); ; n += Number(stride)) {
   rmSync(output, { force: true });
   if (process.env.VERBOSE) writeSync(2, `${n}\n`);
   arm(n);
-  const outcome = await run().then(
-    () => 'ok',
-    (error) => `${error.code ?? `${error.stack}`}`,
-  );
+  const outcome = await run();
   const { count, failed } = seen();
   arm(0);
   if (failed === 0) {
@@ -58,4 +60,4 @@ for (let n = Number(first); ; n += Number(stride)) {
   }
   outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
 }
-console.log(JSON.stringify({ allocations, outcomes }));
+console.log(JSON.stringify({ usual, allocations, outcomes }));
