@@ -3,7 +3,13 @@ import { expect, it } from 'vitest';
 
 import { describeFailures, runInProcess, runs, seeds } from '../support/hostile/process.js';
 
-const FAMILIES = [{ family: 'sampler', cases: 3000 }];
+const FAMILIES = [
+  { family: 'sampler', cases: 3000 },
+  { family: 'engine', cases: 1000 },
+  { family: 'model', cases: 1500 },
+  { family: 'cli', cases: 300 },
+  { family: 'pipeline', cases: 250 },
+];
 
 it.each(FAMILIES.flatMap((f) => seeds().map((seed) => ({ ...f, seed }))))(
   '$family, seed $seed',
