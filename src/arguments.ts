@@ -145,6 +145,13 @@ export function checkNumber(
   throw invalidArgument(option, expected, value);
 }
 
+/** A factor of float32 values. @throws ERR_JITFLUX_INVALID_ARGUMENT unless it is finite there, too */
+export function checkFloat(option: string, value: unknown): number {
+  return checkNumber(option, value, 'a number that is finite in float32', (v) =>
+    Number.isFinite(Math.fround(v)),
+  );
+}
+
 /** @throws ERR_JITFLUX_INVALID_ARGUMENT */
 export function checkBoolean(option: string, value: unknown): boolean {
   if (typeof value === 'boolean') return value;

@@ -1,5 +1,6 @@
 import {
   checkCallback,
+  checkFloat,
   checkInteger,
   checkPath,
   isArray,
@@ -192,7 +193,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
       perImage,
       grid: readGrid(i.grid),
       step: Int32Array.of(checkInteger('step', i.step, 0, conditioning.steps - 1)),
-      dSigma,
+      dSigma: checkFloat('dSigma', dSigma),
     };
     return new Tensor(await this.runJob((binding, job) => binding.advance(o, job), { signal: i.signal }));
   }

@@ -5,10 +5,10 @@ import { describeFailures, runInProcess, runs, seeds } from '../support/hostile/
 
 const FAMILIES = [
   { family: 'sampler', cases: 3000 },
-  { family: 'engine', cases: 1000 },
-  { family: 'model', cases: 1500 },
-  { family: 'cli', cases: 300 },
-  { family: 'pipeline', cases: 250 },
+  { family: 'engine', cases: 300 },
+  { family: 'model', cases: 400 },
+  { family: 'cli', cases: 80 },
+  { family: 'pipeline', cases: 60 },
 ];
 
 it.each(FAMILIES.flatMap((f) => seeds().map((seed) => ({ ...f, seed }))))(

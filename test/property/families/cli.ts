@@ -16,11 +16,22 @@ interface World extends Api {
 /** Longest command line that is tried. */
 const MOST_WORDS = 500;
 
-const LOAD = ['--device', 'cpu', '--dtype', 'float32', '--threads', '1', '--map-weights'];
+const LOAD = [
+  '--device',
+  'cpu',
+  '--dtype',
+  'float32',
+  '--threads',
+  '1',
+  '--map-weights',
+  '--no-allow-torchscript-code',
+];
 const TRANSFORMER = [
   ...['--quantize', 'int8', '--release-encoders', '--no-stream-weights', '--no-cuda-graphs'],
   '--encoders-on-cpu',
 ];
+/** Where there is a directory at all, it has no text encoders. */
+const ENCODERS = ['--text-encoders', 'empty'];
 const SAMPLING = [
   ...['--preset', 'jit-4x', '--width', '64', '--height', '64', '--steps', '4', '--text-tokens', '24'],
   ...['--num-images', '1', '--stage-ratios', '0.4,1', '--token-ratios', '0.5,1'],
@@ -172,6 +183,20 @@ export const family: Family<World> = {
       ...['generate', 'a picture', '-o', 'out.png', '--model', 'ROOT/models/flux-tiny', '--seed', '7'],
       ...['--guidance', '3', '--memory-check', '--quiet', ...SAMPLING, ...LOAD, '--threads', '0'],
     ]),
+    command('generate', () => [
+      ...[
+        'generate',
+        '--conditioning',
+        'none.safetensors',
+        '--out',
+        'out.png',
+        '--model',
+        'ROOT/models/flux-tiny',
+      ],
+      ...[...TRANSFORMER, ...ENCODERS],
+    ]),
+    command('plan', () => ['plan', '--model', 'ROOT/models/flux-tiny', ...ENCODERS]),
+    command('encode', () => ['encode', 'a picture', '--model', 'ROOT/models/flux-tiny', ...ENCODERS]),
     command('encode', () => [
       ...['encode', 'a picture', '-o', 'out.safetensors', '--model', 'ROOT/models/flux-tiny'],
       ...['--text-tokens', '24', '--memory-check', '-q', ...LOAD, '--threads', '0'],
