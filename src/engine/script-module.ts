@@ -1,7 +1,13 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
-import { checkBoolean, checkPath, readFields, readList } from '../arguments.js';
-import { ERROR_CODES, JitFluxError, type JitFluxErrorCode, throwIfAborted } from '../errors.js';
+import { checkBoolean, readFields, readList } from '../arguments.js';
+import {
+  ERROR_CODES,
+  invalidArgument,
+  JitFluxError,
+  type JitFluxErrorCode,
+  throwIfAborted,
+} from '../errors.js';
 import { type FileProblem, readSmallFile } from '../files/small-file.js';
 import type { ScriptModuleHandle } from './binding.js';
 import { runNative } from './call.js';
@@ -36,7 +42,8 @@ export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
     given: { allowTorchScriptCode?: boolean; signal?: AbortSignal | undefined } = {},
   ): Promise<TorchScriptModule> {
     const o = readFields(given, 'options', { allowTorchScriptCode: true, signal: true });
-    checkPath('path', path);
+    // A string that names no file is not found, as any other name of none.
+    if (typeof path !== 'string') throw invalidArgument('path', 'a path', path);
     if (o.allowTorchScriptCode !== undefined) checkBoolean('allowTorchScriptCode', o.allowTorchScriptCode);
     throwIfAborted(o.signal);
     const bytes = await readArchive(path, o.signal);

@@ -321,7 +321,6 @@ describe('the main entry', () => {
       () => ClipTextEncoder.load(path),
       () => T5Encoder.load(path),
       () => Autoencoder.load(path),
-      () => TorchScriptModule.load(path),
       () => inspectWeights(path),
       () => loadEncodedPrompts(path),
       () => convertModel(path, 'out.pt'),
