@@ -288,7 +288,8 @@ describe('the main entry', () => {
     const names = at.split('.');
     const holder = names.slice(0, -1).reduce((part, name) => part[name] as Record<string, unknown>, spec);
     holder[names.at(-1)!] = value;
-    for (const use of [resolveModel, planMemory, FluxPipeline.load, encodeOnly]) {
+    const load = (model: ModelSpec) => FluxPipeline.load(model);
+    for (const use of [resolveModel, planMemory, load, encodeOnly]) {
       const error = await rejection(
         () =>
           (use as (model: unknown, prompt: string) => unknown)(

@@ -10,7 +10,7 @@ import type { Io } from '../../../src/cli/command.js';
 import { type Api, type Family, type Target } from '../../support/hostile/family.js';
 
 interface World extends Api {
-  run(argv: readonly string[], io: Io): Promise<number>;
+  run: (argv: readonly string[], io: Io) => Promise<number>;
 }
 
 /** Longest command line that is tried. */
@@ -111,9 +111,8 @@ export const family: Family<World> = {
   async open(api) {
     // No command may reach the network or the cache of whoever runs this.
     const none = 'http://127.0.0.1:9';
-    const { LD_LIBRARY_PATH: _path, ...env } = process.env;
     process.env = {
-      ...env,
+      ...process.env,
       JIT_FLUX_CACHE: join(api.scratch, 'cache'),
       HTTPS_PROXY: none,
       HTTP_PROXY: none,

@@ -40,7 +40,9 @@ const request = () => ({
 
 const prompted = () => ({ ...request(), prompt: ['a red circle', 'a blue square'], numImages: 1 });
 const conditioned = (w: World) => {
-  const { maxSequenceLength: _length, ...rest } = request();
+  const rest: Partial<ReturnType<typeof request>> = request();
+  // Those of the encoded prompts.
+  delete rest.maxSequenceLength;
   const { prompt, pooled, prompts, model, tokens, warnings, disposed } = w.encoded!;
   return {
     ...rest,
@@ -140,11 +142,12 @@ export const family: Family<World> = {
     return world;
   },
   async mend(w) {
-    const load = w.main.FluxPipeline.load;
+    const { FluxPipeline: Pipeline } = w.main;
     const o = { memoryCheck: false, packWeights: false, threads: 1 };
-    if (!w.pipeline || w.pipeline.disposed) w.pipeline = await load('flux-tiny', { ...o, concurrency: 2 });
+    if (!w.pipeline || w.pipeline.disposed)
+      w.pipeline = await Pipeline.load('flux-tiny', { ...o, concurrency: 2 });
     if (!w.batching || w.batching.disposed) {
-      w.batching = await load('flux-tiny', {
+      w.batching = await Pipeline.load('flux-tiny', {
         ...o,
         dynamicBatching: { maxImages: 4, maxWaitMilliseconds: 5 },
       });
@@ -324,7 +327,7 @@ export const family: Family<World> = {
       name: 'EncodedPrompts#dispose',
       good: () => [],
       slow: 20,
-      call: ({ encoded }, args) => (encoded!.dispose as Methods[string]).apply(encoded, args),
+      call: ({ encoded }, args) => encoded!.dispose.apply(encoded, args),
     },
     {
       // Its constructor is internal; what it takes may still be hostile when it is saved.

@@ -135,9 +135,9 @@ async function cleanUp(result: unknown): Promise<void> {
   for (const one of disposables(result)) await one.dispose();
 }
 
-function isSkipped<World>({ skip }: Target<World>, args: readonly unknown[]): boolean {
+function isSkipped<World>(target: Target<World>, args: readonly unknown[]): boolean {
   try {
-    return skip?.(args) !== undefined;
+    return target.skip?.(args) !== undefined;
   } catch {
     return false;
   }
