@@ -121,7 +121,7 @@ it('every option of every command is typed', async () => {
     cli.targets
       .filter(({ name }) => name.split(' ')[1] === command)
       .flatMap((target) => target.good({} as never) as unknown[])
-      .map((word) => (typeof word === 'object' ? (word as { word: string }).word : String(word)));
+      .map((word) => (typeof word === 'object' ? (word as { word: string }).word : (word as string)));
   const aliases: Record<string, string> = { '-q': 'quiet', '-o': 'out' };
   const missing = COMMANDS.flatMap(({ command, builder }) => {
     const name = command.split(' ')[0]!;

@@ -435,7 +435,7 @@ export const family: Family<World> = {
     {
       name: 'Conditioning#dispose',
       good: () => [],
-      call: ({ models }, args) => models.conditioning!.dispose.apply(models.conditioning, args),
+      call: ({ models }, args) => (models.conditioning as unknown as Methods)['dispose']!(...args),
     },
     ...(['transformer', 'clip', 't5', 'vae', 'script'] as const).map((key): Target<World> => ({
       name: `dispose of ${key}`,

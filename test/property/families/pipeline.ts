@@ -327,7 +327,7 @@ export const family: Family<World> = {
       name: 'EncodedPrompts#dispose',
       good: () => [],
       slow: 20,
-      call: ({ encoded }, args) => encoded!.dispose.apply(encoded, args),
+      call: ({ encoded }, args) => (encoded as unknown as Methods)['dispose']!(...args),
     },
     {
       // Its constructor is internal; what it takes may still be hostile when it is saved.
