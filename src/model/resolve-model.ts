@@ -72,7 +72,7 @@ export async function resolveModel(
 ): Promise<ModelSpec> {
   const spec = await describeModel(model, given);
   // What the caller made is the caller's; whoever uses it checks it again.
-  return checkedFrom.get(spec) === model ? (model as ModelSpec) : spec;
+  return checkedFrom.get(spec) === model ? model : spec;
 }
 
 /**
