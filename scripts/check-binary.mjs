@@ -149,7 +149,7 @@ function checkLibrary(path, allowed, expectedExports, problems) {
  */
 function checkInstructionSets(problems) {
   const builds = ['Release', 'cuda-Release'].map((name) => join(ROOT, '.cmake-build', name, 'CMakeFiles'));
-  const isas = ['avx2', 'avx512', 'avx512bf16'];
+  const isas = ['avx2', 'avx512', 'avx512bf16', 'amx'];
   for (const [build, isa] of builds.flatMap((build) => isas.map((isa) => [build, isa]))) {
     const directory = join(build, `jit_flux_kernels_${isa}.dir`);
     if (!existsSync(directory)) continue;

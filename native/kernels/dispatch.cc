@@ -1,8 +1,15 @@
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 
 #include "base/error.h"
 #include "kernels/kernels.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace jitflux::kernels {
 
@@ -19,6 +26,12 @@ const KernelTable& kernel_table();
 namespace isa_avx512bf16 {
 const KernelTable& kernel_table();
 }
+namespace isa_amx {
+const KernelTable& kernel_table();
+}
+namespace isa_amx_emulated {
+const KernelTable& kernel_table();
+}
 
 namespace {
 
@@ -31,11 +44,32 @@ bool has_avx512() {
 
 bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
+// Tiles of bfloat16 (CPUID leaf 7), and Linux's leave to use them, which a process asks for once
+// and all its threads have: their state is 8 KB for each.
+bool has_amx() {
+#if defined(__x86_64__)
+  constexpr unsigned kBFloat16Tiles = 1u << 22;
+  constexpr unsigned kTiles = 1u << 24;
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  return has_avx512bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 &&
+         (d & kBFloat16Tiles) != 0 && (d & kTiles) != 0 &&
+         ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 std::vector<const KernelTable*> supported_tables() {
   std::vector<const KernelTable*> tables = {&isa_default::kernel_table()};
   if (has_avx2()) tables.push_back(&isa_avx2::kernel_table());
   if (has_avx512()) tables.push_back(&isa_avx512::kernel_table());
   if (has_avx512bf16()) tables.push_back(&isa_avx512bf16::kernel_table());
+  if (has_amx()) tables.push_back(&isa_amx::kernel_table());
   return tables;
 }
 
@@ -45,6 +79,9 @@ const KernelTable& choose() {
     for (const KernelTable* candidate : tables) {
       if (std::strcmp(candidate->isa, wanted) == 0) return *candidate;
     }
+    // Every CPU can, and none should but for a test.
+    const KernelTable& emulated = isa_amx_emulated::kernel_table();
+    if (std::strcmp(emulated.isa, wanted) == 0) return emulated;
     std::string names;
     for (const KernelTable* candidate : tables) {
       names += (names.empty() ? "" : ", ") + std::string(candidate->isa);

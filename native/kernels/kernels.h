@@ -111,9 +111,8 @@ struct RowKernels {
 };
 
 // Attention of one head over a sequence, no mask. T activations, float32 softmax and accumulation;
-// products in bfloat16 for bfloat16 activations where the CPU has dot products for them (then the
-// softmax weights are rounded to bfloat16, as everywhere), else in float32.
-constexpr int64_t kAttentionKeyBlock = 64;
+// products in bfloat16 for bfloat16 activations where the CPU has tiles or dot products for them
+// (then the softmax weights are rounded to bfloat16, as everywhere), else in float32.
 constexpr int64_t kAttentionQueries = 96;
 constexpr int64_t kAttentionMaxHeadDim = 256;
 constexpr int64_t kAttentionHeadDimMultiple = 16;
@@ -212,10 +211,12 @@ inline const AttentionKernels<BFloat16Bits>& KernelTable::attention<BFloat16Bits
 }
 
 // The table in use: the best one this CPU supports, or the one named by JIT_FLUX_ISA
-// (default | avx2 | avx512 | avx512bf16). Throws kInvalidArgument if that is no set of this CPU.
+// (default | avx2 | avx512 | avx512bf16 | amx | amx_emulated). Throws kInvalidArgument if that is
+// no set of this CPU.
 const KernelTable& table();
 
-// Names of the instruction sets this CPU can run, weakest first.
+// Names of the instruction sets this CPU can run, weakest first. amx_emulated, which is slow
+// everywhere and there for tests, is not among them.
 std::vector<std::string> supported_isas();
 
 }  // namespace jitflux::kernels

@@ -1,13 +1,4 @@
-import {
-  checkCallback,
-  checkFloat,
-  checkInteger,
-  checkPath,
-  isArray,
-  type Names,
-  readFields,
-  readList,
-} from '../arguments.js';
+import { checkCallback, checkPath, isArray, type Names, readFields, readList } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import { readGrid } from '../sampler/stages.js';
 import type { ConditioningHandle, TransformerHandle } from './binding.js';
@@ -182,18 +173,17 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
   }
 
   /** @internal See {@link VelocityModel.advance}. */
-  async advance(given: AdvanceRequest, conditioning: Conditioning): Promise<Tensor> {
-    const i = readFields(given, 'options', ADVANCE);
-    const { anchors, perImage, dSigma } = i;
+  async advance(i: AdvanceRequest, conditioning: Conditioning): Promise<Tensor> {
+    const { anchors, perImage, grid, dSigma } = i;
     const o = {
       transformer: this.handle,
-      conditioning: handleOf(conditioning, 'conditioning', 'a Conditioning'),
-      latents: handleOf(i.latents, 'latents'),
+      conditioning: conditioning.handle,
+      latents: i.latents.handle,
       anchors,
       perImage,
-      grid: readGrid(i.grid),
-      step: Int32Array.of(checkInteger('step', i.step, 0, conditioning.steps - 1)),
-      dSigma: checkFloat('dSigma', dSigma),
+      grid,
+      step: Int32Array.of(i.step),
+      dSigma,
     };
     return new Tensor(await this.runJob((binding, job) => binding.advance(o, job), { signal: i.signal }));
   }
@@ -213,7 +203,6 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
    * prefers its `advance` to its `velocity`: wrap it as `{ ...model.bind(c), velocity }` to put a velocity of your own in.
    */
   bind(conditioning: Conditioning): VelocityModel<Tensor> {
-    handleOf(conditioning, 'conditioning', 'a Conditioning');
     return new BoundTransformer(this, conditioning);
   }
 }
@@ -238,27 +227,6 @@ const FORWARD: Names<ForwardRequest> = {
   signal: true,
   onProgress: true,
 };
-type VelocityRequest = Parameters<VelocityModel<Tensor>['velocity']>[0];
-type AdvanceRequest = Parameters<NonNullable<VelocityModel<Tensor>['advance']>>[0];
-
-const VELOCITY: Names<VelocityRequest> = {
-  tokens: true,
-  anchors: true,
-  grid: true,
-  step: true,
-  sigma: true,
-  signal: true,
-};
-const ADVANCE: Names<AdvanceRequest> = {
-  latents: true,
-  anchors: true,
-  perImage: true,
-  grid: true,
-  step: true,
-  sigma: true,
-  dSigma: true,
-  signal: true,
-};
 
 /** Most values of a list: of images, or of steps. */
 const MOST = 1 << 20;
@@ -267,6 +235,9 @@ const MOST = 1 << 20;
 function oneOrEach(option: string, value: number | number[]): number[] {
   return isArray(value) ? readList(value, option, 'a number, or one per image,', [1, MOST]) : [value];
 }
+
+type VelocityRequest = Parameters<VelocityModel<Tensor>['velocity']>[0];
+type AdvanceRequest = Parameters<NonNullable<VelocityModel<Tensor>['advance']>>[0];
 
 /**
  * `velocity` is a property and `advance` is not, so that `{ ...model.bind(c), velocity: mine }` has no `advance`, which
@@ -280,17 +251,15 @@ class BoundTransformer implements VelocityModel<Tensor> {
   constructor(model: FluxTransformer, conditioning: Conditioning) {
     this.#model = model;
     this.#conditioning = conditioning;
-    this.velocity = async (i) => {
-      const { tokens, anchors, grid, step, signal } = readFields(i, 'options', VELOCITY);
-      return model.forward({
+    this.velocity = async ({ tokens, anchors, grid, step, signal }) =>
+      model.forward({
         tokens,
         grid,
         conditioning,
         step,
-        ...(anchors !== undefined && { anchors }),
-        ...(signal !== undefined && { signal }),
+        ...(anchors && { anchors }),
+        ...(signal && { signal }),
       });
-    };
     Object.freeze(this);
   }
 

@@ -93,7 +93,6 @@ export function checkLoadValues(o: LoadOptions): void {
     'keepModulation',
     'keepTextEncoders',
     'keepDecoder',
-    'allowTorchScriptCode',
   ] as const) {
     if (o[option] !== undefined) checkBoolean(option, o[option]);
   }

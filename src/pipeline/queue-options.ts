@@ -1,4 +1,5 @@
-import { checkInteger, readFields } from '../arguments.js';
+import { checkInteger } from '../arguments.js';
+import { invalidArgument } from '../errors.js';
 import { MAX_IMAGES } from '../model/run.js';
 import type { QueueOptions } from './request-queue.js';
 import { DEFAULT_MAX_QUEUE, type PipelineOptions } from './types.js';
@@ -16,13 +17,10 @@ export function queueOptions(o: PipelineOptions): Required<QueueOptions> {
   checkInteger('concurrency', concurrency, 1, MOST_AT_A_TIME);
   if (maxQueue !== Infinity) checkInteger('maxQueue', maxQueue, 0, MOST_WAITING);
   if (dynamicBatching === undefined) return { concurrency, maxQueue, batching: undefined };
-  const names = { maxImages: true, maxWaitMilliseconds: true } as const;
-  const { maxImages, maxWaitMilliseconds = 0 } = readFields<NonNullable<PipelineOptions['dynamicBatching']>>(
-    dynamicBatching,
-    'dynamicBatching',
-    names,
-    '{ maxImages, maxWaitMilliseconds }',
-  );
+  if (typeof dynamicBatching !== 'object' || dynamicBatching === null) {
+    throw invalidArgument('dynamicBatching', '{ maxImages, maxWaitMilliseconds }', dynamicBatching);
+  }
+  const { maxImages, maxWaitMilliseconds = 0 } = dynamicBatching;
   checkInteger('dynamicBatching.maxImages', maxImages, 2, MAX_IMAGES);
   checkInteger('dynamicBatching.maxWaitMilliseconds', maxWaitMilliseconds, 0, LONGEST_WAIT_MILLISECONDS);
   return { concurrency, maxQueue, batching: { maxImages, maxWaitMilliseconds } };
