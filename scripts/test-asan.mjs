@@ -17,8 +17,13 @@ import {
 } from './lib/sanitizers.mjs';
 import { ROOT, main, run, takeFlag } from './lib/tools.mjs';
 
-/** How work ends, which was always a matter for the sanitizers. */
-const ENDINGS = ['exit', 'workers', 'weights-library', 'dispose'].map(
+/**
+ * How work, models, threads and processes end. Not of test/lifetime: leaks (watches memory, of which the sanitizer keeps what is
+ * freed; it looks for leaks itself), memory-steps (limits address space, of which the sanitizer's shadow takes terabytes),
+ * fail-allocations (replaces malloc, as the sanitizer does), faults (LeakSanitizer does not work under strace), lock (nothing
+ * native).
+ */
+const ENDINGS = ['changed-weights', 'endings', 'exit', 'workers', 'weights-library', 'dispose'].map(
   (name) => `test/lifetime/${name}.test.ts`,
 );
 const DEFAULT = ['test/native/', 'test/golden/', 'test/pipeline/pipeline.test.ts', ...ENDINGS];

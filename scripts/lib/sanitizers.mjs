@@ -68,6 +68,7 @@ export async function runInstrumented({ instrument, args, files, weights, enviro
       ...environment(directory),
       JIT_FLUX_BUILD_DIR: directory,
       JIT_FLUX_VARIANT: 'cpu',
+      JIT_FLUX_TEST_SLOWNESS: '10',
       JIT_FLUX_TEST_PROGRAMS: join(cmakeDirectory(build), 'out'),
     },
   });

@@ -1,6 +1,6 @@
 /** Weight files that another process truncates, rewrites or replaces while they are in use. */
 import { beforeAll, describe, expect, it } from 'vitest';
-import { runProgram, runSource } from '../support/program.js';
+import { runProgram, runSource, SLOWNESS } from '../support/program.js';
 
 const CHANGED = 'ERR_JITFLUX_WEIGHTS_CHANGED';
 const OUTCOMES: Record<string, string> = {
@@ -35,7 +35,7 @@ describe('a weight file that changes while it is in use', () => {
     const { status, signal, stdout, stderr } = runProgram([program], { seconds: 240 });
     expect({ status, signal }, stderr).toEqual({ status: 0, signal: null });
     outcomes = JSON.parse(stdout) as Record<string, string>;
-  }, 250_000);
+  }, 250_000 * SLOWNESS);
 
   it.each(Object.entries(OUTCOMES))('%s: %s', (name, expected) => {
     expect(outcomes[name]).toBe(expected);

@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
-import { runProgram, runSource } from '../support/program.js';
+import { runProgram, runSource, SLOWNESS } from '../support/program.js';
 
 const PROGRAMS = new URL('./programs/', import.meta.url).pathname;
 const HEADERS = new URL('../../node_modules/node-api-headers/include', import.meta.url).pathname;
@@ -23,7 +23,7 @@ const ENGINE = new URL('../../dist/engine/index.js', import.meta.url).href;
 const DESCRIBE = new URL('../../dist/engine/describe.js', import.meta.url).href;
 const ROUNDS = Number(process.env.JIT_FLUX_TEST_ROUNDS ?? 1);
 const SECONDS = 60;
-const timeout = (SECONDS + 10) * ROUNDS * 1000;
+const timeout = (SECONDS + 10) * ROUNDS * 1000 * SLOWNESS;
 
 const folder = mkdtempSync(join(tmpdir(), 'jit-flux-endings-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -106,7 +106,7 @@ describe('process.exit() is called by', () => {
 describe('a worker thread ends', () => {
   const run = (cases: [work: string, place: string, way: string, code: number][]) =>
     runProgram([join(PROGRAMS, 'ending-workers.mjs'), String(ROUNDS), JSON.stringify(cases)], {
-      seconds: (timeout / 1000) * 2,
+      seconds: (SECONDS + 10) * ROUNDS * 2,
       env: { TMPDIR: folder },
     });
 

@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { MINI, MINI_AXES } from '../support/mini.js';
-import { NODE } from '../support/program.js';
+import { NODE, SLOWNESS } from '../support/program.js';
 
 const RUNTIME = new URL('../../dist/engine/index.js', import.meta.url).href;
 
@@ -25,7 +25,7 @@ const script = (end: string): string => `
 
 function run(source: string): { status: number | null; signal: string | null; stderr: string } {
   const args = ['--input-type=module', '--eval', source];
-  return spawnSync(NODE, args, { encoding: 'utf8', timeout: 60_000 });
+  return spawnSync(NODE, args, { encoding: 'utf8', timeout: 60_000 * SLOWNESS });
 }
 
 describe('with work in flight', () => {

@@ -4,7 +4,7 @@ import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { NODE } from '../support/program.js';
+import { NODE, SLOWNESS } from '../support/program.js';
 import { fixturePath } from '../support/safetensors.js';
 
 const dist = (path: string): string => new URL(`../../dist/${path}`, import.meta.url).href;
@@ -23,7 +23,7 @@ const HIDDEN = {
 };
 
 function run(args: string[], env: NodeJS.ProcessEnv = HIDDEN) {
-  return spawnSync(NODE, args, { encoding: 'utf8', timeout: 60_000, env });
+  return spawnSync(NODE, args, { encoding: 'utf8', timeout: 60_000 * SLOWNESS, env });
 }
 const source = (text: string): string[] => ['--input-type=module', '--eval', text];
 const IMPORT = `

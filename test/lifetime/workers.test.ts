@@ -1,7 +1,7 @@
 /** Worker threads, each with an engine of its own in one process, and how they end. */
 import { describe, expect, it } from 'vitest';
 
-import { runSource } from '../support/program.js';
+import { runSource, SLOWNESS } from '../support/program.js';
 import { MINI, MINI_AXES } from '../support/mini.js';
 import { fixturePath } from '../support/safetensors.js';
 
@@ -112,7 +112,7 @@ describe('worker threads', () => {
     );
   });
 
-  it('leave no thread behind, 30 of them one after another', { timeout: 180_000 }, () => {
+  it('leave no thread behind, 30 of them one after another', { timeout: 180_000 * SLOWNESS }, () => {
     const source = `
       const { Tensor } = await import(${JSON.stringify(RUNTIME)});
       const big = Tensor.randn([1, 512, 512], { seed: 1 });
@@ -140,7 +140,7 @@ describe('worker threads', () => {
     );
   });
 
-  it('may be terminated between any two native calls', { timeout: 180_000 }, () => {
+  it('may be terminated between any two native calls', { timeout: 180_000 * SLOWNESS }, () => {
     // Nearly all its time goes into making handles, so that several of 60 ends fall into the middle of one.
     const source = `${MESSAGE}
       const { Tensor } = await import(${JSON.stringify(RUNTIME)});
@@ -162,7 +162,7 @@ describe('worker threads', () => {
     );
   });
 
-  it('may collect garbage while they end', { timeout: 180_000 }, () => {
+  it('may collect garbage while they end', { timeout: 180_000 * SLOWNESS }, () => {
     // Much garbage, collected often. Freed memory is overwritten, so that whoever still uses it fails.
     const source = `${MESSAGE}
       const { Tensor, TorchScriptModule } = await import(${JSON.stringify(RUNTIME)});

@@ -3,6 +3,9 @@ import { spawnSync } from 'node:child_process';
 /** The Node of programs that tests start: another version than the tests' own for `npm run test:nodes`. */
 export const NODE = process.env.JIT_FLUX_TEST_NODE ?? process.execPath;
 
+/** How many times as long everything may take: more than once under a sanitizer (scripts/lib/sanitizers.mjs). */
+export const SLOWNESS = Number(process.env.JIT_FLUX_TEST_SLOWNESS ?? 1);
+
 export interface ProgramEnd {
   status: number | null;
   signal: NodeJS.Signals | null;
@@ -10,14 +13,14 @@ export interface ProgramEnd {
   stderr: string;
 }
 
-/** Runs a Node program to its end; one that hangs is killed after `seconds`. */
+/** Runs a Node program to its end; one that hangs is killed after `seconds` times {@link SLOWNESS}. */
 export function runProgram(
   args: readonly string[],
   o: { seconds?: number; env?: Record<string, string> } = {},
 ): ProgramEnd {
   const { status, signal, stdout, stderr } = spawnSync(NODE, args, {
     encoding: 'utf8',
-    timeout: (o.seconds ?? 60) * 1000,
+    timeout: (o.seconds ?? 60) * 1000 * SLOWNESS,
     killSignal: 'SIGKILL',
     maxBuffer: 64 * 1024 * 1024,
     env: { ...process.env, ...o.env },
