@@ -201,6 +201,11 @@ describe('readSmallFile', () => {
     await expectError(error, INVALID_MODEL, /became shorter while it was read/);
   });
 
+  it('says that reading fails', async () => {
+    // A regular file, for what it says, whose first page cannot be read.
+    await expectError(() => read('/proc/self/mem'), INVALID_MODEL, /cannot be read: EIO/);
+  });
+
   it('gives whole content or a typed error while another writes', async () => {
     const path = join(directory, 'changing');
     const file = await open(path, 'w+');
