@@ -4,7 +4,14 @@
  * that dispose what is in use; it may be a Proxy, or be changed while work is in flight. So every field and every element
  * is read once, when a call begins, into an object of our own; checks and work see that one only.
  */
-import { checkSignal, ERROR_CODES, invalidArgument, JitFluxError, type JitFluxErrorCode } from './errors.js';
+import {
+  checkSignal,
+  ERROR_CODES,
+  invalidArgument,
+  isJitFluxError,
+  JitFluxError,
+  type JitFluxErrorCode,
+} from './errors.js';
 
 /** Names of the fields of every member of a union. */
 type FieldNames<T> = T extends unknown ? keyof T : never;
@@ -24,7 +31,7 @@ export function reading<R>(
   try {
     return read();
   } catch (cause) {
-    if (cause instanceof JitFluxError) throw cause;
+    if (isJitFluxError(cause)) throw cause;
     throw new JitFluxError(
       code,
       `Expected a readable value for "${option}" but reading it failed`,

@@ -76,6 +76,26 @@ export class JitFluxError extends Error {
 }
 
 /**
+ * Whether something that was thrown is ours. Callers may throw anything, also a Proxy that has been revoked, of which
+ * `instanceof` would throw.
+ */
+export function isJitFluxError(thrown: unknown): thrown is JitFluxError {
+  return isError(thrown, JitFluxError);
+}
+
+/** `instanceof` that answers for everything. */
+export function isError<E extends Error>(
+  thrown: unknown,
+  type: abstract new (...args: never[]) => E,
+): thrown is E {
+  try {
+    return thrown instanceof type;
+  } catch {
+    return false;
+  }
+}
+
+/**
  * The error for a bad argument, in one wording everywhere:
  * `Expected <what> for "<option>" but received <value> (<type>)`.
  */

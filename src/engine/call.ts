@@ -1,5 +1,12 @@
 /** The two ways into native code: a synchronous call, and a job with cancellation and progress. */
-import { ERROR_CODES, JitFluxError, throwIfAborted, type JitFluxErrorCode } from '../errors.js';
+import {
+  ERROR_CODES,
+  isError,
+  isJitFluxError,
+  JitFluxError,
+  throwIfAborted,
+  type JitFluxErrorCode,
+} from '../errors.js';
 import type { ControlBinding, NativeBinding, NativeJob, WeightsBinding } from './binding.js';
 import type { JobGroup } from './job-group.js';
 import { loadNative, loadWeightsLibrary } from './load.js';
@@ -87,7 +94,7 @@ async function runJob<B extends ControlBinding, R>(
 
 /** Native errors carry a code and details; what a progress callback threw passes through unchanged. */
 export function asJitFluxError(error: unknown, signal?: AbortSignal): unknown {
-  if (error instanceof JitFluxError || !(error instanceof Error)) return error;
+  if (isJitFluxError(error) || !isError(error, Error)) return error;
   const { code, details } = error as Error & { code?: unknown; details?: Record<string, unknown> };
   if (typeof code !== 'string' || !KNOWN_CODES.has(code)) return error;
   const cause: unknown = code === ERROR_CODES.ABORTED ? signal?.reason : error;

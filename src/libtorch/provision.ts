@@ -19,7 +19,14 @@ import {
 } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { ERROR_CODES, JitFluxError, abortedError, invalidArgument, throwIfAborted } from '../errors.js';
+import {
+  ERROR_CODES,
+  JitFluxError,
+  abortedError,
+  invalidArgument,
+  isJitFluxError,
+  throwIfAborted,
+} from '../errors.js';
 import { acquireLock, type Lock, type LockHolder, type LockOptions } from '../files/lock.js';
 import { exposed, findExposure } from '../files/ownership.js';
 import { openPrivate, writeAll } from '../files/private-file.js';
@@ -193,7 +200,7 @@ export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupRe
   } catch (error) {
     if (signal?.aborted) throw abortedError(signal);
     const cause: unknown = lock?.lost.aborted ? lock.lost.reason : error;
-    if (cause instanceof JitFluxError) throw cause;
+    if (isJitFluxError(cause)) throw cause;
     const remedy = remedyFor(cause);
     throw new JitFluxError(
       ERROR_CODES.SETUP_FAILED,

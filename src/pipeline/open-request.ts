@@ -1,5 +1,5 @@
 import { traceGenerate, type GenerateTrace } from '../diagnostics.js';
-import { ERROR_CODES, JitFluxError } from '../errors.js';
+import { ERROR_CODES, isJitFluxError } from '../errors.js';
 import { Activity } from './activity.js';
 import type { ResolvedRequest } from './request.js';
 import type { Outcome, PipelineStatistics } from './statistics.js';
@@ -77,7 +77,7 @@ export class OpenRequest {
 }
 
 function outcomeOf(error: unknown): Outcome {
-  const code = error instanceof JitFluxError ? error.code : undefined;
+  const code = isJitFluxError(error) ? error.code : undefined;
   if (code === ERROR_CODES.ABORTED) return 'aborted';
   return code === ERROR_CODES.QUEUE_FULL ? 'rejected' : 'failed';
 }

@@ -5,7 +5,15 @@
  */
 
 import { copyOf, isArray, type Names, readFields, reading, readList } from '../arguments.js';
-import { ERROR_CODES, JitFluxError, abortedError, invalidArgument, throwIfAborted } from '../errors.js';
+import {
+  ERROR_CODES,
+  JitFluxError,
+  abortedError,
+  invalidArgument,
+  isError,
+  isJitFluxError,
+  throwIfAborted,
+} from '../errors.js';
 import type {
   Grid,
   JitOperators,
@@ -514,8 +522,8 @@ export class SamplerCore<T extends TensorLike = TensorLike>
   #translate(error: unknown): unknown {
     const signal = this.#signal;
     if (signal?.aborted !== true) return error;
-    if (error instanceof JitFluxError) return error;
-    const caused = error === signal.reason || (error instanceof Error && error.name === 'AbortError');
+    if (isJitFluxError(error)) return error;
+    const caused = error === signal.reason || (isError(error, Error) && error.name === 'AbortError');
     return caused ? abortedError(signal) : error;
   }
 }

@@ -103,6 +103,36 @@ describe('errors of another kind', () => {
     expect(error.cause).toBe(failure);
   });
 
+  it.each(['revoked proxy', 'throwing proxy', 'undefined'])(
+    'a getter may throw anything: %s',
+    async (name) => {
+      const thrown = named(name);
+      const options = Object.defineProperty({ grid }, 'steps', {
+        get: () => {
+          // eslint-disable-next-line @typescript-eslint/only-throw-error -- what is tested
+          throw thrown;
+        },
+      });
+      refusal(() => createPlan(options), /readable value for "steps"/);
+      // What a callback throws passes, whatever it is.
+      const latents = ArrayTensor.zeros([1, 20, 4]);
+      const sampler = new SamplerCore(
+        // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- what is tested
+        { velocity: () => Promise.reject(thrown) },
+        { grid, latents },
+        referenceBackend,
+      );
+      let passed: unknown = 'nothing';
+      await sampler[Symbol.asyncIterator]()
+        .next()
+        .catch((error: unknown) => {
+          passed = error; // not returned: a promise would look into it
+        });
+      expect(Object.is(passed, thrown)).toBe(true);
+      sampler.dispose();
+    },
+  );
+
   it('a field is read once, so that what was checked is what is used', () => {
     let reads = 0;
     const options = Object.defineProperty({ grid }, 'tokenRatios', {
