@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Compiles every CUDA kernel with nvcc alone, for all architectures that are shipped, with warnings as errors, and says
 // what each kernel uses: registers, shared memory, spills. Needs neither a GPU nor LibTorch; without nvcc it is skipped.
-//   node scripts/check-cuda.mjs [--jobs N]
+//   node scripts/check-cuda.mjs [--jobs N] [--architectures 80,90]
 // The kernels of native/kernels/cuda must not include LibTorch's headers: that is checked as well.
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
@@ -28,7 +28,12 @@ const LIBTORCH_HEADERS = /^(ATen|c10|torch|caffe2)\//;
 await main(async () => {
   const args = process.argv.slice(2);
   const jobs = Number(takeOption(args, 'jobs', String(availableParallelism())));
+  const chosen = takeOption(args, 'architectures', ARCHITECTURES.join(',')).split(',');
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);
+  const unknown = chosen.filter((name) => !ARCHITECTURES.includes(name));
+  if (unknown.length > 0) {
+    throw new UserError(`Expected some of ${ARCHITECTURES.join(',')} for --architectures but received ${unknown.join(',')}`); // prettier-ignore
+  }
   if (!Number.isInteger(jobs) || jobs < 1) throw new UserError('Expected a positive integer for --jobs');
 
   const files = existsSync(SOURCES) ? readdirSync(SOURCES).filter((name) => name.endsWith('.cu')) : [];
@@ -44,19 +49,15 @@ await main(async () => {
 
   const output = mkdtempSync(join(tmpdir(), 'jit-flux-cuda-'));
   try {
-    const tasks = files
-      .sort()
-      .flatMap((name) => ARCHITECTURES.map((architecture) => ({ name, architecture })));
+    const tasks = files.sort().flatMap((name) => chosen.map((architecture) => ({ name, architecture })));
     const started = performance.now();
     const results = await inParallel(tasks, jobs, (task) => compile(nvcc, task, output));
     for (const { name, architecture, status, log } of results)
       if (status !== 0) problems.push(`${name} for sm_${architecture}:\n${log.trim()}`);
-    for (const name of files) printUsage(name, results);
+    for (const name of files) printUsage(name, results, chosen.join('/'));
     if (problems.length > 0) throw new UserError(problems.join('\n\n'));
     const seconds = ((performance.now() - started) / 1000).toFixed(0);
-    console.log(
-      `check:cuda: ${files.length} files for sm_${ARCHITECTURES.join(', sm_')} in ${seconds} s, all well`,
-    );
+    console.log(`check:cuda: ${files.length} files for sm_${chosen.join(', sm_')} in ${seconds} s, all well`);
   } finally {
     rmSync(output, { recursive: true, force: true });
   }
@@ -96,8 +97,9 @@ function compile(nvcc, { name, architecture }, output) {
  * A line per kernel of a file, with a column per architecture.
  * @param {string} name
  * @param {readonly Compilation[]} results
+ * @param {string} architectures as the columns are named
  */
-function printUsage(name, results) {
+function printUsage(name, results, architectures) {
   /** @type {Map<string, (Usage & { architecture: string })[]>} */
   const kernels = new Map();
   for (const { name: compiled, architecture, log } of results) {
@@ -105,7 +107,7 @@ function printUsage(name, results) {
     for (const usage of usageOf(log))
       kernels.set(usage.kernel, [...(kernels.get(usage.kernel) ?? []), { architecture, ...usage }]);
   }
-  if (kernels.size > 0) console.log(`\n${name}: registers for sm_${ARCHITECTURES.join('/')}, shared memory`);
+  if (kernels.size > 0) console.log(`\n${name}: registers for sm_${architectures}, shared memory`);
   const symbols = [...kernels.keys()];
   const names = demangle(symbols);
   for (const [index, symbol] of symbols.entries()) {
