@@ -100,6 +100,39 @@ function fail(option: string, expected: string, value: unknown, code: JitFluxErr
   throw invalidArgument(option, expected, value, code);
 }
 
+/** Deepest nesting of plain data. */
+const DEEPEST = 16;
+
+/**
+ * A copy of plain data: objects, lists, strings, finite numbers, booleans and null. Every field is read once; those that are
+ * undefined are left out.
+ * @param most values in all
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT for anything else, and for more of it
+ */
+export function readPlain(value: unknown, option: string, most: number): unknown {
+  let left = most;
+  const copy = (part: unknown, depth: number): unknown => {
+    if (typeof part === 'string' || typeof part === 'boolean' || part === null) return part;
+    if (typeof part === 'number' && Number.isFinite(part)) return part + 0;
+    if (typeof part !== 'object' || depth > DEEPEST) throw invalidArgument(option, 'plain data', part);
+    if (isArray(part)) {
+      const list = readList(part, option, `lists of at most ${most} values in all`, [0, left]);
+      left -= list.length;
+      return list.map((entry) => copy(entry, depth + 1));
+    }
+    const names = reading(option, () => Object.keys(part));
+    left -= names.length;
+    if (left < 0) throw invalidArgument(option, `at most ${most} values in all`, part);
+    const fields: [string, unknown][] = [];
+    for (const name of names) {
+      const field = reading(name, () => (part as Record<string, unknown>)[name]);
+      if (field !== undefined && name !== '__proto__') fields.push([name, copy(field, depth + 1)]);
+    }
+    return Object.fromEntries(fields);
+  };
+  return copy(value, 0);
+}
+
 /** @throws ERR_JITFLUX_INVALID_ARGUMENT stating the range */
 export function checkInteger(option: string, value: unknown, least: number, most: number): number {
   if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most)
@@ -117,6 +150,13 @@ export function checkNumber(
 ): number {
   if (typeof value === 'number' && valid(value)) return value;
   throw invalidArgument(option, expected, value);
+}
+
+/** A factor of float32 values. @throws ERR_JITFLUX_INVALID_ARGUMENT unless it is finite there, too */
+export function checkFloat(option: string, value: unknown): number {
+  return checkNumber(option, value, 'a number that is finite in float32', (v) =>
+    Number.isFinite(Math.fround(v)),
+  );
 }
 
 /** @throws ERR_JITFLUX_INVALID_ARGUMENT */

@@ -1,4 +1,5 @@
 /** Messages for whoever operates a program: to standard error, or to a logger of the program's own. */
+import { checkCallback, readFields } from './arguments.js';
 import { invalidArgument } from './errors.js';
 
 /** From the gravest to the most talkative. */
@@ -40,9 +41,10 @@ const nativeLogs: NativeLog[] = [];
  * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
 export function setLogger(o: LoggerOptions = {}): void {
-  if (o.log !== undefined && typeof o.log !== 'function') throw invalidArgument('log', 'a function', o.log);
-  level = o.level === undefined ? undefined : checkLevel(o.level, 'level');
-  sink = o.log ?? toStandardError;
+  const given = readFields<LoggerOptions>(o, 'options', { level: true, log: true });
+  const log = checkCallback('log', given.log);
+  level = given.level === undefined ? undefined : checkLevel(given.level, 'level');
+  sink = log ?? toStandardError;
   listen();
 }
 

@@ -4,13 +4,14 @@ import { extname, join, resolve, sep } from 'node:path';
 
 import { z } from 'zod';
 
+import { checkBoolean, checkCallback, checkPath, type Names, readFields } from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { listDirectory, readSmallFile } from '../files/small-file.js';
 import { assertWritable, writeFileAtomic } from '../files/write-file.js';
 import { runWeights } from '../engine/call.js';
 import { readTransformerConfig } from '../engine/component-config.js';
 import { inspectWeights } from '../engine/inspect.js';
-import { requireFiles, resolveModel } from '../model/resolve-model.js';
+import { describeModel, requireFiles } from '../model/resolve-model.js';
 import type { ModelSpec } from '../model/spec.js';
 import { readSnapshot, type Snapshot } from './snapshot.js';
 
@@ -39,7 +40,7 @@ export interface ConvertOptions {
   resume?: boolean;
   /** Check the CRC-32 of a TorchScript input's records first (reads it once more). Default false. */
   verify?: boolean;
-  onProgress?(p: ConversionProgress): void;
+  onProgress?: (p: ConversionProgress) => void;
   signal?: AbortSignal;
 }
 
@@ -98,12 +99,15 @@ const journalSchema = z.record(z.string(), z.string());
 export async function convertModel(
   model: string | ModelSpec,
   output: string,
-  o: ConvertOptions = {},
+  given: ConvertOptions = {},
 ): Promise<ConvertResult> {
+  const o = readFields(given, 'options', CONVERT_OPTIONS);
   checkOptions(o);
+  checkPath('output', output, 'the path of a file or directory');
+  if (typeof model !== 'object') checkPath('model', model, 'a path, or what resolveModel returned');
   throwIfAborted(o.signal);
   const input =
-    typeof model === 'string' ? model : requireFiles(await resolveModel(model, { signal: o.signal })).path;
+    typeof model === 'string' ? model : requireFiles(await describeModel(model, { signal: o.signal })).path;
   const info = await stat(input).catch((cause: unknown) => {
     throw new JitFluxError(ERROR_CODES.FILE_NOT_FOUND, `${input} does not exist`, { path: input }, { cause });
   });
@@ -177,6 +181,7 @@ async function convertOne(
   o: ConvertOptions,
   { component, completed = '' }: { component?: string; completed?: string | undefined },
 ): Promise<{ converted: ConvertedFile; identity: string }> {
+  const { onProgress } = o;
   const options = {
     ...job,
     resume: o.resume ?? true,
@@ -189,9 +194,9 @@ async function convertOne(
     {
       signal: o.signal,
       progress:
-        o.onProgress &&
+        onProgress &&
         ((writtenBytes, totalBytes, tensor) =>
-          o.onProgress?.({
+          onProgress({
             ...(component !== undefined && { component }),
             writtenBytes,
             totalBytes,
@@ -268,11 +273,24 @@ function isInside(outer: string, inner: string): boolean {
   return inner === outer || inner.startsWith(outer.endsWith(sep) ? outer : outer + sep);
 }
 
-function checkOptions({ format, dtype }: ConvertOptions): void {
+const CONVERT_OPTIONS: Names<ConvertOptions> = {
+  format: true,
+  dtype: true,
+  resume: true,
+  verify: true,
+  onProgress: true,
+  signal: true,
+};
+
+function checkOptions({ format, dtype, onProgress, ...o }: ConvertOptions): void {
   if (format !== undefined && !FORMATS.includes(format)) {
     throw invalidArgument('format', "'torchscript' or 'safetensors'", format);
   }
   if (dtype !== undefined && !DTYPES.includes(dtype)) {
     throw invalidArgument('dtype', "'keep', 'float32', 'bfloat16' or 'float16'", dtype);
   }
+  for (const option of ['resume', 'verify'] as const) {
+    if (o[option] !== undefined) checkBoolean(option, o[option]);
+  }
+  checkCallback('onProgress', onProgress);
 }

@@ -1,11 +1,17 @@
+import { checkCallback, checkPath, type Names, readFields } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import type { AutoencoderHandle, NativeTiling } from './binding.js';
 import { callNative, runNative } from './call.js';
 import type { AutoencoderConfig, DecodeOptions, LoadOptions } from '../types.js';
-import { type AutoencoderSettings, readAutoencoderConfig } from './component-config.js';
-import { loadJob, nativeLoadOptions } from './load-options.js';
+import {
+  checkAutoencoderSettings,
+  type AutoencoderSettings,
+  readAutoencoderConfig,
+} from './component-config.js';
+import { loadJob, nativeLoadOptions, readLoadOptions } from './load-options.js';
 import { Tensor } from './tensor.js';
 import { NativeModel } from './native-model.js';
+import { handleOf } from './native-object.js';
 
 /** Memory for the activations of a decode above which it is tiled: room for 1024x1024 in float32. */
 export const DEFAULT_DECODE_BUDGET_BYTES = 2 * 1024 ** 3;
@@ -30,18 +36,22 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
    * Norm groups, scaling and shift come from a `config.json` (or `<name>.config.json`) beside the weights, or are
    * FLUX's (32, 0.3611, 0.1159).
    *
-   * @param o.settings takes the place of the config.json
+   * @param given.settings takes the place of the config.json
    * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE,
    *   ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH (all missing, unexpected, misshaped and mistyped names),
    *   ERR_JITFLUX_INVALID_MODEL (config.json), ERR_JITFLUX_DEVICE_UNAVAILABLE, ERR_JITFLUX_ABORTED
    */
   static async load(
     path: string,
-    o: LoadOptions & { settings?: AutoencoderSettings | undefined } = {},
+    given: LoadOptions & { settings?: AutoencoderSettings | undefined } = {},
   ): Promise<Autoencoder> {
+    const o = readLoadOptions(given, { settings: true });
+    checkPath('path', path);
     const common = nativeLoadOptions(o);
     const { normGroups, scalingFactor, shiftFactor } =
-      o.settings ?? (await readAutoencoderConfig(path, { signal: o.signal })).settings;
+      o.settings === undefined
+        ? (await readAutoencoderConfig(path, { signal: o.signal })).settings
+        : checkAutoencoderSettings(o.settings);
     const options = { ...common, normGroups, eps: 1e-6 };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadAutoencoder(path, options, job),
@@ -62,10 +72,12 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
    * @throws ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT (tiling), ERR_JITFLUX_DISPOSED,
    *   ERR_JITFLUX_ABORTED (within a fraction of a block)
    */
-  async decode(latents: Tensor, o: DecodeOptions = {}): Promise<Tensor> {
+  async decode(latents: Tensor, given: DecodeOptions = {}): Promise<Tensor> {
+    const { signal, onProgress, ...o } = readFields(given, 'options', DECODE_OPTIONS);
     const autoencoder = this.handle;
     const tiling = nativeTiling(o);
-    const { signal, onProgress } = o;
+    checkCallback('onProgress', onProgress);
+    handleOf(latents, 'latents');
     const picture = await Tensor.on(this.#device, [latents], ([handle]) =>
       this.runJob((binding, job) => binding.decodeLatents(autoencoder, handle, tiling, job), {
         signal,
@@ -87,8 +99,10 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
     pictures: Tensor,
     o: { signal?: AbortSignal | undefined; onProgress?: DecodeOptions['onProgress'] } = {},
   ): Promise<{ mean: Tensor; logvar: Tensor }> {
+    const { signal, onProgress } = readFields(o, 'options', { signal: true, onProgress: true });
+    checkCallback('onProgress', onProgress);
     const autoencoder = this.handle;
-    const { signal, onProgress } = o;
+    handleOf(pictures, 'pictures');
     const { mean, logvar } = await Tensor.on(this.#device, [pictures], ([handle]) =>
       this.runJob((binding, job) => binding.encodePictures(autoencoder, handle, job), {
         signal,
@@ -105,22 +119,33 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
   }
 }
 
+const DECODE_OPTIONS: Names<DecodeOptions> = {
+  tiling: true,
+  memoryBudgetBytes: true,
+  signal: true,
+  onProgress: true,
+};
+
 function nativeTiling({
   tiling = 'auto',
   memoryBudgetBytes = DEFAULT_DECODE_BUDGET_BYTES,
-}: DecodeOptions): NativeTiling {
+}: Pick<DecodeOptions, 'tiling' | 'memoryBudgetBytes'>): NativeTiling {
   if (!Number.isSafeInteger(memoryBudgetBytes) || memoryBudgetBytes <= 0) {
     throw invalidArgument('memoryBudgetBytes', 'a positive integer', memoryBudgetBytes);
   }
   if (tiling === 'auto') return { mode: 'auto', memoryBudgetBytes };
   if (typeof tiling === 'boolean') return { mode: tiling ? 'always' : 'never', memoryBudgetBytes };
-  if (typeof tiling !== 'object' || tiling === null) {
-    throw invalidArgument('tiling', "'auto', a boolean or { tileSize, overlap }", tiling);
-  }
-  const { tileSize, overlap = Math.floor(tileSize / 4) } = tiling;
+  const expected = "'auto', a boolean or { tileSize, overlap }";
+  const { tileSize, overlap: given } = readFields(
+    tiling,
+    'tiling',
+    { tileSize: true, overlap: true },
+    expected,
+  );
   if (!Number.isInteger(tileSize) || tileSize < 2 || tileSize > 65536) {
     throw invalidArgument('tiling.tileSize', 'an integer from 2 to 65536', tileSize);
   }
+  const overlap = given ?? Math.floor(tileSize / 4);
   if (!Number.isInteger(overlap) || overlap < 0 || overlap > tileSize / 2) {
     throw invalidArgument('tiling.overlap', 'an integer from 0 to half the tile size', overlap);
   }

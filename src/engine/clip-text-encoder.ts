@@ -1,10 +1,12 @@
+import { checkPath, readFields } from '../arguments.js';
 import type { ClipHandle } from './binding.js';
 import { runNative } from './call.js';
 import type { ClipConfig, LoadOptions } from '../types.js';
-import { type ClipSettings, readClipConfig } from './component-config.js';
-import { loadJob, nativeLoadOptions } from './load-options.js';
+import { checkClipSettings, type ClipSettings, readClipConfig } from './component-config.js';
+import { loadJob, nativeLoadOptions, readLoadOptions } from './load-options.js';
 import { Tensor } from './tensor.js';
 import { NativeModel } from './native-model.js';
+import { handleOf } from './native-object.js';
 
 /**
  * CLIP's text encoder (transformers' `CLIPTextModel`), which gives FLUX its pooled prompt. Causal attention and no
@@ -29,18 +31,22 @@ export class ClipTextEncoder extends NativeModel<ClipHandle> {
    *
    * Matrices that the file holds in the compute type stay in its mapping: replace the file by renaming only.
    *
-   * @param o.settings takes the place of the config.json
+   * @param given.settings takes the place of the config.json
    * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE,
    *   ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH (all missing, unexpected, misshaped and mistyped names),
    *   ERR_JITFLUX_INVALID_MODEL (config.json), ERR_JITFLUX_DEVICE_UNAVAILABLE, ERR_JITFLUX_ABORTED
    */
   static async load(
     path: string,
-    o: LoadOptions & { settings?: ClipSettings | undefined } = {},
+    given: LoadOptions & { settings?: ClipSettings | undefined } = {},
   ): Promise<ClipTextEncoder> {
+    const o = readLoadOptions(given, { settings: true });
+    checkPath('path', path);
     const common = nativeLoadOptions(o);
     const { heads, eps, eosTokenId } =
-      o.settings ?? (await readClipConfig(path, { signal: o.signal })).settings;
+      o.settings === undefined
+        ? (await readClipConfig(path, { signal: o.signal })).settings
+        : checkClipSettings(o.settings);
     const options = { ...common, heads, eps, eosTokenId };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadClipTextEncoder(path, options, job),
@@ -60,11 +66,11 @@ export class ClipTextEncoder extends NativeModel<ClipHandle> {
     ids: Tensor,
     o: { signal?: AbortSignal | undefined } = {},
   ): Promise<{ pooled: Tensor; hidden: Tensor }> {
-    const [encoder, tokens] = [this.handle, ids.handle];
-    const { pooled, hidden } = await this.runJob(
-      (binding, job) => binding.encodeClip(encoder, tokens, job),
-      o,
-    );
+    const { signal } = readFields(o, 'options', { signal: true });
+    const [encoder, tokens] = [this.handle, handleOf(ids, 'ids')];
+    const { pooled, hidden } = await this.runJob((binding, job) => binding.encodeClip(encoder, tokens, job), {
+      signal,
+    });
     return { pooled: new Tensor(pooled), hidden: new Tensor(hidden) };
   }
 }

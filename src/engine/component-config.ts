@@ -8,6 +8,7 @@ import { dirname, join } from 'node:path';
 
 import { z } from 'zod';
 
+import { checkInteger, checkNumber, readFields } from '../arguments.js';
 import { ERROR_CODES, JitFluxError } from '../errors.js';
 import { readJsonFileIfPresent } from '../files/json.js';
 import type { AutoencoderConfig, ClipConfig, FluxConfig, T5Config } from '../types.js';
@@ -61,6 +62,55 @@ export const AUTOENCODER_SETTINGS: Readonly<AutoencoderSettings> = {
   scalingFactor: 0.3611,
   shiftFactor: 0.1159,
 };
+
+/** Largest number of heads, groups, ids or positions in settings. */
+const MOST = 1 << 24;
+
+/**
+ * Settings that a caller has given, each read once.
+ * @param option what messages call them
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function checkClipSettings(given: ClipSettings, option = 'settings'): ClipSettings {
+  const o = readFields<ClipSettings>(given, option, { heads: true, eps: true, eosTokenId: true });
+  return {
+    heads: checkInteger(`${option}.heads`, o.heads, 0, MOST),
+    eps: checkEpsilon(option, o.eps),
+    eosTokenId: checkInteger(`${option}.eosTokenId`, o.eosTokenId, 0, MOST),
+  };
+}
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT */
+export function checkT5Settings(given: T5Settings, option = 'settings'): T5Settings {
+  const o = readFields<T5Settings>(given, option, { maxDistance: true, eps: true });
+  return {
+    maxDistance: checkInteger(`${option}.maxDistance`, o.maxDistance, 1, MOST),
+    eps: checkEpsilon(option, o.eps),
+  };
+}
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT */
+export function checkAutoencoderSettings(
+  given: AutoencoderSettings,
+  option = 'settings',
+): AutoencoderSettings {
+  const names = { normGroups: true, scalingFactor: true, shiftFactor: true } as const;
+  const o = readFields<AutoencoderSettings>(given, option, names);
+  const scale = 'a finite number above 0';
+  return {
+    normGroups: checkInteger(`${option}.normGroups`, o.normGroups, 1, MOST),
+    scalingFactor: checkNumber(`${option}.scalingFactor`, o.scalingFactor, scale, isPositive),
+    shiftFactor: checkNumber(`${option}.shiftFactor`, o.shiftFactor, 'a finite number', Number.isFinite),
+  };
+}
+
+function checkEpsilon(option: string, value: unknown): number {
+  return checkNumber(`${option}.eps`, value, 'a finite number above 0', isPositive);
+}
+
+function isPositive(value: number): boolean {
+  return Number.isFinite(value) && value > 0;
+}
 
 const size = z.int().positive();
 const maybeSize = size.nullish().transform((value) => value ?? undefined);

@@ -1,4 +1,13 @@
-import { checkCallback, checkPath, isArray, type Names, readFields, readList } from '../arguments.js';
+import {
+  checkCallback,
+  checkFloat,
+  checkInteger,
+  checkPath,
+  isArray,
+  type Names,
+  readFields,
+  readList,
+} from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import { readGrid } from '../sampler/stages.js';
 import type { ConditioningHandle, TransformerHandle } from './binding.js';
@@ -173,17 +182,18 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
   }
 
   /** @internal See {@link VelocityModel.advance}. */
-  async advance(i: AdvanceRequest, conditioning: Conditioning): Promise<Tensor> {
-    const { anchors, perImage, grid, dSigma } = i;
+  async advance(given: AdvanceRequest, conditioning: Conditioning): Promise<Tensor> {
+    const i = readFields(given, 'options', ADVANCE);
+    const { anchors, perImage, dSigma } = i;
     const o = {
       transformer: this.handle,
-      conditioning: conditioning.handle,
-      latents: i.latents.handle,
+      conditioning: handleOf(conditioning, 'conditioning', 'a Conditioning'),
+      latents: handleOf(i.latents, 'latents'),
       anchors,
       perImage,
-      grid,
-      step: Int32Array.of(i.step),
-      dSigma,
+      grid: readGrid(i.grid),
+      step: Int32Array.of(checkInteger('step', i.step, 0, conditioning.steps - 1)),
+      dSigma: checkFloat('dSigma', dSigma),
     };
     return new Tensor(await this.runJob((binding, job) => binding.advance(o, job), { signal: i.signal }));
   }
@@ -203,6 +213,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
    * prefers its `advance` to its `velocity`: wrap it as `{ ...model.bind(c), velocity }` to put a velocity of your own in.
    */
   bind(conditioning: Conditioning): VelocityModel<Tensor> {
+    handleOf(conditioning, 'conditioning', 'a Conditioning');
     return new BoundTransformer(this, conditioning);
   }
 }
@@ -227,6 +238,27 @@ const FORWARD: Names<ForwardRequest> = {
   signal: true,
   onProgress: true,
 };
+type VelocityRequest = Parameters<VelocityModel<Tensor>['velocity']>[0];
+type AdvanceRequest = Parameters<NonNullable<VelocityModel<Tensor>['advance']>>[0];
+
+const VELOCITY: Names<VelocityRequest> = {
+  tokens: true,
+  anchors: true,
+  grid: true,
+  step: true,
+  sigma: true,
+  signal: true,
+};
+const ADVANCE: Names<AdvanceRequest> = {
+  latents: true,
+  anchors: true,
+  perImage: true,
+  grid: true,
+  step: true,
+  sigma: true,
+  dSigma: true,
+  signal: true,
+};
 
 /** Most values of a list: of images, or of steps. */
 const MOST = 1 << 20;
@@ -235,9 +267,6 @@ const MOST = 1 << 20;
 function oneOrEach(option: string, value: number | number[]): number[] {
   return isArray(value) ? readList(value, option, 'a number, or one per image,', [1, MOST]) : [value];
 }
-
-type VelocityRequest = Parameters<VelocityModel<Tensor>['velocity']>[0];
-type AdvanceRequest = Parameters<NonNullable<VelocityModel<Tensor>['advance']>>[0];
 
 /**
  * `velocity` is a property and `advance` is not, so that `{ ...model.bind(c), velocity: mine }` has no `advance`, which
@@ -251,15 +280,17 @@ class BoundTransformer implements VelocityModel<Tensor> {
   constructor(model: FluxTransformer, conditioning: Conditioning) {
     this.#model = model;
     this.#conditioning = conditioning;
-    this.velocity = async ({ tokens, anchors, grid, step, signal }) =>
-      model.forward({
+    this.velocity = async (i) => {
+      const { tokens, anchors, grid, step, signal } = readFields(i, 'options', VELOCITY);
+      return model.forward({
         tokens,
         grid,
         conditioning,
         step,
-        ...(anchors && { anchors }),
-        ...(signal && { signal }),
+        ...(anchors !== undefined && { anchors }),
+        ...(signal !== undefined && { signal }),
       });
+    };
     Object.freeze(this);
   }
 

@@ -1,5 +1,11 @@
 export { Tensor } from './tensor.js';
-export { checkLoadValues, computeDType, nativeLoadOptions } from './load-options.js';
+export {
+  checkLoadValues,
+  computeDType,
+  LOAD_OPTIONS,
+  nativeLoadOptions,
+  readLoadOptions,
+} from './load-options.js';
 export { jit } from './jit.js';
 export { JitSampler } from './jit-sampler.js';
 export {

@@ -1,3 +1,4 @@
+import { checkBoolean, checkPath, readFields } from '../arguments.js';
 import { abortedFirst } from '../errors.js';
 import type { WeightInspection } from './binding.js';
 import { asJitFluxError, runWeights } from './call.js';
@@ -16,8 +17,10 @@ export async function inspectWeights(
   path: string,
   o: { verify?: boolean; metadata?: boolean; signal?: AbortSignal } = {},
 ): Promise<WeightInspection> {
-  const { signal } = o;
-  const asked = { verify: o.verify ?? false, metadata: o.metadata ?? false };
+  const names = { verify: true, metadata: true, signal: true } as const;
+  const { verify = false, metadata: wanted = false, signal } = readFields(o, 'options', names);
+  checkPath('path', path);
+  const asked = { verify: checkBoolean('verify', verify), metadata: checkBoolean('metadata', wanted) };
   const work = runWeights((binding, job) => binding.inspectWeights(path, asked, job), { signal });
   const { problem, metadata, ...found } = await abortedFirst(work, signal);
   return {

@@ -1,5 +1,5 @@
 import { SamplerCore } from '../sampler/sampler.js';
-import type { SampleOptions, VelocityModel } from '../types.js';
+import type { Device, SampleOptions, VelocityModel } from '../types.js';
 import { jit } from './jit.js';
 import { Tensor } from './tensor.js';
 
@@ -9,9 +9,12 @@ import { Tensor } from './tensor.js';
  */
 export class JitSampler extends SamplerCore<Tensor> {
   constructor(model: VelocityModel<Tensor>, options: SampleOptions<Tensor>) {
+    let device: Device = 'cpu';
     super(model, options, {
       operators: jit,
-      randn: (shape, seeds) => Tensor.randn(shape, { seed: seeds, device: options.latents.device }),
+      randn: (shape, seeds) => Tensor.randn(shape, { seed: seeds, device }),
     });
+    // Of the copy: what the options say may be another tensor by the time that noise is drawn.
+    ({ device } = this.latents);
   }
 }

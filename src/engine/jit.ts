@@ -1,4 +1,4 @@
-import { checkInteger, type Names, readFields } from '../arguments.js';
+import { checkFloat, checkInteger, type Names, readFields } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import { MAX_MICRO_FLOW_STEPS } from '../sampler/options.js';
 import { readGrid } from '../sampler/stages.js';
@@ -59,8 +59,9 @@ export const jit: Required<JitOperators<Tensor>> = {
   },
 
   async predictClean(latents, velocity, sigma) {
-    const o = { latents: handleOf(latents, 'latents'), velocity: handleOf(velocity, 'velocity'), sigma };
-    return new Tensor(await runNative((binding, job) => binding.predictClean(o, job)));
+    const o = { latents: handleOf(latents, 'latents'), velocity: handleOf(velocity, 'velocity') };
+    const level = checkFloat('sigma', sigma);
+    return new Tensor(await runNative((binding, job) => binding.predictClean({ ...o, sigma: level }, job)));
   },
 
   async microFlow(latents, given) {
@@ -71,16 +72,16 @@ export const jit: Required<JitOperators<Tensor>> = {
   },
 
   async microFlowTarget(given) {
-    const { clean, noise, grid, perImage = false, ...rest } = readFields(given, 'options', TARGET);
+    const { clean, noise, grid, sigma, perImage = false, ...rest } = readFields(given, 'options', TARGET);
     const tensors = { clean: handleOf(clean, 'clean'), noise: handleOf(noise, 'noise') };
-    const o = { ...rest, ...tensors, perImage, grid: readGrid(grid) };
+    const o = { ...rest, ...tensors, sigma: checkFloat('sigma', sigma), perImage, grid: readGrid(grid) };
     return new Tensor(await runNative((binding, job) => binding.microFlowTarget(o, job)));
   },
 
   async step(latents, velocity, given) {
     const { anchors, grid, dSigma } = readFields(given, 'options', STEP);
     const tensors = { latents: handleOf(latents, 'latents'), velocity: handleOf(velocity, 'velocity') };
-    const o = { ...tensors, anchors, grid: readGrid(grid), dSigma };
+    const o = { ...tensors, anchors, grid: readGrid(grid), dSigma: checkFloat('dSigma', dSigma) };
     return new Tensor(await runNative((binding, job) => binding.step(o, job)));
   },
 };

@@ -93,6 +93,7 @@ export function checkLoadValues(o: LoadOptions): void {
     'keepModulation',
     'keepTextEncoders',
     'keepDecoder',
+    'allowTorchScriptCode',
   ] as const) {
     if (o[option] !== undefined) checkBoolean(option, o[option]);
   }

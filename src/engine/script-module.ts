@@ -1,15 +1,25 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
-import { ERROR_CODES, JitFluxError, type JitFluxErrorCode, throwIfAborted } from '../errors.js';
+import { checkBoolean, readFields, readList } from '../arguments.js';
+import {
+  ERROR_CODES,
+  invalidArgument,
+  JitFluxError,
+  type JitFluxErrorCode,
+  throwIfAborted,
+} from '../errors.js';
 import { type FileProblem, readSmallFile } from '../files/small-file.js';
 import type { ScriptModuleHandle } from './binding.js';
 import { runNative } from './call.js';
 import { Tensor } from './tensor.js';
 import { TRUSTED_ARCHIVES } from './trusted-archives.js';
 import { NativeModel } from './native-model.js';
+import { handleOf } from './native-object.js';
 
 /** Most that Node reads at once; an archive is held in memory twice while it is compiled. */
 const MAX_ARCHIVE_BYTES = 2 ** 31 - 1;
+/** Far more than any `forward` takes. */
+const MOST_INPUTS = 1000;
 
 /**
  * A TorchScript module whose code runs: somebody's exported text encoder or VAE. Weights never take this path. It runs
@@ -22,15 +32,19 @@ export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
 
   /**
    * Reads the archive into memory, checks that it may run, and compiles it.
-   * @param o.allowTorchScriptCode run code that is not pinned by this package; default false
+   * @param given.allowTorchScriptCode run code that is not pinned by this package; default false
    * @throws ERR_JITFLUX_CODE_NOT_ALLOWED unless the file's SHA-256 is pinned or the option is set,
    *   ERR_JITFLUX_FILE_NOT_FOUND (also for what is no regular file), ERR_JITFLUX_UNSUPPORTED_FORMAT (larger than 2 GiB),
    *   ERR_JITFLUX_CORRUPT_FILE (changed while it was read), ERR_JITFLUX_ABORTED
    */
   static async load(
     path: string,
-    o: { allowTorchScriptCode?: boolean; signal?: AbortSignal | undefined } = {},
+    given: { allowTorchScriptCode?: boolean; signal?: AbortSignal | undefined } = {},
   ): Promise<TorchScriptModule> {
+    const o = readFields(given, 'options', { allowTorchScriptCode: true, signal: true });
+    // A string that names no file is not found, as any other name of none.
+    if (typeof path !== 'string') throw invalidArgument('path', 'a path', path);
+    if (o.allowTorchScriptCode !== undefined) checkBoolean('allowTorchScriptCode', o.allowTorchScriptCode);
     throwIfAborted(o.signal);
     const bytes = await readArchive(path, o.signal);
     // The bytes that were hashed are the bytes that run: the file is not opened again.
@@ -51,10 +65,12 @@ export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
 
   /** Calls `forward`; its result must be a tensor or a tuple of tensors. */
   async run(inputs: Tensor[], o: { signal?: AbortSignal } = {}): Promise<Tensor[]> {
+    const { signal } = readFields(o, 'options', { signal: true });
     const module = this.handle;
-    const handles = inputs.map((input) => input.handle);
+    const list = readList(inputs, 'inputs', `a list of at most ${MOST_INPUTS} tensors`, [0, MOST_INPUTS]);
+    const handles = list.map((input, i) => handleOf(input, `inputs[${i}]`));
     const outputs = await this.runJob((binding, job) => binding.runScriptModule(module, handles, job), {
-      signal: o.signal,
+      signal,
     });
     return outputs.map((handle) => new Tensor(handle));
   }

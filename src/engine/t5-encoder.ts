@@ -1,11 +1,13 @@
+import { checkPath, readFields } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import type { T5Handle } from './binding.js';
 import { runNative } from './call.js';
 import type { LoadOptions, T5Config } from '../types.js';
-import { readT5Config, type T5Settings } from './component-config.js';
-import { loadJob, nativeLoadOptions } from './load-options.js';
+import { checkT5Settings, readT5Config, type T5Settings } from './component-config.js';
+import { loadJob, nativeLoadOptions, readLoadOptions } from './load-options.js';
 import { Tensor } from './tensor.js';
 import { NativeModel } from './native-model.js';
+import { handleOf } from './native-object.js';
 
 /**
  * The encoder of T5 v1.1 (transformers' `T5EncoderModel`), which gives FLUX its text tokens. Padding is attended, as
@@ -32,20 +34,25 @@ export class T5Encoder extends NativeModel<T5Handle> {
    * `dtype: 'bfloat16'` copies nothing: replace the file by renaming only. In bfloat16 the residual stream, the norms'
    * statistics and the softmax are float32.
    *
-   * @param o.settings takes the place of the config.json
+   * @param given.settings takes the place of the config.json
    * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE,
    *   ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH (all missing, unexpected, misshaped and mistyped names),
    *   ERR_JITFLUX_INVALID_MODEL (config.json), ERR_JITFLUX_DEVICE_UNAVAILABLE, ERR_JITFLUX_ABORTED
    */
   static async load(
     path: string,
-    o: LoadOptions & { settings?: T5Settings | undefined } = {},
+    given: LoadOptions & { settings?: T5Settings | undefined } = {},
   ): Promise<T5Encoder> {
+    const o = readLoadOptions(given, { settings: true });
+    checkPath('path', path);
     if (o.dtype === 'float16') {
       throw invalidArgument('dtype', "'float32' or 'bfloat16' (T5's states outgrow float16)", o.dtype);
     }
     const common = nativeLoadOptions(o);
-    const { maxDistance, eps } = o.settings ?? (await readT5Config(path, { signal: o.signal })).settings;
+    const { maxDistance, eps } =
+      o.settings === undefined
+        ? (await readT5Config(path, { signal: o.signal })).settings
+        : checkT5Settings(o.settings);
     const options = { ...common, maxDistance, eps };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadT5Encoder(path, options, job),
@@ -61,7 +68,10 @@ export class T5Encoder extends NativeModel<T5Handle> {
    *   ERR_JITFLUX_ABORTED (within one block)
    */
   async encode(ids: Tensor, o: { signal?: AbortSignal | undefined } = {}): Promise<Tensor> {
-    const [encoder, tokens] = [this.handle, ids.handle];
-    return new Tensor(await this.runJob((binding, job) => binding.encodeT5(encoder, tokens, job), o));
+    const { signal } = readFields(o, 'options', { signal: true });
+    const [encoder, tokens] = [this.handle, handleOf(ids, 'ids')];
+    return new Tensor(
+      await this.runJob((binding, job) => binding.encodeT5(encoder, tokens, job), { signal }),
+    );
   }
 }

@@ -3,8 +3,9 @@ import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 
 import { abortedError, ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { readFields } from '../arguments.js';
 import { PACKAGE_ROOT } from '../files/package-root.js';
-import { checkImage, type PngMetadata, type RgbImage } from './png.js';
+import { checkImage, checkMetadata, type PngMetadata, type RgbImage } from './png.js';
 
 /** To the thread. */
 export interface PngTask {
@@ -39,11 +40,12 @@ const waiting = new Map<number, Waiting>();
 export async function encodePngAsync(
   image: RgbImage,
   metadata: PngMetadata = {},
-  { signal }: { signal?: AbortSignal | undefined } = {},
+  o: { signal?: AbortSignal | undefined } = {},
 ): Promise<Uint8Array> {
+  const { signal } = readFields(o, 'options', { signal: true });
   throwIfAborted(signal);
   // Here, where errors keep their class.
-  checkImage(image);
+  const task = { image: checkImage(image), metadata: checkMetadata(metadata) };
   const id = ++lastId;
   let leave: (() => void) | undefined;
   try {
@@ -53,8 +55,7 @@ export async function encodePngAsync(
       waiting.set(id, { resolve, reject });
       worker ??= start();
       worker.ref();
-      const { width, height, data } = image;
-      worker.postMessage({ id, image: { width, height, data }, metadata } satisfies PngTask);
+      worker.postMessage({ id, ...task } satisfies PngTask);
     });
   } finally {
     if (leave) signal?.removeEventListener('abort', leave);

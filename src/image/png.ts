@@ -3,6 +3,7 @@ import { crc32 } from 'node:zlib';
 
 import { encode } from 'fast-png';
 
+import { isArray, readFields, readPlain, typedArrayKind } from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 
 /** An 8-bit RGB picture. */
@@ -38,11 +39,11 @@ const LATIN1_TEXT = /^[\n\x20-\x7e\xa0-\xff]*$/;
  * no time stamp), so that equal pictures give equal files. Runs synchronously: about 30 ms for 256x256, 150 ms for
  * 1024x1024.
  *
- * @param metadata values that are Latin-1 become tEXt chunks, others (a prompt in Japanese, say) iTXt chunks
+ * @param given values that are Latin-1 become tEXt chunks, others (a prompt in Japanese, say) iTXt chunks
  */
-export function encodePng(image: RgbImage, metadata: PngMetadata = {}): Uint8Array {
-  checkImage(image);
-  const { width, height, data } = image;
+export function encodePng(image: RgbImage, given: PngMetadata = {}): Uint8Array {
+  const { width, height, data } = checkImage(image);
+  const metadata = checkMetadata(given);
   const chunks = Object.entries(metadata).map(([keyword, value]) => textChunk(keyword, String(value)));
   if (chunks.length > 0) chunks.push(textChunk(METADATA_KEYWORD, asciiJson(metadata)));
   const png = encode({ width, height, data, channels: 3, depth: 8 }, { zlib: { level: 6 } });
@@ -51,16 +52,49 @@ export function encodePng(image: RgbImage, metadata: PngMetadata = {}): Uint8Arr
 }
 
 /** @throws ERR_JITFLUX_INVALID_ARGUMENT unless the picture has as many bytes as its sides say */
-export function checkImage({ width, height, data }: RgbImage): void {
+export function checkImage(image: RgbImage): RgbImage {
+  const names = { width: true, height: true, data: true } as const;
+  const { width, height, data } = readFields<RgbImage>(image, 'image', names);
   for (const [name, side] of [
     ['width', width],
     ['height', height],
   ] as const) {
     if (!Number.isInteger(side) || side < 1) throw invalidArgument(name, 'a positive integer', side);
   }
-  if (data.length !== width * height * 3) {
+  // Lengths of views whose memory is gone are 0.
+  if (typedArrayKind(data) !== 'Uint8Array' || data.length !== width * height * 3) {
     throw invalidArgument('data', `${width} x ${height} x 3 = ${width * height * 3} bytes`, data);
   }
+  return { width, height, data };
+}
+
+/** Most facts in a PNG. */
+const MOST_FACTS = 1000;
+/** Longest name of a fact, by the PNG specification. */
+const MOST_KEYWORD_CHARACTERS = 79;
+
+/**
+ * A copy of what a PNG shall say.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function checkMetadata(given: PngMetadata): PngMetadata {
+  const metadata = readPlain(given, 'metadata', MOST_FACTS) as PngMetadata;
+  if (typeof metadata !== 'object' || metadata === null || isArray(metadata)) {
+    throw invalidArgument('metadata', 'an object', metadata);
+  }
+  for (const [keyword, value] of Object.entries(metadata)) {
+    if (keyword === '' || keyword.length > MOST_KEYWORD_CHARACTERS || !LATIN1_TEXT.test(keyword)) {
+      throw invalidArgument(
+        'metadata',
+        `names of 1 to ${MOST_KEYWORD_CHARACTERS} Latin-1 characters`,
+        keyword,
+      );
+    }
+    if (typeof value === 'object' && value !== null) {
+      throw invalidArgument(`metadata.${keyword}`, 'a string, a number, a boolean or null', value);
+    }
+  }
+  return metadata;
 }
 
 /**

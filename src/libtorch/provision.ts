@@ -19,6 +19,7 @@ import {
 } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { checkBoolean, checkCallback, checkPath, type Names, readFields } from '../arguments.js';
 import {
   ERROR_CODES,
   JitFluxError,
@@ -92,6 +93,18 @@ export interface SetupResult {
   alreadyPresent: boolean;
 }
 
+const SETUP_OPTIONS: Names<SetupOptions> = {
+  variant: true,
+  from: true,
+  cacheDir: true,
+  force: true,
+  onProgress: true,
+  signal: true,
+  manifest: true,
+  env: true,
+  lockTimes: true,
+};
+
 /** How a source failed; one line of the final error. */
 interface Attempt {
   source: string;
@@ -132,13 +145,20 @@ const PRIVATE_DIRECTORY_MODE = 0o700;
  * @throws ERR_JITFLUX_UNSAFE_FILE if another user could change what is in the cache
  * @throws ERR_JITFLUX_ABORTED
  */
-export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupResult> {
-  const { signal } = options;
+export async function setupLibTorch(given: SetupOptions = {}): Promise<SetupResult> {
+  const options = readFields(given, 'options', SETUP_OPTIONS);
+  const { signal, force = false, onProgress } = options;
+  for (const option of ['from', 'cacheDir'] as const) {
+    if (options[option] !== undefined) checkPath(option, options[option]);
+  }
+  checkBoolean('force', force);
+  checkCallback('onProgress', onProgress);
   const env = options.env ?? process.env;
   const manifest = options.manifest ?? readManifest();
   const named = options.variant ?? manifest.defaultVariant;
   const variant = named === AUTO_VARIANT ? chooseVariant(manifest).variant : named;
-  const pinned = Object.hasOwn(manifest.variants, variant) ? manifest.variants[variant] : undefined;
+  const isNamed = typeof variant === 'string' && Object.hasOwn(manifest.variants, variant);
+  const pinned = isNamed ? manifest.variants[variant] : undefined;
   if (pinned === undefined)
     throw invalidArgument(
       'variant',
@@ -165,7 +185,7 @@ export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupRe
     cacheDir,
     env,
     signal,
-    report: (progress) => options.onProgress?.({ ...progress, archives: pinned.archives.length }),
+    report: (progress) => onProgress?.({ ...progress, archives: pinned.archives.length }),
     obtained: 0,
   };
   const done = (alreadyPresent: boolean): SetupResult => ({ path, version, variant, alreadyPresent });
@@ -175,7 +195,7 @@ export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupRe
     if (found) assertUnexposed(found, 'The LibTorch in the cache', { env, within: cacheDir });
     return found !== undefined;
   };
-  if (!options.force && isPresent()) {
+  if (!force && isPresent()) {
     await tidy(target, context, options.lockTimes);
     return done(true);
   }
@@ -190,7 +210,7 @@ export async function setupLibTorch(options: SetupOptions = {}): Promise<SetupRe
       onWait: (holder) => context.report(waiting(`${target}.lock`, holder)),
     });
     // Another process may have finished while this one waited.
-    if (!options.force && isPresent()) {
+    if (!force && isPresent()) {
       await removeLeftovers(target, context);
       return done(true);
     }

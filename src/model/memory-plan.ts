@@ -2,6 +2,7 @@
  * How much memory a model will take, known before it is loaded: from headers, file sizes and the sizes of the request.
  * Estimates, on the safe side by some percent; docs/models.md compares them with measurements.
  */
+import { type Names, readFields } from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import { requestedBlockWeights } from '../engine/block-weights.js';
 import {
@@ -15,9 +16,14 @@ import { deviceInfo, isAccelerator } from '../engine/device.js';
 import type { BlockWeights, Device, LoadOptions } from '../types.js';
 import { CLIP_L, T5_XXL } from './known-models.js';
 import { type AvailableMemory, availableMemory } from './available-memory.js';
-import { decoderPlacement, textPlacement, transformerPlacement } from './component-options.js';
+import {
+  checkPlannedOptions,
+  decoderPlacement,
+  textPlacement,
+  transformerPlacement,
+} from './component-options.js';
 import { pixelsPerToken } from './model-directory.js';
-import { resolveModel } from './resolve-model.js';
+import { describeModel } from './resolve-model.js';
 import { type ResolvedRun, resolveRun, resolveTextLength } from './run.js';
 import type { ModelKind, ModelSpec, ProgramFile } from './spec.js';
 
@@ -129,6 +135,28 @@ export interface MemoryPlanOptions
     >,
     MemoryPlanRequest {}
 
+const PLAN_OPTIONS: Names<MemoryPlanOptions> = {
+  dtype: true,
+  device: true,
+  quantize: true,
+  packWeights: true,
+  mapWeights: true,
+  weightStreaming: true,
+  textEncoderDevice: true,
+  decoderDevice: true,
+  keepDecoder: true,
+  keepModulation: true,
+  textEncoders: true,
+  keepTextEncoders: true,
+  signal: true,
+  width: true,
+  height: true,
+  images: true,
+  textTokens: true,
+  steps: true,
+  concurrency: true,
+};
+
 /** Node, LibTorch and its threads: 255 MB were measured after a picture of flux-tiny on two cores. The rest is margin. */
 export const RUNTIME_BYTES = 350_000_000;
 /** CUDA's context and kernels, cuBLAS's and cuDNN's workspaces, and the allocator's slack. Not yet measured. */
@@ -141,8 +169,13 @@ export const DEVICE_RUNTIME_BYTES = 1_000_000_000;
  *   `resolveModel` returned
  * @throws what `FluxPipeline.load` throws for a model that is incomplete or does not fit together
  */
-export async function planMemory(model: string | ModelSpec, o: MemoryPlanOptions = {}): Promise<MemoryPlan> {
-  const source = await resolveModel(model, { textEncoders: o.textEncoders, signal: o.signal });
+export async function planMemory(
+  model: string | ModelSpec,
+  given: MemoryPlanOptions = {},
+): Promise<MemoryPlan> {
+  const o = readFields(given, 'options', PLAN_OPTIONS);
+  checkPlannedOptions(o);
+  const source = await describeModel(model, { textEncoders: o.textEncoders, signal: o.signal });
   return planModelMemory(source, o, await memoryAvailableTo(o));
 }
 

@@ -21,6 +21,7 @@ import {
   type PartName,
   type WeightDescription,
 } from '../engine/describe.js';
+import { checkPath, readFields } from '../arguments.js';
 import {
   ERROR_CODES,
   invalidArgument,
@@ -34,6 +35,7 @@ import { deepFreeze } from '../sampler/freeze.js';
 import { FLUX_1_DEV } from '../sampler/flops.js';
 import { findTokenizer, type TokenizerKind } from '../text/snapshot-tokenizers.js';
 import type { FluxConfig } from '../types.js';
+import { checkSpec } from './check-spec.js';
 import { findWeights } from './find-weights.js';
 import { KNOWN_MODELS, knownModel } from './known-models.js';
 import {
@@ -59,30 +61,52 @@ export interface ResolveOptions {
  * Describes a model. The description is immutable.
  * @param model a model directory of any kind, the weight file of an original checkpoint, a name (`flux-tiny` for the
  *   bundled model; `flux.1-dev` and `flux.1-schnell` for what needs no weights), or a description made before, which is
- *   returned as it is. Where a path has a known name, the path is meant.
- * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_INVALID_MODEL (all missing parts at once; parts that do not fit),
+ *   returned as it is. Where a path has a known name, the path is meant. A description that this function has not made
+ *   (changed, or read from JSON) is checked field by field, here and again wherever it is used.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT for a description that is not complete, ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_INVALID_MODEL (all missing parts at once; parts that do not fit),
  *   and for weights ERR_JITFLUX_CORRUPT_FILE, ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_UNSUPPORTED_FORMAT
  */
-export async function resolveModel(model: string | ModelSpec, o: ResolveOptions = {}): Promise<ModelSpec> {
-  const spec = await resolveAny(model, o);
-  // What the caller made is the caller's.
-  return isModelSpec(model) ? spec : deepFreeze(spec);
+export async function resolveModel(
+  model: string | ModelSpec,
+  given: ResolveOptions = {},
+): Promise<ModelSpec> {
+  const spec = await describeModel(model, given);
+  // What the caller made is the caller's; whoever uses it checks it again.
+  return checkedFrom.get(spec) === model ? model : spec;
 }
+
+/**
+ * {@link resolveModel}, with a copy of a description that the caller has made: what is checked is what is used.
+ */
+export async function describeModel(
+  model: string | ModelSpec,
+  given: ResolveOptions = {},
+): Promise<ModelSpec> {
+  const o = readFields<ResolveOptions>(given, 'options', { textEncoders: true, signal: true });
+  const spec = deepFreeze(await resolveAny(model, o));
+  known.add(spec);
+  return spec;
+}
+
+/** The caller's objects, by the copies that were checked. */
+const checkedFrom = new WeakMap<ModelSpec, ModelSpec>();
+
+/** Descriptions that were made or checked here; nobody can have changed them. */
+const known = new WeakSet<ModelSpec>();
 
 async function resolveAny(model: string | ModelSpec, o: ResolveOptions): Promise<ModelSpec> {
   const { textEncoders } = o;
-  if (
-    textEncoders !== undefined &&
-    textEncoders !== false &&
-    (typeof textEncoders !== 'string' || textEncoders === '')
-  ) {
-    throw invalidArgument('textEncoders', 'the path of a directory, or false', textEncoders);
+  if (textEncoders !== undefined && textEncoders !== false) {
+    checkPath('textEncoders', textEncoders, 'the path of a directory, or false');
   }
   throwIfAborted(o.signal);
-  if (isModelSpec(model)) return reuse(model, textEncoders);
-  if (typeof model !== 'string' || model === '') {
-    throw invalidArgument('model', 'the path or name of a model, or what resolveModel returned', model);
+  if (typeof model === 'object' && model !== null) {
+    if (known.has(model)) return reuse(model, textEncoders);
+    const checked = checkSpec(model);
+    checkedFrom.set(checked, model);
+    return reuse(checked, textEncoders);
   }
+  checkPath('model', model, 'the path or name of a model, or what resolveModel returned');
   const absolute = resolve(model);
   const found = await stat(absolute).catch(() => undefined);
   if (!found) {
@@ -132,16 +156,6 @@ export function requireFiles(spec: ModelSpec): ModelWithFiles {
     'model',
     `the path of a model: of ${spec.info.name} only the description is known here, not the weights`,
     spec.info.name,
-  );
-}
-
-function isModelSpec(value: unknown): value is ModelSpec {
-  if (typeof value !== 'object' || value === null) return false;
-  const { kind, info, transformer, decoder, inferred } = value as Partial<Record<keyof ModelSpec, unknown>>;
-  return (
-    typeof kind === 'string' &&
-    Array.isArray(inferred) &&
-    [info, transformer, decoder].every((part) => typeof part === 'object' && part !== null)
   );
 }
 

@@ -1,9 +1,10 @@
 /** Encoding without the transformer: what `jit-flux encode` and prompt caches need. */
+import { readLoadOptions } from '../engine/index.js';
 import type { LoadOptions } from '../types.js';
 import { checkLoadOptions, textPlacement } from '../model/component-options.js';
 import { EncodedPrompts } from './encoded-prompts.js';
 import { checkMemory, memoryAvailableTo, planEncoding } from '../model/memory-plan.js';
-import { requireFiles, resolveModel } from '../model/resolve-model.js';
+import { describeModel, requireFiles } from '../model/resolve-model.js';
 import type { ModelSpec } from '../model/spec.js';
 import { resolveTextLength } from '../model/run.js';
 import { checkPrompts } from './request.js';
@@ -19,12 +20,13 @@ import { loadTextConditioner } from './text-conditioner.js';
 export async function encodeOnly(
   model: string | ModelSpec,
   prompt: string | string[],
-  o: LoadOptions & { maxSequenceLength?: number } = {},
+  given: LoadOptions & { maxSequenceLength?: number } = {},
 ): Promise<EncodedPrompts> {
   const prompts = checkPrompts(prompt);
+  const o = readLoadOptions(given, { maxSequenceLength: true });
   const { signal } = o;
   checkLoadOptions(o);
-  const source = requireFiles(await resolveModel(model, { textEncoders: o.textEncoders, signal }));
+  const source = requireFiles(await describeModel(model, { textEncoders: o.textEncoders, signal }));
   const length = resolveTextLength(o.maxSequenceLength, source.info);
   if (o.memoryCheck !== false) {
     const request = {

@@ -3,9 +3,10 @@ import { isDeepStrictEqual } from 'node:util';
 
 import { z } from 'zod';
 
-import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { checkPath, type Names, readFields, readPlain } from '../arguments.js';
+import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { writeFileAtomic } from '../files/write-file.js';
-import { inspectWeights, loadTensors, type Tensor } from '../engine/index.js';
+import { inspectWeights, loadTensors, Tensor } from '../engine/index.js';
 import type { TokenCounts } from './text-conditioner.js';
 import { VERSION } from './version.js';
 import type { GenerateWarning } from './warning.js';
@@ -43,6 +44,17 @@ interface Content {
   tokens: readonly TokenCounts[];
   warnings: GenerateWarning[];
 }
+
+const CONTENT: Names<Content> = {
+  prompt: true,
+  pooled: true,
+  prompts: true,
+  model: true,
+  tokens: true,
+  warnings: true,
+};
+/** Values of all lists that are saved. */
+const MOST_VALUES = 1 << 20;
 
 /**
  * One or several prompts, encoded: what text encoders give to the transformer. Use it in any number of requests
@@ -91,20 +103,35 @@ export class EncodedPrompts {
    * @throws ERR_JITFLUX_WRITE_FAILED, ERR_JITFLUX_DISPOSED, ERR_JITFLUX_ABORTED
    */
   async save(path: string, o: { signal?: AbortSignal | undefined } = {}): Promise<void> {
-    throwIfAborted(o.signal);
+    const { signal } = readFields(o, 'options', { signal: true });
+    checkPath('path', path);
+    throwIfAborted(signal);
+    // Fields can be replaced by whoever holds the object.
+    const { prompt, pooled, ...content } = readFields<Content>(this, 'encoded prompts', CONTENT);
+    for (const [name, tensor] of [
+      ['prompt', prompt],
+      ['pooled', pooled],
+    ] as const) {
+      if (!Tensor.owns(tensor)) throw invalidArgument(name, 'a Tensor', tensor);
+    }
+    const { prompts, tokens, warnings, model } = readPlain(
+      content,
+      'encoded prompts',
+      MOST_VALUES,
+    ) as Content;
     const tensors = [
-      ['prompt', this.prompt.shape, await this.prompt.toFloat32Array()],
-      ['pooled', this.pooled.shape, await this.pooled.toFloat32Array()],
+      ['prompt', prompt.shape, await prompt.toFloat32Array()],
+      ['pooled', pooled.shape, await pooled.toFloat32Array()],
     ] as const;
     const header: Record<string, unknown> = {
       __metadata__: {
         format: FORMAT,
         version: FORMAT_VERSION,
         generator: `jit-flux ${VERSION}`,
-        model: this.model,
-        prompts: JSON.stringify(this.prompts),
-        tokens: JSON.stringify(this.tokens),
-        warnings: JSON.stringify(this.warnings),
+        model,
+        prompts: JSON.stringify(prompts),
+        tokens: JSON.stringify(tokens),
+        warnings: JSON.stringify(warnings),
       },
     };
     let end = 0;
@@ -118,7 +145,7 @@ export class EncodedPrompts {
     const data = tensors.map(([, , values]) =>
       Buffer.from(values.buffer, values.byteOffset, values.byteLength),
     );
-    await writeFileAtomic(path, Buffer.concat([size, padded, ...data]), o);
+    await writeFileAtomic(path, Buffer.concat([size, padded, ...data]), { signal });
   }
 
   /** See {@link loadEncodedPrompts}. */
@@ -136,8 +163,10 @@ export async function loadEncodedPrompts(
   path: string,
   o: { signal?: AbortSignal | undefined } = {},
 ): Promise<EncodedPrompts> {
-  throwIfAborted(o.signal);
-  const { shapes, metadata } = await judge(path, o.signal);
+  const { signal } = readFields(o, 'options', { signal: true });
+  checkPath('path', path);
+  throwIfAborted(signal);
+  const { shapes, metadata } = await judge(path, signal);
   const list = <T>(schema: z.ZodType<T>, text: string): T => {
     if (countValues(text) > MAX_LIST_VALUES)
       throw corrupt(path, 'its metadata lists more than any prompts do');
@@ -153,7 +182,7 @@ export async function loadEncodedPrompts(
   if (!shapes.every(([rows]) => rows === prompts.length)) {
     throw corrupt(path, 'it does not hold one row per prompt');
   }
-  const loaded = await loadTensors(path, TENSORS, o);
+  const loaded = await loadTensors(path, TENSORS, { signal });
   const [prompt, pooled] = loaded.tensors as [Tensor, Tensor];
   // Another file may have taken its place since it was judged.
   if (!isDeepStrictEqual([loaded.metadata, [prompt.shape, pooled.shape]], [metadata, shapes])) {

@@ -1,8 +1,9 @@
 /** Prompt to picture: text conditioner, transformer, sampler, decoder. */
 import { publishStep, traceLoad } from '../diagnostics.js';
-import { abortedError, checkSignal, ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { checkInteger, type Names, readFields } from '../arguments.js';
+import { abortedError, ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { log } from '../logging.js';
-import { FluxTransformer, memoryReport, type MemoryReport, type Tensor } from '../engine/index.js';
+import { FluxTransformer, LOAD_OPTIONS, memoryReport, type MemoryReport, Tensor } from '../engine/index.js';
 import type { FluxConfig, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
 import { batchKey } from './batching.js';
@@ -17,7 +18,7 @@ import {
 } from './generation.js';
 import { loadLatentDecoder } from './latent-decoder.js';
 import { checkMemory, memoryAvailableTo, type MemoryPlan, planModelMemory } from '../model/memory-plan.js';
-import { checkChannels, checkTextWidths, requireFiles, resolveModel } from '../model/resolve-model.js';
+import { checkChannels, checkTextWidths, describeModel, requireFiles } from '../model/resolve-model.js';
 import { doubts, type ModelInfo, type ModelSpec } from '../model/spec.js';
 import { OpenRequest } from './open-request.js';
 import { queueOptions } from './queue-options.js';
@@ -70,21 +71,21 @@ export class FluxPipeline {
    *   cannot fit, what `FluxTransformer.load` throws for the weights, and ERR_JITFLUX_CODE_NOT_ALLOWED for TorchScript
    *   text encoders and decoders other than the bundled model's without `allowTorchScriptCode`
    */
-  static load(model: string | ModelSpec, o: PipelineOptions = {}): Promise<FluxPipeline> {
-    const name = typeof model === 'object' && model !== null ? (model.path ?? model.info?.name) : model;
-    return traceLoad({ model: String(name) }, () => FluxPipeline.#load(model, o));
+  static async load(model: string | ModelSpec, o: PipelineOptions = {}): Promise<FluxPipeline> {
+    return traceLoad({ model: nameOf(model) }, () => FluxPipeline.#load(model, o));
   }
 
-  static async #load(model: string | ModelSpec, o: PipelineOptions): Promise<FluxPipeline> {
+  static async #load(model: string | ModelSpec, given: PipelineOptions): Promise<FluxPipeline> {
+    const o = readFields(given, 'options', PIPELINE_OPTIONS);
     const { signal, device = 'cpu' } = o;
     checkLoadOptions(o);
     const queue = queueOptions(o);
+    const request = readMemoryCheck(o.memoryCheck);
     const started = performance.now();
-    const source = requireFiles(await resolveModel(model, { textEncoders: o.textEncoders, signal }));
+    const source = requireFiles(await describeModel(model, { textEncoders: o.textEncoders, signal }));
     for (const doubt of doubts(source)) log('warn', `${source.info.name}: ${doubt}`, { path: source.path });
     let plan: MemoryPlan | undefined;
-    if (o.memoryCheck !== false) {
-      const request = typeof o.memoryCheck === 'object' ? o.memoryCheck : {};
+    if (request !== undefined) {
       const images = Math.max(request.images ?? 1, queue.batching?.maxImages ?? 1);
       plan = planModelMemory(source, { ...o, ...request, images }, await memoryAvailableTo(o));
       checkMemory(plan);
@@ -156,10 +157,11 @@ export class FluxPipeline {
   ): Promise<EncodedPrompts> {
     this.#assertOpen();
     const prompts = checkPrompts(prompt);
-    const length = resolveTextLength(o.maxSequenceLength, this.model);
+    const { maxSequenceLength, signal } = readFields(o, 'options', { maxSequenceLength: true, signal: true });
+    // A getter may have disposed it.
+    this.#assertOpen();
+    const length = resolveTextLength(maxSequenceLength, this.model);
     this.#assertTextEncoders();
-    const { signal } = o;
-    checkSignal(signal);
     const activity = new Activity(signal);
     this.#activities.add(activity);
     let release: (() => void) | undefined;
@@ -216,8 +218,12 @@ export class FluxPipeline {
 
   #resolve(request: GenerateRequest): ResolvedRequest {
     this.#assertOpen();
+    // Looks into the caller's objects, which may dispose the pipeline: #open asserts again.
     const resolved = resolveRequest(request, this.model, this.config);
-    if (!resolved.conditioning) this.#assertTextEncoders();
+    const { conditioning, latents } = resolved;
+    if (!conditioning) this.#assertTextEncoders();
+    else for (const part of ['prompt', 'pooled'] as const) assertTensor(conditioning[part], 'conditioning');
+    if (latents) assertTensor(latents, 'latents');
     return resolved;
   }
 
@@ -373,6 +379,43 @@ export class FluxPipeline {
   #assertTextEncoders(): void {
     if (!this.#parts.text) throw noTextEncoders(this.model);
   }
+}
+
+const PIPELINE_OPTIONS: Names<PipelineOptions> = {
+  ...LOAD_OPTIONS,
+  concurrency: true,
+  maxQueue: true,
+  dynamicBatching: true,
+};
+
+/** A model's name for traces: whether it is one at all shows later. */
+function nameOf(model: unknown): string {
+  if (typeof model === 'string') return model;
+  try {
+    const { path, info } = model as ModelSpec;
+    return String(path ?? info.name);
+  } catch {
+    return '(no model)';
+  }
+}
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT for what only looks like a tensor */
+function assertTensor(value: Tensor, option: string): void {
+  if (!Tensor.owns(value)) throw invalidArgument(option, 'Tensors of this package', value);
+}
+
+type MemoryCheckRequest = Exclude<PipelineOptions['memoryCheck'], boolean | undefined>;
+
+/** What memory to plan for; undefined for no check. */
+function readMemoryCheck(given: PipelineOptions['memoryCheck'] = true): MemoryCheckRequest | undefined {
+  if (typeof given === 'boolean') return given ? {} : undefined;
+  const option = 'memoryCheck';
+  const names = { width: true, height: true, images: true, textTokens: true, steps: true } as const;
+  const request = readFields<MemoryCheckRequest>(given, option, names, 'true, false or the largest request');
+  for (const [name, value] of Object.entries(request)) {
+    checkInteger(`${option}.${name}`, value, 1, Number.MAX_SAFE_INTEGER);
+  }
+  return request;
 }
 
 function disposeParts(parts: Partial<ModelParts>): void {

@@ -7,7 +7,7 @@ import { EncodedPrompts } from './encoded-prompts.js';
 import { GeneratedImage } from './image.js';
 import type { LatentDecoder } from './latent-decoder.js';
 import type { ModelInfo } from '../model/spec.js';
-import { plainSeed, type ResolvedRequest } from './request.js';
+import { type Conditions, plainSeed, type ResolvedRequest } from './request.js';
 import { onDevice, Resources } from './resources.js';
 import { checkConditions, type TextConditioner } from './text-conditioner.js';
 import type { GenerateResult, GenerateTimings } from './types.js';
@@ -42,7 +42,7 @@ export async function* runGeneration(
   const { plan, grid } = common;
   using resources = new Resources();
   const started = performance.now();
-  const encoded: EncodedPrompts[] = [];
+  const encoded: Conditions[] = [];
   for (const { conditioning, prompts, textTokens } of requests) {
     encoded.push(
       conditioning ?? resources.add(await encodePrompts(model, prompts, { length: textTokens, signal })),
@@ -96,7 +96,7 @@ export async function* runGeneration(
   let first = 0;
   return requests.map((request, i) => {
     const images = [first, (first += request.images)] as const;
-    const { warnings } = encoded[i] as EncodedPrompts;
+    const { warnings } = encoded[i]!;
     return {
       images: pixels ? picturesOf(model, request, sliceImages(pixels, images, seeds.length)) : [],
       ...(!isImage && { latents: copyImages(sampler.latents, images) }),

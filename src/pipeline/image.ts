@@ -1,3 +1,4 @@
+import { reading } from '../arguments.js';
 import { encodePng, encodePngAsync, type PngMetadata, type RgbImage } from '../image/index.js';
 
 /** A generated picture and how to make it again. */
@@ -27,14 +28,18 @@ export class GeneratedImage implements RgbImage {
    * 256x256, 150 ms for 1024x1024); a server uses {@link toPNGAsync}.
    */
   toPNG(): Uint8Array {
-    return encodePng(this, this.metadata);
+    return encodePng(this, this.#metadata());
   }
 
   /**
    * The same bytes, encoded on a thread of their own.
    * @throws ERR_JITFLUX_ABORTED
    */
-  toPNGAsync(o: { signal?: AbortSignal } = {}): Promise<Uint8Array> {
-    return encodePngAsync(this, this.metadata, o);
+  async toPNGAsync(o: { signal?: AbortSignal } = {}): Promise<Uint8Array> {
+    return encodePngAsync(this, this.#metadata(), o);
+  }
+
+  #metadata(): PngMetadata {
+    return reading('metadata', () => this.metadata);
   }
 }

@@ -1,5 +1,4 @@
-import { checkInteger } from '../arguments.js';
-import { invalidArgument } from '../errors.js';
+import { checkInteger, readFields } from '../arguments.js';
 import { MAX_IMAGES } from '../model/run.js';
 import type { QueueOptions } from './request-queue.js';
 import { DEFAULT_MAX_QUEUE, type PipelineOptions } from './types.js';
@@ -17,10 +16,13 @@ export function queueOptions(o: PipelineOptions): Required<QueueOptions> {
   checkInteger('concurrency', concurrency, 1, MOST_AT_A_TIME);
   if (maxQueue !== Infinity) checkInteger('maxQueue', maxQueue, 0, MOST_WAITING);
   if (dynamicBatching === undefined) return { concurrency, maxQueue, batching: undefined };
-  if (typeof dynamicBatching !== 'object' || dynamicBatching === null) {
-    throw invalidArgument('dynamicBatching', '{ maxImages, maxWaitMilliseconds }', dynamicBatching);
-  }
-  const { maxImages, maxWaitMilliseconds = 0 } = dynamicBatching;
+  const names = { maxImages: true, maxWaitMilliseconds: true } as const;
+  const { maxImages, maxWaitMilliseconds = 0 } = readFields<NonNullable<PipelineOptions['dynamicBatching']>>(
+    dynamicBatching,
+    'dynamicBatching',
+    names,
+    '{ maxImages, maxWaitMilliseconds }',
+  );
   checkInteger('dynamicBatching.maxImages', maxImages, 2, MAX_IMAGES);
   checkInteger('dynamicBatching.maxWaitMilliseconds', maxWaitMilliseconds, 0, LONGEST_WAIT_MILLISECONDS);
   return { concurrency, maxQueue, batching: { maxImages, maxWaitMilliseconds } };

@@ -1,8 +1,8 @@
 /** From what the caller asked for to a complete request in which everything has been checked. */
 import { randomInt } from 'node:crypto';
 
-import { checkInteger } from '../arguments.js';
-import { checkSignal, ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
+import { checkInteger, isArray, type Names, reading, readFields, readList, readPlain } from '../arguments.js';
+import { ERROR_CODES, invalidArgument, JitFluxError, type JitFluxErrorCode } from '../errors.js';
 import type { Tensor } from '../engine/index.js';
 import { imageSeed, normalizeSeed } from '../sampler/index.js';
 import { JIT_OPTIONS } from '../sampler/options.js';
@@ -10,16 +10,30 @@ import { MAX_IMAGES, type ResolvedRun, resolveRun } from '../model/run.js';
 import type { FluxConfig, StepEvent } from '../types.js';
 import type { EncodedPrompts } from './encoded-prompts.js';
 import type { ModelInfo } from '../model/spec.js';
-import type { GenerateRequest } from './types.js';
+import type { GenerateRequest, GenerateWarning } from './types.js';
 
 /** Longest prompt. Every model cuts far earlier; this keeps a mistake from blocking the event loop. */
 export const MAX_PROMPT_CHARACTERS = 20_000;
+
+/** What is used of encoded prompts. */
+export type Conditions = Pick<EncodedPrompts, 'prompt' | 'pooled' | 'prompts' | 'model' | 'warnings'>;
+
+const CONDITIONS: Names<Conditions> = {
+  prompt: true,
+  pooled: true,
+  prompts: true,
+  model: true,
+  warnings: true,
+};
+/** Most prompts that were encoded together: those of a safetensors file may be more than a request takes. */
+const MOST_IMAGES = 1 << 20;
+const MOST_WARNING_VALUES = 1 << 20;
 
 /** A request with defaults filled in and every value checked. */
 export interface ResolvedRequest extends ResolvedRun {
   prompts: readonly string[];
   /** Takes the place of encoding the prompts. */
-  conditioning?: EncodedPrompts;
+  conditioning?: Conditions;
   /** Pictures per prompt. */
   numImages: number;
   guidance: number;
@@ -34,7 +48,7 @@ export interface ResolvedRequest extends ResolvedRun {
   signal?: AbortSignal;
 }
 
-const REQUEST_OPTIONS: Record<keyof GenerateRequest, true> = {
+const REQUEST_OPTIONS: Names<GenerateRequest> = {
   ...JIT_OPTIONS,
   prompt: true,
   conditioning: true,
@@ -57,14 +71,14 @@ const REQUEST_OPTIONS: Record<keyof GenerateRequest, true> = {
  *   ERR_JITFLUX_INVALID_TENSOR (latents), ERR_JITFLUX_DISPOSED (latents)
  */
 export function resolveRequest(
-  request: GenerateRequest,
+  given: GenerateRequest,
   model: ModelInfo,
   config?: FluxConfig,
 ): ResolvedRequest {
-  if (typeof request !== 'object' || request === null) {
-    throw invalidArgument('request', 'an object with a prompt', request);
+  if (typeof given !== 'object' || given === null) {
+    throw invalidArgument('request', 'an object with a prompt', given);
   }
-  for (const name of Object.keys(request)) {
+  for (const name of reading('request', () => Object.keys(given))) {
     if (!Object.hasOwn(REQUEST_OPTIONS, name)) {
       throw new JitFluxError(
         ERROR_CODES.INVALID_ARGUMENT,
@@ -73,8 +87,8 @@ export function resolveRequest(
       );
     }
   }
-  const { conditioning } = request;
-  if (conditioning !== undefined) checkConditioning(request, config);
+  const request = readFields(given, 'request', REQUEST_OPTIONS);
+  const conditioning = request.conditioning && readConditioning(request, config);
   const prompts = conditioning?.prompts ?? checkPrompts(request.prompt);
   const numImages = checkInteger('numImages', request.numImages ?? 1, 1, MAX_IMAGES);
   const images = prompts.length * numImages;
@@ -86,7 +100,7 @@ export function resolveRequest(
     );
   }
 
-  const run = resolveRun({ ...request, images, textTokens: conditioning?.prompt.shape[1] }, model, config);
+  const run = resolveRun({ ...request, images, textTokens: conditioning?.textTokens }, model, config);
   const { plan } = run;
 
   const guidance = request.guidance ?? model.defaults.guidance;
@@ -99,7 +113,6 @@ export function resolveRequest(
   if (request.onStep !== undefined && typeof request.onStep !== 'function') {
     throw invalidArgument('onStep', 'a function', request.onStep);
   }
-  checkSignal(request.signal);
 
   const seed = request.seed ?? randomInt(2 ** 32);
   normalizeSeed(seed);
@@ -117,7 +130,7 @@ export function resolveRequest(
     output,
     ...(conditioning && { conditioning }),
     ...(request.latents && { latents: request.latents }),
-    ...(request.onStep && { onStep: request.onStep.bind(request) }),
+    ...(request.onStep && { onStep: calledOn(given, request.onStep) }),
     ...(request.signal && { signal: request.signal }),
   };
 }
@@ -126,38 +139,51 @@ export function resolveRequest(
  * Checks encoded prompts against the transformer.
  * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_DISPOSED
  */
-function checkConditioning(request: GenerateRequest, config: FluxConfig | undefined): void {
+function readConditioning(
+  request: GenerateRequest,
+  config: FluxConfig | undefined,
+): Conditions & { textTokens: number } {
   const option = 'conditioning';
-  const { conditioning } = request;
   if (request.prompt !== undefined) {
     throw invalidArgument('prompt', `no prompt beside "${option}": give one of both`, request.prompt);
   }
   if (request.maxSequenceLength !== undefined) {
     throw invalidArgument('maxSequenceLength', `no value beside "${option}"`, request.maxSequenceLength);
   }
-  if (typeof conditioning !== 'object' || conditioning === null || !Array.isArray(conditioning.prompts)) {
-    throw invalidArgument(option, 'encoded prompts (encodePrompt, loadEncodedPrompts)', conditioning);
+  const expected = 'encoded prompts (encodePrompt, loadEncodedPrompts)';
+  const { prompt, pooled, model, ...lists } = readFields<Conditions>(
+    request.conditioning as Conditions,
+    option,
+    CONDITIONS,
+    expected,
+  );
+  if (typeof model !== 'string') throw invalidArgument(option, expected, request.conditioning);
+  const [text, summary] = [readTensor(prompt, option, expected), readTensor(pooled, option, expected)];
+  const prompts = readList(lists.prompts, `${option}.prompts`, expected, [0, MOST_IMAGES]);
+  for (const text of prompts) {
+    if (typeof text !== 'string') throw invalidArgument(`${option}.prompts`, expected, text);
   }
-  if (conditioning.disposed) {
+  const warnings = readPlain(lists.warnings, `${option}.warnings`, MOST_WARNING_VALUES) as GenerateWarning[];
+  if (!isArray(warnings)) throw invalidArgument(`${option}.warnings`, expected, warnings);
+  if (text.disposed || summary.disposed) {
     throw new JitFluxError(ERROR_CODES.DISPOSED, 'The encoded prompts have been disposed', { option });
   }
-  const { prompt, pooled, prompts } = conditioning;
   const rows = prompts.length;
   const fits =
     rows >= 1 &&
-    prompt.shape.length === 3 &&
-    pooled.shape.length === 2 &&
-    prompt.shape[0] === rows &&
-    pooled.shape[0] === rows &&
-    (!config || (prompt.shape[2] === config.textDim && pooled.shape[1] === config.pooledDim));
-  if (fits) return;
+    text.shape.length === 3 &&
+    summary.shape.length === 2 &&
+    text.shape[0] === rows &&
+    summary.shape[0] === rows &&
+    (!config || (text.shape[2] === config.textDim && summary.shape[1] === config.pooledDim));
+  if (fits) return { prompt, pooled, prompts, model, warnings, textTokens: text.shape[1]! };
   const wanted = config
     ? `[${rows}, tokens, ${config.textDim}] and [${rows}, ${config.pooledDim}]`
     : `[${rows}, tokens, width] and [${rows}, width]`;
   throw invalidArgument(
     option,
     `encoded prompts of shapes ${wanted}`,
-    `[${prompt.shape.join(', ')}] and [${pooled.shape.join(', ')}], encoded by ${conditioning.model}`,
+    `[${text.shape.join(', ')}] and [${summary.shape.join(', ')}], encoded by ${model}`,
     ERROR_CODES.INVALID_TENSOR,
   );
 }
@@ -167,12 +193,11 @@ function checkConditioning(request: GenerateRequest, config: FluxConfig | undefi
  * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
 export function checkPrompts(prompt: unknown): string[] {
-  const list: unknown[] = Array.isArray(prompt) ? prompt : [prompt];
-  if (list.length < 1 || list.length > MAX_IMAGES) {
-    throw invalidArgument('prompt', `a string, or an array of 1 to ${MAX_IMAGES} strings`, prompt);
-  }
+  const isList = isArray(prompt);
+  const expected = `a string, or an array of 1 to ${MAX_IMAGES} strings`;
+  const list = isList ? readList(prompt, 'prompt', expected, [1, MAX_IMAGES]) : [prompt];
   return list.map((text, i) => {
-    const option = Array.isArray(prompt) ? `prompt[${i}]` : 'prompt';
+    const option = isList ? `prompt[${i}]` : 'prompt';
     if (typeof text !== 'string' || text.trim() === '')
       throw invalidArgument(option, 'a non-empty string', text);
     if (text.length > MAX_PROMPT_CHARACTERS) {
@@ -186,6 +211,14 @@ export function checkPrompts(prompt: unknown): string[] {
   });
 }
 
+/** A callback, called as the method of the object that it was given in. */
+function calledOn<A extends unknown[]>(
+  self: object,
+  callback: (...args: A) => unknown,
+): (...args: A) => void {
+  return (...args) => void Reflect.apply(callback, self, args);
+}
+
 /** A seed as a number where that is exact. */
 export function plainSeed(seed: number | bigint): number | bigint {
   return seed <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(seed) : BigInt(seed);
@@ -194,20 +227,40 @@ export function plainSeed(seed: number | bigint): number | bigint {
 function checkLatents(latents: Tensor, expected: number[]): void {
   const option = 'latents';
   const wanted = `a float32 tensor [${expected.join(', ')}]`;
-  if (typeof latents !== 'object' || latents === null || !Array.isArray(latents.shape)) {
-    throw invalidArgument(option, wanted, latents, ERROR_CODES.INVALID_TENSOR);
-  }
-  if (latents.disposed) {
+  const code = ERROR_CODES.INVALID_TENSOR;
+  const { shape, dtype, disposed } = readTensor(latents, option, wanted, code);
+  if (disposed) {
     throw new JitFluxError(ERROR_CODES.DISPOSED, `The tensor "${option}" has been disposed`, { option });
   }
-  const fits =
-    latents.shape.length === expected.length && latents.shape.every((size, axis) => size === expected[axis]);
-  if (!fits || latents.dtype !== 'float32') {
-    throw invalidArgument(
-      option,
-      wanted,
-      `${latents.dtype} [${latents.shape.join(', ')}]`,
-      ERROR_CODES.INVALID_TENSOR,
-    );
+  const fits = shape.length === expected.length && shape.every((size, axis) => size === expected[axis]);
+  if (!fits || dtype !== 'float32') {
+    throw invalidArgument(option, wanted, `${dtype} [${shape.join(', ')}]`, code);
   }
+}
+
+const TENSOR: Names<Pick<Tensor, 'shape' | 'dtype' | 'disposed'>> = {
+  shape: true,
+  dtype: true,
+  disposed: true,
+};
+/** A tensor has at most 8. */
+const MOST_DIMENSIONS = 8;
+
+/** What a tensor says of itself. Whether it is one of ours, the engine checks, which this works without. */
+function readTensor(
+  tensor: Tensor,
+  option: string,
+  expected: string,
+  code: JitFluxErrorCode = ERROR_CODES.INVALID_ARGUMENT,
+): { shape: number[]; dtype: string; disposed: boolean } {
+  if (typeof tensor !== 'object' || tensor === null) throw invalidArgument(option, expected, tensor, code);
+  const { shape, dtype, disposed } = readFields<Pick<Tensor, 'shape' | 'dtype' | 'disposed'>>(
+    tensor,
+    option,
+    TENSOR,
+  );
+  const sizes = readList(shape, option, expected, [0, MOST_DIMENSIONS], code);
+  if (sizes.every(Number.isInteger))
+    return { shape: sizes, dtype: String(dtype), disposed: disposed === true };
+  throw invalidArgument(option, expected, tensor, code);
 }

@@ -100,7 +100,8 @@ export function checkRatio(option: string, ratio: unknown): number {
  * @param o.stageRatios ascending, see {@link normalizeStageRatios}
  * @param o.tokenRatios ascending, see {@link normalizeTokenRatios}, as many as stage ratios
  * @param o.initialCount number of tokens of the first stage, if anchors were given explicitly
- * @throws ERR_JITFLUX_INVALID_ARGUMENT if the lists differ in length or a stage would have no token,
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT if the lists differ in length, the last stage has no step or a stage would have no
+ *   token,
  *   ERR_JITFLUX_INVALID_ANCHORS if `initialCount` exceeds the next stage's tokens
  */
 export function divideStages(o: {
@@ -143,6 +144,14 @@ export function divideStages(o: {
     });
   });
   stages.forEach((stage, i) => (stage.stage = stages.length - 1 - i));
+
+  if (borders.length > 1 && borders.at(-2) === steps) {
+    throw invalidArgument(
+      'stageRatios',
+      'ratios that leave a step for the last stage, of all tokens',
+      stageRatios,
+    );
+  }
 
   const first = stages[0]!;
   if (initialCount !== undefined) {

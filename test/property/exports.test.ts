@@ -1,31 +1,139 @@
-/** Every function of `jit-flux/sampler` has a property: a new export without one fails here. */
+/** Every function of both entry points has a property: a new export without one fails here. */
 import { expect, it } from 'vitest';
 
+import * as main from '../../src/index.js';
 import * as sampler from '../../src/sampler/index.js';
-import { family } from './families/sampler.js';
+import { family as cli } from './families/cli.js';
+import { family as engine } from './families/engine.js';
+import { family as model } from './families/model.js';
+import { family as pipeline } from './families/pipeline.js';
+import { family as samplerFamily } from './families/sampler.js';
+import { COMMANDS } from '../../src/cli/run.js';
+
+/** What no caller is to call: the documentation does not list it, and types say `@internal`. */
+const INTERNAL = [
+  // Takes ownership of a native handle, which nobody but the engine has.
+  /^new (Tensor|Conditioning|FluxTransformer|ClipTextEncoder|T5Encoder|Autoencoder|TorchScriptModule)$/,
+  /^new (FluxPipeline|EncodedPrompts)$/,
+  /^Tensor\.on$/,
+  /^Random\.is$/,
+  /#runJob$/,
+];
+
+/** What another target calls with the same arguments. */
+const WITH: Record<string, string> = {
+  'SamplerCore#[Symbol.dispose]': 'SamplerCore#dispose',
+  // Of the sampler's base class.
+  'JitSampler#[Symbol.asyncIterator]': 'new JitSampler',
+  'JitSampler#dispose': 'new JitSampler',
+  'JitSampler#[Symbol.dispose]': 'new JitSampler',
+  'Tensor#[Symbol.dispose]': 'Tensor#dispose',
+  'Conditioning#[Symbol.dispose]': 'Conditioning#dispose',
+  'EncodedPrompts#[Symbol.dispose]': 'EncodedPrompts#dispose',
+  'FluxPipeline#[Symbol.asyncDispose]': 'FluxPipeline#dispose',
+  ...Object.fromEntries(
+    [
+      ['FluxTransformer', 'transformer'],
+      ['ClipTextEncoder', 'clip'],
+      ['T5Encoder', 't5'],
+      ['Autoencoder', 'vae'],
+      ['TorchScriptModule', 'script'],
+    ].flatMap(([type, key]) =>
+      ['dispose', '[Symbol.dispose]', '[Symbol.asyncDispose]'].map((method) => [
+        `${type}#${method}`,
+        `dispose of ${key}`,
+      ]),
+    ),
+  ),
+};
+
+function isClass(value: unknown): value is { prototype: object } {
+  return typeof value === 'function' && /^class\b/.test(Function.prototype.toString.call(value));
+}
+
+/** Names of an object's functions, whatever they are called by. */
+function functionNames(holder: object): string[] {
+  return Reflect.ownKeys(holder)
+    .filter((key) => typeof Object.getOwnPropertyDescriptor(holder, key)?.value === 'function')
+    .map((key) =>
+      typeof key === 'symbol' ? `[${key.description?.replace('nodejs.', 'Symbol.')}]` : String(key),
+    );
+}
+
+/** Methods of a class, also those that it inherits. */
+function methodsOf(prototype: object): string[] {
+  const names = new Set<string>();
+  for (let at = prototype; at !== Object.prototype; at = Object.getPrototypeOf(at) as object) {
+    for (const name of functionNames(at)) if (name !== 'constructor') names.add(name);
+  }
+  return [...names];
+}
 
 /** Functions, constructors and methods of an entry point, by the names that targets have. */
 function functionsOf(entry: Record<string, unknown>): string[] {
   return Object.entries(entry).flatMap(([name, value]) => {
-    if (typeof value !== 'function') return [];
-    if (!/^class\b/.test(Function.prototype.toString.call(value))) return [name];
-    const prototype = (value as { prototype: object }).prototype;
-    const methods = Reflect.ownKeys(prototype)
-      .filter((key) => typeof Object.getOwnPropertyDescriptor(prototype, key)?.value === 'function')
-      .filter((key) => key !== 'constructor')
-      .map(
-        (key) =>
-          `${name}#${typeof key === 'symbol' ? `[${key.description?.replace('nodejs.', 'Symbol.')}]` : key}`,
-      );
-    return [`new ${name}`, ...methods];
+    if (isClass(value)) {
+      if (value.prototype instanceof Error) return [`new ${name}`];
+      return [
+        `new ${name}`,
+        ...functionNames(value).map((method) => `${name}.${method}`),
+        ...methodsOf(value.prototype).map((method) => `${name}#${method}`),
+      ];
+    }
+    if (typeof value === 'function') return [name];
+    if (typeof value !== 'object' || value === null) return [];
+    return functionNames(value).map((method) => `${name}.${method}`);
   });
 }
 
-/** What another target calls with the same arguments. */
-const WITH: Record<string, string> = { 'SamplerCore#[Symbol.dispose]': 'SamplerCore#dispose' };
+const targets = new Set(
+  [samplerFamily, engine, model, pipeline, cli].flatMap((family) => family.targets.map(({ name }) => name)),
+);
 
-it('every export of jit-flux/sampler is called with hostile arguments', () => {
-  const known = new Set(family.targets.map(({ name }) => name));
-  const missing = functionsOf(sampler).filter((name) => !known.has(WITH[name] ?? name));
+it.each([
+  ['jit-flux', main],
+  ['jit-flux/sampler', sampler],
+])('every export of %s is called with hostile arguments', (_, entry) => {
+  const missing = functionsOf(entry)
+    .filter((name) => !INTERNAL.some((pattern) => pattern.test(name)))
+    .filter((name) => !targets.has(WITH[name] ?? name));
+  expect(missing).toEqual([]);
+});
+
+it('what stands for another target is one', () => {
+  expect(Object.values(WITH).filter((name) => !targets.has(name))).toEqual([]);
+});
+
+it('a new export is noticed', () => {
+  const entry = {
+    added: () => undefined,
+    holder: { method: () => undefined },
+    Added: class {
+      act() {}
+    },
+  };
+  expect(functionsOf(entry)).toEqual(['added', 'holder.method', 'new Added', 'Added#act']);
+});
+
+it('every option of every command is typed', async () => {
+  const { default: yargs } = await import('yargs');
+  const typed = (command: string): string[] =>
+    cli.targets
+      .filter(({ name }) => name.split(' ')[1] === command)
+      .flatMap((target) => target.good({} as never) as unknown[])
+      .map((word) => (typeof word === 'object' ? (word as { word: string }).word : (word as string)));
+  const aliases: Record<string, string> = { '-q': 'quiet', '-o': 'out' };
+  const missing = COMMANDS.flatMap(({ command, builder }) => {
+    const name = command.split(' ')[0]!;
+    const words = new Set(
+      typed(name).map((word) => aliases[word] ?? word.replace(/^--(no-)?/, '').replace(/=.*/, '')),
+    );
+    const parser = builder(yargs()) as unknown as { getOptions(): { key: Record<string, boolean> } };
+    const positional = new Set((command.match(/[<[](\w+)/g) ?? []).map((word) => word.slice(1)));
+    return Object.keys(parser.getOptions().key)
+      .filter((option) => option.length > 1 && !['help', 'version'].includes(option))
+      .filter((option) => !positional.has(option) && !words.has(option))
+      .map((option) => `${name} --${option}`);
+  });
   expect(missing).toEqual([]);
 });

@@ -3,7 +3,13 @@ import { expect, it } from 'vitest';
 
 import { describeFailures, runInProcess, runs, seeds } from '../support/hostile/process.js';
 
-const FAMILIES = [{ family: 'sampler', cases: 3000 }];
+const FAMILIES = [
+  { family: 'sampler', cases: 3000 },
+  { family: 'engine', cases: 300 },
+  { family: 'model', cases: 400 },
+  { family: 'cli', cases: 80 },
+  { family: 'pipeline', cases: 60 },
+];
 
 it.each(FAMILIES.flatMap((f) => seeds().map((seed) => ({ ...f, seed }))))(
   '$family, seed $seed',

@@ -1,7 +1,29 @@
 /** What the property tests have found, case by case. */
 import { describe, expect, it } from 'vitest';
 
-import { ERROR_CODES, JitFluxError } from '../../src/errors.js';
+import {
+  Autoencoder,
+  ClipTextEncoder,
+  convertModel,
+  encodeOnly,
+  ERROR_CODES,
+  FluxPipeline,
+  FluxTransformer,
+  GeneratedImage,
+  inspectWeights,
+  jit,
+  JitFluxError,
+  latentOps,
+  loadEncodedPrompts,
+  type ModelSpec,
+  planMemory,
+  resolveModel,
+  setLogger,
+  setupLibTorch,
+  T5Encoder,
+  Tensor,
+  TorchScriptModule,
+} from '../../src/index.js';
 import {
   activateAll,
   activateByImportance,
@@ -9,6 +31,7 @@ import {
   betaQuantile,
   betaSigmas,
   createPlan,
+  divideStages,
   fluxFlops,
   Random,
   resolveOptions,
@@ -18,9 +41,20 @@ import {
   subSeed,
 } from '../../src/sampler/index.js';
 import { VALUES } from '../support/hostile/values.js';
+import { fixturePath } from '../support/safetensors.js';
 import { ArrayTensor, referenceBackend } from '../support/reference-operators.js';
 
 const { INVALID_ARGUMENT, INVALID_ANCHORS } = ERROR_CODES;
+
+async function rejection(run: () => unknown, message: RegExp): Promise<JitFluxError> {
+  let promise: unknown;
+  // A function that promises never throws.
+  expect(() => (promise = run())).not.toThrow();
+  const error: unknown = await (promise as Promise<unknown>).catch((reason: unknown) => reason);
+  return refusal(() => {
+    throw error;
+  }, message);
+}
 
 function refusal(run: () => unknown, message?: RegExp): JitFluxError {
   let thrown: unknown;
@@ -219,5 +253,168 @@ describe('numbers that are none', () => {
         }
       }
     }
+  });
+});
+
+/** A field whose getter throws. */
+const unreadable = (option: string) => Object.defineProperty({}, option, { enumerable: true, get: fail });
+function fail(): never {
+  throw new RangeError('mine');
+}
+
+describe('the main entry', () => {
+  it('a list of stages leaves a step for the last one, which has all tokens', () => {
+    const o = { steps: 1, tokens: 200, stageRatios: [0.01, 1, 1], tokenRatios: [0.01, 0.01, 1] };
+    refusal(() => divideStages(o), /a step for the last stage/);
+    refusal(() => createPlan({ grid, stageRatios: [1, 1], tokenRatios: [0.5, 1] }), /"stageRatios"/);
+  });
+
+  it('a pipeline is loaded, and a description is read, with errors of their own', async () => {
+    await rejection(() => FluxPipeline.load(unreadable('path') as never), /readable value for "path"/);
+    for (const model of [
+      'symbol',
+      'revoked proxy',
+      'throwing proxy',
+      'null',
+      'array',
+      'cyclic',
+      'nul inside',
+    ]) {
+      await rejection(() => FluxPipeline.load(named(model)), /"model"|readable/);
+      await rejection(() => resolveModel(named(model)), /"model"|readable/);
+      await rejection(() => planMemory(named(model)), /"model"|readable/);
+    }
+    await rejection(() => FluxPipeline.load('flux-tiny', unreadable('memoryCheck')), /"memoryCheck"/);
+    await rejection(
+      () => FluxPipeline.load('flux-tiny', { memoryCheck: { images: '2' } } as never),
+      /"memoryCheck.images"/,
+    );
+    await rejection(() => FluxPipeline.load('flux-tiny', named('null')), /"options"/);
+    await rejection(
+      () => resolveModel('flux-tiny', { textEncoders: 'a\0b' }),
+      /"textEncoders".*NUL|NUL.*"textEncoders"/,
+    );
+  });
+
+  it.each([
+    ['info', null],
+    ['info.text.length', 'long'],
+    ['info.decoder.spatialFactor', 0],
+    ['info.defaults.width', 2 ** 53],
+    ['info.defaults.dense', { steps: 4 }],
+    ['transformer.config', {}],
+    ['transformer.config.hiddenSize', NaN],
+    ['transformer.config.ropeAxes', [1]],
+    ['text.clip.settings', undefined],
+    ['text.t5.architecture.width', -1],
+    ['text', { kind: 'native' }],
+    ['decoder', { kind: 'another' }],
+    ['decoder.architecture.channels', new Array<number>(2 ** 32 - 1)],
+    ['decoder.settings', 7],
+    ['inferred', [7]],
+    ['path', 'a\0b'],
+  ])('a description made by hand is checked to its last field: %s', async (at, value) => {
+    const spec = JSON.parse(JSON.stringify(await resolveModel('flux.1-dev'))) as Record<string, unknown>;
+    const names = at.split('.');
+    const holder = names.slice(0, -1).reduce((part, name) => part[name] as Record<string, unknown>, spec);
+    holder[names.at(-1)!] = value;
+    const load = (model: ModelSpec) => FluxPipeline.load(model);
+    for (const use of [resolveModel, planMemory, load, encodeOnly]) {
+      const error = await rejection(
+        () =>
+          (use as (model: unknown, prompt: string) => unknown)(
+            spec,
+            use === encodeOnly ? 'a' : (undefined as never),
+          ),
+        /"model"|lists of at most|plain data/,
+      );
+      expect(() => JSON.stringify(error.details)).not.toThrow();
+    }
+    await rejection(
+      () => convertModel(spec as never, '/nonexistent/out'),
+      /"model"|lists of at most|plain data/,
+    );
+  });
+
+  it('a description is used as it was when it was checked', async () => {
+    const spec = JSON.parse(JSON.stringify(await resolveModel('flux.1-dev'))) as ModelSpec;
+    let reads = 0;
+    const { info } = spec;
+    Object.defineProperty(spec, 'info', { enumerable: true, get: () => (reads++ === 0 ? info : null) });
+    expect((await planMemory(spec)).model).toBe('flux.1-dev');
+    expect(reads).toBe(1);
+  });
+
+  it('paths with NUL are refused by every function that takes one', async () => {
+    const path = 'a\0b.safetensors';
+    for (const run of [
+      () => FluxTransformer.load(path),
+      () => ClipTextEncoder.load(path),
+      () => T5Encoder.load(path),
+      () => Autoencoder.load(path),
+      () => inspectWeights(path),
+      () => loadEncodedPrompts(path),
+      () => convertModel(path, 'out.pt'),
+      () => convertModel('in.pt', path),
+      () => setupLibTorch({ from: path }),
+      () => setupLibTorch({ cacheDir: path }),
+    ]) {
+      await rejection(run, /has no NUL/);
+    }
+  });
+
+  it('options that cannot be read, and that are none', async () => {
+    const bad = unreadable('signal');
+    for (const run of [
+      (o: never) => FluxTransformer.load('none', o),
+      (o: never) => ClipTextEncoder.load('none', o),
+      (o: never) => T5Encoder.load('none', o),
+      (o: never) => Autoencoder.load('none', o),
+      (o: never) => TorchScriptModule.load('none', o),
+      (o: never) => inspectWeights('none', o),
+      (o: never) => loadEncodedPrompts('none', o),
+      (o: never) => encodeOnly('flux-tiny', 'a', o),
+      (o: never) => planMemory('flux-tiny', o),
+      (o: never) => convertModel('none', 'out.pt', o),
+      (o: never) => setupLibTorch(o),
+    ]) {
+      await rejection(() => run(bad as never), /readable value for "signal"/);
+      await rejection(() => run(named('null')), /"options"/);
+    }
+    refusal(() => setLogger(unreadable('log')), /"log"/);
+    refusal(() => setLogger(named('null')), /"options"/);
+  });
+
+  it('what a picture says is checked on the calling thread', async () => {
+    const image = { width: 1, height: 1, data: new Uint8Array(3) };
+    const make = (metadata: unknown) =>
+      new GeneratedImage({ image, prompt: 'a', seed: 1, metadata: metadata as never });
+    for (const metadata of [{ a: () => undefined }, { ['k'.repeat(80)]: 1 }, { 'a\0b': 1 }, 7]) {
+      refusal(() => make(metadata).toPNG(), /"metadata/);
+      await rejection(() => make(metadata).toPNGAsync(), /"metadata/);
+    }
+    await rejection(() => make({}).toPNGAsync(named('null')), /"options"/);
+  });
+
+  it('a bound model promises, and rejects', async () => {
+    using model = await FluxTransformer.load(fixturePath('flux/flux-nano.safetensors'));
+    using prompt = Tensor.randn([1, 4, 24], { seed: 1 });
+    using pooled = Tensor.randn([1, 12], { seed: 2 });
+    using conditioning = await model.condition({ prompt, pooled, sigmas: [1] });
+    const bound = model.bind(conditioning);
+    await rejection(() => bound.velocity(undefined as never), /"options"/);
+    await rejection(() => bound.advance!(undefined as never), /"options"/);
+    refusal(() => model.bind(named('object')), /"conditioning"/);
+  });
+
+  it('a factor is finite in float32', async () => {
+    using latents = Tensor.randn([1, 16, 4], { seed: 1 });
+    const where = [4, 4] as const;
+    await rejection(() => jit.predictClean(latents, latents, -1.7e78), /float32 for "sigma"/);
+    await rejection(() => jit.step(latents, latents, { grid: where, dSigma: 1e39 }), /float32 for "dSigma"/);
+    await rejection(
+      () => latentOps.unpack(latents, where, { scale: 1e300, shift: 0 }),
+      /float32 for "scale"/,
+    );
   });
 });

@@ -31,11 +31,15 @@ export interface Target<World> {
   readonly async?: boolean;
   /** Whether an error of a callback of ours passes through. Default false. */
   readonly passes?: boolean;
+  /** Whether good arguments are refused on this machine, which has no GPU. */
+  readonly refuses?: boolean;
+  /** Whether it runs code of others, whose failures are ERR_JITFLUX_NATIVE. */
+  readonly runsPrograms?: boolean;
   /** What `disposes the model` means. */
   model?(world: World): { dispose(): unknown } | undefined;
   /** Whether cases of it take so long that there shall be few. */
   readonly slow?: number;
-  /** Cases that must not be run, with the reason. */
+  /** Cases that must not be run, with the reason. If it throws, the arguments are none that it is about. */
   skip?(args: readonly unknown[]): string | undefined;
 }
 
@@ -73,22 +77,29 @@ function show(value: unknown): string {
 }
 
 /** Why an error is none that a caller may meet; undefined if it is. */
-export function complaint(error: unknown, { main }: Pick<Api, 'main'>, passes: boolean): string | undefined {
+export function complaint(
+  error: unknown,
+  { main }: Pick<Api, 'main'>,
+  { passes = false, runsPrograms = false }: Pick<Target<never>, 'passes' | 'runsPrograms'>,
+): string | undefined {
   // Of a callback, or of waiting for what it returned.
   if (passes && error instanceof Deliberate) return undefined;
-  if (
-    passes &&
-    error instanceof TypeError &&
-    /hostile value|has been revoked|^Class constructor/.test(error.message)
-  )
+  if (passes && error instanceof TypeError && /hostile value|has been revoked/.test(error.message))
     return undefined;
   if (error instanceof Error && error.message === CALLBACK) return undefined;
+  // Of calling what is no function that can be called.
+  if (
+    error instanceof TypeError &&
+    /^Class constructor|^Cannot perform 'apply' on a proxy/.test(error.message)
+  )
+    return undefined;
   if (!(error instanceof main.JitFluxError)) {
     const stack = error instanceof Error ? String(error.stack).split('\n').slice(0, 6).join('\n') : '';
     return `rejected with ${safeInspect(error)}${stack ? `\n${stack}` : ''}`;
   }
   if (!Object.values(main.ERROR_CODES).includes(error.code)) return `unknown code ${String(error.code)}`;
-  if (error.code === main.ERROR_CODES.NATIVE) return `an unexpected native failure: ${error.message}`;
+  if (error.code === main.ERROR_CODES.NATIVE && !runsPrograms)
+    return `an unexpected native failure: ${error.message}`;
   if (typeof error.message !== 'string' || error.message === '') return 'an error without a message';
   if (error.message.length > 4000) return `a message of ${error.message.length} characters`;
   if (/\[object Object\]|undefined is not|not iterable|of undefined|of null/.test(error.message)) {
@@ -122,6 +133,14 @@ const HANGING = Symbol('hanging');
 /** Disposes what a call has returned, and whatever else is in it. */
 async function cleanUp(result: unknown): Promise<void> {
   for (const one of disposables(result)) await one.dispose();
+}
+
+function isSkipped<World>(target: Target<World>, args: readonly unknown[]): boolean {
+  try {
+    return target.skip?.(args) !== undefined;
+  } catch {
+    return false;
+  }
 }
 
 /** Runs the cases of a family and reports those that failed, each kind once. */
@@ -166,22 +185,23 @@ export async function runFamily<World>(
         startAnother: () => {
           others.push(
             (async () => cleanUp(await t.call(world, await t.good(world))))().catch((error: unknown) => {
-              const why = complaint(error, api, passes);
+              const why = complaint(error, api, t);
               if (why) note(`the one started by a getter: ${why}`);
             }),
           );
         },
       };
       const args = change(good, list, own, actions);
-      if (t.skip?.(args) !== undefined) return void (await cleanUp(good));
+      if (isSkipped(t, args)) return void (await cleanUp(good));
       cases++;
       let result: unknown;
       try {
         result = t.call(world, args);
       } catch (error) {
-        if (list.length === 0) note(`good arguments: ${safeInspect(error)} ${(error as Error).stack}`);
+        if (list.length === 0 && !t.refuses)
+          note(`good arguments: ${safeInspect(error)} ${(error as Error).stack}`);
         else if (t.async) note(`threw instead of rejecting: ${safeInspect(error)}`);
-        const why = complaint(error, api, passes);
+        const why = complaint(error, api, t);
         if (why) note(why);
         refused++;
       }
@@ -195,10 +215,10 @@ export async function runFamily<World>(
         );
         if (settled === HANGING) note('never settled');
         else if ('error' in settled) {
-          if (list.length === 0 && !(passes && settled.error instanceof Deliberate)) {
+          if (list.length === 0 && !t.refuses && !(passes && settled.error instanceof Deliberate)) {
             note(`good arguments: ${safeInspect(settled.error)}`);
           }
-          const why = complaint(settled.error, api, passes);
+          const why = complaint(settled.error, api, t);
           if (why) note(why);
           refused++;
         } else await cleanUp(settled.value);
