@@ -126,7 +126,7 @@ export function readPlain(value: unknown, option: string, most: number): unknown
     const fields: [string, unknown][] = [];
     for (const name of names) {
       const field = reading(name, () => (part as Record<string, unknown>)[name]);
-      if (field !== undefined && name !== '__proto__') fields.push([name, copy(field, depth + 1)]);
+      if (field !== undefined) fields.push([name, copy(field, depth + 1)]);
     }
     return Object.fromEntries(fields);
   };

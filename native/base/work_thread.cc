@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -104,9 +105,24 @@ struct ExitSentinel {
 };
 thread_local ExitSentinel exit_sentinel;
 
+bool has_room_for_stack() noexcept {
+  pthread_attr_t attributes;
+  size_t size = 0;
+  if (pthread_getattr_default_np(&attributes) != 0) return false;
+  pthread_attr_getstacksize(&attributes, &size);
+  pthread_attr_destroy(&attributes);
+  void* const stack =
+      mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  if (stack == MAP_FAILED) return false;
+  munmap(stack, size);
+  return true;
+}
+
 }  // namespace
 
 Error no_thread(const std::system_error& error) noexcept {
+  // pthread_create(3) says EAGAIN for either; a stack is what a thread takes of memory.
+  if (!has_room_for_stack()) return out_of_memory();
   try {
     return Error(
         error_code::kNative,

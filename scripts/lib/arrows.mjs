@@ -29,7 +29,7 @@ export const ALLOWED = {
       'base',
     ],
     weights_addon: ['node', 'convert', 'describe', 'weights', 'base'],
-    node: ['describe', 'base'],
+    node: ['describe', 'weights', 'base'],
     // A model never uses another.
     'models/*': ['residency', 'layers', 'runtime', 'describe', 'weights', 'kernels', 'base'],
     residency: ['layers', 'runtime', 'describe', 'weights', 'kernels', 'base'],

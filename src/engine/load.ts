@@ -137,10 +137,12 @@ function openLibraries(loaderPath: string, entry: string, libtorch?: LibTorch): 
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);
     const hint = hintFor(message);
-    // The dynamic linker's words, and those of what the libraries do while they are loaded.
+    // The dynamic linker's words, and those of what the libraries do while they are loaded. Where the linker can map no
+    // more it says no reason; where it may not (noexec) it does.
     const { code } = error as { code?: unknown };
     const memory =
-      code === ERROR_CODES.OUT_OF_MEMORY || /cannot allocate memory|out of memory/i.test(message);
+      code === ERROR_CODES.OUT_OF_MEMORY ||
+      /cannot allocate memory|out of memory|failed to map segment from shared object(?!:)/i.test(message);
     throw new JitFluxError(
       memory ? ERROR_CODES.OUT_OF_MEMORY : ERROR_CODES.NATIVE_LOAD,
       hint === undefined ? message : `${message}\n${hint}`,

@@ -52,7 +52,10 @@ export default {
         metadata === undefined || (typeof metadata === 'object' && !Array.isArray(metadata)),
         'an object',
       );
-      const texts = Object.entries(read.text);
+      // Others are read, and not written.
+      const texts = Object.entries(read.text).filter(([keyword]) =>
+        /^[\x20-\x7e\xa0-\xff]{1,79}$/.test(keyword),
+      );
       if (input.length % 16 !== 0 || texts.length === 0) return;
       const again = readPngText(encodePng(picture, Object.fromEntries(texts)));
       for (const [keyword, text] of texts) {

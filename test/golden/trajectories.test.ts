@@ -39,7 +39,10 @@ async function follow(name: string, options: (record: SafeTensors) => JitOptions
     : latents.clone();
   const sampleOptions = { ...options(record), grid: run.grid, latents, microFlowNoise };
   // The plan's sigmas are needed before the sampler can have a model.
-  const planner = new JitSampler(model.bind(undefined as never), sampleOptions);
+  const planner = new JitSampler(
+    { velocity: () => Promise.reject(new Error('it only plans')) },
+    sampleOptions,
+  );
   const { sigmas } = planner.plan;
   planner.dispose();
   using conditioning = await model.condition({ prompt, pooled, guidance: run.guidance, sigmas });

@@ -176,7 +176,7 @@ const CASES: Case[] = [
     good: () => ({ ...load, normGroups: 32, eps: 1e-6 }),
     run: false,
   },
-  { export: 'inspectWeights', before: [MINI], good: () => ({ verify: false }) },
+  { export: 'inspectWeights', before: [MINI], good: () => ({ verify: false, metadata: true }) },
   {
     export: 'convertWeights',
     before: [MINI, '/nowhere'],
