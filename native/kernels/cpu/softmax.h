@@ -51,11 +51,13 @@ template <int64_t Keys, bool Whole, typename Element>
 static inline float softmax_vectors(const float* scores, Element* weights, int64_t valid,
                                     float scale, float* maximum, float* rescale) {
   constexpr int64_t kVectors = Keys / kWidth;
-  constexpr int64_t kChains = 4;  // additions wait for each other: four sums side by side
+  // Additions wait for each other: in a long row four sums go side by side.
+  constexpr int64_t kChains = kVectors >= 8 ? 4 : 1;
   constexpr float kLog2E = 1.44269504f;
   const __m512 lowest = _mm512_set1_ps(-1e30f);
   __m512 s[kVectors];
-  __m512 highest[kChains] = {lowest, lowest, lowest, lowest};
+  __m512 highest[kChains];
+  for (__m512& chain : highest) chain = lowest;
 #pragma GCC unroll 16
   for (int64_t v = 0; v < kVectors; ++v) {
     if constexpr (Whole) {
@@ -68,10 +70,8 @@ static inline float softmax_vectors(const float* scores, Element* weights, int64
     }
     highest[v % kChains] = _mm512_max_ps(highest[v % kChains], s[v]);
   }
-  const float row_highest =
-      _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(highest[0], highest[1]),
-                                         _mm512_max_ps(highest[2], highest[3]))) *
-      scale;  // scale > 0
+  for (int64_t i = 1; i < kChains; ++i) highest[0] = _mm512_max_ps(highest[0], highest[i]);
+  const float row_highest = _mm512_reduce_max_ps(highest[0]) * scale;  // scale > 0
   const float top = row_highest > *maximum ? row_highest : *maximum;
   *rescale = exp_approx(*maximum - top);
   *maximum = top;
@@ -84,8 +84,8 @@ static inline float softmax_vectors(const float* scores, Element* weights, int64
     sum[v % kChains] = _mm512_add_ps(sum[v % kChains], e);
     store_weights(weights + v * kWidth, e);
   }
-  return _mm512_reduce_add_ps(
-      _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+  for (int64_t i = 1; i < kChains; ++i) sum[0] = _mm512_add_ps(sum[0], sum[i]);
+  return _mm512_reduce_add_ps(sum[0]);
 }
 
 template <int64_t Keys, typename Element>
