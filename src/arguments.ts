@@ -174,13 +174,18 @@ export function checkCallback<F extends (...args: never[]) => unknown>(
   throw invalidArgument(option, 'a function', value);
 }
 
+/** Linux opens no longer path: PATH_MAX, with the NUL at its end. */
+const MOST_PATH_BYTES = 4095;
+
 /**
- * Checks the path of a file or directory.
+ * Checks the path of a file or directory. One that no system takes is refused here, before it fills messages.
  * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
 export function checkPath(option: string, value: unknown, expected = 'a path'): string {
-  if (typeof value === 'string' && value !== '' && !value.includes('\0')) return value;
-  throw invalidArgument(option, `${expected}: a string that is not empty and has no NUL`, value);
+  const isPath = typeof value === 'string' && value !== '' && !value.includes('\0');
+  if (isPath && Buffer.byteLength(value) <= MOST_PATH_BYTES) return value;
+  const limits = `is not empty, has no NUL and at most ${MOST_PATH_BYTES} bytes`;
+  throw invalidArgument(option, `${expected}: a string that ${limits}`, value);
 }
 
 const VIEW = Object.getPrototypeOf(Uint8Array.prototype) as object;

@@ -345,9 +345,13 @@ describe('the main entry', () => {
     expect(reads).toBe(1);
   });
 
-  it('paths with NUL are refused by every function that takes one', async () => {
-    const path = 'a\0b.safetensors';
+  it.each([
+    ['with NUL', 'a\0b.safetensors'],
+    ['that no system takes', 'a'.repeat(4096)],
+  ])('paths %s are refused by every function that takes one', async (_name, path) => {
     for (const run of [
+      () => resolveModel(path),
+      () => resolveModel('flux-tiny', { textEncoders: path }),
       () => FluxTransformer.load(path),
       () => ClipTextEncoder.load(path),
       () => T5Encoder.load(path),
