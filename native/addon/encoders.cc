@@ -19,14 +19,15 @@ Napi::Value load_model(const Napi::CallbackInfo& info, Options options) {
   const TensorFields common(info[1]);
   const Placement where = common.placement();
   options.dtype = common.compute_dtype(where.device);
-  OpenOptions open{.verify = common.boolean("verify"), .map = common.boolean("mapWeights")};
+  const bool verify = common.boolean("verify");
+  const bool map = common.boolean("mapWeights");
   return Environment::of(info.Env())
       .run(
           info.Env(), info[2],
-          [path, open = std::move(open), options, where](const Job& job) mutable {
-            open.job = job;
+          [path, verify, map, options, where](const Job& job) {
+            auto file = WeightFile::open(path, {.verify = verify, .map = map, .job = job});
             auto entry = std::make_shared<ModelEntry<Model>>(
-                ModelEntry<Model>{Model::load(WeightFile::open(path, open), options, job), where});
+                ModelEntry<Model>{Model::load(std::move(file), options, job), where});
             return Environment::Settle([entry](Napi::Env env) -> napi_value {
               Napi::Object result = Napi::Object::New(env);
               result.Set("handle", make_handle(env, entry));

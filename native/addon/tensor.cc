@@ -13,6 +13,7 @@
 #include "residency/weight_tensors.h"
 #include "runtime/device.h"
 #include "runtime/random.h"
+#include "weights/input_file.h"
 #include "weights/reader_util.h"
 
 namespace jitflux::addon {
@@ -188,7 +189,8 @@ Napi::Value tensor_to(const Napi::CallbackInfo& info) {
 
 // (path, names, job) -> { tensors, metadata }: these tensors of a weight file as float32 on the
 // CPU, in the order of the names, and its texts; all of one state of the file. Throws
-// kWeightsChanged if the file has no tensor of a name: whoever asks knows what it holds.
+// kWeightsChanged if it is not as it was when it was opened, or has no tensor of a name: whoever
+// asks knows what it holds.
 Napi::Value tensor_load(const Napi::CallbackInfo& info) {
   const std::string path = parse_string(info[0], "path");
   if (!info[1].IsArray()) invalid("names", "an array of strings", show(info[1]));
@@ -208,6 +210,7 @@ Napi::Value tensor_load(const Napi::CallbackInfo& info) {
       read_weight(*found, tensors.emplace_back(at::empty(found->shape, at::kFloat)));
       job.checkpoint();
     }
+    for (const InputFile* input : file->inputs()) input->expect_unchanged();
     return Environment::Settle([file, tensors](Napi::Env env) -> napi_value {
       Napi::Array handles = Napi::Array::New(env, tensors.size());
       for (uint32_t i = 0; i < tensors.size(); ++i) handles.Set(i, tensor_handle(env, tensors[i]));

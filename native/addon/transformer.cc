@@ -39,15 +39,16 @@ Napi::Value load(const Napi::CallbackInfo& info) {
   model_options.keep_modulation = options.boolean("keepModulation");
   model_options.weights = parse_block_weights(options, where.device >= 0);
   model_options.graphs = options.boolean("cudaGraphs");
-  OpenOptions open{.verify = options.boolean("verify"), .map = options.boolean("mapWeights")};
+  const bool verify = options.boolean("verify");
+  const bool map = options.boolean("mapWeights");
   const auto axes = options.axes("ropeAxes");
   return Environment::of(info.Env())
       .run(
           info.Env(), info[2],
-          [path, open = std::move(open), axes, model_options, where](const Job& job) mutable {
-            open.job = job;
+          [path, verify, map, axes, model_options, where](const Job& job) {
+            auto file = WeightFile::open(path, {.verify = verify, .map = map, .job = job});
             auto parameters = std::make_shared<const FluxParameters>(
-                FluxParameters::resolve(WeightFile::open(path, open), axes));
+                FluxParameters::resolve(std::move(file), axes));
             auto entry = std::make_shared<TransformerEntry>(TransformerEntry{
                 FluxTransformer::load(std::move(parameters), model_options, job), where});
             return Environment::Settle([entry](Napi::Env env) -> napi_value {

@@ -86,41 +86,27 @@ static void attend(const Attend<T>& a) {
     weights = own_weights;
   }
   alignas(64) float result[kQueries * kAttentionMaxHeadDim];
-  float maximum[kQueries];
-  float sum[kQueries];
+  RunningSoftmax softmax[kQueries];
 
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t d = 0; d < head_dim; ++d) {
       query[r * head_dim + d] = convert<Operand>(a.q[r * a.q_stride + d]);
       result[r * head_dim + d] = 0.0f;
     }
-    // Finite, so that the first block's rescale factor e^(maximum - top) is not NaN; what it scales
-    // is 0.
-    maximum[r] = -1e30f;
-    sum[r] = 0.0f;
   }
   for (int64_t block = 0; block < blocks; ++block) {
     multiply<Operand>(query, head_dim, packed_k + block * kKeys * head_dim,
                       kKeys * Operand::kColumn, scores, kKeys, rows, kKeys, head_dim, false);
     const int64_t valid = keys - block * kKeys < kKeys ? keys - block * kKeys : kKeys;
     for (int64_t r = 0; r < rows; ++r) {
-      float rescale;
-      const float row_sum = softmax_row<kKeys>(scores + r * kKeys, weights + r * kKeys, valid,
-                                               a.scale, &maximum[r], &rescale);
-      sum[r] = sum[r] * rescale + row_sum;
-      if (rescale != 1.0f) {
-        float* o = result + r * head_dim;
-        for (int64_t d = 0; d < head_dim; ++d) o[d] *= rescale;
-      }
+      softmax[r].take<kKeys>(scores + r * kKeys, weights + r * kKeys, valid, a.scale,
+                             result + r * head_dim, head_dim);
     }
     multiply<Operand>(weights, kKeys, packed_v + block * kKeys * head_dim,
                       head_dim * Operand::kColumn, result, head_dim, rows, head_dim, kKeys, true);
   }
   for (int64_t r = 0; r < rows; ++r) {
-    const float inverse = 1.0f / sum[r];
-    for (int64_t d = 0; d < head_dim; ++d) {
-      store(a.out + r * a.out_stride + d, result[r * head_dim + d] * inverse);
-    }
+    softmax[r].finish(result + r * head_dim, head_dim, a.out + r * a.out_stride);
   }
 }
 

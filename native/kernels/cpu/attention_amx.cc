@@ -159,16 +159,13 @@ static void attend(const Attend<BFloat16Bits>& a) {
   alignas(64) float scores[kGroup * kBlock];
   alignas(64) uint16_t weights[kGroup * kBlock];
   alignas(64) float result[kAttentionQueries * kAttentionMaxHeadDim];
-  float maximum[kAttentionQueries];
-  float sum[kAttentionQueries];
+  RunningSoftmax softmax[kAttentionQueries];
 
   // Rows that are not there are computed, as zeros, and left where they are.
   const auto bytes = static_cast<size_t>(head_dim) * sizeof(uint16_t);
   if (depth != head_dim || padded != a.rows) std::memset(query, 0, sizeof query);
   for (int64_t r = 0; r < a.rows; ++r) {
     std::memcpy(query + r * depth, a.q + r * a.q_stride, bytes);
-    maximum[r] = -1e30f;  // finite, as in attention.cc
-    sum[r] = 0.0f;
   }
   std::memset(result, 0, static_cast<size_t>(padded * head_dim) * sizeof(float));
   if (padded != a.rows) std::memset(weights, 0, sizeof weights);
@@ -182,23 +179,14 @@ static void attend(const Attend<BFloat16Bits>& a) {
       const int64_t rows = a.rows - group < kGroup ? a.rows - group : kGroup;
       for (int64_t r = 0; r < rows; ++r) {
         const int64_t row = group + r;
-        float rescale;
-        const float row_sum = softmax_row<kBlock>(scores + r * kBlock, weights + r * kBlock, valid,
-                                                  a.scale, &maximum[row], &rescale);
-        sum[row] = sum[row] * rescale + row_sum;
-        if (rescale != 1.0f) {
-          float* o = result + row * head_dim;
-          for (int64_t d = 0; d < head_dim; ++d) o[d] *= rescale;
-        }
+        softmax[row].take<kBlock>(scores + r * kBlock, weights + r * kBlock, valid, a.scale,
+                                  result + row * head_dim, head_dim);
       }
       accumulate(weights, packed_v + first * head_dim, keys, head_dim, result + group * head_dim);
     }
   }
   for (int64_t r = 0; r < a.rows; ++r) {
-    const float inverse = 1.0f / sum[r];
-    for (int64_t d = 0; d < head_dim; ++d) {
-      store(a.out + r * a.out_stride + d, result[r * head_dim + d] * inverse);
-    }
+    softmax[r].finish(result + r * head_dim, head_dim, a.out + r * a.out_stride);
   }
 }
 

@@ -131,4 +131,31 @@ static inline float softmax_row(const float* scores, Element* weights, int64_t v
 
 #endif
 
+// The softmax of one query's row of flash attention, block after block.
+struct RunningSoftmax {
+  // Finite, so that the first block's rescale factor e^(maximum - top) is not NaN; what it scales
+  // is 0.
+  float maximum = -1e30f;
+  float sum = 0.0f;
+
+  // softmax_row() of the next block; brings the sum and `result`, the [head_dim] values weighted so
+  // far, to its maximum.
+  template <int64_t Keys, typename Element>
+  inline void take(const float* scores, Element* weights, int64_t valid, float scale, float* result,
+                   int64_t head_dim) {
+    float rescale;
+    const float block_sum = softmax_row<Keys>(scores, weights, valid, scale, &maximum, &rescale);
+    sum = sum * rescale + block_sum;
+    if (rescale == 1.0f) return;
+    for (int64_t d = 0; d < head_dim; ++d) result[d] *= rescale;
+  }
+
+  // out = result / sum
+  template <typename T>
+  inline void finish(const float* result, int64_t head_dim, T* out) const {
+    const float inverse = 1.0f / sum;
+    for (int64_t d = 0; d < head_dim; ++d) store(out + d, result[d] * inverse);
+  }
+};
+
 }  // namespace jitflux::kernels::JIT_FLUX_ISA_NAMESPACE

@@ -95,6 +95,16 @@ function ofModel(
   };
 }
 
+const advanceRequest = (w: World) => ({
+  latents: latents(w),
+  anchors: anchors(),
+  perImage: false,
+  grid: GRID,
+  step: 0,
+  sigma: 1,
+  dSigma: -0.5,
+});
+
 /** A method of a tensor of its own. */
 function ofTensor(
   method: string,
@@ -375,18 +385,7 @@ export const family: Family<World> = {
     ofModel('FluxTransformer', 'transformer', 'forward', (w) => [
       { latents: latents(w), perImage: false, ...passRequest(w) },
     ]),
-    ofModel('FluxTransformer', 'transformer', 'advance', (w) => [
-      {
-        latents: latents(w),
-        anchors: anchors(),
-        perImage: false,
-        grid: GRID,
-        step: 0,
-        sigma: 1,
-        dSigma: -0.5,
-      },
-      w.models.conditioning,
-    ]),
+    ofModel('FluxTransformer', 'transformer', 'advance', (w) => [advanceRequest(w), w.models.conditioning]),
     ofModel('FluxTransformer', 'transformer', 'transferStatistics', () => []),
     ofModel('FluxTransformer', 'transformer', 'bind', (w) => [w.models.conditioning], { async: false }),
     {
@@ -398,18 +397,7 @@ export const family: Family<World> = {
     {
       name: 'bind().advance',
       async: true,
-      good: (w) => [
-        {
-          latents: latents(w),
-          anchors: anchors(),
-          perImage: false,
-          grid: GRID,
-          step: 0,
-          sigma: 1,
-          dSigma: -0.5,
-          signal: signal(),
-        },
-      ],
+      good: (w) => [{ ...advanceRequest(w), signal: signal() }],
       call: ({ models }, args) =>
         (models.transformer!.bind(models.conditioning!) as unknown as Methods)['advance']!(...args),
     },
