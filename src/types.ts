@@ -9,6 +9,9 @@ export type Device = 'cpu' | 'cuda' | `cuda:${number}`;
 /** Element types of tensors. Latents and velocities are always `'float32'`, whatever the model computes in. */
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'float64' | 'int32' | 'int64';
 
+/** The elements of a tensor that comes from JavaScript, row-major: float32, int32 or int64. */
+export type TensorData = Float32Array | Int32Array | BigInt64Array;
+
 /** Packed-token grid: [rows, columns]; token i lies at row i / columns, column i % columns. */
 export type Grid = readonly [rows: number, cols: number];
 

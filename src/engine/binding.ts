@@ -12,6 +12,7 @@ import type {
   Grid,
   LoadOptions,
   T5Config,
+  TensorData,
 } from '../types.js';
 
 declare const handle: unique symbol;
@@ -347,12 +348,7 @@ export interface NativeBinding extends ControlBinding {
   deviceInfo(device: number, job?: NativeJob): Promise<DeviceInfo>;
   resetPeakMemory(device: number): void;
 
-  tensorFrom(o: {
-    data: Float32Array | Int32Array | BigInt64Array;
-    shape: number[];
-    dtype: DType;
-    device: number;
-  }): TensorHandle;
+  tensorFrom(o: { data: TensorData; shape: number[]; dtype: DType; device: number }): TensorHandle;
   /** One seed: one draw. One seed per image: each image is a draw of its own. */
   tensorRandn(o: { shape: number[]; seeds: bigint[]; dtype: DType; device: number }): TensorHandle;
   tensorTo(tensor: TensorHandle, device: number, job?: NativeJob): Promise<TensorHandle>;

@@ -2,7 +2,7 @@ import { checkInteger, isArray, readFields, readList, typedArrayKind } from '../
 import type { TensorHandle } from './binding.js';
 import { callNative, runNative } from './call.js';
 import { normalizeSeed } from '../sampler/random.js';
-import type { Device, DType, TensorLike } from '../types.js';
+import type { Device, DType, TensorData, TensorLike } from '../types.js';
 import { deviceIndex } from './device.js';
 import { handleOf, NativeObject } from './native-object.js';
 
@@ -33,7 +33,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
    * @throws ERR_JITFLUX_INVALID_TENSOR if the shape does not fit the data
    */
   static from(
-    data: Float32Array | Int32Array | BigInt64Array,
+    data: TensorData,
     shape: readonly number[],
     o: { device?: Device; dtype?: DType } = {},
   ): Tensor {
