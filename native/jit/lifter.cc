@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "base/counters.h"
@@ -17,6 +18,55 @@ namespace jitflux::jit {
 
 namespace {
 
+// What the grid's rows need of blur_row's field, kept in the cache: row y in slot y % taps.
+class BlurredRows {
+ public:
+  BlurredRows(const Lifter& lifter, const float* v, int64_t channels)
+      : lifter_(lifter), v_(v), channels_(channels), taps_(2 * lifter.radius + 1) {
+    slots_.resize(static_cast<size_t>(taps_ * lifter.grid.cols * channels));
+    rows_.resize(static_cast<size_t>(taps_));
+  }
+
+  // The lifter's row r, with nowhere to write to yet. Valid until the next call, of a larger r.
+  kernels::LiftRow at(int64_t r) {
+    const Grid& grid = lifter_.grid;
+    next_ = std::max(next_, r - lifter_.radius);
+    for (; next_ <= std::min(grid.rows - 1, r + lifter_.radius); ++next_) {
+      kernels::table().jit.blur_row(v_,
+                                    lifter_.nearest.const_data_ptr<int32_t>() + next_ * grid.cols,
+                                    weights(), lifter_.radius, slot(next_), grid.cols, channels_);
+    }
+    for (int64_t j = 0; j < taps_; ++j) {
+      rows_[j] = slot(kernels::reflect(r + j - lifter_.radius, grid.rows));
+    }
+    return {.rows = rows_.data(),
+            .v = v_,
+            .positions = lifter_.positions.const_data_ptr<int32_t>() + r * grid.cols,
+            .weight = weights(),
+            .taps = taps_,
+            .full = nullptr,
+            .cols = grid.cols,
+            .channels = channels_};
+  }
+
+  // Of one row, as parallel_rows takes it.
+  static int64_t cost(const Lifter& lifter, int64_t channels) {
+    return 2 * lifter.grid.cols * channels * (2 * lifter.radius + 1);
+  }
+
+ private:
+  float* slot(int64_t y) { return slots_.data() + y % taps_ * lifter_.grid.cols * channels_; }
+  const float* weights() const { return lifter_.weights.const_data_ptr<float>(); }
+
+  const Lifter& lifter_;
+  const float* v_;
+  int64_t channels_;
+  int64_t taps_;
+  int64_t next_ = 0;  // the first row that has not been blurred
+  std::vector<float> slots_;
+  std::vector<const float*> rows_;
+};
+
 // Lifts one image's v [M, C] into full [N, C]; also latents += d_sigma * full unless latents is
 // null. `blurred`: blur_scratch, on an accelerator.
 void lift_image(const Lifter& lifter, const float* v, float* full, float* latents, float d_sigma,
@@ -26,39 +76,43 @@ void lift_image(const Lifter& lifter, const float* v, float* full, float* latent
                       current_stream());
     return;
   }
-  const auto& kernels = kernels::table().jit;
+  const int64_t width = lifter.grid.cols * channels;
+  parallel_rows(lifter.grid.rows, BlurredRows::cost(lifter, channels),
+                [&](int64_t begin, int64_t end) {
+                  BlurredRows rows(lifter, v, channels);
+                  for (int64_t r = begin; r < end; ++r) {
+                    kernels::LiftRow row = rows.at(r);
+                    row.full = full + r * width;
+                    row.latents = latents == nullptr ? nullptr : latents + r * width;
+                    row.d_sigma = d_sigma;
+                    kernels::table().jit.lift_row(row);
+                  }
+                });
+}
+
+// Lifts one image's v [M, C] at `count` tokens only, into out [count, C]; on the CPU.
+void lift_image_at(const Lifter& lifter, const float* v, const int32_t* tokens, int64_t count,
+                   float* out, int64_t channels) {
   const Grid& grid = lifter.grid;
-  const int64_t taps = 2 * lifter.radius + 1;
-  const int64_t width = grid.cols * channels;
-  const auto* nearest = lifter.nearest.const_data_ptr<int32_t>();
-  const auto* positions = lifter.positions.const_data_ptr<int32_t>();
-  const auto* weights = lifter.weights.const_data_ptr<float>();
-  parallel_rows(grid.rows, 2 * width * taps, [&](int64_t begin, int64_t end) {
-    // Row y blurred along its columns lies in slot y % taps: the result's next row needs the latest
-    // `taps` of them, which stay in the cache.
-    std::vector<float> blurred(static_cast<size_t>(taps * width));
-    std::vector<const float*> rows(static_cast<size_t>(taps));
-    const auto slot = [&](int64_t y) { return blurred.data() + y % taps * width; };
-    int64_t next = std::max<int64_t>(0, begin - lifter.radius);
+  // The list's entries by grid row: those of row r are order[first[r]] to order[first[r + 1] - 1].
+  std::vector<int64_t> first(static_cast<size_t>(grid.rows + 1), 0);
+  for (int64_t i = 0; i < count; ++i) ++first[tokens[i] / grid.cols + 1];
+  std::partial_sum(first.begin(), first.end(), first.begin());
+  std::vector<int64_t> order(static_cast<size_t>(count));
+  std::vector<int64_t> end_of(first);
+  for (int64_t i = 0; i < count; ++i) order[end_of[tokens[i] / grid.cols]++] = i;
+  parallel_rows(grid.rows, BlurredRows::cost(lifter, channels), [&](int64_t begin, int64_t end) {
+    BlurredRows rows(lifter, v, channels);
+    std::vector<float> lifted(static_cast<size_t>(grid.cols * channels));
     for (int64_t r = begin; r < end; ++r) {
-      for (; next <= std::min(grid.rows - 1, r + lifter.radius); ++next) {
-        kernels.blur_row(v, nearest + next * grid.cols, weights, lifter.radius, slot(next),
-                         grid.cols, channels);
+      if (first[r] == first[r + 1]) continue;
+      kernels::LiftRow row = rows.at(r);
+      row.full = lifted.data();
+      kernels::table().jit.lift_row(row);
+      for (int64_t i = first[r]; i < first[r + 1]; ++i) {
+        const int64_t column = tokens[order[i]] % grid.cols;
+        std::copy_n(lifted.data() + column * channels, channels, out + order[i] * channels);
       }
-      for (int64_t j = 0; j < taps; ++j) {
-        rows[j] = slot(kernels::reflect(r + j - lifter.radius, grid.rows));
-      }
-      const int64_t at = r * grid.cols;
-      kernels.lift_row({.rows = rows.data(),
-                        .v = v,
-                        .positions = positions + at,
-                        .weight = weights,
-                        .taps = taps,
-                        .full = full + at * channels,
-                        .latents = latents == nullptr ? nullptr : latents + at * channels,
-                        .d_sigma = d_sigma,
-                        .cols = grid.cols,
-                        .channels = channels});
     }
   });
 }
@@ -160,6 +214,20 @@ at::Tensor lift(const at::Tensor& v, const TokenLists& anchors, const Grid& grid
 at::Tensor lift_and_step(at::Tensor& latents, const at::Tensor& v, const TokenLists& anchors,
                          const Grid& grid, double d_sigma, LifterCache& cache) {
   return lift_images(v, anchors, grid, cache, latents.mutable_data_ptr<float>(), d_sigma);
+}
+
+at::Tensor lift_at(const at::Tensor& v, const TokenLists& anchors, const TokenLists& tokens,
+                   const Grid& grid, LifterCache& cache) {
+  count(Counter::kLiftStep);
+  const int64_t channels = v.size(2);
+  at::Tensor lifted = at::empty({v.size(0), tokens.count, channels}, v.options());
+  for (int64_t b = 0; b < v.size(0); ++b) {
+    const auto lifter = cache.get(anchors.of(b), v.size(1), grid);
+    lift_image_at(*lifter, v.const_data_ptr<float>() + b * v.size(1) * channels, tokens.of(b),
+                  tokens.count, lifted.mutable_data_ptr<float>() + b * tokens.count * channels,
+                  channels);
+  }
+  return lifted;
 }
 
 at::Tensor blur_scratch(const Grid& grid, int64_t channels) {

@@ -52,6 +52,11 @@ at::Tensor lift(const at::Tensor& v, const TokenLists& anchors, const Grid& grid
 at::Tensor lift_and_step(at::Tensor& latents, const at::Tensor& v, const TokenLists& anchors,
                          const Grid& grid, double d_sigma, LifterCache& cache);
 
+// lift() at `tokens`, K per image, only, and with the same bits: [B, M, C] -> [B, K, C]. On the
+// CPU; an accelerator's micro_flow_target does it by itself.
+at::Tensor lift_at(const at::Tensor& v, const TokenLists& anchors, const TokenLists& tokens,
+                   const Grid& grid, LifterCache& cache);
+
 // Where an accelerator's lifter keeps the field that is blurred along one direction: [N, C].
 at::Tensor blur_scratch(const Grid& grid, int64_t channels);
 

@@ -32,15 +32,21 @@ at::Tensor micro_flow_target(const at::Tensor& clean, const at::Tensor& noise,
     }
     return target;
   }
-  const at::Tensor lifted = lift(gather(clean, anchors), anchors, grid, cache);
-  at::Tensor target = gather(lifted, new_tokens);
-  const at::Tensor eps = gather(noise, new_tokens);
-  float* y = target.mutable_data_ptr<float>();
-  const float* e = eps.const_data_ptr<float>();
+  at::Tensor target = lift_at(gather(clean, anchors), anchors, new_tokens, grid, cache);
+  const int64_t channels = clean.size(2);
   const auto s = static_cast<float>(sigma);
-  parallel_rows(target.numel(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) y[i] = (1.0f - s) * y[i] + s * e[i];
-  });
+  for (int64_t b = 0; b < clean.size(0); ++b) {
+    float* y = target.mutable_data_ptr<float>() + b * new_tokens.count * channels;
+    const float* eps = noise.const_data_ptr<float>() + b * grid.tokens() * channels;
+    const int32_t* list = new_tokens.of(b);
+    parallel_rows(new_tokens.count, 2 * channels, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        float* token = y + i * channels;
+        const float* e = eps + list[i] * channels;
+        for (int64_t c = 0; c < channels; ++c) token[c] = (1.0f - s) * token[c] + s * e[c];
+      }
+    });
+  }
   return target;
 }
 
