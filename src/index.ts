@@ -19,6 +19,7 @@ export {
   type ComponentName,
   type Durations,
   type GenerateRequest,
+  type WarmUpOptions,
   type GenerateResult,
   type GenerateTimings,
   type GenerateWarning,

@@ -61,6 +61,19 @@ Napi::Value load(const Napi::CallbackInfo& info) {
           where);
 }
 
+// (transformer, job)
+Napi::Value prepare(const Napi::CallbackInfo& info) {
+  const auto entry = get_handle<TransformerEntry>(info[0]);
+  return Environment::of(info.Env())
+      .run(
+          info.Env(), info[1],
+          [entry](const Job& job) {
+            entry->model->prepare(job);
+            return Environment::Settle([](Napi::Env env) -> napi_value { return env.Undefined(); });
+          },
+          entry->where);
+}
+
 // ({ transformer, prompt, pooled, guidance: Float64Array, sigmas: Float64Array }, job)
 Napi::Value condition(const Napi::CallbackInfo& info) {
   const TensorFields o(info[0]);
@@ -217,6 +230,7 @@ Napi::Value transfer_statistics(const Napi::CallbackInfo& info) {
 
 void register_transformer(Napi::Env env, Napi::Object exports) {
   exports.Set("loadTransformer", Napi::Function::New<guarded<load>>(env));
+  exports.Set("prepareTransformer", Napi::Function::New<guarded<prepare>>(env));
   exports.Set("condition", Napi::Function::New<guarded<condition>>(env));
   exports.Set("forward", Napi::Function::New<guarded<forward>>(env));
   exports.Set("advance", Napi::Function::New<guarded<advance>>(env));

@@ -103,7 +103,7 @@ void PackedLinear::prepare() {
 }
 
 LayerOutput PackedLinear::operator()(const LayerInput& x, PostOp post) {
-  if (!linear_.weight.defined()) prepare();
+  prepare_if_needed();
   if (form_ == WeightForm::kInt8) {
     count(Counter::kLinearInt8);
     const at::ScalarType type = reader_->dtype();
@@ -116,7 +116,7 @@ LayerOutput PackedLinear::operator()(const LayerInput& x, PostOp post) {
 }
 
 LayerOutput PackedLinear::into(const at::Tensor& y, const LayerInput& x, PostOp post) {
-  if (!linear_.weight.defined()) prepare();
+  prepare_if_needed();
   used().into(y, x.values, post);
   return {y, {}, {}};
 }

@@ -34,6 +34,10 @@ class PackedLinear {
 
   // Reads the weights now. For kResident, while the model is loaded.
   void prepare();
+  // Unless that has been done.
+  void prepare_if_needed() {
+    if (!linear_.weight.defined()) prepare();
+  }
 
   // For kStreamed: what the weights are read from, and where they are until further notice.
   const std::vector<std::string>& modules() const { return modules_; }

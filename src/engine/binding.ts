@@ -431,6 +431,7 @@ export interface NativeBinding extends ControlBinding {
     },
     job?: NativeJob,
   ): Promise<{ handle: TransformerHandle; config: FluxConfig }>;
+  prepareTransformer(transformer: TransformerHandle, job?: NativeJob): Promise<void>;
   condition(
     o: {
       transformer: TransformerHandle;

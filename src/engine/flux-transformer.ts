@@ -90,6 +90,25 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
   }
 
   /**
+   * Reads and packs the weights that no pass has used yet, which the first pass would do otherwise. Blocks that were
+   * prepared before an abort stay prepared. On a GPU loading has done it.
+   * @param given.onProgress called after every block
+   * @throws ERR_JITFLUX_OUT_OF_MEMORY, ERR_JITFLUX_WEIGHTS_CHANGED, ERR_JITFLUX_DISPOSED, ERR_JITFLUX_ABORTED (within one
+   *   block)
+   */
+  async prepare(
+    given: { signal?: AbortSignal; onProgress?: (p: { block: number; blocks: number }) => void } = {},
+  ): Promise<void> {
+    const { signal, onProgress } = readFields(given, 'options', { signal: true, onProgress: true });
+    checkCallback('onProgress', onProgress);
+    const model = this.handle;
+    await this.runJob((binding, job) => binding.prepareTransformer(model, job), {
+      signal,
+      progress: onProgress && ((block, blocks) => onProgress({ block, blocks })),
+    });
+  }
+
+  /**
    * Computes everything that depends only on sigma, guidance and the prompt, for all steps at once.
    * @param given.prompt text tokens (T5), [B, T, textDim], on any device
    * @param given.pooled pooled prompt (CLIP), [B, pooledDim]

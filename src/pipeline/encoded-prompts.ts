@@ -7,6 +7,7 @@ import { checkPath, type Names, readFields, readPlain } from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { writeFileAtomic } from '../files/write-file.js';
 import { inspectWeights, loadTensors, Tensor } from '../engine/index.js';
+import type { FluxConfig } from '../types.js';
 import type { TokenCounts } from './text-conditioner.js';
 import { VERSION } from './version.js';
 import type { GenerateWarning } from './warning.js';
@@ -83,6 +84,15 @@ export class EncodedPrompts {
     this.model = o.model;
     this.tokens = o.tokens;
     this.warnings = o.warnings;
+  }
+
+  /** @internal One token of zeros, for runs whose picture does not matter. */
+  static blank(model: string, { textDim, pooledDim }: FluxConfig): EncodedPrompts {
+    return new EncodedPrompts({
+      prompt: Tensor.from(new Float32Array(textDim), [1, 1, textDim]),
+      pooled: Tensor.from(new Float32Array(pooledDim), [1, pooledDim]),
+      ...{ prompts: ['(blank)'], model, tokens: [{}], warnings: [] },
+    });
   }
 
   get disposed(): boolean {

@@ -1,6 +1,6 @@
 /** Prompt to picture: text conditioner, transformer, sampler, decoder. */
 import { publishStep, traceLoad } from '../diagnostics.js';
-import { checkInteger, type Names, readFields } from '../arguments.js';
+import { checkCallback, checkInteger, type Names, readFields } from '../arguments.js';
 import { abortedError, ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { log } from '../logging.js';
 import { FluxTransformer, LOAD_OPTIONS, memoryReport, type MemoryReport, Tensor } from '../engine/index.js';
@@ -8,7 +8,7 @@ import type { FluxConfig, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
 import { batchKey } from './batching.js';
 import { checkLoadOptions } from '../model/component-options.js';
-import type { EncodedPrompts } from './encoded-prompts.js';
+import { EncodedPrompts } from './encoded-prompts.js';
 import {
   encodePrompts,
   eventOfImages,
@@ -18,6 +18,7 @@ import {
 } from './generation.js';
 import { loadLatentDecoder } from './latent-decoder.js';
 import { checkMemory, memoryAvailableTo, type MemoryPlan, planModelMemory } from '../model/memory-plan.js';
+import { pixelsPerToken } from '../model/model-directory.js';
 import { checkChannels, checkTextWidths, describeModel, requireFiles } from '../model/resolve-model.js';
 import { doubts, type ModelInfo, type ModelSpec } from '../model/spec.js';
 import { OpenRequest } from './open-request.js';
@@ -27,7 +28,10 @@ import { checkPrompts, type ResolvedRequest, resolveRequest } from './request.js
 import { type QueueOptions, RequestQueue, type Turn } from './request-queue.js';
 import { type PipelineStats, PipelineStatistics } from './statistics.js';
 import { loadTextConditioner } from './text-conditioner.js';
-import type { GenerateRequest, GenerateResult, PipelineOptions } from './types.js';
+import type { GenerateRequest, GenerateResult, PipelineOptions, WarmUpOptions } from './types.js';
+
+/** Side of the picture that {@link FluxPipeline.warmUp} draws, where the model's own is not smaller. */
+const WARM_UP_PIXELS = 256;
 
 /**
  * A model directory, loaded and ready to generate. Requests are served in the order in which they were made, one at a
@@ -162,17 +166,39 @@ export class FluxPipeline {
     this.#assertOpen();
     const length = resolveTextLength(maxSequenceLength, this.model);
     this.#assertTextEncoders();
-    const activity = new Activity(signal);
-    this.#activities.add(activity);
-    let release: (() => void) | undefined;
-    try {
-      release = await this.#queue.acquire(activity.signal);
-      return await encodePrompts(this.#parts, prompts, { length, signal: activity.signal });
-    } finally {
-      release?.();
-      this.#activities.delete(activity);
-      activity.end();
-    }
+    return this.#inTurn(signal, (ours) => encodePrompts(this.#parts, prompts, { length, signal: ours }));
+  }
+
+  /**
+   * Makes the first request as fast as those after it, in turn with the requests of this pipeline: prepares the
+   * transformer's weights, then draws a picture of one step and at most 256 pixels a side, which reads the weights of
+   * text encoders and decoder and has LibTorch make its code for this machine, and drops it. It is not counted in
+   * {@link stats}. May be called at any time, and again: what is done already takes no time.
+   * @throws what `FluxTransformer.prepare` throws, ERR_JITFLUX_QUEUE_FULL, ERR_JITFLUX_ABORTED, ERR_JITFLUX_DISPOSED
+   */
+  async warmUp(o: WarmUpOptions = {}): Promise<void> {
+    this.#assertOpen();
+    const { signal, onProgress } = readFields(o, 'options', { signal: true, onProgress: true });
+    checkCallback('onProgress', onProgress);
+    // A getter may have disposed it.
+    this.#assertOpen();
+    await this.#inTurn(signal, async (ours) => {
+      await this.#parts.transformer.prepare({ signal: ours, ...(onProgress && { onProgress }) });
+      using blank = this.#parts.text ? undefined : EncodedPrompts.blank(this.model.name, this.config);
+      const unit = pixelsPerToken(this.model);
+      const { width, height } = this.model.defaults;
+      const side = Math.min(width, height, Math.max(unit, WARM_UP_PIXELS - (WARM_UP_PIXELS % unit)));
+      const request = resolveRequest(
+        {
+          ...(blank ? { conditioning: blank } : { prompt: 'a picture' }),
+          ...{ width: side, height: side, preset: 'dense', steps: 1, seed: 0 },
+        },
+        this.model,
+        this.config,
+      );
+      const run = runGeneration(this.#parts, [request], ours);
+      while (!(await run.next()).done);
+    });
   }
 
   /** What this pipeline has done so far, and what it is doing now. */
@@ -206,6 +232,21 @@ export class FluxPipeline {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.dispose();
+  }
+
+  /** Work that is no generation, in its turn, until it is over, aborted, or the pipeline is disposed. */
+  async #inTurn<R>(signal: AbortSignal | undefined, work: (signal: AbortSignal) => Promise<R>): Promise<R> {
+    const activity = new Activity(signal);
+    this.#activities.add(activity);
+    let release: (() => void) | undefined;
+    try {
+      release = await this.#queue.acquire(activity.signal);
+      return await work(activity.signal);
+    } finally {
+      release?.();
+      this.#activities.delete(activity);
+      activity.end();
+    }
   }
 
   async #shutDown(): Promise<void> {

@@ -43,6 +43,7 @@ export type { Durations, Outcome, Phase, PipelineStats } from './statistics.js';
 export {
   DEFAULT_MAX_QUEUE,
   type GenerateRequest,
+  type WarmUpOptions,
   type GenerateResult,
   type GenerateTimings,
   type GenerateWarning,

@@ -61,6 +61,13 @@ export interface GenerateResult {
   timings: GenerateTimings;
 }
 
+/** Options of {@link FluxPipeline.warmUp}. */
+export interface WarmUpOptions {
+  signal?: AbortSignal;
+  /** Called while the transformer's weights are prepared, after every block. */
+  onProgress?: (p: { block: number; blocks: number }) => void;
+}
+
 /** Options of {@link FluxPipeline.load}: those of a model, and how a pipeline serves its requests. */
 export interface PipelineOptions extends LoadOptions {
   /**

@@ -86,6 +86,7 @@ const FUNCTIONS: Record<string, (signal: AbortSignal) => unknown> = {
   'FluxPipeline.generate': (signal) => pipeline.generate({ prompt: 'a', signal }),
   'FluxPipeline.steps': (signal) => pipeline.steps({ prompt: 'a', signal }),
   'FluxPipeline.encodePrompt': (signal) => pipeline.encodePrompt('a', { signal }),
+  'FluxPipeline.warmUp': (signal) => pipeline.warmUp({ signal }),
   'GeneratedImage.toPNGAsync': (signal) => image.toPNGAsync({ signal }),
   'EncodedPrompts.save': (signal) => encoded.save(join(folder, 'a.safetensors'), { signal }),
   loadEncodedPrompts: (signal) => loadEncodedPrompts(join(folder, 'b.safetensors'), { signal }),
@@ -97,6 +98,7 @@ const FUNCTIONS: Record<string, (signal: AbortSignal) => unknown> = {
   setupLibTorch: (signal) => setupLibTorch({ signal, cacheDir: folder }),
   'Tokenizer.load': (signal) => Tokenizer.load(join(BUNDLED_MODEL, 'tokenizer.json'), { signal }),
   'FluxTransformer.load': (signal) => FluxTransformer.load(MINI, { ropeAxes: MINI_AXES, signal }),
+  'FluxTransformer.prepare': (signal) => model.prepare({ signal }),
   'FluxTransformer.condition': (signal) =>
     model.condition({
       prompt: Tensor.randn([1, 4, 96], { seed: 1 }),

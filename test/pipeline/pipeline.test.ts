@@ -260,3 +260,53 @@ describe('FluxPipeline.encodePrompt', () => {
     });
   });
 });
+
+describe('FluxPipeline.warmUp', () => {
+  it.each([true, false])(
+    'prepares every block and changes no picture, text encoders %s',
+    async (encoders) => {
+      const { images } = await pipeline.generate(SMALL);
+      const fresh = await FluxPipeline.load(BUNDLED_MODEL, encoders ? {} : { textEncoders: false });
+      try {
+        const { doubleBlocks, singleBlocks } = fresh.config;
+        const blocks = doubleBlocks + singleBlocks;
+        const seen: number[] = [];
+        await fresh.warmUp({ onProgress: (p) => seen.push(p.block, p.blocks) });
+        expect(seen.slice(-2)).toEqual([blocks, blocks]);
+        expect(fresh.stats()).toMatchObject({ requests: { completed: 0, running: 0 }, runs: 0 });
+        using conditioning = await pipeline.encodePrompt(SMALL.prompt);
+        const { prompt, ...rest } = SMALL;
+        const request = encoders ? SMALL : { ...rest, conditioning };
+        const again = await fresh.generate(request);
+        expect(Buffer.compare(again.images[0]!.data, images[0]!.data), prompt).toBe(0);
+        await fresh.warmUp();
+      } finally {
+        await fresh.dispose();
+      }
+      await expect(fresh.warmUp()).rejects.toMatchObject({ code: 'ERR_JITFLUX_DISPOSED' });
+    },
+  );
+
+  it('waits for its turn, and gives way to an abort and to disposal', async () => {
+    const other = await FluxPipeline.load(BUNDLED_MODEL);
+    const run = other.steps(SMALL);
+    await run.next();
+    const controller = new AbortController();
+    const waiting = other.warmUp({ signal: controller.signal });
+    controller.abort();
+    await expect(waiting).rejects.toMatchObject({ code: 'ERR_JITFLUX_ABORTED' });
+    const ended = expect(other.warmUp()).rejects.toMatchObject({
+      code: 'ERR_JITFLUX_ABORTED',
+      cause: { code: 'ERR_JITFLUX_DISPOSED' },
+    });
+    await other.dispose();
+    await ended;
+    await run.return(undefined as never);
+    await expect(other.warmUp({ onProgress: 1 as never })).rejects.toMatchObject({
+      code: 'ERR_JITFLUX_DISPOSED',
+    });
+    await expect(pipeline.warmUp({ onProgress: 1 as never })).rejects.toMatchObject({
+      code: 'ERR_JITFLUX_INVALID_ARGUMENT',
+    });
+  });
+});

@@ -84,6 +84,11 @@ class FluxTransformer {
   const FluxConfig& config() const { return config_; }
   const TransformerOptions& options() const { return options_; }
 
+  // Prepares the blocks' weights that no pass has used yet: what the first pass does otherwise. On
+  // accelerators loading has done it. Reports blocks; polls the job between them. What has been
+  // prepared when it is aborted stays. Runs on the inference thread only.
+  void prepare(const Job& job);
+
   // Of streamed weights: since the last call. The session must have been synchronised.
   std::optional<TransferStatistics> take_transfer_statistics();
 
@@ -137,6 +142,7 @@ class FluxTransformer {
   at::Tensor embed_conditioning(const at::Tensor& pooled, const std::vector<double>& guidance,
                                 const std::vector<double>& sigmas) const;
   const RopeTable& rope_for(const Grid& grid);
+  std::vector<std::vector<PackedLinear*>> layers_by_block();
   size_t blocks() const { return double_blocks_.size() + single_blocks_.size(); }
   bool int8() const { return options_.weights == WeightForm::kInt8; }
   // Where the norm before a block, or before the final layer, is written.

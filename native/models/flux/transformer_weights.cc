@@ -139,25 +139,41 @@ std::shared_ptr<FluxTransformer> FluxTransformer::load(
   model->final_modulation_ = from.modulation(kFluxFinalModulation, keep);
   model->final_out_ = from.linear("proj_out");
   if (options.weights == WeightForm::kStreamed) {
-    std::vector<std::vector<PackedLinear*>> blocks;
-    for (DoubleBlock& block : model->double_blocks_) {
-      auto& layers = blocks.emplace_back();
-      for (Stream* stream : {&block.text, &block.image}) {
-        for (PackedLinear* layer :
-             {&stream->qkv, &stream->out, &stream->mlp_in, &stream->mlp_out}) {
-          layers.push_back(layer);
-        }
-      }
-    }
-    for (SingleBlock& block : model->single_blocks_) blocks.push_back({&block.in, &block.out});
     model->streamer_ = std::make_unique<BlockStreamer>(
-        *reader, std::move(blocks),
+        *reader, model->layers_by_block(),
         [&](const std::string& module) { from.advance_module(module); });
   }
   reader->release_staging();
   const bool all_read = on_accelerator() || !reader->may_map();
   if (all_read && keep) reader->close();
   return model;
+}
+
+std::vector<std::vector<PackedLinear*>> FluxTransformer::layers_by_block() {
+  std::vector<std::vector<PackedLinear*>> blocks;
+  for (DoubleBlock& block : double_blocks_) {
+    auto& layers = blocks.emplace_back();
+    for (Stream* stream : {&block.text, &block.image}) {
+      for (PackedLinear* layer : {&stream->qkv, &stream->out, &stream->mlp_in, &stream->mlp_out}) {
+        layers.push_back(layer);
+      }
+    }
+  }
+  for (SingleBlock& block : single_blocks_) blocks.push_back({&block.in, &block.out});
+  return blocks;
+}
+
+void FluxTransformer::prepare(const Job& job) {
+  const auto layers = layers_by_block();
+  for (size_t i = 0; i < layers.size(); ++i) {
+    job.checkpoint();
+    weights_->expect_unchanged();
+    if (streamer_ == nullptr) {
+      for (PackedLinear* layer : layers[i]) layer->prepare_if_needed();
+    }
+    if (job.progress) job.progress(i + 1, layers.size(), "block");
+  }
+  weights_->expect_unchanged();
 }
 
 }  // namespace jitflux

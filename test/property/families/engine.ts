@@ -386,6 +386,9 @@ export const family: Family<World> = {
       { latents: latents(w), perImage: false, ...passRequest(w) },
     ]),
     ofModel('FluxTransformer', 'transformer', 'advance', (w) => [advanceRequest(w), w.models.conditioning]),
+    ofModel('FluxTransformer', 'transformer', 'prepare', () => [
+      { signal: signal(), onProgress: () => undefined },
+    ]),
     ofModel('FluxTransformer', 'transformer', 'transferStatistics', () => []),
     ofModel('FluxTransformer', 'transformer', 'bind', (w) => [w.models.conditioning], { async: false }),
     {

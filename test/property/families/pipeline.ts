@@ -291,6 +291,7 @@ export const family: Family<World> = {
         }),
     },
     method('encodePrompt', () => [['a circle', 'a square'], { maxSequenceLength: 8, signal: signal() }]),
+    method('warmUp', () => [{ signal: signal(), onProgress: () => undefined }]),
     method('stats', () => [], { async: false, slow: 10 }),
     method('memory', () => [], { slow: 10 }),
     method('dispose', () => [], { slow: 10 }),
