@@ -113,7 +113,6 @@ struct RowKernels {
 // Attention of one head over a sequence, no mask. T activations, float32 softmax and accumulation;
 // products in bfloat16 for bfloat16 activations where the CPU has tiles or dot products for them
 // (then the softmax weights are rounded to bfloat16, as everywhere), else in float32.
-constexpr int64_t kAttentionQueries = 96;
 constexpr int64_t kAttentionMaxHeadDim = 256;
 constexpr int64_t kAttentionHeadDimMultiple = 16;
 
@@ -128,7 +127,7 @@ struct Attend {
   float scale;       // > 0
   T* out;            // [rows, head_dim]
   int64_t out_stride;
-  int64_t rows;  // at most kAttentionQueries
+  int64_t rows;  // at most AttentionKernels::queries
 };
 
 template <typename T>
@@ -141,6 +140,9 @@ struct AttentionKernels {
                void* packed);
 
   void (*attend)(const Attend<T>& arguments);
+
+  // Rows of one call: those that share a pass over keys and values.
+  int64_t queries;
 };
 
 // One row of the lifted field: full[c] = v[positions[c]] at anchors (positions[c] >= 0), else the

@@ -1,5 +1,6 @@
 #include "layers/attention.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/SDPBackend.h>
 #include <ATen/ops/_fused_sdp_choice.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
@@ -16,6 +17,15 @@ namespace jitflux {
 namespace {
 
 constexpr int64_t kAlignment = 64;
+
+// Queries that go through the keys together: as many as the kernel takes, unless threads would be
+// left without work. What a query gets does not depend on it.
+int64_t queries_of_task(int64_t most, int64_t all) {
+  constexpr int64_t kTasksPerThread = 4;
+  constexpr int64_t kFewest = 32;
+  const int64_t share = all / (kTasksPerThread * at::get_num_threads());
+  return std::clamp(share / kFewest * kFewest, std::min(kFewest, most), most);
+}
 
 template <typename T>
 void own_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -44,15 +54,15 @@ void own_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v
                    packed + head * bytes);
     }
   });
-  const int64_t blocks =
-      (shape.sequence + kernels::kAttentionQueries - 1) / kernels::kAttentionQueries;
+  const int64_t queries = queries_of_task(kernels.queries, heads * shape.sequence);
+  const int64_t blocks = (shape.sequence + queries - 1) / queries;
   const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
-  const int64_t cost = kernels::kAttentionQueries * shape.sequence;
+  const int64_t cost = queries * shape.sequence;
   parallel_rows(heads * blocks, cost, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t head = task / blocks;
-      const int64_t row = task % blocks * kernels::kAttentionQueries;
-      const int64_t rows = std::min(kernels::kAttentionQueries, shape.sequence - row);
+      const int64_t row = task % blocks * queries;
+      const int64_t rows = std::min(queries, shape.sequence - row);
       kernels.attend({.q = q_data + offset(head, width) + row * width,
                       .q_stride = width,
                       .packed = packed + head * bytes,

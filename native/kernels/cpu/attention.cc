@@ -6,8 +6,8 @@
 
 namespace jitflux::kernels::JIT_FLUX_ISA_NAMESPACE {
 
-static constexpr int64_t kKeys = 64;                    // keys of one block
-static constexpr int64_t kQueries = kAttentionQueries;  // queries that share a pass over the keys
+static constexpr int64_t kKeys = 64;     // keys of one block
+static constexpr int64_t kQueries = 96;  // that share a pass over the keys
 
 // ---- packing
 
@@ -112,7 +112,8 @@ static void attend(const Attend<T>& a) {
 
 template <typename T>
 AttentionKernels<T> attention_kernels() {
-  return {.packed_bytes = packed_bytes<T>, .pack = pack<T>, .attend = attend<T>};
+  return {
+      .packed_bytes = packed_bytes<T>, .pack = pack<T>, .attend = attend<T>, .queries = kQueries};
 }
 
 template AttentionKernels<float> attention_kernels<float>();
