@@ -51,13 +51,10 @@ template <int64_t Keys, bool Whole, typename Element>
 static inline float softmax_vectors(const float* scores, Element* weights, int64_t valid,
                                     float scale, float* maximum, float* rescale) {
   constexpr int64_t kVectors = Keys / kWidth;
-  // Additions wait for each other: in a long row four sums go side by side.
-  constexpr int64_t kChains = kVectors >= 8 ? 4 : 1;
   constexpr float kLog2E = 1.44269504f;
   const __m512 lowest = _mm512_set1_ps(-1e30f);
   __m512 s[kVectors];
-  __m512 highest[kChains];
-  for (__m512& chain : highest) chain = lowest;
+  __m512 highest = lowest;
 #pragma GCC unroll 16
   for (int64_t v = 0; v < kVectors; ++v) {
     if constexpr (Whole) {
@@ -68,24 +65,22 @@ static inline float softmax_vectors(const float* scores, Element* weights, int64
           left >= kWidth ? 0xFFFF : static_cast<__mmask16>(left > 0 ? (1u << left) - 1 : 0);
       s[v] = _mm512_mask_loadu_ps(lowest, inside, scores + v * kWidth);
     }
-    highest[v % kChains] = _mm512_max_ps(highest[v % kChains], s[v]);
+    highest = _mm512_max_ps(highest, s[v]);
   }
-  for (int64_t i = 1; i < kChains; ++i) highest[0] = _mm512_max_ps(highest[0], highest[i]);
-  const float row_highest = _mm512_reduce_max_ps(highest[0]) * scale;  // scale > 0
+  const float row_highest = _mm512_reduce_max_ps(highest) * scale;  // scale > 0
   const float top = row_highest > *maximum ? row_highest : *maximum;
   *rescale = exp_approx(*maximum - top);
   *maximum = top;
   const __m512 factor = _mm512_set1_ps(scale * kLog2E);
   const __m512 shift = _mm512_set1_ps(top * kLog2E);
-  __m512 sum[kChains] = {};
+  __m512 sum = _mm512_setzero_ps();
 #pragma GCC unroll 16
   for (int64_t v = 0; v < kVectors; ++v) {
     const __m512 e = exp2_vector<sizeof(Element) == 4>(_mm512_fmsub_ps(s[v], factor, shift));
-    sum[v % kChains] = _mm512_add_ps(sum[v % kChains], e);
+    sum = _mm512_add_ps(sum, e);
     store_weights(weights + v * kWidth, e);
   }
-  for (int64_t i = 1; i < kChains; ++i) sum[0] = _mm512_add_ps(sum[0], sum[i]);
-  return _mm512_reduce_add_ps(sum[0]);
+  return _mm512_reduce_add_ps(sum);
 }
 
 template <int64_t Keys, typename Element>
