@@ -259,7 +259,10 @@ describe('at a limit on processes', () => {
     });
   });
 
-  it('libgomp, which calls exit() on the inference thread, ends the process in order', { timeout }, () => {
+  // A sanitizer's runtime, which comes first, creates threads for everybody: who asks it cannot be told any more.
+  const refusesByCaller = process.env.LD_PRELOAD === undefined;
+  const ends = 'libgomp, which calls exit() on the inference thread, ends the process in order';
+  it.skipIf(!refusesByCaller)(`${ends} (needs a process without LD_PRELOAD)`, { timeout }, () => {
     for (let round = 0; round < ROUNDS; round++) {
       const end = run(`${mini}
         process.env.NO_THREADS = 'gomp';
