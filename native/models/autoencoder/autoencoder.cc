@@ -13,6 +13,7 @@
 #include "layers/group_norm.h"
 #include "models/autoencoder/tiling.h"
 #include "runtime/device.h"
+#include "runtime/memory_arena.h"
 #include "runtime/parallel.h"
 
 namespace jitflux {
@@ -109,7 +110,14 @@ class Autoencoder::Run {
     const int64_t row_bytes =
         stride * padded_columns * channels * static_cast<int64_t>(c10::elementSize(dtype_));
     const int64_t strip = std::min(out_rows, std::max(kMinStripRows, kStripBytes / row_bytes));
-    const at::Tensor scratch = new_map(strip * stride + carry, padded_columns, channels);
+    // Strips, and what the library takes for them, are the same again and again; maps come from
+    // outside, so that the arena holds no more than strips.
+    const auto kept = [&](const auto& make) {
+      const MemoryArena::Scope scope(&arena_);
+      return make();
+    };
+    const at::Tensor scratch =
+        kept([&] { return new_map(strip * stride + carry, padded_columns, channels); });
     if (padded_columns > columns) scratch.narrow(1, columns, 1).zero_();
     for (int64_t begin = 0; begin < out_rows; begin += strip) {
       job_.checkpoint();
@@ -129,8 +137,9 @@ class Autoencoder::Run {
       const at::Tensor input = rows_of(scratch, 0, last - first)
                                    .view({1, last - first, padded_columns, channels})
                                    .permute({0, 3, 1, 2});
-      const at::Tensor output =
-          at::conv2d(widens ? input.to(at::kFloat) : input, weight, bias, strides, padding);
+      const at::Tensor output = kept([&] {
+        return at::conv2d(widens ? input.to(at::kFloat) : input, weight, bias, strides, padding);
+      });
       sink(begin, end, (widens ? output.to(dtype_) : output).permute({0, 2, 3, 1})[0]);
       if (end < out_rows) {
         rows_of(scratch, 0, carry).copy_(rows_of(scratch, strip * stride, strip * stride + carry));
@@ -263,6 +272,7 @@ class Autoencoder::Run {
   const Job& job_;
   uint64_t done_;
   uint64_t total_;
+  MemoryArena arena_;
 };
 
 int64_t Autoencoder::decode_bytes(int64_t h, int64_t w) const {
