@@ -94,7 +94,7 @@ for (const name of SECTIONS.filter((section) => only.includes(section))) {
   sections[name].seconds = (performance.now() - begun) / 1000;
 }
 
-const targets = evaluateTargets(sections, mode);
+const targets = evaluateTargets(sections, mode, machine.cpuClass);
 const failures = findFailures({ machine, sections });
 /** @type {(outcome: import('./targets.mjs').Outcome) => string} */
 const verdict = ({ value, met }) =>

@@ -1,6 +1,7 @@
 // The form of a result: every key that may be there, figures that are numbers, ratios where something is compared. A run
 // checks the file that it wrote, so that a section which measures nothing any more, or something else, does not pass.
 import { z } from 'zod';
+import { CPU_CLASSES } from './lib/cpu-class.mjs';
 
 /** In the order in which they run; later ones may use what earlier ones found. */
 export const SECTIONS = /** @type {const} */ ([
@@ -10,6 +11,7 @@ export const SECTIONS = /** @type {const} */ ([
   'sampler',
   'load',
   'javascript',
+  'parts',
   'autoencoder',
   'snapshot',
 ]);
@@ -264,6 +266,18 @@ const sectionSchemas = {
       }),
     };
   })(),
+  parts: {
+    widths: z.enum(['flux', 'tiny']),
+    peers: peerInfo,
+    cases: z
+      .array(
+        rowOrFailed(
+          { part: z.enum(['t5', 'decoder']), type, size: count },
+          { ours: spread, reference: spread, ratio: spread, difference: finite.nonnegative() },
+        ),
+      )
+      .min(1),
+  },
   autoencoder: {
     widths: z.enum(['flux', 'tiny']),
     rows: z
@@ -332,6 +346,7 @@ const documentSchema = z.strictObject({
     cpu: z.string(),
     cpuFamily: z.string(),
     flags: z.array(z.string()),
+    cpuClass: z.enum(CPU_CLASSES),
     cores: count,
     memoryGiB: positive,
     kernel: z.string(),
@@ -369,6 +384,7 @@ const documentSchema = z.strictObject({
     sampler: section(sectionSchemas.sampler).optional(),
     load: section(sectionSchemas.load).optional(),
     javascript: section(sectionSchemas.javascript).optional(),
+    parts: section(sectionSchemas.parts).optional(),
     autoencoder: section(sectionSchemas.autoencoder).optional(),
     snapshot: section(sectionSchemas.snapshot).optional(),
   }),

@@ -14,6 +14,7 @@ import {
   normalTable,
   range,
   size,
+  t5Tensors,
   writeRandomSafetensors,
 } from './lib/random-weights.mjs';
 
@@ -174,34 +175,7 @@ const [t5Mlp, t5Heads, t5Vocab] = values.tiny ? [96, 3, 32128] : [10240, 64, 321
 writeComponent(
   'text_encoder_2',
   'model',
-  [
-    { name: 'shared.weight', shape: [t5Vocab, t5], mean: 0, scale: 1 },
-    ...range(t5Layers).flatMap((i) => {
-      const [attention, feed] = [`encoder.block.${i}.layer.0`, `encoder.block.${i}.layer.1`];
-      const plain = { bias: false };
-      return [
-        // No 1/sqrt(d) in T5's attention: its queries are small instead.
-        ...linear(`${attention}.SelfAttention.q`, t5, t5, { bias: false, gain: 1 / 8 }),
-        ...['k', 'v', 'o'].flatMap((n) => linear(`${attention}.SelfAttention.${n}`, t5, t5, plain)),
-        ...(i === 0
-          ? [
-              {
-                name: `${attention}.SelfAttention.relative_attention_bias.weight`,
-                shape: [32, t5Heads],
-                mean: 0,
-                scale: 0.5,
-              },
-            ]
-          : []),
-        ...norm(`${attention}.layer_norm`, t5, false),
-        ...linear(`${feed}.DenseReluDense.wi_0`, t5Mlp, t5, plain),
-        ...linear(`${feed}.DenseReluDense.wi_1`, t5Mlp, t5, plain),
-        ...linear(`${feed}.DenseReluDense.wo`, t5, t5Mlp, plain),
-        ...norm(`${feed}.layer_norm`, t5, false),
-      ];
-    }),
-    ...norm('encoder.final_layer_norm', t5, false),
-  ],
+  t5Tensors({ width: t5, mlp: t5Mlp, heads: t5Heads, vocab: t5Vocab, layers: t5Layers }),
   2,
 );
 json('text_encoder_2', 'config.json', {

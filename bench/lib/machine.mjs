@@ -2,6 +2,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus, release, totalmem } from 'node:os';
+import { cpuClassOf } from './cpu-class.mjs';
 import { ROOT } from './paths.mjs';
 
 const FLAGS = /^(avx2|fma|avx512f|avx512_bf16|avx512_vnni|avx_vnni|amx_bf16|amx_int8|amx_tile)$/;
@@ -21,6 +22,7 @@ export function describeMachine({ threads, mode }) {
     const { status, stdout } = spawnSync('git', args, { cwd: ROOT, encoding: 'utf8' });
     return status === 0 ? stdout.trim() : undefined;
   };
+  const flags = [...new Set(field('flags')?.split(' '))].filter((flag) => FLAGS.test(flag));
   return {
     date: new Date().toISOString(),
     commit: git('rev-parse', '--short=10', 'HEAD') ?? 'unknown',
@@ -29,7 +31,8 @@ export function describeMachine({ threads, mode }) {
     mode,
     cpu: cpus()[0]?.model ?? field('model name') ?? 'unknown',
     cpuFamily: `${field('cpu family')}/${field('model')}/${field('stepping')}`,
-    flags: [...new Set(field('flags')?.split(' '))].filter((flag) => FLAGS.test(flag)),
+    flags,
+    cpuClass: cpuClassOf(flags),
     cores: availableParallelism(),
     memoryGiB: Number((totalmem() / 2 ** 30).toFixed(1)),
     kernel: release(),

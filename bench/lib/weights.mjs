@@ -5,6 +5,7 @@ import {
   autoencoderTensors,
   fluxTransformerTensors,
   normalTable,
+  t5Tensors,
   writeRandomSafetensors,
 } from '../../tools/lib/random-weights.mjs';
 import { MODELS } from './models.mjs';
@@ -77,3 +78,23 @@ export function autoencoderFile(widths, work) {
     });
   });
 }
+
+/**
+ * Two layers of a T5 v1.1 encoder in bfloat16.
+ * @param {'flux' | 'tiny'} widths T5-XXL's, or toy ones
+ * @param {string} work
+ */
+export function t5File(widths, work) {
+  return createOnce(join(work, `t5-${widths}-v${VERSION}-bfloat16.safetensors`), (partial) => {
+    writeRandomSafetensors(partial, t5Tensors(T5[widths]), {
+      dtype: 'bfloat16',
+      normals: normalTable({ seed: 6 }),
+    });
+  });
+}
+
+/** The vocabulary is small: no figure depends on it. */
+export const T5 = {
+  flux: { width: 4096, mlp: 10240, heads: 64, vocab: 1024, layers: 2 },
+  tiny: { width: 48, mlp: 96, heads: 3, vocab: 1024, layers: 2 },
+};

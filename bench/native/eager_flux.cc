@@ -21,8 +21,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "residency/weight_tensors.h"
-#include "weights/weight_file.h"
+#include "parameter_source.h"
 
 namespace jitflux::bench {
 
@@ -31,44 +30,6 @@ namespace {
 constexpr double kEpsilon = 1e-6;
 constexpr double kRopeTheta = 10000.0;
 constexpr int64_t kSinusoidWidth = 256;
-
-// Parameters of a file; counts what has been taken, as every one must be.
-class ParameterSource {
- public:
-  ParameterSource(const std::string& path, at::ScalarType dtype)
-      : file_(WeightFile::open(path)), dtype_(dtype) {}
-
-  at::Tensor take(const std::string& name) {
-    const WeightTensor* tensor = file_->find(name);
-    if (tensor == nullptr) throw std::runtime_error(file_->path() + " has no parameter " + name);
-    ++taken_;
-    // Read, not mapped: eager's parameters are the process's own memory.
-    const at::Tensor own = at::empty(tensor->shape, dtype_);
-    read_weight(*tensor, own);
-    return own;
-  }
-
-  void expect_all_taken() const {
-    if (taken_ == file_->tensors().size()) return;
-    throw std::runtime_error(file_->path() + " has " + std::to_string(file_->tensors().size()) +
-                             " parameters, but the architecture " + std::to_string(taken_));
-  }
-
- private:
-  std::shared_ptr<const WeightFile> file_;
-  at::ScalarType dtype_;
-  size_t taken_ = 0;
-};
-
-struct Linear {
-  Linear(ParameterSource& from, const std::string& name)
-      : weight(from.take(name + ".weight")), bias(from.take(name + ".bias")) {}
-
-  at::Tensor operator()(const at::Tensor& x) const { return at::linear(x, weight, bias); }
-
-  at::Tensor weight;
-  at::Tensor bias;
-};
 
 struct HeadNorm {
   HeadNorm(ParameterSource& from, const std::string& name) : weight(from.take(name + ".weight")) {}
@@ -86,8 +47,8 @@ struct TwoLinears {
 
   at::Tensor operator()(const at::Tensor& x) const { return second(at::silu(first(x))); }
 
-  Linear first;
-  Linear second;
+  EagerLinear first;
+  EagerLinear second;
 };
 
 struct FeedForward {
@@ -96,8 +57,8 @@ struct FeedForward {
 
   at::Tensor operator()(const at::Tensor& x) const { return down(at::gelu(up(x), "tanh")); }
 
-  Linear up;
-  Linear down;
+  EagerLinear up;
+  EagerLinear down;
 };
 
 // Vectors [B, 1, width] of the conditioning.
@@ -108,7 +69,7 @@ struct Modulation {
     return linear(at::silu(conditioning)).unsqueeze(1).chunk(parts, -1);
   }
 
-  Linear linear;
+  EagerLinear linear;
 };
 
 // [B] -> [B, 256] float32: cosines, then sines.
@@ -166,7 +127,7 @@ struct StreamAttention {
             split_heads(to_v(x), head_dim)};
   }
 
-  Linear to_q, to_k, to_v;
+  EagerLinear to_q, to_k, to_v;
   HeadNorm norm_q, norm_k;
   int64_t head_dim;
 };
@@ -226,7 +187,7 @@ struct DoubleBlock {
 
   Modulation norm, text_norm;
   StreamAttention attention, text_attention;
-  Linear to_out, to_text_out;
+  EagerLinear to_out, to_text_out;
   FeedForward feed_forward, text_feed_forward;
 };
 
@@ -253,7 +214,7 @@ struct SingleBlock {
 
   Modulation norm;
   StreamAttention attention;
-  Linear proj_mlp, proj_out;
+  EagerLinear proj_mlp, proj_out;
 };
 
 }  // namespace
@@ -282,11 +243,11 @@ struct EagerFlux::Modules {
   at::ScalarType dtype;
   TwoLinears time, pooled;
   std::vector<TwoLinears> guidance;  // none or one
-  Linear context, embedder;
+  EagerLinear context, embedder;
   std::vector<DoubleBlock> doubles;
   std::vector<SingleBlock> singles;
   Modulation norm_out;
-  Linear proj_out;
+  EagerLinear proj_out;
 };
 
 EagerFlux::EagerFlux(const std::string& path, const EagerFluxShape& shape, at::ScalarType dtype) {

@@ -25,6 +25,7 @@
 
 #include "eager_flux.h"
 #include "eager_jit.h"
+#include "eager_parts.h"
 #include "harness.h"
 
 namespace jitflux::bench {
@@ -210,8 +211,11 @@ class Peer {
     if (op == "forward") return forward(request);
     if (op == "sample") return sample(request);
     if (op == "jit_load") return jit_load(request);
+    if (op == "load_part") return load_part(request);
+    if (op == "run_part") return run_part(request);
     if (op == "unload") {
       models_.erase(request.text("model"));
+      parts_.erase(request.text("model"));
       return {};
     }
     throw std::runtime_error("unknown request " + op);
@@ -272,6 +276,40 @@ class Peer {
     return {{"seconds", seconds}};
   }
 
+  // kind: t5, with layers and heads; or decoder, with levels
+  Fields load_part(const Request& request) {
+    const std::string& kind = request.text("kind");
+    const std::string& path = request.text("path");
+    const at::ScalarType dtype = dtype_of(request.text("dtype"));
+    std::unique_ptr<const EagerPart> loaded;
+    const double seconds = seconds_of([&] {
+      loaded = kind == "t5"
+                   ? load_eager_t5(path, request.integer("layers"), request.integer("heads"), dtype)
+                   : load_eager_decoder(path, request.integer("levels"), dtype);
+    });
+    parts_[request.text("model")] = std::move(loaded);
+    return {{"seconds", seconds}};
+  }
+
+  // ids: of one prompt; or seed and side: of latents, [1, 16, side, side]
+  Fields run_part(const Request& request) {
+    const auto it = parts_.find(request.text("model"));
+    if (it == parts_.end()) {
+      throw std::runtime_error("no model " + request.text("model") + " is loaded");
+    }
+    at::Tensor input;
+    if (request.has("ids")) {
+      input = index_tensor(request.list<int64_t>("ids")).unsqueeze(0);
+    } else {
+      const int64_t side = request.integer("side");
+      input = randn(request.integer("seed"), {1, 16, side, side});
+    }
+    at::Tensor result;
+    const double seconds = seconds_of([&] { result = it->second->run(input); });
+    save(request, result);
+    return {{"seconds", seconds}};
+  }
+
   // What torch.jit.load does.
   static Fields jit_load(const Request& request) {
     std::optional<torch::jit::Module> module;
@@ -282,6 +320,7 @@ class Peer {
   }
 
   std::map<std::string, std::unique_ptr<Model>> models_;
+  std::map<std::string, std::unique_ptr<const EagerPart>> parts_;
 };
 
 }  // namespace

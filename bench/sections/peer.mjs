@@ -35,11 +35,11 @@ const CASES = {
   ],
   quick: [
     { model: 'bench', grid: [64, 64], ours: ['float32', 'bfloat16', 'int8'], rounds: 3, seconds: 30 },
-    { model: 'flux-slice', grid: [64, 64], ours: ['bfloat16'], rounds: 3, seconds: 30 },
+    { model: 'flux-slice', grid: [64, 64], ours: ['float32', 'bfloat16'], rounds: 3, seconds: 60 },
   ],
   smoke: [
     { model: 'smoke-small', grid: [16, 16], ours: ['float32', 'bfloat16', 'int8'], rounds: 2 },
-    { model: 'smoke-wide', grid: [16, 16], ours: ['bfloat16'], rounds: 2 },
+    { model: 'smoke-wide', grid: [16, 16], ours: ['float32', 'bfloat16'], rounds: 2 },
   ],
 };
 

@@ -178,6 +178,42 @@ export const norm = (name, width, bias = true) => [
 ];
 
 /**
+ * Tensors of a T5 v1.1 encoder under the names of transformers.
+ * @param {{ width: number, mlp: number, heads: number, vocab: number, layers: number }} config
+ * @returns {RandomTensor[]}
+ */
+export function t5Tensors({ width, mlp, heads, vocab, layers }) {
+  const plain = { bias: false };
+  return [
+    { name: 'shared.weight', shape: [vocab, width], mean: 0, scale: 1 },
+    ...range(layers).flatMap((i) => {
+      const [attention, feed] = [`encoder.block.${i}.layer.0`, `encoder.block.${i}.layer.1`];
+      return [
+        // No 1/sqrt(d) in T5's attention: its queries are small instead.
+        ...linear(`${attention}.SelfAttention.q`, width, width, { bias: false, gain: 1 / 8 }),
+        ...['k', 'v', 'o'].flatMap((n) => linear(`${attention}.SelfAttention.${n}`, width, width, plain)),
+        ...(i === 0
+          ? [
+              {
+                name: `${attention}.SelfAttention.relative_attention_bias.weight`,
+                shape: [32, heads],
+                mean: 0,
+                scale: 0.5,
+              },
+            ]
+          : []),
+        ...norm(`${attention}.layer_norm`, width, false),
+        ...linear(`${feed}.DenseReluDense.wi_0`, mlp, width, plain),
+        ...linear(`${feed}.DenseReluDense.wi_1`, mlp, width, plain),
+        ...linear(`${feed}.DenseReluDense.wo`, width, mlp, plain),
+        ...norm(`${feed}.layer_norm`, width, false),
+      ];
+    }),
+    ...norm('encoder.final_layer_norm', width, false),
+  ];
+}
+
+/**
  * @param {string} name
  * @param {number} out
  * @param {number} input

@@ -17,6 +17,7 @@ const result = () => ({
     cpu: 'Intel(R) Xeon(R) Processor',
     cpuFamily: '6/143/8',
     flags: ['avx2'],
+    cpuClass: 'avx2',
     cores: 2,
     memoryGiB: 23.5,
     kernel: '6.18',

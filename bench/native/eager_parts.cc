@@ -1,0 +1,242 @@
+#include "eager_parts.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/conv2d.h>
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/group_norm.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/rsqrt.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/upsample_nearest2d.h>
+
+#include <optional>
+#include <vector>
+
+#include "models/t5/t5_encoder.h"
+#include "parameter_source.h"
+
+namespace jitflux::bench {
+
+namespace {
+
+constexpr double kEpsilon = 1e-6;
+constexpr int64_t kBuckets = 32;
+constexpr int64_t kMaxDistance = 128;
+constexpr int64_t kNormGroups = 32;
+
+// T5LayerNorm: no mean, no bias; the variance in float32.
+struct RmsNorm {
+  RmsNorm(ParameterSource& from, const std::string& name) : weight(from.take(name + ".weight")) {}
+
+  at::Tensor operator()(const at::Tensor& x) const {
+    const at::Tensor wide = x.to(at::kFloat);
+    const at::Tensor variance = (wide * wide).mean(-1, /*keepdim=*/true);
+    return weight * (wide * at::rsqrt(variance + kEpsilon)).to(weight.scalar_type());
+  }
+
+  at::Tensor weight;
+};
+
+struct T5Layer {
+  T5Layer(ParameterSource& from, const std::string& name)
+      : norm1(from, name + "0.layer_norm"),
+        q(from, name + "0.SelfAttention.q", false),
+        k(from, name + "0.SelfAttention.k", false),
+        v(from, name + "0.SelfAttention.v", false),
+        o(from, name + "0.SelfAttention.o", false),
+        norm2(from, name + "1.layer_norm"),
+        gate(from, name + "1.DenseReluDense.wi_0", false),
+        up(from, name + "1.DenseReluDense.wi_1", false),
+        down(from, name + "1.DenseReluDense.wo", false) {}
+
+  at::Tensor operator()(at::Tensor x, const at::Tensor& bias, int64_t heads) const {
+    const auto split = [&](const at::Tensor& t) {
+      return t.unflatten(-1, {heads, -1}).transpose(1, 2);
+    };
+    at::Tensor h = norm1(x);
+    const at::Tensor scores = at::matmul(split(q(h)), split(k(h)).transpose(2, 3)) + bias;
+    const at::Tensor weights = at::softmax(scores.to(at::kFloat), -1).to(scores.scalar_type());
+    x = x + o(at::matmul(weights, split(v(h))).transpose(1, 2).flatten(2));
+    h = norm2(x);
+    return x + down(at::gelu(gate(h), "tanh") * up(h));
+  }
+
+  RmsNorm norm1;
+  EagerLinear q, k, v, o;
+  RmsNorm norm2;
+  EagerLinear gate, up, down;
+};
+
+class T5 final : public EagerPart {
+ public:
+  T5(ParameterSource from, int64_t layers, int64_t heads)
+      : heads_(heads),
+        tokens_(from.take("shared.weight")),
+        bias_(from.take("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight")),
+        final_norm_(from, "encoder.final_layer_norm") {
+    for (int64_t i = 0; i < layers; ++i) {
+      layers_.emplace_back(from, "encoder.block." + std::to_string(i) + ".layer.");
+    }
+    from.expect_all_taken();
+  }
+
+  at::Tensor run(const at::Tensor& ids) const override {
+    at::Tensor x = at::embedding(tokens_, ids);
+    const at::Tensor bias = position_bias(ids.size(1));
+    for (const T5Layer& layer : layers_) x = layer(x, bias, heads_);
+    return final_norm_(x);
+  }
+
+ private:
+  // [1, heads, T, T], made anew for every prompt as transformers does.
+  at::Tensor position_bias(int64_t length) const {
+    std::vector<int64_t> buckets;
+    for (int64_t query = 0; query < length; ++query) {
+      for (int64_t key = 0; key < length; ++key) {
+        buckets.push_back(t5_bucket(key - query, kBuckets, kMaxDistance));
+      }
+    }
+    const at::Tensor index = at::arange(length * length, at::kLong);
+    std::copy(buckets.begin(), buckets.end(), index.mutable_data_ptr<int64_t>());
+    return at::embedding(bias_, index.view({length, length})).permute({2, 0, 1}).unsqueeze(0);
+  }
+
+  int64_t heads_;
+  at::Tensor tokens_;
+  at::Tensor bias_;
+  RmsNorm final_norm_;
+  std::vector<T5Layer> layers_;
+};
+
+struct Conv {
+  Conv(ParameterSource& from, const std::string& name)
+      : weight(from.take(name + ".weight")), bias(from.take(name + ".bias")) {}
+
+  at::Tensor operator()(const at::Tensor& x) const {
+    const int64_t padding = weight.size(2) / 2;
+    return at::conv2d(x, weight, bias, /*stride=*/1, padding);
+  }
+
+  at::Tensor weight;
+  at::Tensor bias;
+};
+
+struct GroupNorm {
+  GroupNorm(ParameterSource& from, const std::string& name)
+      : weight(from.take(name + ".weight")), bias(from.take(name + ".bias")) {}
+
+  at::Tensor operator()(const at::Tensor& x) const {
+    return at::group_norm(x, kNormGroups, weight, bias, kEpsilon);
+  }
+
+  at::Tensor weight;
+  at::Tensor bias;
+};
+
+struct Resnet {
+  Resnet(ParameterSource& from, const std::string& name)
+      : norm1(from, name + ".norm1"),
+        conv1(from, name + ".conv1"),
+        norm2(from, name + ".norm2"),
+        conv2(from, name + ".conv2") {
+    if (conv1.weight.size(0) != conv1.weight.size(1)) {
+      shortcut.emplace(from, name + ".conv_shortcut");
+    }
+  }
+
+  at::Tensor operator()(const at::Tensor& x) const {
+    const at::Tensor h = conv2(at::silu(norm2(conv1(at::silu(norm1(x))))));
+    return (shortcut ? (*shortcut)(x) : x) + h;
+  }
+
+  GroupNorm norm1;
+  Conv conv1;
+  GroupNorm norm2;
+  Conv conv2;
+  std::optional<Conv> shortcut;
+};
+
+struct MiddleAttention {
+  MiddleAttention(ParameterSource& from, const std::string& name)
+      : norm(from, name + ".group_norm"),
+        q(from, name + ".to_q"),
+        k(from, name + ".to_k"),
+        v(from, name + ".to_v"),
+        out(from, name + ".to_out.0") {}
+
+  at::Tensor operator()(const at::Tensor& x) const {
+    const at::Tensor h = norm(x.flatten(2)).transpose(1, 2);
+    const auto head = [](const at::Tensor& t) { return t.unsqueeze(1); };
+    const at::Tensor attended =
+        at::scaled_dot_product_attention(head(q(h)), head(k(h)), head(v(h))).squeeze(1);
+    return x + out(attended).transpose(1, 2).view(x.sizes());
+  }
+
+  GroupNorm norm;
+  EagerLinear q, k, v, out;
+};
+
+class Decoder final : public EagerPart {
+ public:
+  Decoder(ParameterSource from, int64_t levels)
+      : in_(from, "decoder.conv_in"),
+        middle1_(from, "decoder.mid_block.resnets.0"),
+        attention_(from, "decoder.mid_block.attentions.0"),
+        middle2_(from, "decoder.mid_block.resnets.1"),
+        norm_out_(from, "decoder.conv_norm_out"),
+        out_(from, "decoder.conv_out") {
+    constexpr int64_t kBlocks = 3;
+    for (int64_t i = 0; i < levels; ++i) {
+      const std::string name = "decoder.up_blocks." + std::to_string(i);
+      Level& level = levels_.emplace_back();
+      for (int64_t j = 0; j < kBlocks; ++j) {
+        level.blocks.emplace_back(from, name + ".resnets." + std::to_string(j));
+      }
+      if (i + 1 < levels) level.upsample.emplace(from, name + ".upsamplers.0.conv");
+    }
+  }
+
+  at::Tensor run(const at::Tensor& latents) const override {
+    at::Tensor x = in_(latents.to(in_.weight.scalar_type()));
+    x = middle2_(attention_(middle1_(x)));
+    for (const Level& level : levels_) {
+      for (const Resnet& block : level.blocks) x = block(x);
+      if (level.upsample) {
+        x = (*level.upsample)(at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}));
+      }
+    }
+    return out_(at::silu(norm_out_(x)));
+  }
+
+ private:
+  struct Level {
+    std::vector<Resnet> blocks;
+    std::optional<Conv> upsample;
+  };
+
+  Conv in_;
+  Resnet middle1_;
+  MiddleAttention attention_;
+  Resnet middle2_;
+  GroupNorm norm_out_;
+  Conv out_;
+  std::vector<Level> levels_;
+};
+
+}  // namespace
+
+std::unique_ptr<const EagerPart> load_eager_t5(const std::string& path, int64_t layers,
+                                               int64_t heads, at::ScalarType dtype) {
+  return std::make_unique<T5>(ParameterSource(path, dtype), layers, heads);
+}
+
+std::unique_ptr<const EagerPart> load_eager_decoder(const std::string& path, int64_t levels,
+                                                    at::ScalarType dtype) {
+  return std::make_unique<Decoder>(ParameterSource(path, dtype), levels);
+}
+
+}  // namespace jitflux::bench

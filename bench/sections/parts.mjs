@@ -1,0 +1,183 @@
+// FLUX.1's other large parts, T5's encoder and the autoencoder's decoder at their real widths (toy ones in a smoke run),
+// against the same in eager ATen (bench/native/eager_parts.h): same weights, inputs, type and threads, in turn.
+import { Autoencoder, T5Encoder, Tensor } from 'jit-flux';
+import { interleave, timed } from '../lib/interleave.mjs';
+import { closePeers, startPeers } from '../lib/peer.mjs';
+import { hasFailed, part } from '../lib/part.mjs';
+import { ratio, relativeDifference, spread } from '../lib/statistics.mjs';
+import { duration, number, ratioText, table } from '../lib/table.mjs';
+import { autoencoderFile, T5, t5File } from '../lib/weights.mjs';
+
+/** @typedef {import('../lib/section-process.mjs').Context} Context */
+
+/**
+ * @typedef {object} Case
+ * @property {'t5' | 'decoder'} part
+ * @property {'float32' | 'bfloat16'} type
+ * @property {number} size tokens of the prompt, or pixels of a side
+ * @property {number} rounds
+ */
+
+/** @type {Readonly<Record<import('../lib/models.mjs').Mode, { widths: 'flux' | 'tiny', cases: readonly Case[] }>>} */
+const CASES = {
+  full: {
+    widths: 'flux',
+    cases: [
+      { part: 't5', type: 'bfloat16', size: 512, rounds: 12 },
+      { part: 't5', type: 'float32', size: 512, rounds: 4 },
+      { part: 'decoder', type: 'bfloat16', size: 512, rounds: 4 },
+      { part: 'decoder', type: 'float32', size: 512, rounds: 2 },
+      { part: 'decoder', type: 'bfloat16', size: 1024, rounds: 2 },
+      { part: 'decoder', type: 'float32', size: 1024, rounds: 1 },
+    ],
+  },
+  quick: {
+    widths: 'flux',
+    cases: [
+      { part: 't5', type: 'bfloat16', size: 512, rounds: 6 },
+      { part: 'decoder', type: 'bfloat16', size: 512, rounds: 2 },
+      { part: 'decoder', type: 'float32', size: 512, rounds: 1 },
+    ],
+  },
+  smoke: {
+    widths: 'tiny',
+    cases: [
+      { part: 't5', type: 'bfloat16', size: 16, rounds: 2 },
+      { part: 't5', type: 'float32', size: 16, rounds: 2 },
+      { part: 'decoder', type: 'bfloat16', size: 64, rounds: 2 },
+      { part: 'decoder', type: 'float32', size: 64, rounds: 2 },
+    ],
+  },
+};
+/** Relative L2 difference of the results in float32 above which one of the two computes something else. */
+const TOLERANCE = 1e-4;
+const SEED = 21;
+const SPATIAL_FACTOR = 8;
+const LATENT_CHANNELS = 16;
+const LEVELS = 4;
+
+/** @param {Context} context */
+export default async function parts(context) {
+  const { widths, cases: wanted } = CASES[context.mode];
+  const peers = await startPeers(context);
+  try {
+    const cases = [];
+    for (const measured of wanted) {
+      const { part: name, type, size } = measured;
+      const found = await part(`${name} ${type} ${size}`, context, () => {
+        const peer = peers.running.get('aten');
+        if (!peer) throw new Error('there is no eager ATen');
+        return measure(measured, widths, peer, context);
+      });
+      cases.push({ part: name, type, size, ...found });
+    }
+    return { widths, peers: peers.info, cases };
+  } finally {
+    closePeers(peers);
+  }
+}
+
+/**
+ * @param {Case} measured
+ * @param {'flux' | 'tiny'} widths
+ * @param {import('../lib/peer.mjs').Peer} peer
+ * @param {Context} context
+ */
+async function measure({ part: name, type, size, rounds }, widths, peer, context) {
+  const ours = await (name === 't5' ? openT5 : openDecoder)(type, size, widths, context);
+  const model = `${name} ${type}`;
+  try {
+    await peer.ask({ op: 'load_part', model, kind: name, dtype: type, ...ours.load });
+    const request = { op: 'run_part', model, ...ours.input };
+    const mine = await ours.run();
+    const difference = relativeDifference(await mine.toFloat32Array(), await peer.result(request));
+    mine.dispose();
+    context.log(`${model} ${size}: results differ by ${number(difference)} (relative L2)`);
+    if (type === 'float32' && !(difference < TOLERANCE)) {
+      throw new Error(`the results differ by ${number(difference)} (relative L2), more than ${TOLERANCE}`);
+    }
+    const samples = await interleave(
+      {
+        ours: () => timed(async () => (await ours.run()).dispose()),
+        theirs: async () => (await peer.ask(request)).seconds,
+      },
+      { rounds, atLeast: 1, warmups: 0 },
+    );
+    return {
+      ours: spread(samples.ours),
+      reference: spread(samples.theirs),
+      ratio: ratio(samples.theirs, samples.ours),
+      difference,
+    };
+  } finally {
+    ours.dispose();
+    await peer.ask({ op: 'unload', model });
+  }
+}
+
+/**
+ * One side of a comparison, and what the other is asked for.
+ * @typedef {object} Ours
+ * @property {Record<string, string | number>} load
+ * @property {Record<string, number | number[]>} input
+ * @property {() => Promise<Tensor>} run
+ * @property {() => void} dispose
+ */
+
+/** @type {(type: Case['type'], size: number, widths: 'flux' | 'tiny', context: Context) => Promise<Ours>} */
+async function openT5(type, tokens, widths, { work, threads }) {
+  const { layers, heads, vocab } = T5[widths];
+  const path = await t5File(widths, work);
+  const encoder = await T5Encoder.load(path, { dtype: type, threads });
+  const ids = Array.from({ length: tokens }, (_, i) => (i * 7919 + 13) % vocab);
+  const input = Tensor.from(BigInt64Array.from(ids, BigInt), [1, tokens]);
+  return {
+    load: { path, layers, heads },
+    input: { ids },
+    run: () => encoder.encode(input),
+    dispose: () => {
+      input.dispose();
+      encoder.dispose();
+    },
+  };
+}
+
+/** @type {(type: Case['type'], size: number, widths: 'flux' | 'tiny', context: Context) => Promise<Ours>} */
+async function openDecoder(type, pixels, widths, { work, threads }) {
+  const path = await autoencoderFile(widths, work);
+  const autoencoder = await Autoencoder.load(path, { dtype: type, threads });
+  const side = pixels / SPATIAL_FACTOR;
+  const input = Tensor.randn([1, LATENT_CHANNELS, side, side], { seed: SEED });
+  return {
+    load: { path, levels: LEVELS },
+    input: { seed: SEED, side },
+    run: () => autoencoder.decode(input, { tiling: false }),
+    dispose: () => {
+      input.dispose();
+      autoencoder.dispose();
+    },
+  };
+}
+
+/** @param {Awaited<ReturnType<typeof parts>>} result */
+export function print({ cases }) {
+  return table(
+    ['part', 'type', 'size', 'ours', 'eager ATen', 'ratio', 'relative L2'],
+    cases.map((found) => {
+      const place = [
+        found.part,
+        found.type,
+        found.part === 't5' ? `${found.size} tokens` : `${found.size}x${found.size}`,
+      ];
+      if (hasFailed(found)) return [...place, `failed: ${found.error}`];
+      if (!('ours' in found)) return place;
+      return [
+        ...place,
+        duration(found.ours.median),
+        duration(found.reference.median),
+        ratioText(found.ratio),
+        number(found.difference),
+      ];
+    }),
+  );
+}
