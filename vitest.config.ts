@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
+import { SLOWNESS } from './test/support/slowness.js';
 
 /** Vitest runs groups one after another, and the projects of a group side by side. */
 const GROUPS = { pure: 0, engine: 1, alone: 2 };
@@ -39,8 +40,8 @@ const PROCESSES = ['changed-weights', 'endings', 'fail-allocations', 'faults', '
 export default defineConfig({
   test: {
     pool: 'forks',
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    testTimeout: 60_000 * SLOWNESS,
+    hookTimeout: 60_000 * SLOWNESS,
     // Of scripts/test-asan.mjs and scripts/coverage.mjs.
     setupFiles: process.env.JIT_FLUX_TEST_SETUP ?? [],
     projects: [

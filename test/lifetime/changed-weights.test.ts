@@ -1,6 +1,7 @@
 /** Weight files that another process truncates, rewrites or replaces while they are in use. */
 import { beforeAll, describe, expect, it } from 'vitest';
-import { runProgram, runSource, SLOWNESS } from '../support/program.js';
+import { runProgram, runSource } from '../support/program.js';
+import { SLOWNESS } from '../support/slowness.js';
 
 const CHANGED = 'ERR_JITFLUX_WEIGHTS_CHANGED';
 const OUTCOMES: Record<string, string> = {

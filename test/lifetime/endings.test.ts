@@ -9,7 +9,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
-import { runProgram, runSource, SLOWNESS } from '../support/program.js';
+import { runProgram, runSource } from '../support/program.js';
+import { SLOWNESS } from '../support/slowness.js';
 
 const PROGRAMS = new URL('./programs/', import.meta.url).pathname;
 const HEADERS = new URL('../../node_modules/node-api-headers/include', import.meta.url).pathname;

@@ -2,7 +2,8 @@
 import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { MINI, MINI_AXES } from '../support/mini.js';
-import { NODE, SLOWNESS } from '../support/program.js';
+import { NODE } from '../support/program.js';
+import { SLOWNESS } from '../support/slowness.js';
 
 const RUNTIME = new URL('../../dist/engine/index.js', import.meta.url).href;
 

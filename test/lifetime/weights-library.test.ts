@@ -4,7 +4,8 @@ import { mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { NODE, SLOWNESS } from '../support/program.js';
+import { NODE } from '../support/program.js';
+import { SLOWNESS } from '../support/slowness.js';
 import { fixturePath } from '../support/safetensors.js';
 
 const dist = (path: string): string => new URL(`../../dist/${path}`, import.meta.url).href;

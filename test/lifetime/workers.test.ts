@@ -1,7 +1,8 @@
 /** Worker threads, each with an engine of its own in one process, and how they end. */
 import { describe, expect, it } from 'vitest';
 
-import { runSource, SLOWNESS } from '../support/program.js';
+import { runSource } from '../support/program.js';
+import { SLOWNESS } from '../support/slowness.js';
 import { MINI, MINI_AXES } from '../support/mini.js';
 import { fixturePath } from '../support/safetensors.js';
 

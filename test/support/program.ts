@@ -1,10 +1,8 @@
 import { spawnSync } from 'node:child_process';
+import { SLOWNESS } from './slowness.js';
 
 /** The Node of programs that tests start: another version than the tests' own for `npm run test:nodes`. */
 export const NODE = process.env.JIT_FLUX_TEST_NODE ?? process.execPath;
-
-/** How many times as long everything may take: more than once under a sanitizer (scripts/lib/sanitizers.mjs). */
-export const SLOWNESS = Number(process.env.JIT_FLUX_TEST_SLOWNESS ?? 1);
 
 export interface ProgramEnd {
   status: number | null;
