@@ -95,6 +95,16 @@ export function isError<E extends Error>(
   }
 }
 
+/** Code and system call of an error of the system; nothing for what is none, or cannot be looked at. */
+export function systemErrorOf(thrown: unknown): { code?: string; syscall?: string } {
+  try {
+    const { code, syscall } = thrown as NodeJS.ErrnoException;
+    return { ...(typeof code === 'string' && { code }), ...(typeof syscall === 'string' && { syscall }) };
+  } catch {
+    return {};
+  }
+}
+
 /**
  * The error for a bad argument, in one wording everywhere:
  * `Expected <what> for "<option>" but received <value> (<type>)`.

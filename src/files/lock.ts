@@ -16,7 +16,7 @@ import { lstat, mkdir, open, readFile, readdir, rename, rm, rmdir, unlink } from
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { abortedError, throwIfAborted } from '../errors.js';
+import { abortedError, systemErrorOf, throwIfAborted } from '../errors.js';
 import { livenessOf, ownIdentity, type ProcessIdentity } from './process-identity.js';
 
 /** Who holds a lock. */
@@ -130,7 +130,8 @@ async function look(path: string): Promise<Sight | undefined> {
     if (!info.isDirectory()) return await read(path, undefined);
     names = await readdir(path);
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined;
+    const { code = '' } = systemErrorOf(error);
+    if (code === 'ENOENT') return undefined;
     throw error;
   }
   const name = names.find((each) => each.startsWith(PREFIX)) ?? names[0];
@@ -146,8 +147,9 @@ async function read(file: string, name: string | undefined): Promise<Sight | und
   try {
     text = await readFile(file, { encoding: 'utf8', flag: constants.O_RDONLY | constants.O_NOFOLLOW });
   } catch (error) {
-    if (codeOf(error) === 'ENOENT') return undefined; // released this moment
-    if (codeOf(error) !== 'EISDIR' && codeOf(error) !== 'ELOOP') throw error;
+    const { code = '' } = systemErrorOf(error);
+    if (code === 'ENOENT') return undefined; // released this moment
+    if (code !== 'EISDIR' && code !== 'ELOOP') throw error;
     text = '';
   }
   let owner: ProcessIdentity | undefined;
@@ -168,9 +170,10 @@ async function place(path: string, name: string, own: ProcessIdentity): Promise<
     await writeFileOnce(join(prepared, name), `${JSON.stringify(own)}\n${counter(0)}\n`);
     await rename(prepared, path);
   } catch (error) {
+    const { code = '' } = systemErrorOf(error);
     // ENOTDIR: a lock of an older version; ENOENT: the process that holds the lock has swept it away.
-    if (!['ENOTEMPTY', 'EEXIST', 'ENOTDIR', 'ENOENT'].includes(codeOf(error) ?? '')) throw error;
-    if (codeOf(error) === 'ENOENT') await readdir(dirname(path)); // or the folder itself is missing
+    if (!['ENOTEMPTY', 'EEXIST', 'ENOTDIR', 'ENOENT'].includes(code)) throw error;
+    if (code === 'ENOENT') await readdir(dirname(path)); // or the folder itself is missing
     return false;
   } finally {
     await rm(prepared, { recursive: true, force: true });
@@ -195,15 +198,16 @@ async function evict(path: string, { name, owner }: Sight): Promise<void> {
     await unlink(name === undefined ? path : join(path, name));
     if (name !== undefined) await rmdir(path);
   } catch (error) {
+    const { code = '' } = systemErrorOf(error);
     // Another process was faster with this, or has the lock already.
-    if (['ENOENT', 'ENOTEMPTY', 'EEXIST', 'EISDIR'].includes(codeOf(error) ?? '')) return;
+    if (['ENOENT', 'ENOTEMPTY', 'EEXIST', 'EISDIR'].includes(code)) return;
     const who = owner === undefined ? 'a process' : `process ${owner.pid} on ${owner.host}`;
     throw Object.assign(
       new Error(
-        `the lock ${path} was left by ${who} that has ended, and cannot be removed here (${codeOf(error)}); remove it`,
+        `the lock ${path} was left by ${who} that has ended, and cannot be removed here (${code}); remove it`,
         { cause: error },
       ),
-      { code: codeOf(error) },
+      { code },
     );
   }
 }
@@ -233,7 +237,8 @@ function hold(path: string, name: string, beat: number): Lock {
         await handle.close();
       }
     } catch (error) {
-      if (!['ENOENT', 'ENOTDIR', 'ESTALE'].includes(codeOf(error) ?? '')) throw error;
+      const { code = '' } = systemErrorOf(error);
+      if (!['ENOENT', 'ENOTDIR', 'ESTALE'].includes(code)) throw error;
       lost.abort(new Error(`the lock ${path} was taken over by another process`));
     }
   };
@@ -263,8 +268,4 @@ function hold(path: string, name: string, beat: number): Lock {
 /** Of constant length: it is overwritten in place, and no reader ever finds the file short. */
 function counter(value: number): string {
   return String(value).padStart(COUNTER_DIGITS, '0');
-}
-
-function codeOf(error: unknown): string | undefined {
-  return (error as NodeJS.ErrnoException | undefined)?.code;
 }

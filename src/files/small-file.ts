@@ -2,7 +2,7 @@
 import { constants } from 'node:fs';
 import { open, readdir, stat } from 'node:fs/promises';
 
-import { ERROR_CODES, JitFluxError, throwIfAborted, untilAborted } from '../errors.js';
+import { ERROR_CODES, JitFluxError, systemErrorOf, throwIfAborted, untilAborted } from '../errors.js';
 
 /** Why a file that is there was not read. */
 export type FileProblem = 'irregular' | 'large' | 'changed' | 'unreadable';
@@ -82,7 +82,7 @@ export async function listDirectory(path: string): Promise<string[]> {
 
 /** Whether an error of the system says that there is no such file. */
 export function isAbsent(cause: unknown): boolean {
-  const code = (cause as NodeJS.ErrnoException | undefined)?.code;
+  const code = systemErrorOf(cause).code;
   return code === 'ENOENT' || code === 'ENOTDIR';
 }
 

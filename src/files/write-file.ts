@@ -4,7 +4,7 @@ import { constants } from 'node:fs';
 import { access, lstat, open, opendir, realpath, rename, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 
-import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { ERROR_CODES, JitFluxError, systemErrorOf, throwIfAborted } from '../errors.js';
 import { livenessOf, ownIdentity } from './process-identity.js';
 
 /**
@@ -134,7 +134,7 @@ const REASONS: Record<string, string> = {
 };
 
 function writeFailed(path: string, cause: unknown, reason?: string): JitFluxError {
-  const code = (cause as NodeJS.ErrnoException | undefined)?.code;
+  const code = systemErrorOf(cause).code;
   const why =
     reason ??
     (code !== undefined ? REASONS[code] : undefined) ??

@@ -27,6 +27,7 @@ import {
   invalidArgument,
   isJitFluxError,
   throwIfAborted,
+  systemErrorOf,
 } from '../errors.js';
 import { acquireLock, type Lock, type LockHolder, type LockOptions } from '../files/lock.js';
 import { exposed, findExposure } from '../files/ownership.js';
@@ -282,7 +283,7 @@ const ELSEWHERE = 'or name another place with --cache-dir or JIT_FLUX_CACHE.';
 
 /** What to do about an error of the file system. */
 function remedyFor(error: unknown): string | undefined {
-  switch ((error as NodeJS.ErrnoException | undefined)?.code) {
+  switch (systemErrorOf(error).code) {
     case 'ENOSPC':
     case 'EDQUOT':
     case 'EFBIG':
@@ -299,7 +300,7 @@ function remedyFor(error: unknown): string | undefined {
 
 /** Of this machine's disk: no other source would fare better. */
 function isLocal(error: unknown): boolean {
-  const { code = '', syscall } = error as NodeJS.ErrnoException;
+  const { code = '', syscall } = systemErrorOf(error);
   if (['ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS'].includes(code)) return true;
   return code === 'EIO' && syscall === 'write';
 }
@@ -837,8 +838,14 @@ async function sizeOfTree(directory: string): Promise<number> {
 }
 
 function messageOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  // Node groups the failed addresses of one host in an AggregateError without a message of its own.
-  if (error instanceof AggregateError && error.message === '') return error.errors.map(messageOf).join('; ');
-  return error.message;
+  try {
+    if (!(error instanceof Error)) return String(error);
+    // Node groups the failed addresses of one host in an AggregateError without a message of its own.
+    if (error instanceof AggregateError && error.message === '')
+      return error.errors.map(messageOf).join('; ');
+    return error.message;
+  } catch {
+    // A caller's callback may throw anything, a revoked Proxy for one.
+    return 'an error that cannot be read';
+  }
 }

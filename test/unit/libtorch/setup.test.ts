@@ -142,6 +142,19 @@ describe('setupLibTorch from a file', () => {
     expect(leftovers(cacheDir)).toEqual([]);
   });
 
+  it('says so where a callback throws what cannot be looked at', async () => {
+    const { from, setup, cacheDir } = freshCache();
+    const onProgress = ({ phase }: SetupProgress) => {
+      const { proxy, revoke } = Proxy.revocable(new Error('mine'), {});
+      revoke();
+      if (phase === 'unpack') throw proxy;
+    };
+    const error = await failureOf(setup({ from, onProgress }));
+    expect(error.code).toBe('ERR_JITFLUX_SETUP_FAILED');
+    expect(error.message).toContain('an error that cannot be read');
+    expect(leftovers(cacheDir)).toEqual([]);
+  });
+
   it('knows which variants there are', async () => {
     const { setup, from } = freshCache();
     // This manifest has no variant with CUDA.
