@@ -7,6 +7,7 @@ import { CPU_CLASSES } from './lib/cpu-class.mjs';
 export const SECTIONS = /** @type {const} */ ([
   'native',
   'forward',
+  'growth',
   'peer',
   'sampler',
   'load',
@@ -135,6 +136,23 @@ const sectionSchemas = {
                   differenceToFloat32: finite.nonnegative().optional(),
                 }),
               )
+              .min(1),
+          },
+        ),
+      )
+      .min(1),
+  },
+  growth: {
+    model: z.string(),
+    type,
+    textTokens: count,
+    axes: z
+      .array(
+        rowOrFailed(
+          { axis: z.enum(['tokens', 'images', 'threads']) },
+          {
+            points: z
+              .array(z.strictObject({ value: count, seconds: spread, flops: positive, gflops: positive }))
               .min(1),
           },
         ),
@@ -380,6 +398,7 @@ const documentSchema = z.strictObject({
   sections: z.strictObject({
     native: section(sectionSchemas.native).optional(),
     forward: section(sectionSchemas.forward).optional(),
+    growth: section(sectionSchemas.growth).optional(),
     peer: section(sectionSchemas.peer).optional(),
     sampler: section(sectionSchemas.sampler).optional(),
     load: section(sectionSchemas.load).optional(),

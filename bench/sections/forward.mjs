@@ -56,11 +56,10 @@ const CASES = {
   ],
   quick: [
     { model: 'bench', grid: [32, 32], kinds: ALL, shares: [1, 0.35], eager: true, rounds: 5, seconds: 10 },
-    // int8 takes part in the peer section.
     {
       model: 'flux-slice',
       grid: [64, 64],
-      kinds: ['float32', 'bfloat16'],
+      kinds: ALL,
       shares: [1],
       eager: false,
       rounds: 2,

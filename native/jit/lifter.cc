@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <functional>
 #include <vector>
 
 #include "base/counters.h"
@@ -90,28 +90,24 @@ void lift_image(const Lifter& lifter, const float* v, float* full, float* latent
                 });
 }
 
-// Lifts one image's v [M, C] at `count` tokens only, into out [count, C]; on the CPU.
+// Calls visit(position in `tokens`, the lifted v of this token) for every one of `count` tokens of
+// one image, grid row by grid row, on several threads; on the CPU.
 void lift_image_at(const Lifter& lifter, const float* v, const int32_t* tokens, int64_t count,
-                   float* out, int64_t channels) {
+                   int64_t channels, const std::function<void(int64_t, const float*)>& visit) {
   const Grid& grid = lifter.grid;
-  // The list's entries by grid row: those of row r are order[first[r]] to order[first[r + 1] - 1].
-  std::vector<int64_t> first(static_cast<size_t>(grid.rows + 1), 0);
-  for (int64_t i = 0; i < count; ++i) ++first[tokens[i] / grid.cols + 1];
-  std::partial_sum(first.begin(), first.end(), first.begin());
-  std::vector<int64_t> order(static_cast<size_t>(count));
-  std::vector<int64_t> end_of(first);
-  for (int64_t i = 0; i < count; ++i) order[end_of[tokens[i] / grid.cols]++] = i;
+  const std::vector<int32_t> positions = anchor_positions(tokens, count, grid.tokens());
   parallel_rows(grid.rows, BlurredRows::cost(lifter, channels), [&](int64_t begin, int64_t end) {
     BlurredRows rows(lifter, v, channels);
     std::vector<float> lifted(static_cast<size_t>(grid.cols * channels));
     for (int64_t r = begin; r < end; ++r) {
-      if (first[r] == first[r + 1]) continue;
+      const int32_t* of_row = positions.data() + r * grid.cols;
+      const int32_t* row_end = of_row + grid.cols;
+      if (std::all_of(of_row, row_end, [](int32_t position) { return position < 0; })) continue;
       kernels::LiftRow row = rows.at(r);
       row.full = lifted.data();
       kernels::table().jit.lift_row(row);
-      for (int64_t i = first[r]; i < first[r + 1]; ++i) {
-        const int64_t column = tokens[order[i]] % grid.cols;
-        std::copy_n(lifted.data() + column * channels, channels, out + order[i] * channels);
+      for (int64_t column = 0; column < grid.cols; ++column) {
+        if (of_row[column] >= 0) visit(of_row[column], lifted.data() + column * channels);
       }
     }
   });
@@ -216,18 +212,16 @@ at::Tensor lift_and_step(at::Tensor& latents, const at::Tensor& v, const TokenLi
   return lift_images(v, anchors, grid, cache, latents.mutable_data_ptr<float>(), d_sigma);
 }
 
-at::Tensor lift_at(const at::Tensor& v, const TokenLists& anchors, const TokenLists& tokens,
-                   const Grid& grid, LifterCache& cache) {
+void lift_at(const at::Tensor& v, const TokenLists& anchors, const TokenLists& tokens,
+             const Grid& grid, LifterCache& cache, const LiftVisitor& visit) {
   count(Counter::kLiftStep);
   const int64_t channels = v.size(2);
-  at::Tensor lifted = at::empty({v.size(0), tokens.count, channels}, v.options());
   for (int64_t b = 0; b < v.size(0); ++b) {
     const auto lifter = cache.get(anchors.of(b), v.size(1), grid);
     lift_image_at(*lifter, v.const_data_ptr<float>() + b * v.size(1) * channels, tokens.of(b),
-                  tokens.count, lifted.mutable_data_ptr<float>() + b * tokens.count * channels,
-                  channels);
+                  tokens.count, channels,
+                  [&](int64_t i, const float* lifted) { visit(b, i, lifted); });
   }
-  return lifted;
 }
 
 at::Tensor blur_scratch(const Grid& grid, int64_t channels) {

@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -52,10 +53,15 @@ at::Tensor lift(const at::Tensor& v, const TokenLists& anchors, const Grid& grid
 at::Tensor lift_and_step(at::Tensor& latents, const at::Tensor& v, const TokenLists& anchors,
                          const Grid& grid, double d_sigma, LifterCache& cache);
 
-// lift() at `tokens`, K per image, only, and with the same bits: [B, M, C] -> [B, K, C]. On the
-// CPU; an accelerator's micro_flow_target does it by itself.
-at::Tensor lift_at(const at::Tensor& v, const TokenLists& anchors, const TokenLists& tokens,
-                   const Grid& grid, LifterCache& cache);
+// Gets, of image `image`, the lifted velocity [C] of the token at `position` in the image's list;
+// on several threads.
+using LiftVisitor = std::function<void(int64_t image, int64_t position, const float* lifted)>;
+
+// lift() at `tokens`, K per image, only, and with the same bits. They are visited in the order of
+// the grid, whatever theirs: what else is read of them then lies together. On the CPU; an
+// accelerator's micro_flow_target does it by itself.
+void lift_at(const at::Tensor& v, const TokenLists& anchors, const TokenLists& tokens,
+             const Grid& grid, LifterCache& cache, const LiftVisitor& visit);
 
 // Where an accelerator's lifter keeps the field that is blurred along one direction: [N, C].
 at::Tensor blur_scratch(const Grid& grid, int64_t channels);

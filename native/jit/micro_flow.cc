@@ -32,21 +32,17 @@ at::Tensor micro_flow_target(const at::Tensor& clean, const at::Tensor& noise,
     }
     return target;
   }
-  at::Tensor target = lift_at(gather(clean, anchors), anchors, new_tokens, grid, cache);
   const int64_t channels = clean.size(2);
+  at::Tensor target = at::empty({clean.size(0), new_tokens.count, channels}, clean.options());
+  float* y = target.mutable_data_ptr<float>();
+  const float* eps = noise.const_data_ptr<float>();
   const auto s = static_cast<float>(sigma);
-  for (int64_t b = 0; b < clean.size(0); ++b) {
-    float* y = target.mutable_data_ptr<float>() + b * new_tokens.count * channels;
-    const float* eps = noise.const_data_ptr<float>() + b * grid.tokens() * channels;
-    const int32_t* list = new_tokens.of(b);
-    parallel_rows(new_tokens.count, 2 * channels, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        float* token = y + i * channels;
-        const float* e = eps + list[i] * channels;
-        for (int64_t c = 0; c < channels; ++c) token[c] = (1.0f - s) * token[c] + s * e[c];
-      }
-    });
-  }
+  lift_at(gather(clean, anchors), anchors, new_tokens, grid, cache,
+          [&](int64_t image, int64_t i, const float* lifted) {
+            const float* e = eps + (image * grid.tokens() + new_tokens.of(image)[i]) * channels;
+            float* to = y + (image * new_tokens.count + i) * channels;
+            for (int64_t c = 0; c < channels; ++c) to[c] = (1.0f - s) * lifted[c] + s * e[c];
+          });
   return target;
 }
 
