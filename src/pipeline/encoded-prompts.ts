@@ -86,15 +86,6 @@ export class EncodedPrompts {
     this.warnings = o.warnings;
   }
 
-  /** @internal One token of zeros, for runs whose picture does not matter. */
-  static blank(model: string, { textDim, pooledDim }: FluxConfig): EncodedPrompts {
-    return new EncodedPrompts({
-      prompt: Tensor.from(new Float32Array(textDim), [1, 1, textDim]),
-      pooled: Tensor.from(new Float32Array(pooledDim), [1, pooledDim]),
-      ...{ prompts: ['(blank)'], model, tokens: [{}], warnings: [] },
-    });
-  }
-
   get disposed(): boolean {
     return this.prompt.disposed || this.pooled.disposed;
   }
@@ -248,4 +239,13 @@ function countValues(text: string): number {
 
 function corrupt(path: string, why: string, cause?: unknown): JitFluxError {
   return new JitFluxError(ERROR_CODES.CORRUPT_FILE, `${path} is damaged: ${why}`, { path }, { cause });
+}
+
+/** One token of zeros, for runs whose picture does not matter. */
+export function blankPrompts(model: string, { textDim, pooledDim }: FluxConfig): EncodedPrompts {
+  return new EncodedPrompts({
+    prompt: Tensor.from(new Float32Array(textDim), [1, 1, textDim]),
+    pooled: Tensor.from(new Float32Array(pooledDim), [1, pooledDim]),
+    ...{ prompts: ['(blank)'], model, tokens: [{}], warnings: [] },
+  });
 }

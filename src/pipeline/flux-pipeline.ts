@@ -8,7 +8,7 @@ import type { FluxConfig, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
 import { batchKey } from './batching.js';
 import { checkLoadOptions } from '../model/component-options.js';
-import { EncodedPrompts } from './encoded-prompts.js';
+import { blankPrompts, type EncodedPrompts } from './encoded-prompts.js';
 import {
   encodePrompts,
   eventOfImages,
@@ -184,7 +184,7 @@ export class FluxPipeline {
     this.#assertOpen();
     await this.#inTurn(signal, async (ours) => {
       await this.#parts.transformer.prepare({ signal: ours, ...(onProgress && { onProgress }) });
-      using blank = this.#parts.text ? undefined : EncodedPrompts.blank(this.model.name, this.config);
+      using blank = this.#parts.text ? undefined : blankPrompts(this.model.name, this.config);
       const unit = pixelsPerToken(this.model);
       const { width, height } = this.model.defaults;
       const side = Math.min(width, height, Math.max(unit, WARM_UP_PIXELS - (WARM_UP_PIXELS % unit)));
