@@ -10,7 +10,6 @@ import { findFailures, hasFailed } from './lib/part.mjs';
  * @property {string} wide model
  * @property {readonly [number, number]} grid
  * @property {{ small: AttentionShape, wide: AttentionShape }} attention
- * @property {{ t5: number, decoder: number }} parts tokens, and pixels of a side
  */
 
 /**
@@ -51,18 +50,8 @@ const SHAPES = {
   smoke: { small: /** @type {const} */ ([2, 80, 64]), wide: /** @type {const} */ ([2, 96, 128]) },
 };
 
-const PARTS = {
-  full: { t5: 512, decoder: 1024 },
-  quick: { t5: 512, decoder: 512 },
-  smoke: { t5: 16, decoder: 64 },
-};
-
 /** @type {(mode: import('./lib/models.mjs').Mode) => At} */
-const at = (mode) => ({
-  ...SUBJECTS[mode],
-  attention: mode === 'smoke' ? SHAPES.smoke : SHAPES.real,
-  parts: PARTS[mode],
-});
+const at = (mode) => ({ ...SUBJECTS[mode], attention: mode === 'smoke' ? SHAPES.smoke : SHAPES.real });
 
 /**
  * The measured case of a model at the large grid.
@@ -126,14 +115,14 @@ const attention = (role, dtype) => (section, where) => {
 };
 
 /**
+ * Of the largest size.
  * @param {'t5' | 'decoder'} name
  * @param {string} type
  * @returns {Target['extract']}
  */
-const partAgainstEager = (name, type) => (section, where) => {
-  const row = section.cases?.find(
-    (/** @type {any} */ c) => c.part === name && c.type === type && c.size === where.parts[name],
-  );
+const partAgainstEager = (name, type) => (section) => {
+  const cases = section.cases.filter((/** @type {any} */ c) => c.part === name && c.type === type);
+  const row = largest(cases, (/** @type {any} */ { size }) => size);
   return row?.ratio && figure(row.ratio.median, `${row.size} ${PART_UNITS[name]}, ${range(row.ratio)}`);
 };
 

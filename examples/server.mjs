@@ -9,6 +9,8 @@ const { HOST = '127.0.0.1', PORT = '8080', MAX_QUEUE = '20', GRACE_SECONDS = '20
 
 const pipeline = await FluxPipeline.load(BUNDLED_MODEL, { concurrency: 1, maxQueue: Number(MAX_QUEUE) });
 
+await pipeline.warmUp();
+
 const app = Fastify({
   bodyLimit: 16 * 1024,
   // What is wrong is told, not corrected.

@@ -19,7 +19,6 @@ export {
   type ComponentName,
   type Durations,
   type GenerateRequest,
-  type WarmUpOptions,
   type GenerateResult,
   type GenerateTimings,
   type GenerateWarning,
@@ -53,6 +52,7 @@ export {
   type WeightDescription,
   type WeightFileDescription,
   type ProgramFile,
+  type WarmUpOptions,
 } from './pipeline/index.js';
 export {
   Autoencoder,

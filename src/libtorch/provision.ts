@@ -26,8 +26,8 @@ import {
   abortedError,
   invalidArgument,
   isJitFluxError,
-  throwIfAborted,
   systemErrorOf,
+  throwIfAborted,
 } from '../errors.js';
 import { acquireLock, type Lock, type LockHolder, type LockOptions } from '../files/lock.js';
 import { exposed, findExposure } from '../files/ownership.js';

@@ -170,10 +170,10 @@ export class FluxPipeline {
   }
 
   /**
-   * Makes the first request as fast as those after it, in turn with the requests of this pipeline: prepares the
-   * transformer's weights, then draws a picture of one step and at most 256 pixels a side, which reads the weights of
-   * text encoders and decoder and has LibTorch make its code for this machine, and drops it. It is not counted in
-   * {@link stats}. May be called at any time, and again: what is done already takes no time.
+   * Does what the first request would pay for, in turn with the requests of this pipeline: prepares the transformer's
+   * weights, then draws a picture of one step and at most 256 pixels a side, which reads the weights of text encoders and
+   * decoder and has LibTorch make code for this machine, and drops it. It is not counted in {@link stats}. May be called
+   * at any time, and again: weights are prepared once, the picture is drawn every time.
    * @throws what `FluxTransformer.prepare` throws, ERR_JITFLUX_QUEUE_FULL, ERR_JITFLUX_ABORTED, ERR_JITFLUX_DISPOSED
    */
   async warmUp(o: WarmUpOptions = {}): Promise<void> {

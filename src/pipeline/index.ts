@@ -43,9 +43,9 @@ export type { Durations, Outcome, Phase, PipelineStats } from './statistics.js';
 export {
   DEFAULT_MAX_QUEUE,
   type GenerateRequest,
-  type WarmUpOptions,
   type GenerateResult,
   type GenerateTimings,
   type GenerateWarning,
   type PipelineOptions,
+  type WarmUpOptions,
 } from './types.js';

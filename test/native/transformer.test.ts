@@ -77,6 +77,23 @@ describe('forward refuses', () => {
   });
 });
 
+it('prepare() does what the first pass would do: once, and block by block', async () => {
+  using fresh = await loadMini();
+  const { doubleBlocks, singleBlocks, hiddenSize, mlpRatio } = fresh.config;
+  const held = () => native().memoryUse().tensorBytes;
+  const before = held();
+  const seen: number[] = [];
+  await fresh.prepare({ onProgress: ({ block }) => seen.push(block) });
+  expect(seen.at(-1)).toBe(doubleBlocks + singleBlocks);
+  // Two streams' q, k, v, out and MLP; q, k, v, MLP and out of both.
+  const weights =
+    (2 * doubleBlocks * (4 + 2 * mlpRatio) + singleBlocks * (4 + 2 * mlpRatio)) * hiddenSize ** 2;
+  expect(held() - before).toBeGreaterThanOrEqual(weights * Float32Array.BYTES_PER_ELEMENT);
+  const prepared = held();
+  await fresh.prepare();
+  expect(held()).toBe(prepared);
+});
+
 describe('condition refuses', () => {
   it.each([
     ['guidance NaN', { guidance: NaN }, /guidance/],

@@ -10,6 +10,8 @@
 
 namespace jitflux::kernels::JIT_FLUX_ISA_NAMESPACE {
 
+static constexpr float kLog2E = 1.44269504f;
+
 // Raises `*maximum` to the largest of the row's scores times `scale`, if that is larger; sets
 // `*rescale` to e^(old - new); writes e^(score * scale - maximum) as the left operand of the
 // product with the values; returns the sum of these. Scores from `valid` on count as minus
@@ -51,7 +53,6 @@ template <int64_t Keys, bool Whole, typename Element>
 static inline float softmax_vectors(const float* scores, Element* weights, int64_t valid,
                                     float scale, float* maximum, float* rescale) {
   constexpr int64_t kVectors = Keys / kWidth;
-  constexpr float kLog2E = 1.44269504f;
   const __m512 lowest = _mm512_set1_ps(-1e30f);
   __m512 s[kVectors];
   __m512 highest = lowest;

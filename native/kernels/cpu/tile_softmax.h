@@ -15,7 +15,6 @@ static constexpr int64_t kSoftmaxLanes = 16;
 // Weights are e^(score - top) for a top that the largest score exceeds by this at most, as a power
 // of two: bfloat16 is as precise there as below 1, and float32's sums are far from their end.
 static constexpr float kHeadroom = 8.0f;
-static constexpr float kLog2E = 1.44269504f;
 static constexpr float kLn2 = 0.693147181f;
 
 #if defined(__AVX512BF16__)
