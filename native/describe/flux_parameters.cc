@@ -405,8 +405,8 @@ class Resolver {
     }
   }
 
-  [[noreturn]] void report() const {
-    mismatch_.raise(
+  [[noreturn]] void report() {
+    std::move(mismatch_).raise(
         file_.path(),
         std::string("a FLUX transformer (") + (original() ? "original" : "diffusers") + " names" +
             (location_.prefix.empty() ? "" : " below " + in_quotes(location_.prefix)) + ")");

@@ -42,7 +42,7 @@ void Mismatch::check(const WeightTensor& tensor, const std::vector<int64_t>& sha
   }
 }
 
-void Mismatch::raise(const std::string& path, const std::string& model) const {
+void Mismatch::raise(const std::string& path, const std::string& model) && {
   std::string message = printable_path(path) + ": the weights do not match " + model;
   for (const std::string& problem : problems) message += "; " + problem;
   size_t shown = 0;
@@ -62,12 +62,13 @@ void Mismatch::raise(const std::string& path, const std::string& model) const {
   append("misshaped", misshaped);
   append("mistyped", mistyped);
   append("unexpected", unexpected);
-  throw Error(error_code::kWeightsMismatch, message,
-              {{"path", path},
-               {"missing", missing},
-               {"unexpected", unexpected},
-               {"misshaped", misshaped},
-               {"mistyped", mistyped}});
+  Details details;
+  details.emplace_back("path", path);
+  details.emplace_back("missing", std::move(missing));
+  details.emplace_back("unexpected", std::move(unexpected));
+  details.emplace_back("misshaped", std::move(misshaped));
+  details.emplace_back("mistyped", std::move(mistyped));
+  throw Error(error_code::kWeightsMismatch, message, std::move(details));
 }
 
 namespace {
@@ -155,8 +156,8 @@ void ParameterSet::check() {
     if (!ignored && !required_.contains(name)) mismatch_.unexpected.push_back(tensor->name);
   }
   if (mismatch_.empty()) return;
-  mismatch_.raise(file_->path(),
-                  model_ + (prefix_.empty() ? "" : " (names below " + in_quotes(prefix_) + ")"));
+  std::move(mismatch_).raise(
+      file_->path(), model_ + (prefix_.empty() ? "" : " (names below " + in_quotes(prefix_) + ")"));
 }
 
 const WeightTensor& ParameterSet::at(const std::string& name) const {

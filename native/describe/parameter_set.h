@@ -19,11 +19,18 @@
 namespace jitflux {
 
 // One more than the highest index in names "<root><index>." of a sorted map; at least one, so that
-// a file without any blocks is told which it lacks. Indices from kMaxBlocks on do not count.
+// a file without any blocks is told which it lacks. Indices from kMaxBlocks on do not count, nor
+// those that would leave nearly every block without a tensor: what a few names ask to be listed is
+// in proportion to their number.
 inline constexpr int64_t kMaxBlocks = 512;
+inline constexpr int64_t kMaxEmptyBlocks = 64;  // more than a published model has
 template <typename Map>
 int64_t count_indices(const Map& names, std::string_view root) {
   int64_t count = 1;
+  int64_t limit = kMaxEmptyBlocks;
+  for (auto it = names.lower_bound(root); it != names.end() && limit < kMaxBlocks; ++it, ++limit) {
+    if (!it->first.starts_with(root)) break;
+  }
   for (auto it = names.lower_bound(root); it != names.end(); ++it) {
     std::string_view name = it->first;
     if (!name.starts_with(root)) break;
@@ -33,7 +40,7 @@ int64_t count_indices(const Map& names, std::string_view root) {
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
     const bool canonical = error == std::errc() && end == digits.data() + digits.size() &&
                            (digits.size() == 1 || digits[0] != '0');
-    if (canonical && index >= 0 && index < kMaxBlocks) count = std::max(count, index + 1);
+    if (canonical && index >= 0 && index < limit) count = std::max(count, index + 1);
   }
   return count;
 }
@@ -47,8 +54,8 @@ struct Mismatch {
   // Adds to misshaped and mistyped what is wrong with a tensor; sizes of -1 match anything.
   void check(const WeightTensor& tensor, const std::vector<int64_t>& shape);
   // Throws kWeightsMismatch "<path>: the weights do not match <model>; ..." (details: path and the
-  // four lists).
-  [[noreturn]] void raise(const std::string& path, const std::string& model) const;
+  // four lists, which it takes).
+  [[noreturn]] void raise(const std::string& path, const std::string& model) &&;
 };
 
 class ParameterSet {

@@ -96,7 +96,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   expect(found.problem.has_value() || !found.part.empty(), "no part without a problem");
   expect(found.problem.has_value() == (found.architecture.index() == 0),
          "an architecture or a problem");
-  if (!found.problem) check_memory(found);
+  if (found.problem) return 0;
+  check_memory(found);
   if (found.part != "transformer") return 0;
   // As it is loaded.
   outcome({error_code::kWeightsMismatch}, [&] {

@@ -112,6 +112,31 @@ describe('describeWeights', () => {
     },
   );
 
+  it.each(['transformer_blocks.511.norm1.linear.bias', 'text_model.encoder.layers.511.layer_norm1.bias'])(
+    'does not list hundreds of blocks because one tensor is named %s',
+    async (name) => {
+      const path = join(mkdtempSync(join(tmpdir(), 'jit-flux-')), 'one.safetensors');
+      // One value, and for CLIP the name by which it is known.
+      const landmark = 'text_model.embeddings.token_embedding.weight';
+      const header = JSON.stringify({
+        [name]: { dtype: 'F32', shape: [1], data_offsets: [0, 4] },
+        ...(name.startsWith('text_model') && {
+          [landmark]: { dtype: 'F32', shape: [1, 1], data_offsets: [4, 8] },
+        }),
+      });
+      const size = Buffer.alloc(8);
+      size.writeBigUInt64LE(BigInt(header.length));
+      const values = Buffer.alloc(name.startsWith('text_model') ? 8 : 4);
+      writeFileSync(path, Buffer.concat([size, Buffer.from(header), values]));
+      const { problem } = await describeWeights(path);
+      expect(problem?.code).toBe('ERR_JITFLUX_WEIGHTS_MISMATCH');
+      const { missing, unexpected } = problem?.details as Record<string, string[]>;
+      expect(unexpected).toContain(name);
+      expect(missing?.length).toBeGreaterThan(10);
+      expect(missing?.length).toBeLessThan(200);
+    },
+  );
+
   it('names all shards that are missing, and what a Git LFS pointer is', async () => {
     const directory = mkdtempSync(join(tmpdir(), 'jit-flux-'));
     const index = join(directory, 'model.safetensors.index.json');
