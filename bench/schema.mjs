@@ -290,11 +290,12 @@ const sectionSchemas = {
     cases: z
       .array(
         rowOrFailed(
-          { part: z.enum(['t5', 'decoder']), type, size: count },
+          { part: z.enum(['t5', 'clip', 'decoder']), type, size: count },
           { ours: spread, reference: spread, ratio: spread, difference: finite.nonnegative() },
         ),
       )
       .min(1),
+    png: z.strictObject({ pixels: count, seconds: spread }),
   },
   autoencoder: {
     widths: z.enum(['flux', 'tiny']),

@@ -395,9 +395,16 @@ export interface LoadOptions {
   /**
    * `'int8'`: the transformer blocks' linear layers multiply 8-bit integers, weights quantised per output channel and
    * activations per token: about 1.6 times as fast as bfloat16 with half its memory, and slightly less exact
-   * (docs/performance.md). Everything else stays in `dtype`. Text encoders and autoencoder are not quantised.
+   * (docs/performance.md). Everything else stays in `dtype`. Of a pipeline the transformer's alone; text encoders have
+   * `quantizeTextEncoders`, the autoencoder is not quantised. {@link T5Encoder.load} takes it too.
    */
   quantize?: 'int8';
+  /**
+   * `'int8'`: the same for the blocks of a pipeline's T5 encoder. Its weights are read and quantised while it is loaded:
+   * memory of this process (4.8 GB for T5-XXL), half of what bfloat16 maps. On the CPU only, and not for TorchScript text
+   * encoders. CLIP, which is small, stays as it is.
+   */
+  quantizeTextEncoders?: 'int8';
   /**
    * Reorder the transformer blocks' weights, when they are first used, into the layout in which they are multiplied
    * fastest: memory of this process. false: they stay in the file's mapping, which processes share and the system may

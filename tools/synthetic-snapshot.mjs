@@ -8,9 +8,8 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import {
   autoencoderTensors,
+  clipTensors,
   fluxTransformerTensors,
-  linear,
-  norm,
   normalTable,
   range,
   size,
@@ -134,23 +133,7 @@ const [clipMlp, clipVocab] = [4 * clip, 49408];
 writeComponent(
   'text_encoder',
   'model',
-  [
-    { name: 'text_model.embeddings.token_embedding.weight', shape: [clipVocab, clip], mean: 0, scale: 1 },
-    { name: 'text_model.embeddings.position_embedding.weight', shape: [77, clip], mean: 0, scale: 0.3 },
-    ...range(clipLayers).flatMap((i) => {
-      const layer = `text_model.encoder.layers.${i}`;
-      return [
-        ...norm(`${layer}.layer_norm1`, clip),
-        ...['q_proj', 'k_proj', 'v_proj', 'out_proj'].flatMap((n) =>
-          linear(`${layer}.self_attn.${n}`, clip, clip),
-        ),
-        ...norm(`${layer}.layer_norm2`, clip),
-        ...linear(`${layer}.mlp.fc1`, clipMlp, clip),
-        ...linear(`${layer}.mlp.fc2`, clip, clipMlp),
-      ];
-    }),
-    ...norm('text_model.final_layer_norm', clip),
-  ],
+  clipTensors({ width: clip, mlp: clipMlp, vocab: clipVocab, layers: clipLayers }),
   1,
 );
 json('text_encoder', 'config.json', {

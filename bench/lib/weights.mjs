@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:f
 import { basename, dirname, join } from 'node:path';
 import {
   autoencoderTensors,
+  clipTensors,
   fluxTransformerTensors,
   normalTable,
   t5Tensors,
@@ -97,4 +98,24 @@ export function t5File(widths, work) {
 export const T5 = {
   flux: { width: 4096, mlp: 10240, heads: 64, vocab: 1024, layers: 2 },
   tiny: { width: 48, mlp: 96, heads: 3, vocab: 1024, layers: 2 },
+};
+
+/**
+ * A CLIP text encoder in bfloat16.
+ * @param {'flux' | 'tiny'} widths CLIP-L's, or toy ones
+ * @param {string} work
+ */
+export function clipFile(widths, work) {
+  return createOnce(join(work, `clip-${widths}-v${VERSION}-bfloat16.safetensors`), (partial) => {
+    writeRandomSafetensors(partial, clipTensors(CLIP[widths]), {
+      dtype: 'bfloat16',
+      normals: normalTable({ seed: 7 }),
+    });
+  });
+}
+
+/** Heads of 64, as CLIP's loader takes them to be where no config.json says otherwise. */
+export const CLIP = {
+  flux: { width: 768, mlp: 3072, heads: 12, vocab: 1024, layers: 12 },
+  tiny: { width: 128, mlp: 256, heads: 2, vocab: 1024, layers: 2 },
 };

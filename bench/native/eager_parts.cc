@@ -6,9 +6,11 @@
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/group_norm.h>
+#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/upsample_nearest2d.h>
@@ -24,6 +26,7 @@ namespace jitflux::bench {
 namespace {
 
 constexpr double kEpsilon = 1e-6;
+constexpr double kClipEpsilon = 1e-5;
 constexpr int64_t kBuckets = 32;
 constexpr int64_t kMaxDistance = 128;
 constexpr int64_t kNormGroups = 32;
@@ -110,6 +113,75 @@ class T5 final : public EagerPart {
   at::Tensor bias_;
   RmsNorm final_norm_;
   std::vector<T5Layer> layers_;
+};
+
+struct LayerNorm {
+  LayerNorm(ParameterSource& from, const std::string& name)
+      : weight(from.take(name + ".weight")), bias(from.take(name + ".bias")) {}
+
+  at::Tensor operator()(const at::Tensor& x) const {
+    return at::layer_norm(x, {x.size(-1)}, weight, bias, kClipEpsilon);
+  }
+
+  at::Tensor weight;
+  at::Tensor bias;
+};
+
+struct ClipLayer {
+  ClipLayer(ParameterSource& from, const std::string& name)
+      : norm1(from, name + "layer_norm1"),
+        q(from, name + "self_attn.q_proj"),
+        k(from, name + "self_attn.k_proj"),
+        v(from, name + "self_attn.v_proj"),
+        out(from, name + "self_attn.out_proj"),
+        norm2(from, name + "layer_norm2"),
+        up(from, name + "mlp.fc1"),
+        down(from, name + "mlp.fc2") {}
+
+  at::Tensor operator()(at::Tensor x, int64_t heads) const {
+    const auto split = [&](const at::Tensor& t) {
+      return t.unflatten(-1, {heads, -1}).transpose(1, 2);
+    };
+    at::Tensor h = norm1(x);
+    const at::Tensor attended =
+        at::scaled_dot_product_attention(split(q(h)), split(k(h)), split(v(h)),
+                                         /*attn_mask=*/std::nullopt, 0.0, /*is_causal=*/true);
+    x = x + out(attended.transpose(1, 2).flatten(2));
+    h = up(norm2(x));
+    return x + down(h * at::sigmoid(h * 1.702));  // quick-GELU
+  }
+
+  LayerNorm norm1;
+  EagerLinear q, k, v, out;
+  LayerNorm norm2;
+  EagerLinear up, down;
+};
+
+class Clip final : public EagerPart {
+ public:
+  Clip(ParameterSource from, int64_t layers, int64_t heads)
+      : heads_(heads),
+        tokens_(from.take("text_model.embeddings.token_embedding.weight")),
+        positions_(from.take("text_model.embeddings.position_embedding.weight")),
+        final_norm_(from, "text_model.final_layer_norm") {
+    for (int64_t i = 0; i < layers; ++i) {
+      layers_.emplace_back(from, "text_model.encoder.layers." + std::to_string(i) + ".");
+    }
+    from.expect_all_taken();
+  }
+
+  at::Tensor run(const at::Tensor& ids) const override {
+    at::Tensor x = at::embedding(tokens_, ids) + positions_.narrow(0, 0, ids.size(1));
+    for (const ClipLayer& layer : layers_) x = layer(x, heads_);
+    return final_norm_(x);
+  }
+
+ private:
+  int64_t heads_;
+  at::Tensor tokens_;
+  at::Tensor positions_;
+  LayerNorm final_norm_;
+  std::vector<ClipLayer> layers_;
 };
 
 struct Conv {
@@ -232,6 +304,11 @@ class Decoder final : public EagerPart {
 std::unique_ptr<const EagerPart> load_eager_t5(const std::string& path, int64_t layers,
                                                int64_t heads, at::ScalarType dtype) {
   return std::make_unique<T5>(ParameterSource(path, dtype), layers, heads);
+}
+
+std::unique_ptr<const EagerPart> load_eager_clip(const std::string& path, int64_t layers,
+                                                 int64_t heads, at::ScalarType dtype) {
+  return std::make_unique<Clip>(ParameterSource(path, dtype), layers, heads);
 }
 
 std::unique_ptr<const EagerPart> load_eager_decoder(const std::string& path, int64_t levels,

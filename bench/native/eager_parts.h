@@ -1,6 +1,6 @@
-// FLUX's text encoder and decoder as an eager framework runs them, one ATen operator after the
+// FLUX's text encoders and decoder as an eager framework runs them, one ATen operator after the
 // other: the mathematics, parameter names and order of operations of transformers' T5EncoderModel
-// and of the decoder of diffusers' AutoencoderKL. Nothing is tuned. See eager_flux.h.
+// and CLIPTextModel and of the decoder of diffusers' AutoencoderKL. Nothing is tuned. See eager_flux.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,7 +14,7 @@ namespace jitflux::bench {
 class EagerPart {
  public:
   virtual ~EagerPart() = default;
-  // T5: ids [B, T] int64 -> [B, T, width]. Decoder: latents [B, channels, h, w] -> picture [B, 3, 8
+  // T5, CLIP: ids [B, T] int64 -> [B, T, width]. Decoder: latents [B, channels, h, w] -> picture [B, 3, 8
   // h, 8 w]. The results are of the model's type.
   virtual at::Tensor run(const at::Tensor& input) const = 0;
 };
@@ -23,6 +23,8 @@ class EagerPart {
 // is missing or left over.
 std::unique_ptr<const EagerPart> load_eager_t5(const std::string& path, int64_t layers,
                                                int64_t heads, at::ScalarType dtype);
+std::unique_ptr<const EagerPart> load_eager_clip(const std::string& path, int64_t layers,
+                                                 int64_t heads, at::ScalarType dtype);
 // Of an autoencoder of `levels` resolutions; its encoder is left alone.
 std::unique_ptr<const EagerPart> load_eager_decoder(const std::string& path, int64_t levels,
                                                     at::ScalarType dtype);

@@ -276,16 +276,19 @@ class Peer {
     return {{"seconds", seconds}};
   }
 
-  // kind: t5, with layers and heads; or decoder, with levels
+  // kind: t5 or clip, with layers and heads; or decoder, with levels
   Fields load_part(const Request& request) {
     const std::string& kind = request.text("kind");
     const std::string& path = request.text("path");
     const at::ScalarType dtype = dtype_of(request.text("dtype"));
     std::unique_ptr<const EagerPart> loaded;
     const double seconds = seconds_of([&] {
-      loaded = kind == "t5"
-                   ? load_eager_t5(path, request.integer("layers"), request.integer("heads"), dtype)
-                   : load_eager_decoder(path, request.integer("levels"), dtype);
+      if (kind == "decoder") {
+        loaded = load_eager_decoder(path, request.integer("levels"), dtype);
+      } else {
+        const auto load = kind == "t5" ? load_eager_t5 : load_eager_clip;
+        loaded = load(path, request.integer("layers"), request.integer("heads"), dtype);
+      }
     });
     parts_[request.text("model")] = std::move(loaded);
     return {{"seconds", seconds}};

@@ -68,12 +68,13 @@ Napi::Value encode_clip(const Napi::CallbackInfo& info) {
           entry->where);
 }
 
-// options: maxDistance, eps.
+// options: maxDistance, eps, int8.
 Napi::Value load_t5(const Napi::CallbackInfo& info) {
   const Fields from(info[1]);
   T5Options options;
   options.max_distance = from.integer("maxDistance", 1, INT32_MAX);
   options.eps = from.number("eps");
+  options.int8 = from.boolean("int8");
   return load_model<T5Encoder>(info, options);
 }
 

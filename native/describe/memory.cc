@@ -37,10 +37,16 @@ PartMemory part_memory(const ClipConfig& config, const MemoryRequest& request) {
 }
 
 PartMemory part_memory(const T5Config& config, const MemoryRequest& request) {
-  return {.parameters = count_parameters(config),
-          .copied = 0,
-          .transient = transient_bytes(config, request.work.text_tokens, request.work.images,
-                                       request.element())};
+  PartMemory memory = {.parameters = count_parameters(config),
+                       .copied = 0,
+                       .transient = transient_bytes(config, request.work.text_tokens,
+                                                    request.work.images, request.element())};
+  if (request.form == WeightForm::kInt8) {
+    const QuantizedSize size = quantized_size(config);
+    memory.saved = size.parameters * request.element() - size.bytes;
+    memory.copied = size.bytes;
+  }
+  return memory;
 }
 
 PartMemory part_memory(const AutoencoderConfig& config, const MemoryRequest& request) {

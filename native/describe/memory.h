@@ -30,7 +30,7 @@ struct MemoryRequest {
   double file_bytes = 0;
   WeightDType dtype = WeightDType::kFloat32;  // to compute in
   bool accelerator = false;
-  WeightForm form = WeightForm::kPacked;  // of a transformer's blocks
+  WeightForm form = WeightForm::kPacked;  // of the blocks of a transformer or of T5
   bool keep_modulation = true;
   bool map_weights = true;  // weights may be used from the mapped file
   MemoryWork work;

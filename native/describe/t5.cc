@@ -89,6 +89,19 @@ T5Weights T5Weights::resolve(std::shared_ptr<const WeightFile> file,
   return {config, std::move(set)};
 }
 
+QuantizedSize quantized_size(const T5Config& config) {
+  QuantizedSize size;
+  list_parameters(config, [&](const std::string& name, const std::vector<int64_t>& shape) {
+    if (shape.size() != 2 || name == config.embedding || name == t5_position_bias()) return;
+    const auto rows = static_cast<double>(shape[0]);
+    const double count = rows * static_cast<double>(shape[1]);
+    size.parameters += count;
+    // A scale and oneDNN's sum of every row.
+    size.bytes += count + 8 * rows;
+  });
+  return size;
+}
+
 double transient_bytes(const T5Config& config, double tokens, double prompts, double element) {
   const auto width = static_cast<double>(config.width);
   const auto mlp = static_cast<double>(config.mlp);

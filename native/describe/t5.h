@@ -51,6 +51,13 @@ struct T5Weights {
                            const std::optional<T5Settings>& settings);
 };
 
+// The blocks' matrices in 8 bits: how many numbers they have, and their bytes with the scales.
+struct QuantizedSize {
+  double parameters = 0;
+  double bytes = 0;
+};
+QuantizedSize quantized_size(const T5Config& config);
+
 // Activations of encoding `prompts` prompts of `tokens` tokens: residual and its norm, q, k, v and
 // result, the gated MLP, scores and position bias. `element`: bytes of the compute type.
 double transient_bytes(const T5Config& config, double tokens, double prompts, double element);

@@ -16,7 +16,8 @@ namespace jitflux::kernels {
 using BFloat16Bits = uint16_t;
 
 // What is still to be done to a layer's integer products: value = y * row_scale[row] +
-// bias[column]. Null row_scale: y is the value already.
+// bias[column], or without the bias where a kernel says that there is none. Null row_scale: y is
+// the value already.
 struct Rescale {
   const float* row_scale = nullptr;
   const float* bias = nullptr;
@@ -99,6 +100,17 @@ struct RowKernels {
   // whatever T is: the residual stream keeps that precision; out: [rows, d]; weight: [d]. Source:
   // transformers' T5LayerNorm.
   void (*rms_norm)(const float* x, const float* weight, T* out, int64_t rows, int64_t d, float eps);
+
+  // x += y, in float32, whatever T is. x, y: [rows, d]; rescale has no bias. Source: transformers'
+  // T5LayerSelfAttention and T5LayerFF, their residual connections.
+  void (*add_rows)(float* x, const T* y, Rescale rescale, int64_t rows, int64_t d);
+
+  // y = its rows scaled, for which rescale has a scale and no bias. y: [rows, d].
+  void (*rescale_rows)(T* y, Rescale rescale, int64_t rows, int64_t d);
+
+  // gate = gelu_tanh(gate) * up. gate, up: [rows, d], integer products of the same rows if there is
+  // a rescale, which has no bias. Source: transformers' T5DenseGatedActDense.
+  void (*gated_gelu)(T* gate, const T* up, Rescale rescale, int64_t rows, int64_t d);
 
   // Mean and sum of squared deviations from it of every column of x: [rows, d], two passes. mean,
   // square_sum: [d].

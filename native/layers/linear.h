@@ -3,10 +3,16 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 namespace jitflux {
 
 // Whether oneDNN multiplies bfloat16 on this CPU: with AVX2 alone it does not.
 bool multiplies_bfloat16();
+
+// oneDNN's blocking of weights that it packs depends on the number of rows it is told to expect. A
+// fixed one: what a layer computes must not depend on which request came first.
+constexpr int64_t kExpectedRows = 2048;
 
 // Applied to a linear layer's output in the same pass.
 enum class PostOp { kNone, kGeluTanh };

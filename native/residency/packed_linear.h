@@ -14,6 +14,7 @@
 #include "layers/layer_rows.h"
 #include "layers/linear.h"
 #include "residency/flux_weight_reader.h"
+#include "residency/quantized_linear.h"
 
 namespace jitflux {
 
@@ -36,7 +37,7 @@ class PackedLinear {
   void prepare();
   // Unless that has been done.
   void prepare_if_needed() {
-    if (!linear_.weight.defined()) prepare();
+    if (!linear_.weight.defined() && !quantized_.defined()) prepare();
   }
 
   // For kStreamed: what the weights are read from, and where they are until further notice.
@@ -48,9 +49,8 @@ class PackedLinear {
   std::shared_ptr<const FluxWeightReader> reader_;
   std::vector<std::string> modules_;
   WeightForm form_ = WeightForm::kMapped;
-  Linear linear_;                 // undefined until prepared
-  at::Tensor weight_scale_;       // [out] float32, for kInt8
-  at::Tensor weight_zero_point_;  // [out] int32, zeros
+  Linear linear_;              // undefined until prepared
+  QuantizedLinear quantized_;  // in place of linear_'s weight, for kInt8
 };
 
 }  // namespace jitflux

@@ -103,6 +103,10 @@ Linear WeightLoader::linear(const std::string& module) {
   return linear;
 }
 
+QuantizedLinear WeightLoader::quantized(const std::string& module) {
+  return QuantizedLinear(copy(module + ".weight", dtype_));
+}
+
 void WeightLoader::advance(const WeightTensor& tensor, const std::string& name) {
   loaded_ += tensor.nbytes();
   job_.checkpoint();

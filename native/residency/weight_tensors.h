@@ -12,6 +12,7 @@
 #include "describe/parameter_set.h"
 #include "layers/linear.h"
 #include "residency/device_uploader.h"
+#include "residency/quantized_linear.h"
 
 namespace jitflux {
 
@@ -51,6 +52,9 @@ class WeightLoader {
 
   // <module>.weight, and <module>.bias if there is one.
   Linear linear(const std::string& module);
+
+  // <module>.weight in 8 bits. There must be no bias.
+  QuantizedLinear quantized(const std::string& module);
 
   // The file, if any tensor is in its mapping: the model asks it whether it is as it was.
   std::shared_ptr<const WeightFile> mapped_file() const { return mapped_ ? file_ : nullptr; }

@@ -52,6 +52,11 @@ export const ENCODER_FLAGS = {
     requiresArg: true,
     describe: 'type of weights and activations (default: float32, on a GPU bfloat16; float16: GPU only)',
   },
+  'quantize-text-encoders': {
+    choices: ['int8'] as const,
+    requiresArg: true,
+    describe: 'multiply 8-bit integers in T5: half of its memory, faster, slightly less exact',
+  },
   threads: { type: 'number', requiresArg: true, describe: 'default: physical cores' },
   'map-weights': {
     type: 'boolean',
@@ -122,6 +127,7 @@ export function loadOptions(args: LoadArgs, check: (o: LoadOptions) => void = ch
     mapWeights: args['map-weights'] === false ? false : undefined,
     allowTorchScriptCode: args['allow-torchscript-code'],
     quantize: args.quantize,
+    quantizeTextEncoders: args['quantize-text-encoders'],
     keepTextEncoders: args['release-encoders'] === undefined ? undefined : !args['release-encoders'],
     weightStreaming: args['stream-weights'],
     cudaGraphs: args['cuda-graphs'] || undefined,

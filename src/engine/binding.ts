@@ -164,7 +164,7 @@ export interface MemoryRequest<Part extends PartName = PartName> {
   /** To compute in. */
   dtype: string;
   device: 'cpu' | 'accelerator';
-  /** Of a transformer's blocks. */
+  /** Of the blocks of a transformer or, if `'int8'`, of T5. */
   blockWeights: BlockWeights;
   keepModulation: boolean;
   /** Whether weights may be used from the mapped file. */
@@ -467,7 +467,7 @@ export interface NativeBinding extends ControlBinding {
 
   loadT5Encoder(
     path: string,
-    options: NativeLoadOptions & { maxDistance: number; eps: number },
+    options: NativeLoadOptions & { maxDistance: number; eps: number; int8: boolean },
     job?: NativeJob,
   ): Promise<{ handle: T5Handle; config: T5Config }>;
   encodeT5(encoder: T5Handle, ids: TensorHandle, job?: NativeJob): Promise<TensorHandle>;

@@ -15,6 +15,7 @@ export const LOAD_OPTIONS: Names<LoadOptions> = {
   device: true,
   dtype: true,
   quantize: true,
+  quantizeTextEncoders: true,
   packWeights: true,
   mapWeights: true,
   weightStreaming: true,
@@ -76,11 +77,15 @@ export function checkLoadValues(o: LoadOptions): void {
       : "'float32' or 'bfloat16' on the CPU";
     throw invalidArgument('dtype', expected, o.dtype);
   }
-  if (o.quantize !== undefined && (o.quantize as string) !== 'int8') {
-    throw invalidArgument('quantize', "'int8' or nothing", o.quantize);
-  }
-  if (o.quantize !== undefined && accelerator) {
-    throw invalidArgument('quantize', 'nothing on a GPU', o.quantize);
+  const textAccelerator = parseDevice(o.textEncoderDevice ?? o.device) >= 0;
+  for (const [option, onAccelerator] of [
+    ['quantize', accelerator],
+    ['quantizeTextEncoders', textAccelerator],
+  ] as const) {
+    const value: string | undefined = o[option];
+    if (value === undefined) continue;
+    if (value !== 'int8') throw invalidArgument(option, "'int8' or nothing", value);
+    if (onAccelerator) throw invalidArgument(option, 'nothing on a GPU', value);
   }
   for (const option of ['weightStreaming', 'cudaGraphs'] as const) {
     if (o[option] !== undefined) checkBoolean(option, o[option]);

@@ -34,6 +34,9 @@ export class T5Encoder extends NativeModel<T5Handle> {
    * `dtype: 'bfloat16'` copies nothing: replace the file by renaming only. In bfloat16 the residual stream, the norms'
    * statistics and the softmax are float32.
    *
+   * With `quantize: 'int8'` the blocks' matrices are read and quantised instead (per output channel; activations per
+   * token): half of bfloat16's memory, this process' own.
+   *
    * @param given.settings takes the place of the config.json
    * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE,
    *   ERR_JITFLUX_UNSAFE_FILE, ERR_JITFLUX_WEIGHTS_MISMATCH (all missing, unexpected, misshaped and mistyped names),
@@ -53,7 +56,7 @@ export class T5Encoder extends NativeModel<T5Handle> {
       o.settings === undefined
         ? (await readT5Config(path, { signal: o.signal })).settings
         : checkT5Settings(o.settings);
-    const options = { ...common, maxDistance, eps };
+    const options = { ...common, maxDistance, eps, int8: o.quantize === 'int8' };
     const { handle, config } = await runNative(
       (binding, job) => binding.loadT5Encoder(path, options, job),
       loadJob(o),

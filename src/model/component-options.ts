@@ -7,6 +7,7 @@ import {
   nativeLoadOptions,
   parseDevice,
 } from '../engine/index.js';
+import { invalidArgument } from '../errors.js';
 import type { Device, LoadOptions } from '../types.js';
 import type { ModelSpec } from './spec.js';
 
@@ -45,6 +46,19 @@ export function textPlacement(o: Placement, text: ModelSpec['text']): ComponentP
   const device = text?.kind === 'torchscript' ? 'cpu' : (o.textEncoderDevice ?? o.device ?? 'cpu');
   // T5's states outgrow float16.
   return { device, dtype: withoutFloat16(computeDType(o)) };
+}
+
+/**
+ * Refuses what only some text encoders can do.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function checkTextOptions(
+  { quantizeTextEncoders: value }: Pick<LoadOptions, 'quantizeTextEncoders'>,
+  text: ModelSpec['text'],
+): void {
+  if (value === undefined || text?.kind === 'native') return;
+  const why = text ? 'the text encoder is a TorchScript module' : 'there are no text encoders';
+  throw invalidArgument('quantizeTextEncoders', `nothing: ${why}`, value);
 }
 
 /** Of the autoencoder. */

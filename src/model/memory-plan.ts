@@ -18,6 +18,7 @@ import { CLIP_L, T5_XXL } from './known-models.js';
 import { type AvailableMemory, availableMemory } from './available-memory.js';
 import {
   checkPlannedOptions,
+  checkTextOptions,
   decoderPlacement,
   textPlacement,
   transformerPlacement,
@@ -77,6 +78,8 @@ export interface MemoryPlan {
   blockWeights: BlockWeights;
   /** Whether weights may be used from the mapped files; else all of them are copies. */
   mapWeights: boolean;
+  /** Whether the blocks of T5 are quantised. */
+  quantizeTextEncoders: boolean;
   width: number;
   height: number;
   /** Pictures of a batch. */
@@ -122,6 +125,7 @@ export interface MemoryPlanOptions
       | 'dtype'
       | 'device'
       | 'quantize'
+      | 'quantizeTextEncoders'
       | 'packWeights'
       | 'mapWeights'
       | 'weightStreaming'
@@ -139,6 +143,7 @@ const PLAN_OPTIONS: Names<MemoryPlanOptions> = {
   dtype: true,
   device: true,
   quantize: true,
+  quantizeTextEncoders: true,
   packWeights: true,
   mapWeights: true,
   weightStreaming: true,
@@ -236,6 +241,7 @@ function planForm(
   const transformer = transformerPlacement(o);
   const { dtype } = transformer;
   const text = textPlacement(o, source.text);
+  checkTextOptions(o, source.text);
   const decoder = decoderPlacement(o, source.decoder);
   const width = positive('width', o.width ?? info.defaults.width);
   const height = positive('height', o.height ?? info.defaults.height);
@@ -253,6 +259,7 @@ function planForm(
     file: WeightDescription | undefined,
     placement: { device: Device; dtype: string },
     architecture: Readonly<MemoryArchitectures[Part]> | undefined,
+    form = blockWeights,
   ): ComponentMemory => {
     const take = (weights: { fileBytes: number; parameters?: number | undefined; storedDType?: string }) =>
       componentMemory({
@@ -261,7 +268,7 @@ function planForm(
         architecture,
         dtype: placement.dtype,
         device: isAccelerator(placement.device) ? 'accelerator' : 'cpu',
-        blockWeights,
+        blockWeights: form,
         keepModulation: o.keepModulation ?? true,
         mapWeights: o.mapWeights ?? true,
         work: { rows, cols, textTokens, images, steps, runs },
@@ -312,7 +319,14 @@ function planForm(
     const { clip, t5 } = source.text;
     all.push(
       component('text_encoder', 'clip', clip.weights, text, complete(clip.architecture, CLIP_L)),
-      component('text_encoder_2', 't5', t5.weights, text, complete(t5.architecture, T5_XXL)),
+      component(
+        'text_encoder_2',
+        't5',
+        t5.weights,
+        text,
+        complete(t5.architecture, T5_XXL),
+        o.quantizeTextEncoders ?? 'mapped',
+      ),
     );
   } else if (source.text) {
     all.push(program('text_encoder', source.text.weights, text.device, 0));
@@ -367,6 +381,7 @@ function planForm(
     dtype,
     blockWeights,
     mapWeights: o.mapWeights ?? true,
+    quantizeTextEncoders: o.quantizeTextEncoders !== undefined,
     width,
     height,
     images,
@@ -404,7 +419,7 @@ export function checkMemory(plan: MemoryPlan): void {
       : available?.limitedBy;
   const advice = [
     ...(plan.dtype === 'float32' ? ["dtype 'bfloat16'"] : []),
-    ...(encoding ? encodingAdvice(plan) : generationAdvice(plan, weights)),
+    ...(encoding ? encodingAdvice(plan, weights) : generationAdvice(plan, weights)),
   ];
   const what = encoding
     ? 'for its text encoders'
@@ -418,8 +433,14 @@ export function checkMemory(plan: MemoryPlan): void {
   );
 }
 
-function encodingAdvice({ accelerator }: MemoryPlan): string[] {
-  return accelerator ? ["textEncoderDevice 'cpu'"] : [];
+function encodingAdvice(plan: MemoryPlan, weights: readonly ComponentMemory[]): string[] {
+  return plan.accelerator ? ["textEncoderDevice 'cpu'"] : quantizingAdvice(plan, weights);
+}
+
+/** T5 is what there is to quantise, on the CPU. */
+function quantizingAdvice(plan: MemoryPlan, weights: readonly ComponentMemory[]): string[] {
+  const helps = weights.some((c) => c.component === 'text_encoder_2' && !isAccelerator(c.device));
+  return helps && !plan.quantizeTextEncoders ? ["quantizeTextEncoders 'int8'"] : [];
 }
 
 function generationAdvice(plan: MemoryPlan, weights: readonly ComponentMemory[]): string[] {
@@ -431,7 +452,10 @@ function generationAdvice(plan: MemoryPlan, weights: readonly ComponentMemory[])
     ...(plan.blockWeights === 'resident' ? ['weightStreaming', 'keepModulation: false'] : []),
     ...(accelerator ? ["textEncoderDevice 'cpu'", 'keepDecoder: false'] : []),
     ...(weights.some(isText)
-      ? ['keepTextEncoders: false, or prompts encoded in advance (encodePrompt)']
+      ? [
+          ...quantizingAdvice(plan, weights),
+          'keepTextEncoders: false, or prompts encoded in advance (encodePrompt)',
+        ]
       : []),
     'a smaller picture',
   ];

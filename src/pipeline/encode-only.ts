@@ -31,6 +31,8 @@ export async function encodeOnly(
   if (o.memoryCheck !== false) {
     const request = {
       ...(o.dtype && { dtype: o.dtype }),
+      ...(o.mapWeights !== undefined && { mapWeights: o.mapWeights }),
+      ...(o.quantizeTextEncoders && { quantizeTextEncoders: o.quantizeTextEncoders }),
       device: textPlacement(o, source.text).device,
       textTokens: length,
       images: prompts.length,

@@ -3,7 +3,7 @@ import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../e
 import { ClipTextEncoder, T5Encoder, Tensor, TorchScriptModule } from '../engine/index.js';
 import { type EncodedPrompt, loadClipTokenizer, loadT5Tokenizer, Tokenizer } from '../text/index.js';
 import type { LoadOptions } from '../types.js';
-import { componentOptions, textPlacement } from '../model/component-options.js';
+import { checkTextOptions, componentOptions, textPlacement } from '../model/component-options.js';
 import type { ModelWithFiles, NativeTextFiles, TorchScriptText } from '../model/spec.js';
 import { RequestQueue } from './request-queue.js';
 import { Resources, sameShape } from './resources.js';
@@ -52,6 +52,7 @@ export async function loadTextConditioner(
   if (text === undefined) {
     throw invalidArgument('textEncoders', 'text encoders, to encode a prompt', false);
   }
+  checkTextOptions(o, text);
   const load =
     text.kind === 'native'
       ? await prepareNative(text, info.name, o.signal)
@@ -71,15 +72,18 @@ async function prepareNative(
     clip: await loadClipTokenizer(text.clip.tokenizer, { signal }),
     t5: await loadT5Tokenizer(text.t5.tokenizer, { signal }),
   };
-  return async (o) => {
-    const options = { ...o };
+  return async ({ quantizeTextEncoders: quantize, ...options }) => {
     let clip: ClipTextEncoder | undefined;
     try {
       clip = await ClipTextEncoder.load(text.clip.weights.path, {
         ...options,
         settings: text.clip.settings,
       });
-      const t5 = await T5Encoder.load(text.t5.weights.path, { ...options, settings: text.t5.settings });
+      const t5 = await T5Encoder.load(text.t5.weights.path, {
+        ...options,
+        ...(quantize && { quantize }),
+        settings: text.t5.settings,
+      });
       return new NativeConditioner(model, tokenizers, { clip, t5 });
     } catch (error) {
       clip?.dispose();

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import { ERROR_CODES } from '../../src/errors.js';
-import { Autoencoder, ClipTextEncoder, T5Encoder, Tensor } from '../support/device.js';
+import { engineInfo } from '../../src/index.js';
+import { Autoencoder, ClipTextEncoder, DEVICE, T5Encoder, Tensor } from '../support/device.js';
 import { originalAutoencoder } from '../support/original-layout.js';
 import { expectError } from '../support/errors.js';
 import { expectWithin, maxAbs, printParityTable, relativeRms } from '../support/parity.js';
@@ -144,6 +145,23 @@ describe('T5 encoder', () => {
     using hidden = await encoder.encode(idsOf(cases, name));
     const error = relativeRms(await hidden.toFloat32Array(), cases.float32(`${name}.last_hidden_state`));
     expectWithin(`T5 bfloat16 ${name}`, 'relative rms', error, 2e-2);
+  });
+
+  it.skipIf(DEVICE !== 'cpu').each([
+    ['float32', 'len12'],
+    ['float32', 'len256'],
+    ['bfloat16', 'len12'],
+    ['bfloat16', 'batch2_len20'],
+  ] as const)('agrees with its blocks in 8 bits: %s, %s', async (dtype, name) => {
+    using encoder = await T5Encoder.load(weights('t5'), { dtype, quantize: 'int8' });
+    const before = engineInfo().kernelCalls.linearInt8;
+    using hidden = await encoder.encode(idsOf(cases, name));
+    // q, k, v, out, gate, up, down
+    expect(engineInfo().kernelCalls.linearInt8 - before).toBe(7 * encoder.config.layers);
+    const error = relativeRms(await hidden.toFloat32Array(), cases.float32(`${name}.last_hidden_state`));
+    expectWithin(`T5 int8, ${dtype}, ${name}`, 'relative rms', error, 5e-2);
+    using again = await encoder.encode(idsOf(cases, name));
+    expect(await again.toFloat32Array()).toEqual(await hidden.toFloat32Array());
   });
 
   it('gives a prompt of a batch what it gets alone, and keeps no state between lengths', async () => {

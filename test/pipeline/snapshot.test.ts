@@ -26,6 +26,7 @@ import {
 } from '../../src/index.js';
 import { run } from '../../src/cli/run.js';
 import { expectError } from '../support/errors.js';
+import { relativeRms } from '../support/parity.js';
 import { originalAutoencoder, originalTransformer } from '../support/original-layout.js';
 import { SafeTensors, writeSafeTensors } from '../support/safetensors.js';
 import { writeTinySnapshot } from '../support/tiny-snapshot.js';
@@ -101,6 +102,21 @@ describe('a snapshot of FLUX.1-dev', () => {
     } finally {
       delete process.env.JIT_FLUX_MEMORY_LIMIT;
     }
+  });
+
+  it('multiplies bytes in T5 if it is told to, and says nearly the same', async () => {
+    const before = engineInfo().kernelCalls.linearInt8;
+    await using pipeline = await FluxPipeline.load(dev, { quantizeTextEncoders: 'int8' });
+    await using reference = await FluxPipeline.load(dev);
+    const encode = async (p: FluxPipeline) => {
+      using encoded = await p.encodePrompt('a red circle');
+      return [await encoded.prompt.toFloat32Array(), await encoded.pooled.toFloat32Array()] as const;
+    };
+    const [[rounded, pooled], [exact, samePooled]] = [await encode(pipeline), await encode(reference)];
+    expect(engineInfo().kernelCalls.linearInt8).toBeGreaterThan(before);
+    expect(pooled).toEqual(samePooled);
+    expect(rounded).not.toEqual(exact);
+    expect(relativeRms(rounded, exact)).toBeLessThan(0.05);
   });
 
   it('runs in bfloat16', async () => {

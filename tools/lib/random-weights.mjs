@@ -178,6 +178,31 @@ export const norm = (name, width, bias = true) => [
 ];
 
 /**
+ * Tensors of a CLIP text encoder for 77 tokens under the names of transformers.
+ * @param {{ width: number, mlp: number, vocab: number, layers: number }} config
+ * @returns {RandomTensor[]}
+ */
+export function clipTensors({ width, mlp, vocab, layers }) {
+  return [
+    { name: 'text_model.embeddings.token_embedding.weight', shape: [vocab, width], mean: 0, scale: 1 },
+    { name: 'text_model.embeddings.position_embedding.weight', shape: [77, width], mean: 0, scale: 0.3 },
+    ...range(layers).flatMap((i) => {
+      const layer = `text_model.encoder.layers.${i}`;
+      return [
+        ...norm(`${layer}.layer_norm1`, width),
+        ...['q_proj', 'k_proj', 'v_proj', 'out_proj'].flatMap((n) =>
+          linear(`${layer}.self_attn.${n}`, width, width),
+        ),
+        ...norm(`${layer}.layer_norm2`, width),
+        ...linear(`${layer}.mlp.fc1`, mlp, width),
+        ...linear(`${layer}.mlp.fc2`, width, mlp),
+      ];
+    }),
+    ...norm('text_model.final_layer_norm', width),
+  ];
+}
+
+/**
  * Tensors of a T5 v1.1 encoder under the names of transformers.
  * @param {{ width: number, mlp: number, heads: number, vocab: number, layers: number }} config
  * @returns {RandomTensor[]}

@@ -286,6 +286,41 @@ static void rms_norm(const float* x, const float* weight, T* out, int64_t rows, 
   }
 }
 
+// Rows of y without a bias, scaled or as they are.
+static inline float scale_of(Rescale rescale, int64_t row) {
+  return rescale.row_scale == nullptr ? 1.0f : rescale.row_scale[row];
+}
+
+template <typename T>
+static void add_rows(float* x, const T* y, Rescale rescale, int64_t rows, int64_t d) {
+  for (int64_t r = 0; r < rows; ++r, x += d, y += d) {
+    const float scale = scale_of(rescale, r);
+    for_columns(d, [=](int64_t i, int64_t n) {
+      store_part(x + i, n, load_part(x + i, n) + load_part(y + i, n) * scale);
+    });
+  }
+}
+
+template <typename T>
+static void rescale_rows(T* y, Rescale rescale, int64_t rows, int64_t d) {
+  for (int64_t r = 0; r < rows; ++r, y += d) {
+    const float scale = scale_of(rescale, r);
+    for_columns(d,
+                [=](int64_t i, int64_t n) { store_part(y + i, n, load_part(y + i, n) * scale); });
+  }
+}
+
+template <typename T>
+static void gated_gelu(T* gate, const T* up, Rescale rescale, int64_t rows, int64_t d) {
+  for (int64_t r = 0; r < rows; ++r, gate += d, up += d) {
+    const float scale = scale_of(rescale, r);
+    for_columns(d, [=](int64_t i, int64_t n) {
+      const Vector gated = gelu_tanh_of(load_part(gate + i, n) * scale);
+      store_part(gate + i, n, gated * (load_part(up + i, n) * scale));
+    });
+  }
+}
+
 template <typename T>
 static void column_moments(const T* x, int64_t rows, int64_t d, float* mean, float* square_sum) {
   std::memset(mean, 0, static_cast<size_t>(d) * sizeof(float));
@@ -328,6 +363,9 @@ RowKernels<T> row_kernels() {
       .quantize_rows = quantize_rows<T>,
       .gather_embed = gather_embed<T>,
       .rms_norm = rms_norm<T>,
+      .add_rows = add_rows<T>,
+      .rescale_rows = rescale_rows<T>,
+      .gated_gelu = gated_gelu<T>,
       .column_moments = column_moments<T>,
       .scale_shift_silu = scale_shift_silu<T>,
   };

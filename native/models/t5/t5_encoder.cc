@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "layers/activation.h"
+#include "layers/token_passes.h"
 #include "residency/weight_tensors.h"
 #include "runtime/device.h"
 #include "runtime/parallel.h"
@@ -37,17 +38,22 @@ std::shared_ptr<T5Encoder> T5Encoder::load(std::shared_ptr<const WeightFile> fil
   model->config_ = weights.config;
   const T5Config& config = model->config_;
   model->dtype_ = options.dtype;
+  model->int8_ = options.int8;
   WeightLoader from(weights.parameters, options.dtype, job);
   model->tokens_ = from.matrix(config.embedding);
   model->bias_table_ = from.copy(t5_position_bias(), at::kFloat);
+  const auto load = [&](const std::string& module) {
+    return options.int8 ? Layer{.plain = {}, .quantized = from.quantized(module)}
+                        : Layer{.plain = from.linear(module), .quantized = {}};
+  };
   for (int64_t i = 0; i < config.layers; ++i) {
     const std::string layer = "encoder.block." + std::to_string(i) + ".layer.";
     const std::string mlp = layer + "1.DenseReluDense.";
-    model->blocks_.push_back(
-        {from.copy(layer + "0.layer_norm.weight", at::kFloat), from.linear(t5_attention(i) + "q"),
-         from.linear(t5_attention(i) + "k"), from.linear(t5_attention(i) + "v"),
-         from.linear(t5_attention(i) + "o"), from.copy(layer + "1.layer_norm.weight", at::kFloat),
-         from.linear(mlp + "wi_0"), from.linear(mlp + "wi_1"), from.linear(mlp + "wo")});
+    model->blocks_.push_back({from.copy(layer + "0.layer_norm.weight", at::kFloat),
+                              load(t5_attention(i) + "q"), load(t5_attention(i) + "k"),
+                              load(t5_attention(i) + "v"), load(t5_attention(i) + "o"),
+                              from.copy(layer + "1.layer_norm.weight", at::kFloat),
+                              load(mlp + "wi_0"), load(mlp + "wi_1"), load(mlp + "wo")});
   }
   model->final_norm_ = from.copy("encoder.final_layer_norm.weight", at::kFloat);
   model->mapped_file_ = from.mapped_file();
@@ -79,12 +85,24 @@ const at::Tensor& T5Encoder::position_bias(int64_t length) {
   return position_bias_;
 }
 
+LayerInput T5Encoder::layer_input(at::Tensor rows) const {
+  if (!int8_) return {std::move(rows), {}};
+  LayerInput input{at::empty(rows.sizes(), at::kByte), at::empty({rows.size(0)}, at::kFloat)};
+  quantize(rows, input);
+  return input;
+}
+
+at::Tensor T5Encoder::multiply(const Layer& layer, const LayerInput& x) const {
+  return int8_ ? layer.quantized(x.values, dtype_) : layer.plain(x.values);
+}
+
 template <typename T>
 at::Tensor T5Encoder::run(const at::Tensor& ids, const Job& job) {
   const int64_t images = ids.size(0);
   const int64_t length = ids.size(1);
   const int64_t rows = images * length;
   const int64_t d = config_.width;
+  const int64_t inner = config_.heads * config_.head_dim;
   const at::Tensor& bias = position_bias(length);
   const auto heads = [&](const at::Tensor& t) {
     return t.view({images, length, config_.heads, config_.head_dim}).transpose(1, 2);
@@ -109,22 +127,60 @@ at::Tensor T5Encoder::run(const at::Tensor& ids, const Job& job) {
     });
     return out;
   };
+  // What a kernel does to rows [begin, end) of products, whose scales start at `begin`.
+  const auto each_row = [&](const LayerInput& from, int64_t cost, const auto& kernel) {
+    const float* scale =
+        from.row_scale.defined() ? from.row_scale.const_data_ptr<float>() : nullptr;
+    parallel_rows(rows, cost, [&](int64_t begin, int64_t end) {
+      kernel(begin, end - begin, kernels::Rescale{scale == nullptr ? nullptr : scale + begin});
+    });
+  };
+  const auto projected = [&](const Layer& layer, const LayerInput& h) {
+    const at::Tensor y = multiply(layer, h);
+    if (h.row_scale.defined()) {
+      auto* values = data<T>(y);
+      each_row(h, 2 * inner, [&](int64_t row, int64_t count, kernels::Rescale rescale) {
+        row_kernels<T>().rescale_rows(values + row * inner, rescale, count, inner);
+      });
+    }
+    return heads(y);
+  };
+  const auto add = [&](const Layer& layer, const LayerInput& h) {
+    const at::Tensor y = multiply(layer, h);
+    if (on_accelerator()) return void(x.add_(y));
+    const auto* from = const_data<T>(y);
+    auto* to = x.mutable_data_ptr<float>();
+    each_row(h, 3 * d, [&](int64_t row, int64_t count, kernels::Rescale rescale) {
+      row_kernels<T>().add_rows(to + row * d, from + row * d, rescale, count, d);
+    });
+  };
+  const auto activated = [&](const Block& block, const LayerInput& h) {
+    at::Tensor gate = multiply(block.gate, h);
+    const at::Tensor up = multiply(block.up, h);
+    if (on_accelerator()) {
+      at::gelu_(gate, "tanh");
+      return gate.mul_(up);
+    }
+    const int64_t mlp = config_.mlp;
+    auto* to = data<T>(gate);
+    const auto* with = const_data<T>(up);
+    each_row(h, 8 * mlp, [&](int64_t row, int64_t count, kernels::Rescale rescale) {
+      row_kernels<T>().gated_gelu(to + row * mlp, with + row * mlp, rescale, count, mlp);
+    });
+    return gate;
+  };
 
   for (size_t i = 0; i < blocks_.size(); ++i) {
     job.checkpoint();
     if (mapped_file_) mapped_file_->expect_unchanged_mappings();
     const Block& block = blocks_[i];
-    at::Tensor h = normed(block.norm1, T{});
-    const at::Tensor attended =
-        at::scaled_dot_product_attention(heads(block.q(h)), heads(block.k(h)), heads(block.v(h)),
-                                         bias, /*dropout_p=*/0.0, /*is_causal=*/false,
-                                         /*scale=*/1.0);
-    x.add_(block.out(attended.transpose(1, 2).reshape({rows, config_.heads * config_.head_dim})));
-    h = normed(block.norm2, T{});
-    at::Tensor gate = block.gate(h);
-    at::gelu_(gate, "tanh");
-    gate.mul_(block.up(h));
-    x.add_(block.down(gate));
+    LayerInput h = layer_input(normed(block.norm1, T{}));
+    const at::Tensor attended = at::scaled_dot_product_attention(
+        projected(block.q, h), projected(block.k, h), projected(block.v, h), bias,
+        /*dropout_p=*/0.0, /*is_causal=*/false, /*scale=*/1.0);
+    add(block.out, layer_input(attended.transpose(1, 2).reshape({rows, inner})));
+    h = layer_input(normed(block.norm2, T{}));
+    add(block.down, layer_input(activated(block, h)));
     if (job.progress) job.progress(i + 1, blocks_.size(), "block");
   }
   if (mapped_file_) mapped_file_->expect_unchanged_mappings();

@@ -10,12 +10,17 @@
 
 #include "base/job.h"
 #include "describe/t5.h"
+#include "layers/layer_rows.h"
 #include "layers/linear.h"
+#include "residency/quantized_linear.h"
 
 namespace jitflux {
 
 struct T5Options : T5Settings {
   at::ScalarType dtype = at::kFloat;  // kFloat or kBFloat16: weights and matrix products
+  // The blocks' products multiply bytes instead, weights quantised per output channel while they
+  // are loaded, activations per token. CPU only.
+  bool int8 = false;
 };
 
 // Bucket of a relative position key - query, bidirectional: exact up to a quarter of the buckets,
@@ -35,20 +40,30 @@ class T5Encoder {
   at::Tensor encode(const at::Tensor& ids, const Job& job);
 
  private:
+  // A linear layer without bias, in one of the two forms.
+  struct Layer {
+    Linear plain;
+    QuantizedLinear quantized;
+  };
   struct Block {
     at::Tensor norm1;  // [width] float32
-    Linear q, k, v, out;
+    Layer q, k, v, out;
     at::Tensor norm2;
-    Linear gate, up, down;  // down(gelu(gate x) * up x)
+    Layer gate, up, down;  // down(gelu(gate x) * up x)
   };
 
   T5Encoder() = default;
+  // Rows as the layers take them.
+  LayerInput layer_input(at::Tensor rows) const;
+  // In the compute type; of bytes, products that still want their rows' scales.
+  at::Tensor multiply(const Layer& layer, const LayerInput& x) const;
   const at::Tensor& position_bias(int64_t length);
   template <typename T>
   at::Tensor run(const at::Tensor& ids, const Job& job);
 
   T5Config config_;
   at::ScalarType dtype_ = at::kFloat;
+  bool int8_ = false;
   at::Tensor tokens_;      // [vocabulary, width]
   at::Tensor bias_table_;  // [buckets, heads] float32
   std::vector<Block> blocks_;

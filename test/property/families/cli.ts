@@ -27,7 +27,15 @@ const LOAD = [
   '--no-allow-torchscript-code',
 ];
 const TRANSFORMER = [
-  ...['--quantize', 'int8', '--release-encoders', '--no-stream-weights', '--no-cuda-graphs'],
+  ...[
+    '--quantize',
+    'int8',
+    '--quantize-text-encoders',
+    'int8',
+    '--release-encoders',
+    '--no-stream-weights',
+    '--no-cuda-graphs',
+  ],
   '--encoders-on-cpu',
 ];
 /** Where there is a directory at all, it has no text encoders. */

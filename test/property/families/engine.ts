@@ -130,6 +130,7 @@ const loadOptions = () => ({
   device: 'cpu' as const,
   dtype: 'float32' as const,
   quantize: undefined,
+  quantizeTextEncoders: undefined,
   packWeights: false,
   mapWeights: true,
   weightStreaming: false,

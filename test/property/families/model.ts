@@ -43,6 +43,7 @@ const planOptions = () => ({
   dtype: 'bfloat16' as const,
   device: 'cpu' as const,
   quantize: 'int8' as const,
+  quantizeTextEncoders: undefined,
   packWeights: true,
   mapWeights: true,
   weightStreaming: false,

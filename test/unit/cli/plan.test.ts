@@ -65,6 +65,12 @@ describe('jit-flux plan', () => {
   it.each([
     ['--device gpu', 'ERR_JITFLUX_INVALID_ARGUMENT', 'device'],
     ['--device cuda --quantize int8', 'ERR_JITFLUX_INVALID_ARGUMENT', 'quantize'],
+    ['--device cuda --quantize-text-encoders int8', 'ERR_JITFLUX_INVALID_ARGUMENT', 'quantizeTextEncoders'],
+    [
+      '--model flux-tiny --quantize-text-encoders int8',
+      'ERR_JITFLUX_INVALID_ARGUMENT',
+      'nothing: the text encoder is a TorchScript module',
+    ],
     ['--preset jit-5x', 'ERR_JITFLUX_UNKNOWN_PRESET', 'jit-4x'],
     ['--width 100', 'ERR_JITFLUX_INVALID_ARGUMENT', 'multiple of 16'],
     ['--width abc', 'ERR_JITFLUX_INVALID_ARGUMENT', 'width'],

@@ -149,6 +149,29 @@ describe('planModelMemory', () => {
     });
   });
 
+  it('counts T5 in 8 bits: a byte and, per row, a scale and a sum; all but its blocks stays mapped', () => {
+    const p = plan({ dtype: 'bfloat16', quantizeTextEncoders: 'int8' });
+    expect(p).toMatchObject({ blockWeights: 'packed', quantizeTextEncoders: true });
+    // 24 blocks: q, k, v, o of 4096 x 4096, three matrices of 10240 x 4096
+    const matrices = 24 * (4 * 4096 * 4096 + 3 * 10240 * 4096);
+    const bytes = matrices + 24 * 8 * (4 * 4096 + 2 * 10240 + 4096);
+    expect(p.components[2]).toMatchObject({
+      mapped: true,
+      copiedBytes: bytes,
+      residentBytes: 2 * (T5 - matrices) + bytes,
+    });
+    const copied = plan({ dtype: 'bfloat16', quantizeTextEncoders: 'int8', mapWeights: false });
+    expect(copied.components[2]).toMatchObject({ mapped: false, copiedBytes: 2 * (T5 - matrices) + bytes });
+    const without = plan({ dtype: 'bfloat16' });
+    expect(without.quantizeTextEncoders).toBe(false);
+    expect(without.components[2]?.residentBytes).toBe(2 * T5);
+    const short = { ...fluxDev() };
+    expect(() => checkMemory(plan({ dtype: 'bfloat16' }, short, 5e9))).toThrow(/quantizeTextEncoders 'int8'/);
+    expect(() => checkMemory(plan({ dtype: 'bfloat16', quantizeTextEncoders: 'int8' }, short, 5e9))).toThrow(
+      expect.objectContaining({ message: expect.not.stringContaining('quantizeTextEncoders') as string }),
+    );
+  });
+
   it('packs weights unless only mapped ones fit', () => {
     const form = (bytes: number, packWeights?: boolean) =>
       plan({ dtype: 'bfloat16', ...(packWeights !== undefined && { packWeights }) }, fluxDev(), bytes);
@@ -348,7 +371,7 @@ describe('checkMemory', () => {
     ]);
     expect(p.phases.map(({ phase }) => phase)).toEqual(['encode']);
     expect(() => checkMemory(p)).toThrow(
-      /needs 20\.\d GB for its text encoders, .*text_encoder_2 19\.0 GB\. Try dtype 'bfloat16'; memoryCheck/,
+      /needs 20\.\d GB for its text encoders, .*text_encoder_2 19\.0 GB\. Try dtype 'bfloat16'; quantizeTextEncoders 'int8'; memoryCheck/,
     );
     expect(() =>
       checkMemory(planEncoding(fluxDev(), {}, { host: { bytes: 24e9, limitedBy: 'machine' } })),
