@@ -10,7 +10,7 @@ import { RESULTS } from './lib/paths.mjs';
 import { findFailures } from './lib/part.mjs';
 import { runSection } from './lib/section-process.mjs';
 import { number, table } from './lib/table.mjs';
-import { SECTIONS, problemsOf } from './schema.mjs';
+import { OPTIONAL_SECTIONS, SECTIONS, problemsOf } from './schema.mjs';
 import { evaluateTargets } from './targets.mjs';
 
 const HELP = `npm run bench -- [options]
@@ -22,6 +22,7 @@ const HELP = `npm run bench -- [options]
   --python PATH     Python with torch and safetensors as a second peer; default JIT_FLUX_PYTHON, or python3 if it has them
   --diffusers DIR   checkout of huggingface/diffusers: its own FluxTransformer2DModel joins (needs Python)
   --jit DIR         checkout of Wenhao-Sun77/Just-in-Time: the released pipeline joins (needs --diffusers as well)
+  --sdcpp PATH      sd-cli of stable-diffusion.cpp: the section sdcpp, which runs only then, compares a step with its
   --model DIR       model for the section snapshot instead of a synthetic one
   --work DIR        where random weights are kept; default ~/.cache/jit-flux/bench
   --json FILE       the result once more, besides bench/results/<date>-<commit>[-<mode>].json
@@ -40,10 +41,11 @@ const threads = Number(values.threads);
 if (!Number.isInteger(threads) || threads < 1) {
   fail(`Expected a positive integer for --threads but received ${values.threads}`);
 }
-const only = values.only?.split(',') ?? SECTIONS;
+const known = [...SECTIONS, ...(values.sdcpp === undefined ? [] : OPTIONAL_SECTIONS)];
+const only = values.only?.split(',') ?? known;
 for (const name of only) {
-  if (!SECTIONS.includes(/** @type {any} */ (name))) {
-    fail(`Expected some of ${SECTIONS.join(', ')} for --only but received ${name}`);
+  if (!known.includes(/** @type {any} */ (name))) {
+    fail(`Expected some of ${known.join(', ')} for --only but received ${name}`);
   }
 }
 
@@ -68,7 +70,7 @@ const started = performance.now();
 const python = values.python ?? process.env.JIT_FLUX_PYTHON;
 /** @type {Record<string, any>} */
 const sections = {};
-for (const name of SECTIONS.filter((section) => only.includes(section))) {
+for (const name of known.filter((section) => only.includes(section))) {
   console.log(`\n== ${name}\n`);
   const begun = performance.now();
   const context = {
@@ -79,6 +81,7 @@ for (const name of SECTIONS.filter((section) => only.includes(section))) {
     diffusers: values.diffusers && resolve(values.diffusers),
     jit: values.jit && resolve(values.jit),
     model: values.model && resolve(values.model),
+    sdcpp: values.sdcpp && resolve(values.sdcpp),
     work,
     sections,
   };
@@ -146,6 +149,7 @@ function readOptions() {
         diffusers: { type: 'string' },
         jit: { type: 'string' },
         model: { type: 'string' },
+        sdcpp: { type: 'string' },
         work: { type: 'string' },
       },
     });

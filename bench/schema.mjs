@@ -16,6 +16,8 @@ export const SECTIONS = /** @type {const} */ ([
   'autoencoder',
   'snapshot',
 ]);
+/** Those that need a program which nobody has to have, and run where it is given. */
+export const OPTIONAL_SECTIONS = /** @type {const} */ (['sdcpp']);
 
 /** A time, a rate, a size: finite, as JSON has no others, and above zero. */
 const positive = z.number().positive();
@@ -308,6 +310,19 @@ const sectionSchemas = {
       )
       .min(1),
   },
+  sdcpp: {
+    model: z.string(),
+    pixels: count,
+    textTokens: count,
+    rows: z
+      .array(
+        rowOrFailed(
+          { implementation: z.enum(['jit-flux', 'stable-diffusion.cpp']), type: z.string() },
+          { seconds: spread },
+        ),
+      )
+      .min(1),
+  },
   snapshot: {
     model: z.string(),
     size: count,
@@ -407,6 +422,7 @@ const documentSchema = z.strictObject({
     parts: section(sectionSchemas.parts).optional(),
     autoencoder: section(sectionSchemas.autoencoder).optional(),
     snapshot: section(sectionSchemas.snapshot).optional(),
+    sdcpp: section(sectionSchemas.sdcpp).optional(),
   }),
 });
 

@@ -1,5 +1,6 @@
 // What the project asks of itself, and where in the sections' results each figure is found.
 import { SUBJECTS } from './lib/models.mjs';
+import { OPTIONAL_SECTIONS } from './schema.mjs';
 import { findFailures, hasFailed } from './lib/part.mjs';
 
 /**
@@ -306,17 +307,38 @@ export const TARGETS = [
     section: 'javascript',
     extract: ({ lag }) => lag && figure(lag.running.p99, `idle loop: ${lag.idle.p99.toFixed(2)} ms`),
   },
+  {
+    name: 'a step of flux-slice against stable-diffusion.cpp, best type against best type',
+    target: 8,
+    unit: 'x',
+    direction: '>=',
+    section: 'sdcpp',
+    extract: ({ rows }) => {
+      /** @param {string} name */
+      const best = (name) =>
+        rows
+          .filter((/** @type {any} */ r) => r.implementation === name && r.seconds)
+          .sort((/** @type {any} */ a, /** @type {any} */ b) => a.seconds.median - b.seconds.median)[0];
+      const [ours, theirs] = [best('jit-flux'), best('stable-diffusion.cpp')];
+      return (
+        ours && theirs && figure(theirs.seconds.median / ours.seconds.median, `${ours.type}, ${theirs.type}`)
+      );
+    },
+  },
 ];
 
 /**
- * One entry per target, in the order of the table. A figure that is missing is a target missed, with the reason.
+ * One entry per target, in the order of the table. A figure that is missing is a target missed, with the reason; targets
+ * of sections that are optional and did not run have no entry.
  * @param {Record<string, any>} sections results by section; an `error` where one failed
  * @param {import('./lib/models.mjs').Mode} [mode]
  * @param {import('./lib/cpu-class.mjs').CpuClass} [cpuClass] where it was measured
  * @returns {Outcome[]}
  */
 export function evaluateTargets(sections, mode = 'full', cpuClass = 'avx512-bf16') {
-  return TARGETS.map(({ section, extract, target, ...rest }) =>
+  const optional = OPTIONAL_SECTIONS.filter((name) => !(name in sections));
+  const asked = TARGETS.filter(({ section }) => !optional.some((name) => name === section));
+  return asked.map(({ section, extract, target, ...rest }) =>
     outcome(
       {
         ...rest,

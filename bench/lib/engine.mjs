@@ -13,13 +13,13 @@ export class BenchEngine {
   /**
    * @param {import('./models.mjs').ModelName} name
    * @param {Arithmetic} arithmetic
-   * @param {{ work: string, threads: number }} context
+   * @param {{ work: string, threads: number, textTokens?: number }} context textTokens: the model's own unless given
    */
-  static async load(name, arithmetic, { work, threads }) {
+  static async load(name, arithmetic, { work, threads, textTokens = MODELS[name].textTokens }) {
     const path = await weightsFile(name, work);
     const model = await FluxTransformer.load(path, { ...ARITHMETIC[arithmetic], threads });
     const { textDim, pooledDim } = model.config;
-    const prompt = Tensor.randn([1, MODELS[name].textTokens, textDim], { seed: SEEDS.prompt });
+    const prompt = Tensor.randn([1, textTokens, textDim], { seed: SEEDS.prompt });
     const pooled = Tensor.randn([1, pooledDim], { seed: SEEDS.pooled });
     const condition = { prompt, pooled, guidance: GUIDANCE, sigmas: [SIGMA] };
     return new BenchEngine(model, prompt, pooled, await model.condition(condition));

@@ -16,6 +16,7 @@ const SELF = fileURLToPath(import.meta.url);
  * @property {string | undefined} diffusers checkout
  * @property {string | undefined} jit checkout of the released pipeline
  * @property {string | undefined} model that the section `snapshot` measures instead of a synthetic one
+ * @property {string | undefined} sdcpp program of stable-diffusion.cpp
  * @property {string} work directory for weights
  * @property {Record<string, any>} sections results of the sections before
  * @property {(text: string) => void} log progress for a person who waits

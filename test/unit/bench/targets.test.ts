@@ -8,14 +8,33 @@ const entry = (sections: Record<string, unknown>, name: string) =>
 const spread = (median: number) => ({ median, low: median - 0.1, high: median + 0.1, samples: 5 });
 
 describe('evaluateTargets', () => {
-  it('gives one entry per target even when nothing ran', () => {
+  it('gives one entry per target even when nothing ran, but for those of optional sections', () => {
     const targets = evaluateTargets({});
-    expect(targets.map(({ name }) => name)).toEqual(TARGETS.map(({ name }) => name));
+    const always = TARGETS.filter(({ section }) => section !== 'sdcpp');
+    expect(targets.map(({ name }) => name)).toEqual(always.map(({ name }) => name));
     expect(new Set(targets.map(({ name }) => name)).size).toBe(targets.length);
     for (const { value, met, reason } of targets) {
       expect({ value, met }).toEqual({ value: null, met: false });
       expect(reason).toMatch(/did not run/);
     }
+  });
+
+  it('sets the best type of each side against the other for stable-diffusion.cpp', () => {
+    const row = (implementation: string, type: string, median: number) => ({
+      implementation,
+      type,
+      seconds: spread(median),
+    });
+    const rows = [
+      row('stable-diffusion.cpp', 'f16', 30),
+      row('jit-flux', 'float32', 9),
+      row('stable-diffusion.cpp', 'q8_0', 24),
+      row('jit-flux', 'int8', 2),
+      { implementation: 'stable-diffusion.cpp', type: 'bf16', error: 'ended with code 1' },
+    ];
+    const name = 'a step of flux-slice against stable-diffusion.cpp, best type against best type';
+    expect(entry({ sdcpp: { rows } }, name)).toMatchObject({ value: 12, met: true, detail: 'int8, q8_0' });
+    expect(entry({ sdcpp: { rows: rows.slice(4) } }, name)).toMatchObject({ value: null, met: false });
   });
 
   it('passes the reason of a failed section, or part of one, on', () => {
