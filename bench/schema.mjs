@@ -262,6 +262,7 @@ const sectionSchemas = {
               ownResident: positive,
               engine: positive,
               prepareSeconds: finite,
+              readSeconds: positive,
               ofFile: positive,
             },
           ),

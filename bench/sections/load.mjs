@@ -1,7 +1,7 @@
 // Loading a TorchScript archive (2 GB unless in a smoke run) against torch::jit::load; and what memory the first forward
 // pass has taken.
 import { execFileSync } from 'node:child_process';
-import { createReadStream, statSync } from 'node:fs';
+import { closeSync, createReadStream, openSync, readSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { FluxTransformer } from 'jit-flux';
@@ -102,7 +102,7 @@ function firstForward(kind, path, { threads }) {
   try {
     /** @type {import('../programs/first-forward-memory.mjs').FirstForward} */
     const found = JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8', stdio: 'pipe' }));
-    return { fileBytes, ...found, ofFile: found.peak / fileBytes };
+    return { fileBytes, ...found, ofFile: found.peak / fileBytes, readSeconds: readIntoMemory(path) };
   } catch (error) {
     const { stderr, message } = /** @type {Error & { stderr?: string }} */ (error);
     const reason = /JitFluxError[^\n]*/.exec(stderr ?? '')?.[0] ?? message;
@@ -110,6 +110,20 @@ function firstForward(kind, path, { threads }) {
     if (kind === 'int8') return { fileBytes, unavailable: reason };
     throw new Error(reason, { cause: error });
   }
+}
+
+/**
+ * Seconds of reading a file once into fresh memory of its size: what preparing its weights is held against.
+ * @param {string} path
+ */
+function readIntoMemory(path) {
+  const size = statSync(path).size;
+  const started = performance.now();
+  const bytes = Buffer.allocUnsafeSlow(size);
+  const file = openSync(path, 'r');
+  for (let at = 0; at < size;) at += readSync(file, bytes, at, Math.min(size - at, 1 << 24), at);
+  closeSync(file);
+  return (performance.now() - started) / 1000;
 }
 
 /** @param {Awaited<ReturnType<typeof load>>} result */
@@ -143,6 +157,7 @@ export function print({ archive, time, memory }) {
         'after forward',
         'peak / file',
         'weights prepared in',
+        'the file read in',
       ],
       memory.map((r) =>
         'peak' in r
@@ -154,6 +169,7 @@ export function print({ archive, time, memory }) {
               gb(r.resident),
               number(r.ofFile),
               duration(r.prepareSeconds),
+              duration(r.readSeconds),
             ]
           : [r.kind, hasFailed(r) ? `failed: ${r.error}` : 'unavailable' in r ? r.unavailable : ''],
       ),

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 
 #include "residency/weight_tensors.h"
+#include "runtime/memory_arena.h"
 
 namespace jitflux {
 
@@ -63,8 +64,12 @@ at::Tensor FluxWeightReader::rows(const std::vector<std::string>& names, at::Sca
 }
 
 Linear FluxWeightReader::linear(const std::vector<std::string>& modules, bool may_map) const {
-  return {rows(parameters_of(modules, ".weight"), dtype_, may_map),
-          rows(parameters_of(modules, ".bias"), dtype_, may_map)};
+  Linear linear;
+  linear.weight = rows(parameters_of(modules, ".weight"), dtype_, may_map);
+  // It stays whatever becomes of the weight, and must not keep a large block of an arena.
+  const MemoryArena::Scope scope(nullptr);
+  linear.bias = rows(parameters_of(modules, ".bias"), dtype_, may_map);
+  return linear;
 }
 
 std::vector<int64_t> FluxWeightReader::linear_shape(const std::vector<std::string>& modules) const {

@@ -24,13 +24,16 @@ at::Tensor reorder(const at::Tensor& weight) {
 }  // namespace
 
 void PackedLinear::prepare() {
-  // Neither the prepared weights nor what they are made from belong to the passes' memory.
-  const MemoryArena::Scope scope(nullptr);
   const bool reorders =
       form_ == WeightForm::kPacked && (reader_->dtype() != at::kBFloat16 || multiplies_bfloat16());
   // What is copied anyway is read, so that a file that was truncated is an error.
   const bool copies = reorders || form_ == WeightForm::kInt8;
-  Linear linear = reader_->linear(modules_, /*may_map=*/!copies);
+  // The copy is gone when the layer is prepared: its memory is the arena's of whoever prepares, for
+  // the next layer. What stays is not.
+  Linear linear;
+  if (copies) linear = reader_->linear(modules_, /*may_map=*/false);
+  const MemoryArena::Scope scope(nullptr);
+  if (!copies) linear = reader_->linear(modules_);
   if (reorders) {
     linear.weight = reorder(linear.weight);
   } else if (form_ == WeightForm::kInt8) {

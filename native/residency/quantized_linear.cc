@@ -2,6 +2,7 @@
 
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/clone.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
@@ -13,6 +14,7 @@
 #include "layers/activation.h"
 #include "layers/layer_rows.h"
 #include "layers/linear.h"
+#include "runtime/memory_arena.h"
 #include "runtime/parallel.h"
 
 namespace jitflux {
@@ -65,7 +67,9 @@ QuantizedLinear::QuantizedLinear(const at::Tensor& weight) {
   multiplies_bfloat16();  // products of bytes use the same tiles
   auto [bytes, scale] = weight.scalar_type() == at::kBFloat16 ? quantized_rows<at::BFloat16>(weight)
                                                               : quantized_rows<float>(weight);
-  scale_ = std::move(scale);
+  // The bytes are in memory of the arena in use, if there is one; what stays is not.
+  const MemoryArena::Scope scope(nullptr);
+  scale_ = scale.clone();
   zero_point_ = at::zeros({bytes.size(0)}, at::kInt);
   weight_ = prepack(bytes);
 }

@@ -1,5 +1,6 @@
 #include "residency/weight_tensors.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
@@ -18,6 +19,10 @@ constexpr size_t kSmallestMapped = size_t{1} << 20;
 
 // What is converted at once: small enough for the second-level caches of a few cores.
 constexpr int64_t kChunkBytes = int64_t{4} << 20;
+
+// What a thread reads at least: copying from the page cache is worth several threads, a disk wants
+// long requests.
+constexpr int64_t kReadBytes = int64_t{8} << 20;
 
 }  // namespace
 
@@ -40,11 +45,16 @@ at::ScalarType scalar_type(WeightDType dtype) {
 void read_weight(const WeightTensor& tensor, const at::Tensor& out) {
   const at::ScalarType type = scalar_type(tensor.dtype);
   const int64_t count = tensor.numel();
-  if (type == out.scalar_type()) {
-    return read_elements(tensor, 0, static_cast<uint64_t>(count),
-                         static_cast<std::byte*>(out.mutable_data_ptr()));
-  }
   const auto size = static_cast<int64_t>(element_size(tensor.dtype));
+  if (type == out.scalar_type()) {
+    auto* to = static_cast<std::byte*>(out.mutable_data_ptr());
+    const int64_t piece = tensor.contiguous() ? kReadBytes / size : std::max<int64_t>(count, 1);
+    at::parallel_for(0, count, piece, [&](int64_t begin, int64_t end) {
+      read_elements(tensor, static_cast<uint64_t>(begin), static_cast<uint64_t>(end - begin),
+                    to + begin * size);
+    });
+    return;
+  }
   const int64_t step = tensor.contiguous() ? std::min(count, kChunkBytes / size) : count;
   const at::Tensor chunk = at::empty({step}, type);
   const at::Tensor to = out.view({-1});

@@ -10,8 +10,10 @@ namespace {
 // Reads weights, or prepares to, while polling the job and reporting bytes.
 class Loader {
  public:
-  Loader(std::shared_ptr<const FluxWeightReader> reader, WeightForm form, const Job& job)
-      : reader_(std::move(reader)), form_(form), job_(job) {
+  // arena: for what layers are made from
+  Loader(std::shared_ptr<const FluxWeightReader> reader, WeightForm form, const MemoryArena& arena,
+         const Job& job)
+      : reader_(std::move(reader)), form_(form), arena_(arena), job_(job) {
     for (const std::string& name : reader_->parameters().names()) total_ += reader_->bytes(name);
   }
 
@@ -25,6 +27,7 @@ class Loader {
     PackedLinear result{reader_, modules, form_};
     // Streamed ones are read once all layers are known.
     if (form_ == WeightForm::kStreamed) return result;
+    const MemoryArena::Scope scope(&arena_);
     if (form_ == WeightForm::kResident || !reader_->may_map()) result.prepare();
     for (const std::string& module : modules) advance_module(module);
     return result;
@@ -63,6 +66,7 @@ class Loader {
 
   std::shared_ptr<const FluxWeightReader> reader_;
   WeightForm form_;
+  const MemoryArena& arena_;
   const Job& job_;
   uint64_t loaded_ = 0;
   uint64_t total_ = 0;
@@ -103,7 +107,7 @@ std::shared_ptr<FluxTransformer> FluxTransformer::load(
   const std::shared_ptr<FluxTransformer> model(new FluxTransformer(reader));
   model->config_ = config;
   model->options_ = options;
-  Loader from(reader, options.weights, job);
+  Loader from(reader, options.weights, model->arena_, job);
   const bool keep = options.keep_modulation;
 
   const auto embedder = [&](const std::string& name) {
@@ -165,6 +169,8 @@ std::vector<std::vector<PackedLinear*>> FluxTransformer::layers_by_block() {
 
 void FluxTransformer::prepare(const Job& job) {
   const auto layers = layers_by_block();
+  // What layers are made from goes through the memory that passes use afterwards.
+  const MemoryArena::Scope scope(&arena_);
   for (size_t i = 0; i < layers.size(); ++i) {
     job.checkpoint();
     weights_->expect_unchanged();

@@ -13,6 +13,7 @@
 #include "layers/token_passes.h"
 #include "residency/weight_tensors.h"
 #include "runtime/device.h"
+#include "runtime/memory_arena.h"
 #include "runtime/parallel.h"
 
 namespace jitflux {
@@ -42,7 +43,9 @@ std::shared_ptr<T5Encoder> T5Encoder::load(std::shared_ptr<const WeightFile> fil
   WeightLoader from(weights.parameters, options.dtype, job);
   model->tokens_ = from.matrix(config.embedding);
   model->bias_table_ = from.copy(t5_position_bias(), at::kFloat);
+  const MemoryArena staging;  // of matrices that are quantised, one after the other
   const auto load = [&](const std::string& module) {
+    const MemoryArena::Scope scope(&staging);
     return options.int8 ? Layer{.plain = {}, .quantized = from.quantized(module)}
                         : Layer{.plain = from.linear(module), .quantized = {}};
   };
