@@ -202,6 +202,8 @@ function nativeOptions({ name }) {
   return [
     `-max_len=${MAX_LENGTH[name] ?? 4096}`,
     `-timeout=${LIMITS.seconds}`,
+    // Slow, and yet in time: a process without a processor is, too.
+    '-report_slow_units=3600',
     `-malloc_limit_mb=${LIMITS.allocation}`,
     `-rss_limit_mb=${LIMITS.process}`,
     '-print_final_stats=1',

@@ -13,10 +13,12 @@ export class BenchEngine {
   /**
    * @param {import('./models.mjs').ModelName} name
    * @param {Arithmetic} arithmetic
-   * @param {{ work: string, threads: number, textTokens?: number }} context textTokens: the model's own unless given
+   * @param {{ work: string, threads: number, textTokens?: number, path?: string }} context number of text tokens and
+   *   weight file: the model's own unless given
    */
-  static async load(name, arithmetic, { work, threads, textTokens = MODELS[name].textTokens }) {
-    const path = await weightsFile(name, work);
+  static async load(name, arithmetic, context) {
+    const { work, threads, textTokens = MODELS[name].textTokens } = context;
+    const path = context.path ?? (await weightsFile(name, work));
     const model = await FluxTransformer.load(path, { ...ARITHMETIC[arithmetic], threads });
     const { textDim, pooledDim } = model.config;
     const prompt = Tensor.randn([1, textTokens, textDim], { seed: SEEDS.prompt });

@@ -9,15 +9,24 @@ const MINUTES = 15;
 const KEPT = 4000;
 
 /**
- * Runs a few denoising steps of a FLUX transformer, without text encoders: it takes 256 empty text tokens then.
+ * Runs a few denoising steps of a FLUX transformer. It does not start without an autoencoder and a CLIP, and without a T5
+ * it takes 256 empty text tokens.
  * @param {string} program sd-cli
- * @param {{ model: string, type: string, side: number, steps: number, threads: number, work: string }} o model: a
- *   safetensors file; type: what the program converts its weights to; side: of the picture in pixels
+ * @param {object} o
+ * @param {string} o.model safetensors, as are the other two
+ * @param {string} o.autoencoder
+ * @param {string} o.clip
+ * @param {string} o.type what it converts the weights to
+ * @param {number} o.side of the picture in pixels
+ * @param {number} o.steps
+ * @param {number} o.threads
+ * @param {string} o.work directory for the picture that it would write
  * @returns {Promise<number[]>} seconds of each step
  */
-export function sampleSteps(program, { model, type, side, steps, threads, work }) {
+export function sampleSteps(program, { model, autoencoder, clip, type, side, steps, threads, work }) {
   const args = [
-    ...['--diffusion-model', model, '--type', type, '--diffusion-fa', '--threads', String(threads)],
+    ...['--diffusion-model', model, '--vae', autoencoder, '--clip_l', clip],
+    ...['--type', type, '--diffusion-fa', '--threads', String(threads)],
     ...['--width', String(side), '--height', String(side), '--steps', String(steps)],
     ...['--cfg-scale', '1', '--sampling-method', 'euler', '--seed', '42', '--prompt', 'x'],
     ...['--output', join(work, 'sdcpp.png')],

@@ -6,6 +6,7 @@ import {
   clipTensors,
   fluxTransformerTensors,
   normalTable,
+  originalFluxTensors,
   t5Tensors,
   writeRandomSafetensors,
 } from '../../tools/lib/random-weights.mjs';
@@ -46,6 +47,23 @@ export function weightsFile(name, work) {
   const stem = join(work, `${name}-v${VERSION}-bfloat16`);
   return createOnce(`${stem}.safetensors`, (partial) => {
     writeRandomSafetensors(partial, fluxTransformerTensors(config), {
+      dtype: 'bfloat16',
+      normals: normalTable({ seed: 4 }),
+    });
+    writeFileSync(`${stem}.config.json`, JSON.stringify({ axes_dims_rope: config.ropeAxes }));
+  });
+}
+
+/**
+ * A model of the same widths under the original checkpoints' names, which is what other engines read.
+ * @param {import('./models.mjs').ModelName} name
+ * @param {string} work
+ */
+export function originalFile(name, work) {
+  const { config } = MODELS[name];
+  const stem = join(work, `${name}-original-v${VERSION}-bfloat16`);
+  return createOnce(`${stem}.safetensors`, (partial) => {
+    writeRandomSafetensors(partial, originalFluxTensors(config), {
       dtype: 'bfloat16',
       normals: normalTable({ seed: 4 }),
     });
@@ -116,6 +134,6 @@ export function clipFile(widths, work) {
 
 /** Heads of 64, as CLIP's loader takes them to be where no config.json says otherwise. */
 export const CLIP = {
-  flux: { width: 768, mlp: 3072, heads: 12, vocab: 1024, layers: 12 },
+  flux: { width: 768, mlp: 3072, heads: 12, vocab: 49408, layers: 12 },
   tiny: { width: 128, mlp: 256, heads: 2, vocab: 1024, layers: 2 },
 };

@@ -5,7 +5,7 @@ import { hasFailed, part } from '../lib/part.mjs';
 import { sampleSteps } from '../lib/sdcpp.mjs';
 import { spread } from '../lib/statistics.mjs';
 import { duration, number, table } from '../lib/table.mjs';
-import { weightsFile } from '../lib/weights.mjs';
+import { autoencoderFile, clipFile, originalFile } from '../lib/weights.mjs';
 
 /** @typedef {import('../lib/section-process.mjs').Context} Context */
 
@@ -28,16 +28,23 @@ export default async function sdcpp(context) {
   const rows = [];
   for (const [i, type] of TYPES.theirs.entries()) {
     const theirs = await part(`stable-diffusion.cpp ${type}`, context, async () => {
-      const model = await weightsFile(MODEL, context.work);
-      const steps = STEPS[context.mode];
       const { work, threads } = context;
-      const seconds = await sampleSteps(program, { model, type, side: PIXELS, steps, threads, work });
+      const seconds = await sampleSteps(program, {
+        model: await originalFile(MODEL, work),
+        autoencoder: await autoencoderFile('flux', work),
+        clip: await clipFile('flux', work),
+        ...{ type, side: PIXELS, steps: STEPS[context.mode], threads, work },
+      });
       return { seconds: spread(seconds.slice(1)) };
     });
     rows.push({ implementation: /** @type {const} */ ('stable-diffusion.cpp'), type, ...theirs });
     const own = /** @type {(typeof TYPES.ours)[number]} */ (TYPES.ours[i]);
     const ours = await part(`jit-flux ${own}`, context, async () => {
-      const engine = await BenchEngine.load(MODEL, own, { ...context, textTokens: TEXT_TOKENS });
+      const engine = await BenchEngine.load(MODEL, own, {
+        ...context,
+        path: await originalFile(MODEL, context.work),
+        textTokens: TEXT_TOKENS,
+      });
       try {
         /** @type {number[]} */
         const seconds = [];

@@ -166,6 +166,60 @@ export function fluxTransformerTensors(config) {
 }
 
 /**
+ * The same under the names of the original checkpoints, in which q, k and v (in single blocks with the MLP's first layer)
+ * are one matrix.
+ * @param {import('jit-flux').FluxConfig} config
+ * @returns {RandomTensor[]}
+ */
+export function originalFluxTensors(config) {
+  const d = config.hiddenSize;
+  const mlp = config.mlpRatio * d;
+  const modulation = { gain: 0.3 };
+  const embedder = (/** @type {string} */ name, /** @type {number} */ input) => [
+    ...linear(`${name}.in_layer`, d, input),
+    ...linear(`${name}.out_layer`, d, d),
+  ];
+  const headNorms = (/** @type {string} */ attention) =>
+    ['query_norm', 'key_norm'].map((name) => ({
+      name: `${attention}.${name}.scale`,
+      shape: [config.headDim],
+      mean: 1,
+      scale: 0.05,
+    }));
+  return [
+    ...embedder('time_in', 256),
+    ...(config.guidance ? embedder('guidance_in', 256) : []),
+    ...embedder('vector_in', config.pooledDim),
+    ...linear('txt_in', d, config.textDim),
+    ...linear('img_in', d, config.inChannels),
+    ...range(config.doubleBlocks).flatMap((i) =>
+      ['img', 'txt'].flatMap((stream) => {
+        const part = `double_blocks.${i}.${stream}`;
+        return [
+          ...linear(`${part}_mod.lin`, 6 * d, d, modulation),
+          ...linear(`${part}_attn.qkv`, 3 * d, d),
+          ...headNorms(`${part}_attn.norm`),
+          ...linear(`${part}_attn.proj`, d, d),
+          ...linear(`${part}_mlp.0`, mlp, d),
+          ...linear(`${part}_mlp.2`, d, mlp),
+        ];
+      }),
+    ),
+    ...range(config.singleBlocks).flatMap((i) => {
+      const block = `single_blocks.${i}`;
+      return [
+        ...linear(`${block}.modulation.lin`, 3 * d, d, modulation),
+        ...linear(`${block}.linear1`, 3 * d + mlp, d),
+        ...headNorms(`${block}.norm`),
+        ...linear(`${block}.linear2`, d, d + mlp),
+      ];
+    }),
+    ...linear('final_layer.adaLN_modulation.1', 2 * d, d, modulation),
+    ...linear('final_layer.linear', config.outChannels, d),
+  ];
+}
+
+/**
  * Gain and, if there is one, bias of a norm.
  * @param {string} name
  * @param {number} width

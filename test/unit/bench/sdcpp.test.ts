@@ -15,7 +15,16 @@ function program(script: string): string {
   return path;
 }
 
-const run = { model: 'm', type: 'f16', side: 64, steps: 2, threads: 1, work: tmpdir() };
+const run = {
+  model: 'm',
+  autoencoder: 'a',
+  clip: 'c',
+  type: 'f16',
+  side: 64,
+  steps: 2,
+  threads: 1,
+  work: tmpdir(),
+};
 
 describe('steps of stable-diffusion.cpp', () => {
   it('are read from its progress lines, in seconds, those of loading left out', () => {
