@@ -68,7 +68,7 @@ export class JitFluxError extends Error {
     details?: Record<string, unknown>,
     options?: { cause?: unknown },
   ) {
-    super(textOf(message), causeOf(options));
+    super(withoutControls(textOf(message)), causeOf(options));
     this.name = 'JitFluxError';
     this.code = code;
     if (details !== undefined) this.details = details;
@@ -232,6 +232,17 @@ function printable(value: unknown): unknown {
   if (typeof value === 'bigint') return shortened(value.toString());
   if (typeof value === 'function') return 'function';
   return typeof value === 'object' || typeof value === 'symbol' ? describeValue(value) : value;
+}
+
+/**
+ * A text that a terminal shows and does not obey: control characters, as a file's name may have them, as `\\x1b`. Line
+ * breaks and tabs stay. The native reader words its messages likewise.
+ */
+export function withoutControls(text: string): string {
+  // eslint-disable-next-line no-control-regex -- it is what is looked for
+  return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, (control) => {
+    return `\\x${control.charCodeAt(0).toString(16).padStart(2, '0')}`;
+  });
 }
 
 function textOf(message: unknown): string {

@@ -1,7 +1,7 @@
 /** The command line as a function: arguments in, exit code out. */
 import yargs from 'yargs';
 
-import { ERROR_CODES, JitFluxError, type JitFluxErrorCode } from '../errors.js';
+import { ERROR_CODES, JitFluxError, type JitFluxErrorCode, withoutControls } from '../errors.js';
 import { VERSION } from '../pipeline/version.js';
 import { type Command, type Context, EXIT, type Io } from './command.js';
 import { convertCommand } from './convert.js';
@@ -40,9 +40,9 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
   const context: Context = {
     ...io,
     json,
-    print: (line = '') => void (json || io.stdout.write(`${line}\n`)),
+    print: (line = '') => void (json || io.stdout.write(`${withoutControls(line)}\n`)),
     printJson: (document) => void (json && io.stdout.write(`${toJson(document)}\n`)),
-    note: (line) => void io.stderr.write(`${line}\n`),
+    note: (line) => void io.stderr.write(`${withoutControls(line)}\n`),
   };
   let exitCode: number = EXIT.ok;
   try {
