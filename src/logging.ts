@@ -1,5 +1,6 @@
 /** Messages for whoever operates a program: to standard error, or to a logger of the program's own. */
 import { checkCallback, readFields } from './arguments.js';
+import { whenRejected } from './callbacks.js';
 import { invalidArgument } from './errors.js';
 
 /** From the gravest to the most talkative. */
@@ -71,7 +72,7 @@ function emit(entry: LogEntry): void {
   const wanted = currentLevel();
   if (wanted === 'silent' || LOG_LEVELS.indexOf(entry.level) > LOG_LEVELS.indexOf(wanted)) return;
   try {
-    sink(entry);
+    whenRejected(sink(entry), () => undefined);
   } catch {
     // A logger that fails must not take the work with it.
   }

@@ -66,7 +66,9 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
       })
       .alias('h', 'help')
       .version(VERSION)
-      .epilogue('Exit codes: 0 success, 1 unexpected failure, 2 bad input or environment, 130 interrupted')
+      .epilogue(
+        'Exit codes: 0 success, 1 unexpected failure, 2 bad input or environment, 130 interrupted (SIGTERM: 143)',
+      )
       .wrap(100);
     for (const { command, describe, builder, run: execute } of COMMANDS) {
       parser.command(command, describe, builder, async (args) => {

@@ -7,6 +7,7 @@ import {
   throwIfAborted,
   type JitFluxErrorCode,
 } from '../errors.js';
+import { whenRejected } from '../callbacks.js';
 import type { ControlBinding, NativeBinding, NativeJob, WeightsBinding } from './binding.js';
 import type { JobGroup } from './job-group.js';
 import { loadNative, loadWeightsLibrary } from './load.js';
@@ -77,13 +78,24 @@ async function runJob<B extends ControlBinding, R>(
     }
   }
   const job: NativeJob = { abort: binding.createAbortFlag() };
-  if (progress !== undefined) job.progress = progress;
   const onAbort = (): void => binding.raiseAbortFlag(job.abort!);
+  let rejected: { error: unknown } | undefined;
+  if (progress !== undefined) {
+    job.progress = (...report) => {
+      whenRejected(progress(...report), (error) => {
+        rejected ??= { error };
+        onAbort();
+      });
+    };
+  }
   const end = group?.begin(onAbort);
   try {
     signal?.addEventListener('abort', onAbort, { once: true });
-    return await call(binding, job);
+    const result = await call(binding, job);
+    if (rejected) throw rejected.error;
+    return result;
   } catch (error) {
+    if (rejected) throw rejected.error;
     throw asJitFluxError(error, signal?.aborted === true ? signal : group?.signal);
   } finally {
     // First: whoever waits for the group does so whatever the caller's signal does.

@@ -20,6 +20,7 @@ import {
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { checkBoolean, checkCallback, checkPath, type Names, readFields } from '../arguments.js';
+import { whenRejected } from '../callbacks.js';
 import {
   ERROR_CODES,
   JitFluxError,
@@ -180,13 +181,19 @@ export async function setupLibTorch(given: SetupOptions = {}): Promise<SetupResu
   const cacheDir = options.cacheDir === undefined ? cacheDirectory(env) : resolve(options.cacheDir);
   const target = variantCacheDirectory(cacheDir, version, variant);
   const path = libTorchDirectory(target, pinned);
+  // A callback that rejects ends it like one that throws.
+  const refused = new AbortController();
+  const ending = signal === undefined ? refused.signal : AbortSignal.any([signal, refused.signal]);
   const context: Context = {
     variant,
     pinned,
     cacheDir,
     env,
-    signal,
-    report: (progress) => onProgress?.({ ...progress, archives: pinned.archives.length }),
+    signal: ending,
+    report: (progress) => {
+      const returned: unknown = onProgress?.({ ...progress, archives: pinned.archives.length });
+      whenRejected(returned, (error) => refused.abort(error));
+    },
     obtained: 0,
   };
   const done = (alreadyPresent: boolean): SetupResult => ({ path, version, variant, alreadyPresent });
@@ -207,7 +214,7 @@ export async function setupLibTorch(given: SetupOptions = {}): Promise<SetupResu
     await prepareDirectory(dirname(target), context);
     lock = await acquireLock(`${target}.lock`, {
       ...options.lockTimes,
-      signal,
+      signal: ending,
       onWait: (holder) => context.report(waiting(`${target}.lock`, holder)),
     });
     // Another process may have finished while this one waited.
@@ -215,12 +222,13 @@ export async function setupLibTorch(given: SetupOptions = {}): Promise<SetupResu
       await removeLeftovers(target, context);
       return done(true);
     }
-    const stop = signal === undefined ? lock.lost : AbortSignal.any([signal, lock.lost]);
+    const stop = AbortSignal.any([ending, lock.lost]);
     await install(target, options.from, { ...context, signal: stop }, lock);
     return done(false);
   } catch (error) {
     if (signal?.aborted) throw abortedError(signal);
-    const cause: unknown = lock?.lost.aborted ? lock.lost.reason : error;
+    const ended = [refused.signal, lock?.lost].find((each) => each?.aborted);
+    const cause: unknown = ended ? ended.reason : error;
     if (isJitFluxError(cause)) throw cause;
     const remedy = remedyFor(cause);
     throw new JitFluxError(

@@ -1,6 +1,7 @@
 /** Prompt to picture: text conditioner, transformer, sampler, decoder. */
 import { publishStep, traceLoad } from '../diagnostics.js';
 import { checkCallback, checkInteger, type Names, readFields } from '../arguments.js';
+import { settled } from '../callbacks.js';
 import { abortedError, ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { log } from '../logging.js';
 import { FluxTransformer, LOAD_OPTIONS, memoryReport, type MemoryReport, Tensor } from '../engine/index.js';
@@ -280,8 +281,9 @@ export class FluxPipeline {
         for (;;) {
           const next = await run.next();
           if (next.done) return open.complete(next.value[0]!);
-          r.onStep?.(next.value);
+          const returned: unknown = r.onStep?.(next.value);
           activity.pause();
+          await settled(returned, signal);
           yield next.value;
           activity.resume();
         }
@@ -336,7 +338,7 @@ export class FluxPipeline {
             members.forEach((member, i) => member.complete(next.value[i]!));
             return;
           }
-          this.#tell(members, next.value, views);
+          await this.#tell(members, next.value, views);
           leave();
         }
       } finally {
@@ -352,8 +354,13 @@ export class FluxPipeline {
     }
   }
 
-  /** Gives every member that wants it its part of a step's event. @param views their latents, made when first needed */
-  #tell(members: readonly OpenRequest[], event: StepEvent<Tensor>, views: Map<OpenRequest, Tensor>): void {
+  /** Gives every member that wants it its part of a step's event, and waits for those that are asynchronous. @param views their latents, made when first needed */
+  async #tell(
+    members: readonly OpenRequest[],
+    event: StepEvent<Tensor>,
+    views: Map<OpenRequest, Tensor>,
+  ): Promise<void> {
+    const waiting: Promise<void>[] = [];
     const batch = members.reduce((sum, { request }) => sum + request.images, 0);
     let first = 0;
     for (const member of members) {
@@ -362,13 +369,15 @@ export class FluxPipeline {
         const latents = views.get(member) ?? event.latents.images(first, count);
         views.set(member, latents);
         try {
-          onStep(eventOfImages(event, { first, count, batch, latents }));
+          const returned: unknown = onStep(eventOfImages(event, { first, count, batch, latents }));
+          waiting.push(settled(returned, member.signal).catch((error: unknown) => member.fail(error)));
         } catch (error) {
           member.fail(error);
         }
       }
       first += count;
     }
+    await Promise.all(waiting);
   }
 
   /** The run of some requests, counted and published. */

@@ -44,7 +44,7 @@ export interface ResolvedRequest extends ResolvedRun {
   seeds: bigint[];
   latents?: Tensor;
   output: 'image' | 'latent';
-  onStep?: (event: StepEvent<Tensor>) => void;
+  onStep?: (event: StepEvent<Tensor>) => void | Promise<void>;
   signal?: AbortSignal;
 }
 
@@ -214,9 +214,9 @@ export function checkPrompts(prompt: unknown): string[] {
 /** A callback, called as the method of the object that it was given in. */
 function calledOn<A extends unknown[]>(
   self: object,
-  callback: (...args: A) => unknown,
-): (...args: A) => void {
-  return (...args) => void Reflect.apply(callback, self, args);
+  callback: (...args: A) => void | Promise<void>,
+): (...args: A) => void | Promise<void> {
+  return (...args) => Reflect.apply(callback, self, args);
 }
 
 /** A seed as a number where that is exact. */

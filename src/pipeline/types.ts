@@ -24,8 +24,11 @@ export interface GenerateRequest extends RunOptions {
   latents?: Tensor;
   /** Pictures per prompt, default 1. All pictures of a request are sampled as one batch, at most 64. */
   numImages?: number;
-  /** Called after every step. An exception ends the run. */
-  onStep?: (event: StepEvent<Tensor>) => void;
+  /**
+   * Called after every step. A promise is waited for before the next one; an exception or a rejection ends the request. (The
+   * requests of a batch wait for each other.)
+   */
+  onStep?: (event: StepEvent<Tensor>) => void | Promise<void>;
   signal?: AbortSignal;
   /** `'latent'` skips the decoder and returns {@link GenerateResult.latents}. Default `'image'`. */
   output?: 'image' | 'latent';

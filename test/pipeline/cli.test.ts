@@ -1,9 +1,10 @@
 /** The command line in processes of its own; needs `npm run build:all`. */
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, type ChildProcess, type ChildProcessByStdio } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 
 import { decode } from 'fast-png';
@@ -26,9 +27,11 @@ function jitFlux(
   watch?: (child: ChildProcess, stderr: string) => void,
   cwd?: string,
   env: NodeJS.ProcessEnv = process.env,
+  started?: (child: ChildProcessByStdio<null, Readable, Readable>) => void,
 ): Promise<Outcome> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [MAIN, ...argv], { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
+    started?.(child);
     let stdout = '';
     let stderr = '';
     child.stdout.on('data', (chunk: Buffer) => (stdout += chunk.toString()));
@@ -81,22 +84,45 @@ describe('jit-flux', () => {
     for (const path of paths) expect(existsSync(path)).toBe(true);
   });
 
-  it('stops on SIGINT with 130 and leaves no file', async () => {
+  it.each([
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+    ['SIGHUP', 129],
+  ] as const)('stops on %s with %i and leaves no file', async (signal, expected) => {
     const cwd = await mkdtemp(join(directory, 'interrupt-'));
     const argv = ['generate', 'a red circle', '--preset', 'dense', '--steps', '500', '--seed', '1'];
     let sent = false;
     const { code, stderr } = await jitFlux(
       argv,
       (child, text) => {
-        if (!sent && text.includes('Step 1 of')) sent = child.kill('SIGINT');
+        if (!sent && text.includes('Step 1 of')) sent = child.kill(signal);
       },
       cwd,
     );
     expect(sent).toBe(true);
-    expect(code).toBe(130);
+    expect(code).toBe(expected);
     expect(stderr).toContain('Interrupted');
     expect(await readdir(cwd)).toEqual([]);
   });
+
+  it.each(['stdout', 'stderr'] as const)(
+    'makes its picture when nobody reads its %s any more',
+    async (name) => {
+      const path = join(directory, `unread-${name}.png`);
+      const { code } = await jitFlux(
+        generate(`unread-${name}.png`, '--steps', '3'),
+        undefined,
+        undefined,
+        {
+          ...process.env,
+          JIT_FLUX_LOG: 'debug',
+        },
+        (child) => child[name].destroy(),
+      );
+      expect(code).toBe(0);
+      expect(decode(await readFile(path))).toMatchObject({ width: 128, height: 128 });
+    },
+  );
 
   it('refuses bad input with exit code 2 and writes nothing', async () => {
     const cwd = await mkdtemp(join(directory, 'refused-'));

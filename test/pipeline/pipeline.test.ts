@@ -211,6 +211,69 @@ describe('FluxPipeline, stopping', () => {
     expect((await pipeline.generate(SMALL)).images).toHaveLength(1);
   });
 
+  it('waits for an onStep that is asynchronous, and ends the request if it rejects', async () => {
+    const order: string[] = [];
+    await pipeline.generate({
+      ...SMALL,
+      onStep: async ({ step }) => {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        order.push(`after ${step}`);
+      },
+    });
+    expect(order).toHaveLength(6);
+    let steps = 0;
+    const onStep = async ({ step }: { step: number }) => {
+      steps++;
+      await Promise.resolve();
+      if (step === 1) throw new RangeError('mine');
+    };
+    await expect(pipeline.generate({ ...SMALL, onStep })).rejects.toThrow(new RangeError('mine'));
+    expect(steps).toBe(2);
+    expect((await pipeline.generate(SMALL)).images).toHaveLength(1);
+  });
+
+  it('is aborted while it waits for an onStep that never ends', async () => {
+    const controller = new AbortController();
+    const onStep = () => {
+      setTimeout(() => controller.abort('enough'), 10);
+      return new Promise<void>(() => undefined);
+    };
+    const { signal } = controller;
+    await expect(pipeline.generate({ ...SMALL, signal, onStep })).rejects.toMatchObject({
+      code: 'ERR_JITFLUX_ABORTED',
+      cause: 'enough',
+    });
+  });
+
+  it('lets a rejection end its own request of a batch only', async () => {
+    await using together = await FluxPipeline.load(BUNDLED_MODEL, { dynamicBatching: { maxImages: 4 } });
+    const failing = together.generate({ ...SMALL, onStep: () => Promise.reject(new RangeError('mine')) });
+    const other = together.generate(SMALL);
+    await expect(failing).rejects.toThrow(new RangeError('mine'));
+    expect((await other).images).toHaveLength(1);
+  });
+
+  it('ends a load whose onProgress rejects, without an unhandled rejection', async () => {
+    const unhandled: unknown[] = [];
+    const note = (reason: unknown) => void unhandled.push(reason);
+    process.on('unhandledRejection', note);
+    try {
+      // After the last report there is nothing left to end.
+      const load = FluxPipeline.load(BUNDLED_MODEL, {
+        onProgress: (() => Promise.reject(new RangeError('mine'))),
+      });
+      const outcome = await load.then(
+        (loaded) => loaded.dispose(),
+        (error: unknown) => error,
+      );
+      if (outcome !== undefined) expect(outcome).toEqual(new RangeError('mine'));
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      expect(unhandled).toEqual([]);
+    } finally {
+      process.off('unhandledRejection', note);
+    }
+  });
+
   it('steps yields every step and can be left', async () => {
     const seen: number[] = [];
     for await (const event of pipeline.steps(SMALL)) {
