@@ -115,7 +115,7 @@ describe('jit-flux', () => {
         undefined,
         {
           ...process.env,
-          JIT_FLUX_LOG: 'debug',
+          JIT_FLUX_LOG_LEVEL: 'debug',
         },
         (child) => child[name].destroy(),
       );
