@@ -293,7 +293,7 @@ const sectionSchemas = {
     cases: z
       .array(
         rowOrFailed(
-          { part: z.enum(['t5', 'clip', 'decoder']), type, size: count },
+          { part: z.enum(['t5', 'clip', 'decoder', 'encoder']), type, size: count },
           { ours: spread, reference: spread, ratio: spread, difference: finite.nonnegative() },
         ),
       )

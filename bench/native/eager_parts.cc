@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/gelu.h>
@@ -193,6 +194,11 @@ struct Conv {
     return at::conv2d(x, weight, bias, /*stride=*/1, padding);
   }
 
+  // Downsample2D: to half the size, padded at the right and the bottom only.
+  at::Tensor half(const at::Tensor& x) const {
+    return at::conv2d(at::constant_pad_nd(x, {0, 1, 0, 1}), weight, bias, /*stride=*/2);
+  }
+
   at::Tensor weight;
   at::Tensor bias;
 };
@@ -252,6 +258,51 @@ struct MiddleAttention {
   EagerLinear q, k, v, out;
 };
 
+class Encoder final : public EagerPart {
+ public:
+  Encoder(ParameterSource from, int64_t levels)
+      : in_(from, "encoder.conv_in"),
+        middle1_(from, "encoder.mid_block.resnets.0"),
+        attention_(from, "encoder.mid_block.attentions.0"),
+        middle2_(from, "encoder.mid_block.resnets.1"),
+        norm_out_(from, "encoder.conv_norm_out"),
+        out_(from, "encoder.conv_out") {
+    constexpr int64_t kBlocks = 2;
+    for (int64_t i = 0; i < levels; ++i) {
+      const std::string name = "encoder.down_blocks." + std::to_string(i);
+      Level& level = levels_.emplace_back();
+      for (int64_t j = 0; j < kBlocks; ++j) {
+        level.blocks.emplace_back(from, name + ".resnets." + std::to_string(j));
+      }
+      if (i + 1 < levels) level.downsample.emplace(from, name + ".downsamplers.0.conv");
+    }
+  }
+
+  at::Tensor run(const at::Tensor& picture) const override {
+    at::Tensor x = in_(picture.to(in_.weight.scalar_type()));
+    for (const Level& level : levels_) {
+      for (const Resnet& block : level.blocks) x = block(x);
+      if (level.downsample) x = level.downsample->half(x);
+    }
+    x = out_(at::silu(norm_out_(middle2_(attention_(middle1_(x))))));
+    return x.chunk(2, 1)[0].contiguous();
+  }
+
+ private:
+  struct Level {
+    std::vector<Resnet> blocks;
+    std::optional<Conv> downsample;
+  };
+
+  Conv in_;
+  Resnet middle1_;
+  MiddleAttention attention_;
+  Resnet middle2_;
+  GroupNorm norm_out_;
+  Conv out_;
+  std::vector<Level> levels_;
+};
+
 class Decoder final : public EagerPart {
  public:
   Decoder(ParameterSource from, int64_t levels)
@@ -309,6 +360,11 @@ std::unique_ptr<const EagerPart> load_eager_t5(const std::string& path, int64_t 
 std::unique_ptr<const EagerPart> load_eager_clip(const std::string& path, int64_t layers,
                                                  int64_t heads, at::ScalarType dtype) {
   return std::make_unique<Clip>(ParameterSource(path, dtype), layers, heads);
+}
+
+std::unique_ptr<const EagerPart> load_eager_encoder(const std::string& path, int64_t levels,
+                                                    at::ScalarType dtype) {
+  return std::make_unique<Encoder>(ParameterSource(path, dtype), levels);
 }
 
 std::unique_ptr<const EagerPart> load_eager_decoder(const std::string& path, int64_t levels,

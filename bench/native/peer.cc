@@ -276,15 +276,16 @@ class Peer {
     return {{"seconds", seconds}};
   }
 
-  // kind: t5 or clip, with layers and heads; or decoder, with levels
+  // kind: t5 or clip, with layers and heads; or decoder or encoder, with levels
   Fields load_part(const Request& request) {
     const std::string& kind = request.text("kind");
     const std::string& path = request.text("path");
     const at::ScalarType dtype = dtype_of(request.text("dtype"));
     std::unique_ptr<const EagerPart> loaded;
     const double seconds = seconds_of([&] {
-      if (kind == "decoder") {
-        loaded = load_eager_decoder(path, request.integer("levels"), dtype);
+      if (kind == "decoder" || kind == "encoder") {
+        const auto load = kind == "decoder" ? load_eager_decoder : load_eager_encoder;
+        loaded = load(path, request.integer("levels"), dtype);
       } else {
         const auto load = kind == "t5" ? load_eager_t5 : load_eager_clip;
         loaded = load(path, request.integer("layers"), request.integer("heads"), dtype);
@@ -294,7 +295,7 @@ class Peer {
     return {{"seconds", seconds}};
   }
 
-  // ids: of one prompt; or seed and side: of latents, [1, 16, side, side]
+  // ids: of one prompt; or seed, channels and side: of a map, [1, channels, side, side]
   Fields run_part(const Request& request) {
     const auto it = parts_.find(request.text("model"));
     if (it == parts_.end()) {
@@ -305,7 +306,7 @@ class Peer {
       input = index_tensor(request.list<int64_t>("ids")).unsqueeze(0);
     } else {
       const int64_t side = request.integer("side");
-      input = randn(request.integer("seed"), {1, 16, side, side});
+      input = randn(request.integer("seed"), {1, request.integer("channels"), side, side});
     }
     at::Tensor result;
     const double seconds = seconds_of([&] { result = it->second->run(input); });

@@ -1,4 +1,4 @@
-// FLUX.1's other parts, both text encoders and the autoencoder's decoder at their real widths (toy ones in a smoke run),
+// FLUX.1's other parts, both text encoders and the autoencoder at their real widths (toy ones in a smoke run),
 // against the same in eager ATen (bench/native/eager_parts.h): same weights, inputs, type and threads, in turn. T5 in int8
 // stands against eager ATen's bfloat16. And how long the PNG of a picture takes, which is a library's.
 import { Autoencoder, ClipTextEncoder, GeneratedImage, T5Encoder, Tensor } from 'jit-flux';
@@ -13,7 +13,7 @@ import { autoencoderFile, CLIP, clipFile, T5, t5File } from '../lib/weights.mjs'
 
 /**
  * @typedef {object} Case
- * @property {'t5' | 'clip' | 'decoder'} part
+ * @property {'t5' | 'clip' | 'decoder' | 'encoder'} part
  * @property {'float32' | 'bfloat16' | 'int8'} type
  * @property {number} size tokens of the prompt, or pixels of a side
  * @property {number} rounds
@@ -34,6 +34,8 @@ const CASES = {
       { part: 'decoder', type: 'float32', size: 512, rounds: 2 },
       { part: 'decoder', type: 'bfloat16', size: 1024, rounds: 2 },
       { part: 'decoder', type: 'float32', size: 1024, rounds: 1 },
+      { part: 'encoder', type: 'bfloat16', size: 1024, rounds: 1 },
+      { part: 'encoder', type: 'float32', size: 512, rounds: 2 },
     ],
   },
   quick: {
@@ -57,6 +59,7 @@ const CASES = {
       { part: 't5', type: 'float32', size: 16, rounds: 2 },
       { part: 'decoder', type: 'bfloat16', size: 64, rounds: 2 },
       { part: 'decoder', type: 'float32', size: 64, rounds: 2 },
+      { part: 'encoder', type: 'float32', size: 64, rounds: 2 },
     ],
   },
 };
@@ -185,7 +188,7 @@ async function openDecoder(type, pixels, widths, { work, threads }) {
   const input = Tensor.randn([1, LATENT_CHANNELS, side, side], { seed: SEED });
   return {
     load: { path, levels: LEVELS },
-    input: { seed: SEED, side },
+    input: { seed: SEED, channels: LATENT_CHANNELS, side },
     run: () => autoencoder.decode(input, { tiling: false }),
     dispose: () => {
       input.dispose();
@@ -194,7 +197,27 @@ async function openDecoder(type, pixels, widths, { work, threads }) {
   };
 }
 
-const OPEN = { t5: openT5, clip: openClip, decoder: openDecoder };
+/** @type {(type: Case['type'], size: number, widths: 'flux' | 'tiny', context: Context) => Promise<Ours>} */
+async function openEncoder(type, pixels, widths, { work, threads }) {
+  const path = await autoencoderFile(widths, work);
+  const autoencoder = await Autoencoder.load(path, { dtype: computeType(type), threads });
+  const input = Tensor.randn([1, 3, pixels, pixels], { seed: SEED });
+  return {
+    load: { path, levels: LEVELS },
+    input: { seed: SEED, channels: 3, side: pixels },
+    run: async () => {
+      const { mean, logvar } = await autoencoder.encode(input);
+      logvar.dispose();
+      return mean;
+    },
+    dispose: () => {
+      input.dispose();
+      autoencoder.dispose();
+    },
+  };
+}
+
+const OPEN = { t5: openT5, clip: openClip, decoder: openDecoder, encoder: openEncoder };
 
 /** What is not quantised computes in bfloat16. @param {Case['type']} type */
 function computeType(type) {
@@ -239,7 +262,7 @@ export function print({ cases, png }) {
       const place = [
         found.part,
         found.type,
-        found.part === 'decoder' ? `${found.size}x${found.size}` : `${found.size} tokens`,
+        found.part.endsWith('coder') ? `${found.size}x${found.size}` : `${found.size} tokens`,
       ];
       if (hasFailed(found)) return [...place, `failed: ${found.error}`];
       if (!('ours' in found)) return place;

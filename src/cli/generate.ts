@@ -71,7 +71,7 @@ export const generateCommand = defineCommand({
     };
     const resolved = resolveRequest(request, spec.info, spec.transformer.config);
     const { seed } = resolved;
-    const { assertWritable, writeFileAtomic } = await import('../image/index.js');
+    const { assertWritable, writeFileOrElsewhere } = await import('../image/index.js');
     const files = outputFiles(args.out ?? `jit-flux-${seed}.png`, resolved.images);
     for (const file of files) await assertWritable(file);
 
@@ -94,7 +94,9 @@ export const generateCommand = defineCommand({
     }
 
     for (const [i, image] of result.images.entries()) {
-      await writeFileAtomic(files[i] as string, image.toPNG(), { signal });
+      const { path, failed } = await writeFileOrElsewhere(files[i] as string, image.toPNG(), { signal });
+      if (failed) context.note(`Warning: ${failed.message}; the picture is in ${path}`);
+      files[i] = path;
     }
     if (!args.quiet) for (const warning of result.warnings) context.note(`Warning: ${warning.message}`);
     const { plan, warnings, timings } = result;

@@ -1,8 +1,8 @@
 /** Output files that are either complete or not there. */
 import { createHash, randomBytes } from 'node:crypto';
-import { constants } from 'node:fs';
-import { access, lstat, open, opendir, realpath, rename, stat, unlink } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
+import { lstat, open, opendir, realpath, rename, stat, unlink, type FileHandle } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join, parse, resolve } from 'node:path';
 
 import { ERROR_CODES, JitFluxError, systemErrorOf, throwIfAborted } from '../errors.js';
 import { livenessOf, ownIdentity } from './process-identity.js';
@@ -21,12 +21,69 @@ export async function writeFileAtomic(
   o: { signal?: AbortSignal | undefined } = {},
 ): Promise<void> {
   throwIfAborted(o.signal);
-  const target = await assertWritable(path);
+  const target = await targetOf(path);
   await sweep(dirname(target));
-  const temporary = join(
-    dirname(target),
-    `.${basename(target)}.${machine()}-${process.pid}-${randomBytes(6).toString('hex')}.tmp`,
-  );
+  await throughTemporary(path, target, async (temporary, file) => {
+    await file.writeFile(data);
+    await file.sync();
+    await file.close();
+    throwIfAborted(o.signal);
+    await rename(temporary, target);
+  });
+}
+
+/**
+ * Tries what {@link writeFileAtomic} will do, but for the data and the rename: for finding a bad path before the work and
+ * not after it. The path is free or a regular file, and stays as it is.
+ *
+ * @returns the absolute path that would be written, symbolic links resolved
+ * @throws ERR_JITFLUX_WRITE_FAILED
+ */
+export async function assertWritable(path: string): Promise<string> {
+  const target = await targetOf(path);
+  await throughTemporary(path, target, () => Promise.resolve());
+  return target;
+}
+
+/**
+ * {@link writeFileAtomic} for what took long to make: where it cannot be written after all (a full disk, a directory that is
+ * gone), it goes to the system's directory for temporary files.
+ * @returns where it went, and why not to `path`
+ * @throws what {@link writeFileAtomic} throws where neither can be written, and ERR_JITFLUX_ABORTED
+ */
+export async function writeFileOrElsewhere(
+  path: string,
+  data: Uint8Array | string,
+  o: { signal?: AbortSignal | undefined } = {},
+): Promise<{ path: string; failed?: JitFluxError }> {
+  try {
+    await writeFileAtomic(path, data, o);
+    return { path };
+  } catch (error) {
+    if (!(error instanceof JitFluxError) || error.code === ERROR_CODES.ABORTED) throw error;
+    const { name, ext } = parse(path);
+    const elsewhere = join(tmpdir(), `${name.slice(0, 100)}-${randomBytes(4).toString('hex')}${ext}`);
+    try {
+      await writeFileAtomic(elsewhere, data, o);
+    } catch {
+      throw error;
+    }
+    return { path: elsewhere, failed: error };
+  }
+}
+
+/**
+ * Makes a temporary file beside the target, with the target's permissions, hands it over and, unless it has been renamed,
+ * removes it.
+ */
+async function throughTemporary(
+  path: string,
+  target: string,
+  use: (temporary: string, file: FileHandle) => Promise<void>,
+): Promise<void> {
+  // The target's name cut short: any name that the file system takes leaves room for this.
+  const name = `.${shortened(basename(target))}.${machine()}-${process.pid}-${randomBytes(6).toString('hex')}.tmp`;
+  const temporary = join(dirname(target), name);
   try {
     const mode = await stat(target).then(
       (info) => info.mode & 0o777,
@@ -35,27 +92,23 @@ export async function writeFileAtomic(
     const file = await open(temporary, 'wx', mode ?? 0o666);
     try {
       if (mode !== undefined) await file.chmod(mode); // whatever the umask
-      await file.writeFile(data);
-      await file.sync();
+      await use(temporary, file);
     } finally {
-      await file.close();
+      await file.close().catch(() => undefined); // closed already, unless something failed
     }
-    throwIfAborted(o.signal);
-    await rename(temporary, target);
   } catch (cause) {
-    await unlink(temporary).catch(() => undefined);
     throw cause instanceof JitFluxError ? cause : writeFailed(path, cause);
+  } finally {
+    await unlink(temporary).catch(() => undefined);
   }
 }
 
-/**
- * Checks that {@link writeFileAtomic} could write here: the directory exists and may be written, and the path is
- * free or a regular file. For finding a bad path before the work and not after it.
- *
- * @returns the absolute path that would be written, symbolic links resolved
- * @throws ERR_JITFLUX_WRITE_FAILED
- */
-export async function assertWritable(path: string): Promise<string> {
+/** A name's first 40 characters, of four bytes at most each. */
+function shortened(name: string): string {
+  return Array.from(name).slice(0, 40).join('');
+}
+
+async function targetOf(path: string): Promise<string> {
   try {
     await assertOwnLink(path);
     const target = await realpath(path).catch(async (error: NodeJS.ErrnoException) => {
@@ -74,7 +127,9 @@ export async function assertWritable(path: string): Promise<string> {
         existing.isDirectory() ? 'it is a directory' : 'it is not a regular file',
       );
     }
-    await access(dirname(target), constants.W_OK | constants.X_OK);
+    if (Buffer.byteLength(basename(target)) > MAX_NAME_BYTES) {
+      throw writeFailed(path, undefined, REASONS.ENAMETOOLONG);
+    }
     return target;
   } catch (cause) {
     throw cause instanceof JitFluxError ? cause : writeFailed(path, cause);
@@ -98,6 +153,9 @@ function machine(): string {
   const { host, boot, namespace } = ownIdentity();
   return createHash('sha256').update(`${boot}\n${namespace}\n${host}`).digest('hex').slice(0, 12);
 }
+
+/** NAME_MAX of every file system that Linux has; the rename at the end would be the first to meet it. */
+const MAX_NAME_BYTES = 255;
 
 const MAX_SWEPT = 64;
 const swept = new Set<string>();

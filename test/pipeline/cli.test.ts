@@ -1,6 +1,6 @@
 /** The command line in processes of its own; needs `npm run build:all`. */
 import { spawn, type ChildProcess, type ChildProcessByStdio } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -123,6 +123,22 @@ describe('jit-flux', () => {
       expect(decode(await readFile(path))).toMatchObject({ width: 128, height: 128 });
     },
   );
+
+  it('does not lose a picture whose directory has gone meanwhile', async () => {
+    const lost = await mkdtemp(join(directory, 'lost-'));
+    const argv = ['generate', 'a red circle', '--steps', '3', '--seed', '1', '-o', join(lost, 'a.png')];
+    const { code, stdout, stderr } = await jitFlux(argv, (_child, text) => {
+      if (text.includes('Step 1 of')) rmSync(lost, { recursive: true, force: true });
+    });
+    expect(code).toBe(0);
+    const [path = ''] = /\S+\.png(?= {2})/.exec(stdout) ?? [];
+    try {
+      expect(stderr).toContain(`the directory does not exist; the picture is in ${path}`);
+      expect(decode(await readFile(path))).toMatchObject({ channels: 3 });
+    } finally {
+      await rm(path, { force: true });
+    }
+  });
 
   it('refuses bad input with exit code 2 and writes nothing', async () => {
     const cwd = await mkdtemp(join(directory, 'refused-'));

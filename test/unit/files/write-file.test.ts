@@ -15,7 +15,7 @@ import { join } from 'node:path';
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
-import { assertWritable, writeFileAtomic } from '../../../src/image/index.js';
+import { assertWritable, writeFileAtomic, writeFileOrElsewhere } from '../../../src/image/index.js';
 import { runSource } from '../../support/program.js';
 
 describe('writeFileAtomic', () => {
@@ -90,6 +90,48 @@ describe('writeFileAtomic', () => {
     for (const name of others) await writeFile(join(directory, name), '');
     await writeFileAtomic(join(directory, 'other.png'), 'x');
     expect((await readdir(directory)).sort()).toEqual([...others, 'other.png'].sort());
+  });
+
+  it.each([
+    ['ASCII', 'n'.repeat(251)],
+    ['two bytes a character', 'é'.repeat(125)],
+    ['four bytes a character', '🎨'.repeat(62)],
+  ])('takes the longest names that a file system takes: %s', async (_, name) => {
+    const path = join(directory, `${name}.png`);
+    await assertWritable(path);
+    await writeFileAtomic(path, 'picture');
+    expect(await readFile(path, 'utf8')).toBe('picture');
+    const longer = join(directory, `${name}${'x'.repeat(5)}.png`);
+    for (const refused of [assertWritable(longer), writeFileAtomic(longer, 'picture')]) {
+      await expect(refused).rejects.toThrow(/the name is too long/);
+    }
+    expect(await readdir(directory)).toEqual([`${name}.png`]);
+  });
+
+  it('is tried by assertWritable: a place that looks writable is refused, and nothing is left', async () => {
+    // Its mode allows root everything, and no file can be made in it.
+    await expect(assertWritable('/sys/kernel/out.png')).rejects.toMatchObject({
+      code: 'ERR_JITFLUX_WRITE_FAILED',
+    });
+    const path = join(directory, 'out.png');
+    expect(await assertWritable(path)).toBe(path);
+    expect(await readdir(directory)).toEqual([]);
+  });
+
+  it('goes elsewhere with what must not be lost, and says why', async () => {
+    const gone = join(directory, 'gone', 'out.png');
+    const { path, failed } = await writeFileOrElsewhere(gone, 'picture');
+    try {
+      expect(failed).toMatchObject({ code: 'ERR_JITFLUX_WRITE_FAILED', details: { path: gone } });
+      expect(path).toMatch(/out-[0-9a-f]{8}\.png$/);
+      expect(await readFile(path, 'utf8')).toBe('picture');
+    } finally {
+      await rm(path);
+    }
+    const there = join(directory, 'out.png');
+    expect(await writeFileOrElsewhere(there, 'picture')).toEqual({ path: there });
+    const aborted = writeFileOrElsewhere(gone, 'picture', { signal: AbortSignal.abort() });
+    await expect(aborted).rejects.toMatchObject({ code: 'ERR_JITFLUX_ABORTED' });
   });
 
   it('leaves the old content and no temporary file when aborted', async () => {
