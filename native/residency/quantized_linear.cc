@@ -2,8 +2,9 @@
 
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/ops/clone.h>
+#include <ATen/ops/copy.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 #include <optional>
@@ -69,7 +70,7 @@ QuantizedLinear::QuantizedLinear(const at::Tensor& weight) {
                                                               : quantized_rows<float>(weight);
   // The bytes are in memory of the arena in use, if there is one; what stays is not.
   const MemoryArena::Scope scope(nullptr);
-  scale_ = scale.clone();
+  scale_ = at::empty_like(scale).copy_(scale);
   zero_point_ = at::zeros({bytes.size(0)}, at::kInt);
   weight_ = prepack(bytes);
 }

@@ -22,7 +22,6 @@ export async function writeFileAtomic(
 ): Promise<void> {
   throwIfAborted(o.signal);
   const target = await targetOf(path);
-  await sweep(dirname(target));
   await throughTemporary(path, target, async (temporary, file) => {
     await file.writeFile(data);
     await file.sync();
@@ -33,8 +32,8 @@ export async function writeFileAtomic(
 }
 
 /**
- * Tries what {@link writeFileAtomic} will do, but for the data and the rename: for finding a bad path before the work and
- * not after it. The path is free or a regular file, and stays as it is.
+ * Tries what {@link writeFileAtomic} will do, but for the data and the rename, for finding a bad path before the work and
+ * not after it; what killed processes have left goes here too. The path is free or a regular file, and stays as it is.
  *
  * @returns the absolute path that would be written, symbolic links resolved
  * @throws ERR_JITFLUX_WRITE_FAILED
@@ -81,6 +80,7 @@ async function throughTemporary(
   target: string,
   use: (temporary: string, file: FileHandle) => Promise<void>,
 ): Promise<void> {
+  await sweep(dirname(target));
   // The target's name cut short: any name that the file system takes leaves room for this.
   const name = `.${shortened(basename(target))}.${machine()}-${process.pid}-${randomBytes(6).toString('hex')}.tmp`;
   const temporary = join(dirname(target), name);

@@ -25,17 +25,12 @@ const LOAD = [
   '1',
   '--map-weights',
   '--no-allow-torchscript-code',
+  // Of a model whose encoders are TorchScript: refused.
+  '--quantize-text-encoders',
+  'int8',
 ];
 const TRANSFORMER = [
-  ...[
-    '--quantize',
-    'int8',
-    '--quantize-text-encoders',
-    'int8',
-    '--release-encoders',
-    '--no-stream-weights',
-    '--no-cuda-graphs',
-  ],
+  ...['--quantize', 'int8', '--release-encoders', '--no-stream-weights', '--no-cuda-graphs'],
   '--encoders-on-cpu',
 ];
 /** Where there is a directory at all, it has no text encoders. */
