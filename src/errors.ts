@@ -235,7 +235,7 @@ function printable(value: unknown): unknown {
 }
 
 /**
- * A text that a terminal shows and does not obey: control characters, as a file's name may have them, as `\\x1b`. Line
+ * A text that a terminal shows and does not obey: control characters, as a file's name may have them, as `\x1b`. Line
  * breaks and tabs stay. The native reader words its messages likewise.
  */
 export function withoutControls(text: string): string {

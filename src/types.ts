@@ -401,7 +401,7 @@ export interface LoadOptions {
   quantize?: 'int8';
   /**
    * `'int8'`: the same for the blocks of a pipeline's T5 encoder. Its weights are read and quantised while it is loaded:
-   * memory of this process (4.8 GB for T5-XXL), half of what bfloat16 maps. On the CPU only, and not for TorchScript text
+   * memory of this process (4.6 GB for T5-XXL), half of what bfloat16 maps. On the CPU only, and not for TorchScript text
    * encoders. CLIP, which is small, stays as it is.
    */
   quantizeTextEncoders?: 'int8';

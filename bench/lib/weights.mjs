@@ -43,15 +43,7 @@ export async function createOnce(path, create) {
  * @param {string} work
  */
 export function weightsFile(name, work) {
-  const { config } = MODELS[name];
-  const stem = join(work, `${name}-v${VERSION}-bfloat16`);
-  return createOnce(`${stem}.safetensors`, (partial) => {
-    writeRandomSafetensors(partial, fluxTransformerTensors(config), {
-      dtype: 'bfloat16',
-      normals: normalTable({ seed: 4 }),
-    });
-    writeFileSync(`${stem}.config.json`, JSON.stringify({ axes_dims_rope: config.ropeAxes }));
-  });
+  return fluxFile(join(work, `${name}-v${VERSION}-bfloat16`), name, fluxTransformerTensors);
 }
 
 /**
@@ -60,10 +52,18 @@ export function weightsFile(name, work) {
  * @param {string} work
  */
 export function originalFile(name, work) {
+  return fluxFile(join(work, `${name}-original-v${VERSION}-bfloat16`), name, originalFluxTensors);
+}
+
+/**
+ * @param {string} stem of the path
+ * @param {import('./models.mjs').ModelName} name
+ * @param {typeof fluxTransformerTensors} tensors under which names
+ */
+function fluxFile(stem, name, tensors) {
   const { config } = MODELS[name];
-  const stem = join(work, `${name}-original-v${VERSION}-bfloat16`);
   return createOnce(`${stem}.safetensors`, (partial) => {
-    writeRandomSafetensors(partial, originalFluxTensors(config), {
+    writeRandomSafetensors(partial, tensors(config), {
       dtype: 'bfloat16',
       normals: normalTable({ seed: 4 }),
     });
@@ -89,12 +89,19 @@ export function torchScriptArchive(name, work) {
  * @param {string} work
  */
 export function autoencoderFile(widths, work) {
-  return createOnce(join(work, `autoencoder-${widths}-v${VERSION}-float32.safetensors`), (partial) => {
-    const channels = widths === 'flux' ? [128, 256, 512, 512] : [32, 32, 64, 64];
-    writeRandomSafetensors(partial, autoencoderTensors(channels), {
-      dtype: 'float32',
-      normals: normalTable({ seed: 5 }),
-    });
+  const channels = widths === 'flux' ? [128, 256, 512, 512] : [32, 32, 64, 64];
+  return partFile(`autoencoder-${widths}`, work, autoencoderTensors(channels), { dtype: 'float32', seed: 5 });
+}
+
+/**
+ * @param {string} name
+ * @param {string} work
+ * @param {Parameters<typeof writeRandomSafetensors>[1]} tensors
+ * @param {{ dtype: 'float32' | 'bfloat16', seed: number }} o
+ */
+function partFile(name, work, tensors, { dtype, seed }) {
+  return createOnce(join(work, `${name}-v${VERSION}-${dtype}.safetensors`), (partial) => {
+    writeRandomSafetensors(partial, tensors, { dtype, normals: normalTable({ seed }) });
   });
 }
 
@@ -104,12 +111,7 @@ export function autoencoderFile(widths, work) {
  * @param {string} work
  */
 export function t5File(widths, work) {
-  return createOnce(join(work, `t5-${widths}-v${VERSION}-bfloat16.safetensors`), (partial) => {
-    writeRandomSafetensors(partial, t5Tensors(T5[widths]), {
-      dtype: 'bfloat16',
-      normals: normalTable({ seed: 6 }),
-    });
-  });
+  return partFile(`t5-${widths}`, work, t5Tensors(T5[widths]), { dtype: 'bfloat16', seed: 6 });
 }
 
 /** The vocabulary is small: no figure depends on it. */
@@ -124,12 +126,7 @@ export const T5 = {
  * @param {string} work
  */
 export function clipFile(widths, work) {
-  return createOnce(join(work, `clip-${widths}-v${VERSION}-bfloat16.safetensors`), (partial) => {
-    writeRandomSafetensors(partial, clipTensors(CLIP[widths]), {
-      dtype: 'bfloat16',
-      normals: normalTable({ seed: 7 }),
-    });
-  });
+  return partFile(`clip-${widths}`, work, clipTensors(CLIP[widths]), { dtype: 'bfloat16', seed: 7 });
 }
 
 /** Heads of 64, as CLIP's loader takes them to be where no config.json says otherwise. */

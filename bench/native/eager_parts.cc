@@ -17,6 +17,7 @@
 #include <ATen/ops/upsample_nearest2d.h>
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "models/t5/t5_encoder.h"
@@ -258,96 +259,98 @@ struct MiddleAttention {
   EagerLinear q, k, v, out;
 };
 
-class Encoder final : public EagerPart {
- public:
-  Encoder(ParameterSource from, int64_t levels)
-      : in_(from, "encoder.conv_in"),
-        middle1_(from, "encoder.mid_block.resnets.0"),
-        attention_(from, "encoder.mid_block.attentions.0"),
-        middle2_(from, "encoder.mid_block.resnets.1"),
-        norm_out_(from, "encoder.conv_norm_out"),
-        out_(from, "encoder.conv_out") {
-    constexpr int64_t kBlocks = 2;
-    for (int64_t i = 0; i < levels; ++i) {
-      const std::string name = "encoder.down_blocks." + std::to_string(i);
-      Level& level = levels_.emplace_back();
-      for (int64_t j = 0; j < kBlocks; ++j) {
-        level.blocks.emplace_back(from, name + ".resnets." + std::to_string(j));
-      }
-      if (i + 1 < levels) level.downsample.emplace(from, name + ".downsamplers.0.conv");
+// Of the encoder or the decoder, between its levels and its ends.
+struct Middle {
+  Middle(ParameterSource& from, const std::string& name)
+      : first(from, name + ".resnets.0"),
+        attention(from, name + ".attentions.0"),
+        second(from, name + ".resnets.1") {}
+
+  at::Tensor operator()(const at::Tensor& x) const { return second(attention(first(x))); }
+
+  Resnet first;
+  MiddleAttention attention;
+  Resnet second;
+};
+
+struct Level {
+  std::vector<Resnet> blocks;
+  std::optional<Conv> resample;  // to the next level
+
+  at::Tensor operator()(at::Tensor x) const {
+    for (const Resnet& block : blocks) x = block(x);
+    return x;
+  }
+};
+
+// name: up to the level's number; resampler: up to its convolution.
+std::vector<Level> take_levels(ParameterSource& from, const std::string& name, int64_t levels,
+                               int64_t blocks, const std::string& resampler) {
+  std::vector<Level> taken;
+  for (int64_t i = 0; i < levels; ++i) {
+    const std::string level = name + std::to_string(i);
+    Level& last = taken.emplace_back();
+    for (int64_t j = 0; j < blocks; ++j) {
+      last.blocks.emplace_back(from, level + ".resnets." + std::to_string(j));
     }
+    if (i + 1 < levels) last.resample.emplace(from, level + resampler);
+  }
+  return taken;
+}
+
+// Either half of an autoencoder.
+class AutoencoderHalf : public EagerPart {
+ protected:
+  AutoencoderHalf(ParameterSource from, const std::string& name, const std::string& blocks,
+                  int64_t levels, int64_t blocks_per_level, const std::string& resampler)
+      : in_(from, name + ".conv_in"),
+        middle_(from, name + ".mid_block"),
+        norm_out_(from, name + ".conv_norm_out"),
+        out_(from, name + ".conv_out"),
+        levels_(take_levels(from, name + "." + blocks + ".", levels, blocks_per_level, resampler)) {
   }
 
-  at::Tensor run(const at::Tensor& picture) const override {
-    at::Tensor x = in_(picture.to(in_.weight.scalar_type()));
-    for (const Level& level : levels_) {
-      for (const Resnet& block : level.blocks) x = block(x);
-      if (level.downsample) x = level.downsample->half(x);
-    }
-    x = out_(at::silu(norm_out_(middle2_(attention_(middle1_(x))))));
-    return x.chunk(2, 1)[0].contiguous();
-  }
-
- private:
-  struct Level {
-    std::vector<Resnet> blocks;
-    std::optional<Conv> downsample;
-  };
+  at::Tensor begin(const at::Tensor& x) const { return in_(x.to(in_.weight.scalar_type())); }
+  at::Tensor end(const at::Tensor& x) const { return out_(at::silu(norm_out_(x))); }
 
   Conv in_;
-  Resnet middle1_;
-  MiddleAttention attention_;
-  Resnet middle2_;
+  Middle middle_;
   GroupNorm norm_out_;
   Conv out_;
   std::vector<Level> levels_;
 };
 
-class Decoder final : public EagerPart {
+class Encoder final : public AutoencoderHalf {
+ public:
+  Encoder(ParameterSource from, int64_t levels)
+      : AutoencoderHalf(std::move(from), "encoder", "down_blocks", levels, 2,
+                        ".downsamplers.0.conv") {}
+
+  at::Tensor run(const at::Tensor& picture) const override {
+    at::Tensor x = begin(picture);
+    for (const Level& level : levels_) {
+      x = level(x);
+      if (level.resample) x = level.resample->half(x);
+    }
+    return end(middle_(x)).chunk(2, 1)[0].contiguous();
+  }
+};
+
+class Decoder final : public AutoencoderHalf {
  public:
   Decoder(ParameterSource from, int64_t levels)
-      : in_(from, "decoder.conv_in"),
-        middle1_(from, "decoder.mid_block.resnets.0"),
-        attention_(from, "decoder.mid_block.attentions.0"),
-        middle2_(from, "decoder.mid_block.resnets.1"),
-        norm_out_(from, "decoder.conv_norm_out"),
-        out_(from, "decoder.conv_out") {
-    constexpr int64_t kBlocks = 3;
-    for (int64_t i = 0; i < levels; ++i) {
-      const std::string name = "decoder.up_blocks." + std::to_string(i);
-      Level& level = levels_.emplace_back();
-      for (int64_t j = 0; j < kBlocks; ++j) {
-        level.blocks.emplace_back(from, name + ".resnets." + std::to_string(j));
-      }
-      if (i + 1 < levels) level.upsample.emplace(from, name + ".upsamplers.0.conv");
-    }
-  }
+      : AutoencoderHalf(std::move(from), "decoder", "up_blocks", levels, 3, ".upsamplers.0.conv") {}
 
   at::Tensor run(const at::Tensor& latents) const override {
-    at::Tensor x = in_(latents.to(in_.weight.scalar_type()));
-    x = middle2_(attention_(middle1_(x)));
+    at::Tensor x = middle_(begin(latents));
     for (const Level& level : levels_) {
-      for (const Resnet& block : level.blocks) x = block(x);
-      if (level.upsample) {
-        x = (*level.upsample)(at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}));
+      x = level(x);
+      if (level.resample) {
+        x = (*level.resample)(at::upsample_nearest2d(x, {2 * x.size(2), 2 * x.size(3)}));
       }
     }
-    return out_(at::silu(norm_out_(x)));
+    return end(x);
   }
-
- private:
-  struct Level {
-    std::vector<Resnet> blocks;
-    std::optional<Conv> upsample;
-  };
-
-  Conv in_;
-  Resnet middle1_;
-  MiddleAttention attention_;
-  Resnet middle2_;
-  GroupNorm norm_out_;
-  Conv out_;
-  std::vector<Level> levels_;
 };
 
 }  // namespace

@@ -152,10 +152,7 @@ async function openT5(type, tokens, widths, { work, threads }) {
     load: { path, layers, heads },
     input: { ids },
     run: () => encoder.encode(input),
-    dispose: () => {
-      input.dispose();
-      encoder.dispose();
-    },
+    dispose: disposal(input, encoder),
   };
 }
 
@@ -173,10 +170,7 @@ async function openClip(type, tokens, widths, { work, threads }) {
       pooled.dispose();
       return hidden;
     },
-    dispose: () => {
-      input.dispose();
-      encoder.dispose();
-    },
+    dispose: disposal(input, encoder),
   };
 }
 
@@ -190,10 +184,7 @@ async function openDecoder(type, pixels, widths, { work, threads }) {
     load: { path, levels: LEVELS },
     input: { seed: SEED, channels: LATENT_CHANNELS, side },
     run: () => autoencoder.decode(input, { tiling: false }),
-    dispose: () => {
-      input.dispose();
-      autoencoder.dispose();
-    },
+    dispose: disposal(input, autoencoder),
   };
 }
 
@@ -210,14 +201,16 @@ async function openEncoder(type, pixels, widths, { work, threads }) {
       logvar.dispose();
       return mean;
     },
-    dispose: () => {
-      input.dispose();
-      autoencoder.dispose();
-    },
+    dispose: disposal(input, autoencoder),
   };
 }
 
 const OPEN = { t5: openT5, clip: openClip, decoder: openDecoder, encoder: openEncoder };
+
+/** @param {{ dispose(): void }[]} parts */
+function disposal(...parts) {
+  return () => parts.forEach((each) => each.dispose());
+}
 
 /** What is not quantised computes in bfloat16. @param {Case['type']} type */
 function computeType(type) {

@@ -28,18 +28,16 @@ void PackedLinear::prepare() {
       form_ == WeightForm::kPacked && (reader_->dtype() != at::kBFloat16 || multiplies_bfloat16());
   // What is copied anyway is read, so that a file that was truncated is an error.
   const bool copies = reorders || form_ == WeightForm::kInt8;
-  // The copy is gone when the layer is prepared: its memory is the arena's of whoever prepares, for
-  // the next layer. What stays is not.
+  // The copy is gone when the layer is prepared, as are the bytes that it is quantised to before
+  // they are packed: their memory is the arena's of whoever prepares, for the next layer. What
+  // stays is not.
   Linear linear;
   if (copies) linear = reader_->linear(modules_, /*may_map=*/false);
+  if (form_ == WeightForm::kInt8) quantized_ = QuantizedLinear(linear.weight);
   const MemoryArena::Scope scope(nullptr);
   if (!copies) linear = reader_->linear(modules_);
-  if (reorders) {
-    linear.weight = reorder(linear.weight);
-  } else if (form_ == WeightForm::kInt8) {
-    quantized_ = QuantizedLinear(linear.weight);
-    linear = {.weight = {}, .bias = linear.bias.to(at::kFloat)};
-  }
+  if (reorders) linear.weight = reorder(linear.weight);
+  if (form_ == WeightForm::kInt8) linear = {.weight = {}, .bias = linear.bias.to(at::kFloat)};
   linear_ = std::move(linear);
 }
 

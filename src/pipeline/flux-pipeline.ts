@@ -354,7 +354,10 @@ export class FluxPipeline {
     }
   }
 
-  /** Gives every member that wants it its part of a step's event, and waits for those that are asynchronous. @param views their latents, made when first needed */
+  /**
+   * Gives every member that wants it its part of a step's event, and waits for those that are asynchronous.
+   * @param views their latents, made when first needed
+   */
   async #tell(
     members: readonly OpenRequest[],
     event: StepEvent<Tensor>,

@@ -116,12 +116,7 @@ export function fluxTransformerTensors(config) {
     ...linear(`time_text_embed.${name}.linear_2`, d, d),
   ];
   const headNorms = (/** @type {string} */ attention, /** @type {string[]} */ names) =>
-    names.map((name) => ({
-      name: `${attention}.${name}.weight`,
-      shape: [config.headDim],
-      mean: 1,
-      scale: 0.05,
-    }));
+    names.flatMap((name) => norm(`${attention}.${name}`, config.headDim, false));
   return [
     ...embedder('timestep_embedder', 256),
     ...(config.guidance ? embedder('guidance_embedder', 256) : []),

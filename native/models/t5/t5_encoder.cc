@@ -45,9 +45,9 @@ std::shared_ptr<T5Encoder> T5Encoder::load(std::shared_ptr<const WeightFile> fil
   model->bias_table_ = from.copy(t5_position_bias(), at::kFloat);
   const MemoryArena staging;  // of matrices that are quantised, one after the other
   const auto load = [&](const std::string& module) {
+    if (!options.int8) return Layer{.plain = from.linear(module), .quantized = {}};
     const MemoryArena::Scope scope(&staging);
-    return options.int8 ? Layer{.plain = {}, .quantized = from.quantized(module)}
-                        : Layer{.plain = from.linear(module), .quantized = {}};
+    return Layer{.plain = {}, .quantized = from.quantized(module)};
   };
   for (int64_t i = 0; i < config.layers; ++i) {
     const std::string layer = "encoder.block." + std::to_string(i) + ".layer.";
