@@ -3,7 +3,7 @@
 //   PORT=8080 node examples/server.mjs
 //   curl -d '{"prompt":"a red circle over the sea"}' -H content-type:application/json localhost:8080/images -o a.png
 import Fastify from 'fastify';
-import { BUNDLED_MODEL, ERROR_CODES, FluxPipeline, JitFluxError, PRESET_NAMES } from 'jit-flux';
+import { BUNDLED_MODEL, FluxPipeline, PRESET_NAMES } from 'jit-flux';
 
 const { HOST = '127.0.0.1', PORT = '8080', MAX_QUEUE = '20', GRACE_SECONDS = '20' } = process.env;
 
@@ -49,20 +49,9 @@ app.post('/images', { schema: { body } }, async (request, reply) => {
 
 app.get('/health', () => ({ status: 'ok', model: pipeline.model.name, ...pipeline.stats() }));
 
-/** @type {Record<string, number>} */
-const STATUS = {
-  [ERROR_CODES.INVALID_ARGUMENT]: 400,
-  [ERROR_CODES.UNKNOWN_PRESET]: 400,
-  [ERROR_CODES.QUEUE_FULL]: 503,
-  // Aborted by the shutdown; a client that has gone does not see it.
-  [ERROR_CODES.ABORTED]: 503,
-  [ERROR_CODES.DISPOSED]: 503,
-};
-
 app.setErrorHandler((/** @type {import('fastify').FastifyError} */ error, _, reply) => {
-  const { code, message } = error;
-  // Fastify's own errors, such as a body that does not fit the schema, bring their status.
-  const status = error instanceof JitFluxError ? STATUS[code] : error.statusCode;
+  // Ours and Fastify's own, such as a body that does not fit the schema, bring their status.
+  const { code, message, statusCode: status } = error;
   if (status === undefined || status === 500) {
     // What went wrong inside is for the log, not for the client.
     console.error(error);

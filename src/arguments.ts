@@ -62,6 +62,29 @@ export function readFields<T extends object>(
   return fields as T;
 }
 
+/** Of a name in a message. */
+const LONGEST_NAME = 100;
+
+/**
+ * {@link readFields} of an object of options: one that nobody knows is refused, because it is a misspelt one.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function readOptions<T extends object>(value: T, names: Names<T>, option = 'options'): T {
+  const fields = readFields(value, option, names);
+  for (const name of reading(option, () => Object.keys(value))) {
+    if (Object.hasOwn(names, name)) continue;
+    const known = Object.keys(names);
+    const near = known.find((other) => other.toLowerCase() === name.toLowerCase());
+    throw new JitFluxError(
+      ERROR_CODES.INVALID_ARGUMENT,
+      `Unknown option ${JSON.stringify(name.slice(0, LONGEST_NAME))}; ` +
+        (near === undefined ? `known options are ${known.join(', ')}` : `did you mean "${near}"?`),
+      { option: name, known },
+    );
+  }
+  return fields;
+}
+
 /** Whether a value is an array, of whatever realm. Unlike `Array.isArray` it takes a revoked Proxy for none. */
 export function isArray(value: unknown): value is readonly unknown[] {
   try {

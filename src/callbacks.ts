@@ -2,6 +2,7 @@
  * Callbacks that users hand over may return promises, whatever their type says: one that rejects while nobody waits for it
  * ends the process.
  */
+import { onAbort } from './abort.js';
 
 /** Calls `failed` if what a callback returned is a promise that rejects. Nobody waits for it. */
 export function whenRejected(returned: unknown, failed: (error: unknown) => void): void {
@@ -17,13 +18,12 @@ export async function settled(returned: unknown, signal: AbortSignal): Promise<v
   let leave: (() => void) | undefined;
   try {
     await new Promise<void>((resolve, reject) => {
-      leave = resolve;
+      leave = onAbort(signal, resolve);
       if (signal.aborted) resolve();
-      signal.addEventListener('abort', leave);
       Promise.resolve(returned).then(() => resolve(), reject);
     });
   } finally {
-    if (leave) signal.removeEventListener('abort', leave);
+    leave?.();
   }
 }
 

@@ -46,6 +46,11 @@ export const ERROR_CODES = {
   SETUP_FAILED: 'ERR_JITFLUX_SETUP_FAILED',
   /** The requested device does not exist or is not supported by this build. */
   DEVICE_UNAVAILABLE: 'ERR_JITFLUX_DEVICE_UNAVAILABLE',
+  /**
+   * Encoded prompts, latents or a picture hold NaN or infinite values: a weight is damaged, or numbers became too large for
+   * their type. `details` has `what`, `image` (the first of the batch), and of a sampler `step`, `stage` and `sigma`.
+   */
+  NOT_FINITE: 'ERR_JITFLUX_NOT_FINITE',
   /** The device or the host ran out of memory. */
   OUT_OF_MEMORY: 'ERR_JITFLUX_OUT_OF_MEMORY',
   /** Writing the output failed. */
@@ -55,6 +60,18 @@ export const ERROR_CODES = {
 } as const;
 
 export type JitFluxErrorCode = (typeof ERROR_CODES)[keyof typeof ERROR_CODES];
+
+/** What a service answers where the request is at fault, or may come again; anything else is 500. */
+const STATUS_CODES: Partial<Record<JitFluxErrorCode, number>> = {
+  [ERROR_CODES.INVALID_ARGUMENT]: 400,
+  [ERROR_CODES.UNKNOWN_PRESET]: 400,
+  [ERROR_CODES.INVALID_ANCHORS]: 400,
+  [ERROR_CODES.INVALID_TENSOR]: 400,
+  [ERROR_CODES.QUEUE_FULL]: 503,
+  // A client that has gone does not see it; during a shutdown it comes again.
+  [ERROR_CODES.ABORTED]: 503,
+  [ERROR_CODES.DISPOSED]: 503,
+};
 
 /** The one error class of this package; switch on {@link JitFluxError.code}, never on the message. */
 export class JitFluxError extends Error {
@@ -72,6 +89,11 @@ export class JitFluxError extends Error {
     this.name = 'JitFluxError';
     this.code = code;
     if (details !== undefined) this.details = details;
+  }
+
+  /** The HTTP status for a service whose request this is the outcome of: 400, 503 or 500. */
+  get statusCode(): number {
+    return STATUS_CODES[this.code] ?? 500;
   }
 }
 
@@ -158,41 +180,6 @@ export function abortedError(signal?: AbortSignal): JitFluxError {
   return new JitFluxError(ERROR_CODES.ABORTED, 'The operation was aborted', undefined, {
     cause: signal?.reason,
   });
-}
-
-/**
- * What a piece of work gives, or ERR_JITFLUX_ABORTED as soon as the signal fires, however long the work takes to notice: for
- * work that leaves nothing behind when nobody waits for it.
- */
-export async function untilAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (!signal) return work;
-  let leave: (() => void) | undefined;
-  try {
-    return await Promise.race([
-      work,
-      new Promise<never>((_, reject) => {
-        leave = () => reject(abortedError(signal));
-        signal.addEventListener('abort', leave, { once: true });
-        if (signal.aborted) leave();
-      }),
-    ]);
-  } finally {
-    if (leave) signal.removeEventListener('abort', leave);
-    // What it says afterwards nobody hears.
-    work.catch(() => undefined);
-  }
-}
-
-/**
- * What a piece of work gives, or ERR_JITFLUX_ABORTED if the signal has fired by then, whatever became of the work. For work
- * that must have ended when the promise settles, because it uses what belongs to the caller: a mapped file, say.
- */
-export async function abortedFirst<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  try {
-    return await work;
-  } finally {
-    throwIfAborted(signal);
-  }
 }
 
 /** Longest excerpt of a value in a message. */

@@ -143,6 +143,7 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
    * Fused scatter + lift + Euler: latents += dSigma * Lift(velocity), in place.
    * @param velocity [B, M, C] at the anchors, or [B, N, C] without `anchors`
    * @returns the full velocity field [B, N, C]
+   * @throws (rejects) ERR_JITFLUX_NOT_FINITE if NaN or infinite values are in the latents then
    */
   step(latents: T, velocity: T, o: { anchors?: Int32Array; grid: Grid; dSigma: number }): Promise<T>;
 }

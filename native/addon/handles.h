@@ -3,7 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "addon/environment.h"
 #include "models/autoencoder/autoencoder.h"
@@ -66,5 +68,7 @@ Napi::Object tensor_handle(Napi::Env env, const at::Tensor& tensor);
 std::function<napi_value(Napi::Env)> settle_tensor(at::Tensor tensor);
 // With a Float32Array of a float32 tensor's values, contiguous on the host.
 std::function<napi_value(Napi::Env)> settle_floats(at::Tensor host);
+// With an Int32Array.
+std::function<napi_value(Napi::Env)> settle_integers(std::vector<int32_t> values);
 
 }  // namespace jitflux::addon

@@ -1,6 +1,4 @@
 // JavaScript's way to the JiT operators (JitOperators of src/types.ts).
-#include <algorithm>
-
 #include "addon/arguments.h"
 #include "addon/environment.h"
 #include "addon/errors.h"
@@ -11,6 +9,7 @@
 #include "jit/lifter.h"
 #include "jit/micro_flow.h"
 #include "jit/token_choice.h"
+#include "layers/finite.h"
 
 namespace jitflux::addon {
 
@@ -68,12 +67,7 @@ Napi::Value select_tokens(const Napi::CallbackInfo& info) {
   return Environment::of(info.Env())
       .run(info.Env(), info[1],
            [v, grid, count, anchors = std::move(anchors)](const Job&) {
-             auto chosen = jit::select_tokens(v, anchors, count, grid);
-             return Environment::Settle([chosen = std::move(chosen)](Napi::Env env) -> napi_value {
-               Napi::Int32Array array = Napi::Int32Array::New(env, chosen.size());
-               std::copy(chosen.begin(), chosen.end(), array.Data());
-               return array;
-             });
+             return settle_integers(jit::select_tokens(v, anchors, count, grid));
            },
            {common_device({v})});
 }
@@ -157,7 +151,9 @@ Napi::Value step(const Napi::CallbackInfo& info) {
   return environment.run(
       info.Env(), info[1],
       [latents, v, grid, d_sigma, anchors = std::move(anchors), &lifters](const Job&) mutable {
-        return settle_tensor(jit::euler_step(latents, v, anchors, grid, d_sigma, lifters));
+        const at::Tensor full = jit::euler_step(latents, v, anchors, grid, d_sigma, lifters);
+        expect_finite(latents, "latents");
+        return settle_tensor(full);
       },
       {device});
 }

@@ -7,6 +7,7 @@
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
+#include "layers/finite.h"
 #include "layers/latent_layout.h"
 #include "runtime/device.h"
 
@@ -53,6 +54,7 @@ Napi::Value to_image(const Napi::CallbackInfo& info) {
   return Environment::of(info.Env())
       .run(info.Env(), info[1],
            [pictures](const Job&) {
+             expect_finite(pictures, "picture");
              const at::Tensor bytes = picture_bytes(pictures);
              return Environment::Settle([bytes](Napi::Env env) -> napi_value {
                Napi::Uint8Array array = Napi::Uint8Array::New(env, bytes.nbytes());

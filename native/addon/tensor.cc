@@ -3,12 +3,15 @@
 #include <ATen/ops/empty_like.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "addon/arguments.h"
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
+#include "layers/finite.h"
 #include "node/metadata.h"
 #include "residency/weight_tensors.h"
 #include "runtime/device.h"
@@ -35,6 +38,14 @@ std::function<napi_value(Napi::Env)> settle_floats(at::Tensor host) {
   return [host = std::move(host)](Napi::Env env) -> napi_value {
     Napi::Float32Array array = Napi::Float32Array::New(env, static_cast<size_t>(host.numel()));
     std::memcpy(array.Data(), host.const_data_ptr<float>(), host.nbytes());
+    return array;
+  };
+}
+
+std::function<napi_value(Napi::Env)> settle_integers(std::vector<int32_t> values) {
+  return [values = std::move(values)](Napi::Env env) -> napi_value {
+    Napi::Int32Array array = Napi::Int32Array::New(env, values.size());
+    std::copy(values.begin(), values.end(), array.Data());
     return array;
   };
 }
@@ -170,6 +181,15 @@ Napi::Value tensor_read(const Napi::CallbackInfo& info) {
            {device_index(tensor)});
 }
 
+// (tensor, job) -> Int32Array, see not_finite_images
+Napi::Value tensor_not_finite(const Napi::CallbackInfo& info) {
+  const at::Tensor tensor = *get_handle<at::Tensor>(info[0]);
+  return Environment::of(info.Env())
+      .run(info.Env(), info[1],
+           [tensor](const Job&) { return settle_integers(not_finite_images(tensor)); },
+           {device_index(tensor)});
+}
+
 // (tensor, device, job): a copy there
 Napi::Value tensor_to(const Napi::CallbackInfo& info) {
   const at::Tensor tensor = *get_handle<at::Tensor>(info[0]);
@@ -262,6 +282,7 @@ void register_tensor(Napi::Env env, Napi::Object exports) {
   exports.Set("tensorClone", Napi::Function::New<guarded<tensor_clone>>(env));
   exports.Set("tensorTo", Napi::Function::New<guarded<tensor_to>>(env));
   exports.Set("tensorLoad", Napi::Function::New<guarded<tensor_load>>(env));
+  exports.Set("tensorNotFinite", Napi::Function::New<guarded<tensor_not_finite>>(env));
   exports.Set("tensorRead", Napi::Function::New<guarded<tensor_read>>(env));
   exports.Set("release", Napi::Function::New<guarded<release>>(env));
 }

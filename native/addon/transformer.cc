@@ -9,6 +9,7 @@
 #include "addon/registration.h"
 #include "describe/flux_parameters.h"
 #include "jit/euler_step.h"
+#include "layers/finite.h"
 #include "node/architectures.h"
 
 namespace jitflux::addon {
@@ -110,6 +111,8 @@ Napi::Value condition(const Napi::CallbackInfo& info) {
           info.Env(), info[1],
           [entry, prompt, pooled, guidance = std::move(guidance),
            sigmas = std::move(sigmas)](const Job& job) {
+            expect_finite(prompt, "encoded prompt");
+            expect_finite(pooled, "pooled prompt");
             auto result = entry->model->condition(prompt, pooled, guidance, sigmas, job);
             return Environment::Settle([result = std::move(result)](Napi::Env env) -> napi_value {
               return make_handle(env, result);
@@ -198,8 +201,10 @@ Napi::Value advance(const Napi::CallbackInfo& info) {
       info.Env(), info[1],
       [a, d_sigma, &lifters](const Job& job) {
         at::Tensor latents = a.latents;
-        return settle_tensor(
-            jit::euler_step(latents, a.forward(job), a.anchors, a.grid, d_sigma, lifters));
+        const at::Tensor full =
+            jit::euler_step(latents, a.forward(job), a.anchors, a.grid, d_sigma, lifters);
+        expect_finite(latents, "latents");
+        return settle_tensor(full);
       },
       a.entry->where);
 }

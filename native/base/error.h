@@ -56,6 +56,7 @@ inline constexpr const char* kWeightsMismatch = "ERR_JITFLUX_WEIGHTS_MISMATCH";
 inline constexpr const char* kWeightsChanged = "ERR_JITFLUX_WEIGHTS_CHANGED";
 inline constexpr const char* kDeviceUnavailable = "ERR_JITFLUX_DEVICE_UNAVAILABLE";
 inline constexpr const char* kWriteFailed = "ERR_JITFLUX_WRITE_FAILED";
+inline constexpr const char* kNotFinite = "ERR_JITFLUX_NOT_FINITE";
 inline constexpr const char* kOutOfMemory = "ERR_JITFLUX_OUT_OF_MEMORY";
 inline constexpr const char* kNative = "ERR_JITFLUX_NATIVE";
 }  // namespace error_code

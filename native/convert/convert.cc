@@ -25,7 +25,7 @@
 namespace jitflux {
 namespace {
 
-constexpr int kVersion = 1;  // of the writers: a partial file of another version is not continued
+constexpr int kVersion = 2;  // of the writers: a partial file of another version is not continued
 constexpr size_t kChunkBytes = size_t{4} << 20;
 constexpr uint64_t kMaxJournal = uint64_t{16} << 20;     // more than kMaxTensors checksums take
 constexpr uint64_t kJournalBytes = uint64_t{512} << 20;  // at most this much work is lost
@@ -129,10 +129,22 @@ Plan make_plan(const std::string& input, const ConvertOptions& options, const Jo
 
 // How far a conversion is, in the order of the output file.
 struct State {
-  std::vector<uint32_t> crcs;  // of the completed tensors
-  uint64_t tensor_bytes = 0;   // written of the next one
-  uint32_t tensor_crc = 0;     // of those bytes
+  std::vector<uint32_t> crcs;            // of the completed tensors
+  uint64_t tensor_bytes = 0;             // written of the next one
+  uint32_t tensor_crc = 0;               // of those bytes
+  ConversionLoss loss;                   // in everything that is written
+  std::vector<size_t> infinite_tensors;  // the first that have such elements, in the plan
 };
+
+template <typename Number>
+std::string list_of(const std::vector<Number>& numbers) {
+  std::string text = "[";
+  for (const Number number : numbers) {
+    if (text.size() > 1) text += ", ";
+    text += std::to_string(number);
+  }
+  return text + "]";
+}
 
 // Keeps the state of an interrupted conversion beside its partial file.
 class Journal {
@@ -158,6 +170,15 @@ class Journal {
           while (json.next_item()) state.crcs.push_back(static_cast<uint32_t>(json.read_size()));
         } else if (key == "tensorBytes") {
           state.tensor_bytes = static_cast<uint64_t>(json.read_size());
+        } else if (key == "infinite") {
+          state.loss.infinite = static_cast<uint64_t>(json.read_size());
+        } else if (key == "zero") {
+          state.loss.zero = static_cast<uint64_t>(json.read_size());
+        } else if (key == "infiniteTensors") {
+          json.begin_array();
+          while (json.next_item()) {
+            state.infinite_tensors.push_back(static_cast<size_t>(json.read_size()));
+          }
         } else if (key == "tensorCrc32") {
           state.tensor_crc = static_cast<uint32_t>(json.read_size());
         } else {
@@ -172,15 +193,15 @@ class Journal {
   }
 
   void write(const State& state, uint64_t bytes) const {
-    std::string text =
-        "{\n  \"identity\": \"" + identity_ + "\",\n  \"bytes\": " + std::to_string(bytes) +
-        ",\n  \"tensorBytes\": " + std::to_string(state.tensor_bytes) +
-        ",\n  \"tensorCrc32\": " + std::to_string(state.tensor_crc) + ",\n  \"crc32\": [";
-    for (const uint32_t crc : state.crcs) {
-      if (!text.ends_with('[')) text += ", ";
-      text += std::to_string(crc);
-    }
-    replace_file(path_, text + "]\n}\n");
+    const std::string text = "{\n  \"identity\": \"" + identity_ +
+                             "\",\n  \"bytes\": " + std::to_string(bytes) +
+                             ",\n  \"tensorBytes\": " + std::to_string(state.tensor_bytes) +
+                             ",\n  \"tensorCrc32\": " + std::to_string(state.tensor_crc) +
+                             ",\n  \"infinite\": " + std::to_string(state.loss.infinite) +
+                             ",\n  \"zero\": " + std::to_string(state.loss.zero) +
+                             ",\n  \"infiniteTensors\": " + list_of(state.infinite_tensors) +
+                             ",\n  \"crc32\": " + list_of(state.crcs);
+    replace_file(path_, text + "\n}\n");
   }
 
   void remove() const { remove_file(path_); }
@@ -203,14 +224,17 @@ class Conversion {
     for (const PlannedTensor& tensor : plan.tensors) total_ += tensor.spec.nbytes();
   }
 
-  // Returns the bytes that needed not be written again.
-  uint64_t run() {
+  // Adds to the result what the plan does not say.
+  void run(ConvertResult& result) {
     try {
       begin();
-      const uint64_t resumed = written();
+      result.resumed_bytes = written();
       while (state_.crcs.size() < layout_.order().size()) write_tensor();
+      result.loss = state_.loss;
+      for (const size_t index : state_.infinite_tensors) {
+        result.infinite_tensors.push_back(plan_.tensors[index].spec.name);
+      }
       finish();
-      return resumed;
     } catch (const Error& error) {
       if (error.code() == error_code::kAborted && options_.resume && keep_partial()) {
         throw Error(error.code(), error.what(), {{"partial", file_.path()}});
@@ -245,6 +269,10 @@ class Conversion {
   bool fits(const State& state) const {
     const size_t completed = state.crcs.size();
     if (completed > layout_.order().size()) return false;
+    if (state.infinite_tensors.size() > kMaxInfiniteNames) return false;
+    for (const size_t index : state.infinite_tensors) {
+      if (index >= plan_.tensors.size()) return false;
+    }
     uint64_t reached = 0;
     for (size_t i = 0; i < completed; ++i) {
       reached = std::max(reached, layout_.data_offset(layout_.order()[i]) + spec_at(i).nbytes());
@@ -271,7 +299,7 @@ class Conversion {
       for (uint64_t first = std::min(skip, count); first < count; first += step) {
         job_.checkpoint();
         const auto n = static_cast<size_t>(std::min(step, count - first));
-        const std::span<const std::byte> bytes = converted(piece, spec.dtype, first, n);
+        const std::span<const std::byte> bytes = converted(index, piece, first, n);
         file_.write(layout_.data_offset(index) + state_.tensor_bytes, bytes);
         state_.tensor_crc = crc32(bytes, state_.tensor_crc);
         state_.tensor_bytes += bytes.size();
@@ -286,13 +314,21 @@ class Conversion {
     state_.tensor_crc = 0;
   }
 
-  // `count` elements from the `first` on, in row-major order and in the output's type.
-  std::span<const std::byte> converted(const WeightTensor& piece, WeightDType type, uint64_t first,
+  // `count` elements of a piece of the tensor with this index, from the `first` on, in row-major
+  // order and in the output's type.
+  std::span<const std::byte> converted(size_t index, const WeightTensor& piece, uint64_t first,
                                        size_t count) {
     const std::span<const std::byte> from = elements(piece, first, count);
+    const WeightDType type = plan_.tensors[index].spec.dtype;
     if (type == piece.dtype) return from;
     converted_.resize(count * element_size(type));
-    convert_elements(from.data(), piece.dtype, converted_.data(), type, count);
+    const ConversionLoss loss =
+        convert_elements(from.data(), piece.dtype, converted_.data(), type, count);
+    state_.loss.infinite += loss.infinite;
+    state_.loss.zero += loss.zero;
+    std::vector<size_t>& known = state_.infinite_tensors;
+    const bool is_known = !known.empty() && known.back() == index;
+    if (loss.infinite > 0 && !is_known && known.size() < kMaxInfiniteNames) known.push_back(index);
     return converted_;
   }
 
@@ -385,7 +421,7 @@ ConvertResult convert_weights(const std::string& input, const std::string& outpu
     plan.result.reused = true;
     return plan.result;
   }
-  plan.result.resumed_bytes = Conversion(plan, output, options, job).run();
+  Conversion(plan, output, options, job).run(plan.result);
   return plan.result;
 }
 

@@ -10,11 +10,15 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/job.h"
+#include "weights/float_conversion.h"
 #include "weights/weight_file.h"
 
 namespace jitflux {
+
+constexpr size_t kMaxInfiniteNames = 8;
 
 enum class OutputFormat { kTorchScript, kSafetensors };
 
@@ -35,8 +39,11 @@ struct ConvertResult {
   uint64_t skipped_tensors = 0;  // of the input, outside the transformer's prefix
   uint64_t file_bytes = 0;
   uint64_t resumed_bytes = 0;  // tensor data that an earlier run had written
-  bool reused = false;         // the output was there already, see ConvertOptions::completed
-  std::string identity;        // of sources (names, sizes, times, tensors) and options
+  // What the narrower type could not hold, those of the bytes resumed included; zeros if `reused`.
+  ConversionLoss loss;
+  std::vector<std::string> infinite_tensors;  // the first kMaxInfiniteNames with such elements
+  bool reused = false;   // the output was there already, see ConvertOptions::completed
+  std::string identity;  // of sources (names, sizes, times, tensors) and options
 };
 
 // `job` is polled and told of progress (bytes of tensor data) every few megabytes. Throws Error:

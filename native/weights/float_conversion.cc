@@ -1,5 +1,6 @@
 #include "weights/float_conversion.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 
@@ -9,17 +10,23 @@ namespace {
 // Element types by their bits. The arithmetic is branch-free so that compilers vectorise it.
 struct Float32 {
   using Bits = float;
+  using Integer = uint32_t;
+  static constexpr Integer kExponent = 0x7F800000;
   static float load(float value) { return value; }
   static float store(float value) { return value; }
 };
 
 struct Float64 {
   using Bits = double;
+  using Integer = uint64_t;
+  static constexpr Integer kExponent = Integer{0x7FF} << 52;
   static float load(double value) { return static_cast<float>(value); }
 };
 
 struct BFloat16 {
   using Bits = uint16_t;
+  using Integer = uint16_t;
+  static constexpr Integer kExponent = 0x7F80;
   static float load(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
   static uint16_t store(float value) {
     const auto bits = std::bit_cast<uint32_t>(value);
@@ -31,6 +38,8 @@ struct BFloat16 {
 
 struct Float16 {
   using Bits = uint16_t;
+  using Integer = uint16_t;
+  static constexpr Integer kExponent = 0x7C00;
   static float load(uint16_t half) {
     const uint32_t sign = (uint32_t{half} & 0x8000) << 16;
     const uint32_t magnitude = uint32_t{half} & 0x7FFF;
@@ -61,15 +70,42 @@ struct Float16 {
   }
 };
 
+// Without its sign, a number is zero if nothing is left, infinite if the exponent is and nothing
+// else, and finite if it is less than that.
+template <class Type>
+typename Type::Integer magnitude(typename Type::Bits value) {
+  using Integer = typename Type::Integer;
+  return std::bit_cast<Integer>(value) &
+         static_cast<Integer>(static_cast<Integer>(~Integer{0}) >> 1);
+}
+
 template <class From, class To>
-void convert(const std::byte* from, std::byte* to, size_t count) {
+ConversionLoss convert(const std::byte* from, std::byte* to, size_t count) {
   const auto* in = reinterpret_cast<const typename From::Bits*>(from);
   auto* __restrict out = reinterpret_cast<typename To::Bits*>(to);
-  for (size_t i = 0; i < count; ++i) out[i] = To::store(From::load(in[i]));
+  ConversionLoss loss;
+  // Counters of 32 bits, as wide as most elements: more of them in a vector.
+  constexpr size_t kBlock = size_t{1} << 20;
+  for (size_t first = 0; first < count; first += kBlock) {
+    const size_t end = std::min(count, first + kBlock);
+    uint32_t infinite = 0;
+    uint32_t zero = 0;
+    for (size_t i = first; i < end; ++i) {
+      out[i] = To::store(From::load(in[i]));
+      const auto before = magnitude<From>(in[i]);
+      const auto after = magnitude<To>(out[i]);
+      infinite += static_cast<uint32_t>(before < From::kExponent) &
+                  static_cast<uint32_t>(after == To::kExponent);
+      zero += static_cast<uint32_t>(before != 0) & static_cast<uint32_t>(after == 0);
+    }
+    loss.infinite += infinite;
+    loss.zero += zero;
+  }
+  return loss;
 }
 
 template <class From>
-void convert_to(WeightDType type, const std::byte* from, std::byte* to, size_t count) {
+ConversionLoss convert_to(WeightDType type, const std::byte* from, std::byte* to, size_t count) {
   switch (type) {
     case WeightDType::kBFloat16:
       return convert<From, BFloat16>(from, to, count);
@@ -87,8 +123,8 @@ bool is_floating_point(WeightDType dtype) {
          dtype == WeightDType::kFloat16 || dtype == WeightDType::kFloat64;
 }
 
-void convert_elements(const std::byte* from, WeightDType from_type, std::byte* to,
-                      WeightDType to_type, size_t count) {
+ConversionLoss convert_elements(const std::byte* from, WeightDType from_type, std::byte* to,
+                                WeightDType to_type, size_t count) {
   switch (from_type) {
     case WeightDType::kFloat64:
       return convert_to<Float64>(to_type, from, to, count);

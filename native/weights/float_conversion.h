@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "weights/weight_file.h"
 
@@ -12,9 +13,16 @@ namespace jitflux {
 
 bool is_floating_point(WeightDType dtype);
 
+// What a conversion could not keep: finite numbers that became infinite, numbers other than zero
+// that became zero.
+struct ConversionLoss {
+  uint64_t infinite = 0;
+  uint64_t zero = 0;
+};
+
 // Both types must be floating point and the pointers aligned to them; `to` is float32, bfloat16 or
 // float16. The ranges must not overlap.
-void convert_elements(const std::byte* from, WeightDType from_type, std::byte* to,
-                      WeightDType to_type, size_t count);
+ConversionLoss convert_elements(const std::byte* from, WeightDType from_type, std::byte* to,
+                                WeightDType to_type, size_t count);
 
 }  // namespace jitflux

@@ -129,6 +129,13 @@ Napi::Value convert(const Napi::CallbackInfo& info) {
           result.Set("skippedTensors", number(converted.skipped_tensors));
           result.Set("fileBytes", number(converted.file_bytes));
           result.Set("resumedBytes", number(converted.resumed_bytes));
+          result.Set("becameInfinite", number(converted.loss.infinite));
+          result.Set("becameZero", number(converted.loss.zero));
+          Napi::Array names = Napi::Array::New(env);
+          for (uint32_t i = 0; i < converted.infinite_tensors.size(); ++i) {
+            names.Set(i, converted.infinite_tensors[i]);
+          }
+          result.Set("infiniteTensors", names);
           result.Set("reused", Napi::Boolean::New(env, converted.reused));
           result.Set("identity", converted.identity);
           return result;

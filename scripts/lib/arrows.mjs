@@ -50,21 +50,22 @@ export const ALLOWED = {
   typescript: {
     index: ['pipeline', 'convert', 'model', 'engine', 'libtorch', 'sampler', 'text', 'image', 'diagnostics', 'logging', 'arguments', 'errors', 'types'], // prettier-ignore
     cli: ['pipeline', 'convert', 'model', 'engine', 'libtorch', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'arguments', 'errors', 'types'], // prettier-ignore
-    pipeline: ['model', 'engine', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'arguments', 'callbacks', 'errors', 'types'], // prettier-ignore
+    pipeline: ['model', 'engine', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'arguments', 'callbacks', 'abort', 'errors', 'types'], // prettier-ignore
     convert: ['model', 'engine', 'files', 'arguments', 'errors', 'types'],
     model: ['engine', 'sampler', 'text', 'files', 'arguments', 'errors', 'types'],
-    engine: ['libtorch', 'sampler', 'files', 'logging', 'arguments', 'callbacks', 'errors', 'types'],
+    engine: ['libtorch', 'sampler', 'files', 'logging', 'arguments', 'callbacks', 'abort', 'errors', 'types'],
     libtorch: ['files', 'arguments', 'callbacks', 'errors'],
     // Published as jit-flux/sampler too: pure, nothing but arithmetic.
     sampler: ['arguments', 'errors', 'types'],
-    text: ['files', 'errors'],
-    image: ['files', 'arguments', 'errors'],
-    files: ['errors'],
+    text: ['files', 'abort', 'errors'],
+    image: ['files', 'arguments', 'abort', 'errors'],
+    files: ['abort', 'errors'],
     diagnostics: ['errors', 'types'],
     logging: ['arguments', 'callbacks', 'errors', 'types'],
     // Reading what callers hand over.
     arguments: ['errors'],
-    callbacks: [],
+    callbacks: ['abort'],
+    abort: ['errors'],
     errors: [],
     types: [],
   },

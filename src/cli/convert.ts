@@ -80,8 +80,19 @@ export const convertCommand = defineCommand({
           : '',
     ]);
     for (const line of table(rows, [1, 2])) context.print(line);
-    for (const { path, skippedTensors } of result.files) {
-      if (skippedTensors > 0 && !args.quiet) {
+    for (const { path, skippedTensors, ...lost } of result.files) {
+      if (lost.becameInfinite > 0) {
+        const names = lost.infiniteTensors.join(', ');
+        context.note(
+          `Warning: ${path}: ${lost.becameInfinite} numbers became infinite in ${args.dtype} (${names}); ` +
+            'no picture can come of it. Use --dtype bfloat16.',
+        );
+      }
+      if (args.quiet) continue;
+      if (lost.becameZero > 0) {
+        context.note(`${path}: ${lost.becameZero} small numbers became zero in ${args.dtype}`);
+      }
+      if (skippedTensors > 0) {
         context.note(`Warning: ${path}: ${skippedTensors} tensors outside the transformer were left out`);
       }
     }

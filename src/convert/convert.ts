@@ -4,7 +4,7 @@ import { extname, join, resolve, sep } from 'node:path';
 
 import { z } from 'zod';
 
-import { checkBoolean, checkCallback, checkPath, type Names, readFields } from '../arguments.js';
+import { checkBoolean, checkCallback, checkPath, type Names, readOptions } from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { listDirectory, readSmallFile } from '../files/small-file.js';
 import { assertWritable, writeFileAtomic } from '../files/write-file.js';
@@ -55,6 +55,12 @@ export interface ConvertedFile {
   bytes: number;
   /** Tensor data that an interrupted run had written already. */
   resumedBytes: number;
+  /** Finite numbers that became infinite in the new dtype: a model with one of these draws nothing. */
+  becameInfinite: number;
+  /** Numbers other than zero that became zero in the new dtype. */
+  becameZero: number;
+  /** The first tensors with numbers that became infinite. */
+  infiniteTensors: string[];
   /** The file was complete already, from the interrupted run. */
   reused: boolean;
 }
@@ -74,7 +80,16 @@ const JOURNAL = '.jit-flux-convert.json';
 const MAX_JOURNAL_BYTES = 1024 ** 2;
 /** Of settings, vocabularies and licences. */
 const MAX_COPIED_BYTES = 64 * 1024 ** 2;
-const journalSchema = z.record(z.string(), z.string());
+const journalSchema = z.record(
+  z.string(),
+  z.object({
+    identity: z.string(),
+    becameInfinite: z.number(),
+    becameZero: z.number(),
+    infiniteTensors: z.array(z.string()),
+  }),
+);
+type Journal = z.infer<typeof journalSchema>;
 
 /**
  * Converts weights.
@@ -101,7 +116,7 @@ export async function convertModel(
   output: string,
   given: ConvertOptions = {},
 ): Promise<ConvertResult> {
-  const o = readFields(given, 'options', CONVERT_OPTIONS);
+  const o = readOptions(given, CONVERT_OPTIONS);
   checkOptions(o);
   checkPath('output', output, 'the path of a file or directory');
   if (typeof model !== 'object') checkPath('model', model, 'a path, or what resolveModel returned');
@@ -161,7 +176,7 @@ async function convertSnapshot(
       completed: journal[name],
     });
     results.push(converted);
-    journal[name] = identity;
+    journal[name] = { identity, ...lossOf(converted) };
     await writeFileAtomic(journalPath, `${JSON.stringify(journal, null, 2)}\n`);
   }
   for (const file of snapshot.others) {
@@ -179,14 +194,14 @@ async function convertOne(
   path: string,
   job: { format: WeightFormat; dtype: TargetDType },
   o: ConvertOptions,
-  { component, completed = '' }: { component?: string; completed?: string | undefined },
+  { component, completed }: { component?: string; completed?: Journal[string] | undefined },
 ): Promise<{ converted: ConvertedFile; identity: string }> {
   const { onProgress } = o;
   const options = {
     ...job,
     resume: o.resume ?? true,
     verify: o.verify ?? false,
-    completed,
+    completed: completed?.identity ?? '',
     ropeAxes: (await readTransformerConfig(input, { signal: o.signal })).settings.ropeAxes,
   };
   const { layout, identity, fileBytes, ...counts } = await runWeights(
@@ -209,9 +224,17 @@ async function convertOne(
     path,
     ...(layout && { layout }),
     ...counts,
+    // What it lost is not counted a second time.
+    ...(counts.reused && completed && lossOf(completed)),
     bytes: fileBytes,
   };
   return { converted, identity };
+}
+
+type Loss = Pick<ConvertedFile, 'becameInfinite' | 'becameZero' | 'infiniteTensors'>;
+
+function lossOf({ becameInfinite, becameZero, infiniteTensors }: Loss): Loss {
+  return { becameInfinite, becameZero, infiniteTensors };
 }
 
 /** The names that diffusers and transformers look for, or the one that our loader takes anywhere. */
@@ -258,7 +281,7 @@ async function makeDirectory(path: string): Promise<void> {
   }
 }
 
-async function readJournal(path: string, signal: AbortSignal | undefined): Promise<Record<string, string>> {
+async function readJournal(path: string, signal: AbortSignal | undefined): Promise<Journal> {
   try {
     const data = await readSmallFile(path, { maxBytes: MAX_JOURNAL_BYTES, signal });
     const parsed = journalSchema.safeParse(JSON.parse(data.toString('utf8')));

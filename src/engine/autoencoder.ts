@@ -1,4 +1,4 @@
-import { checkCallback, checkPath, type Names, readFields } from '../arguments.js';
+import { checkCallback, checkPath, type Names, readFields, readOptions } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import type { AutoencoderHandle, NativeTiling } from './binding.js';
 import { callNative, runNative } from './call.js';
@@ -73,7 +73,7 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
    *   ERR_JITFLUX_ABORTED (within a fraction of a block)
    */
   async decode(latents: Tensor, given: DecodeOptions = {}): Promise<Tensor> {
-    const { signal, onProgress, ...o } = readFields(given, 'options', DECODE_OPTIONS);
+    const { signal, onProgress, ...o } = readOptions(given, DECODE_OPTIONS);
     const autoencoder = this.handle;
     const tiling = nativeTiling(o);
     checkCallback('onProgress', onProgress);
@@ -99,7 +99,7 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
     pictures: Tensor,
     o: { signal?: AbortSignal | undefined; onProgress?: DecodeOptions['onProgress'] } = {},
   ): Promise<{ mean: Tensor; logvar: Tensor }> {
-    const { signal, onProgress } = readFields(o, 'options', { signal: true, onProgress: true });
+    const { signal, onProgress } = readOptions(o, { signal: true, onProgress: true });
     checkCallback('onProgress', onProgress);
     const autoencoder = this.handle;
     handleOf(pictures, 'pictures');

@@ -210,6 +210,11 @@ export interface WeightConversion {
   fileBytes: number;
   /** Tensor data that an interrupted run had written already. */
   resumedBytes: number;
+  /** Finite numbers that became infinite in the new type, others than zero that became zero. */
+  becameInfinite: number;
+  becameZero: number;
+  /** The first tensors with numbers that became infinite. */
+  infiniteTensors: string[];
   /** The output was there already: see `completed`. */
   reused: boolean;
   /** Names this conversion: sources and options. */
@@ -354,6 +359,8 @@ export interface NativeBinding extends ControlBinding {
   tensorTo(tensor: TensorHandle, device: number, job?: NativeJob): Promise<TensorHandle>;
   tensorInfo(tensor: TensorHandle): { shape: number[]; dtype: DType; device: string };
   tensorClone(tensor: TensorHandle): TensorHandle;
+  /** Images (first dimension) that hold NaN or infinite values. */
+  tensorNotFinite(tensor: TensorHandle, job?: NativeJob): Promise<Int32Array>;
   tensorRead(tensor: TensorHandle, job?: NativeJob): Promise<Float32Array>;
   tensorLoad(
     path: string,

@@ -1,4 +1,5 @@
 /** The two ways into native code: a synchronous call, and a job with cancellation and progress. */
+import { onAbort } from '../abort.js';
 import {
   ERROR_CODES,
   isError,
@@ -78,19 +79,20 @@ async function runJob<B extends ControlBinding, R>(
     }
   }
   const job: NativeJob = { abort: binding.createAbortFlag() };
-  const onAbort = (): void => binding.raiseAbortFlag(job.abort!);
+  const stop = (): void => binding.raiseAbortFlag(job.abort!);
   let rejected: { error: unknown } | undefined;
   if (progress !== undefined) {
     job.progress = (...report) => {
       whenRejected(progress(...report), (error) => {
         rejected ??= { error };
-        onAbort();
+        stop();
       });
     };
   }
-  const end = group?.begin(onAbort);
+  const end = group?.begin(stop);
+  let leave: (() => void) | undefined;
   try {
-    signal?.addEventListener('abort', onAbort, { once: true });
+    leave = onAbort(signal, stop);
     const result = await call(binding, job);
     if (rejected) throw rejected.error;
     return result;
@@ -100,7 +102,7 @@ async function runJob<B extends ControlBinding, R>(
   } finally {
     // First: whoever waits for the group does so whatever the caller's signal does.
     end?.();
-    signal?.removeEventListener('abort', onAbort);
+    leave?.();
   }
 }
 

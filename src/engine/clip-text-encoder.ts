@@ -1,4 +1,4 @@
-import { checkPath, readFields } from '../arguments.js';
+import { checkPath, readOptions } from '../arguments.js';
 import type { ClipHandle } from './binding.js';
 import { runNative } from './call.js';
 import type { ClipConfig, LoadOptions } from '../types.js';
@@ -66,7 +66,7 @@ export class ClipTextEncoder extends NativeModel<ClipHandle> {
     ids: Tensor,
     o: { signal?: AbortSignal | undefined } = {},
   ): Promise<{ pooled: Tensor; hidden: Tensor }> {
-    const { signal } = readFields(o, 'options', { signal: true });
+    const { signal } = readOptions(o, { signal: true });
     const [encoder, tokens] = [this.handle, handleOf(ids, 'ids')];
     const { pooled, hidden } = await this.runJob((binding, job) => binding.encodeClip(encoder, tokens, job), {
       signal,

@@ -1,5 +1,5 @@
 /** What weight files are and what memory models take, as the engine knows it. Without LibTorch. */
-import { abortedFirst } from '../errors.js';
+import { abortedFirst } from '../abort.js';
 import type { DType } from '../types.js';
 import type { MemoryRequest, PartMemory, PartName, WeightDescription } from './binding.js';
 import { callWeights, runWeights } from './call.js';

@@ -6,6 +6,7 @@ import {
   isArray,
   type Names,
   readFields,
+  readOptions,
   readList,
 } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
@@ -99,7 +100,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
   async prepare(
     given: { signal?: AbortSignal; onProgress?: (p: { block: number; blocks: number }) => void } = {},
   ): Promise<void> {
-    const { signal, onProgress } = readFields(given, 'options', { signal: true, onProgress: true });
+    const { signal, onProgress } = readOptions(given, { signal: true, onProgress: true });
     checkCallback('onProgress', onProgress);
     const model = this.handle;
     await this.runJob((binding, job) => binding.prepareTransformer(model, job), {
@@ -122,7 +123,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
     sigmas: number[];
     signal?: AbortSignal;
   }): Promise<Conditioning> {
-    const c = readFields(given, 'options', CONDITION);
+    const c = readOptions(given, CONDITION);
     const guidance = oneOrEach('guidance', c.guidance ?? DEFAULT_GUIDANCE);
     for (const value of guidance) {
       if (!Number.isFinite(value) || value < 0) {
@@ -172,7 +173,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
       onProgress?: (p: { block: number; blocks: number }) => void;
     },
   ): Promise<Tensor> {
-    const i = readFields<ForwardRequest>(given, 'options', FORWARD);
+    const i = readOptions<ForwardRequest>(given, FORWARD);
     checkCallback('onProgress', i.onProgress);
     const prepared = handleOf(i.conditioning, 'conditioning', 'a Conditioning');
     const steps = oneOrEach('step', i.step);

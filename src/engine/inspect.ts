@@ -1,5 +1,5 @@
-import { checkBoolean, checkPath, readFields } from '../arguments.js';
-import { abortedFirst } from '../errors.js';
+import { checkBoolean, checkPath, readOptions } from '../arguments.js';
+import { abortedFirst } from '../abort.js';
 import type { WeightInspection } from './binding.js';
 import { asJitFluxError, runWeights } from './call.js';
 
@@ -18,7 +18,7 @@ export async function inspectWeights(
   o: { verify?: boolean; metadata?: boolean; signal?: AbortSignal } = {},
 ): Promise<WeightInspection> {
   const names = { verify: true, metadata: true, signal: true } as const;
-  const { verify = false, metadata: wanted = false, signal } = readFields(o, 'options', names);
+  const { verify = false, metadata: wanted = false, signal } = readOptions(o, names);
   checkPath('path', path);
   const asked = { verify: checkBoolean('verify', verify), metadata: checkBoolean('metadata', wanted) };
   const work = runWeights((binding, job) => binding.inspectWeights(path, asked, job), { signal });

@@ -1,4 +1,4 @@
-import { checkFloat, checkInteger, type Names, readFields } from '../arguments.js';
+import { checkFloat, checkInteger, type Names, readOptions } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import { MAX_MICRO_FLOW_STEPS } from '../sampler/options.js';
 import { readGrid } from '../sampler/stages.js';
@@ -37,7 +37,7 @@ const STEP: Names<Options<'step'>> = { anchors: true, grid: true, dSigma: true }
 /** The JiT operators on native tensors; see {@link JitOperators} for their contracts. */
 export const jit: Required<JitOperators<Tensor>> = {
   async gather(latents, anchors, given = {}) {
-    const { perImage = false } = readFields(given, 'options', { perImage: true });
+    const { perImage = false } = readOptions(given, { perImage: true });
     const o = { latents: handleOf(latents, 'latents'), anchors, perImage };
     return new Tensor(await runNative((binding, job) => binding.gather(o, job)));
   },
@@ -53,7 +53,7 @@ export const jit: Required<JitOperators<Tensor>> = {
   },
 
   async selectTokens(velocity, given) {
-    const { grid, perImage = false, ...rest } = readFields(given, 'options', SELECT);
+    const { grid, perImage = false, ...rest } = readOptions(given, SELECT);
     const o = { ...rest, perImage, grid: readGrid(grid), velocity: handleOf(velocity, 'velocity') };
     return runNative((binding, job) => binding.selectTokens(o, job));
   },
@@ -65,21 +65,21 @@ export const jit: Required<JitOperators<Tensor>> = {
   },
 
   async microFlow(latents, given) {
-    const { mode, steps, newTokens, target } = readFields(given, 'options', MICRO_FLOW);
+    const { mode, steps, newTokens, target } = readOptions(given, MICRO_FLOW);
     const weights = microFlowWeights({ mode, steps });
     const tensors = { latents: handleOf(latents, 'latents'), target: handleOf(target, 'target') };
     await runNative((binding, job) => binding.microFlow({ ...tensors, newTokens, weights }, job));
   },
 
   async microFlowTarget(given) {
-    const { clean, noise, grid, sigma, perImage = false, ...rest } = readFields(given, 'options', TARGET);
+    const { clean, noise, grid, sigma, perImage = false, ...rest } = readOptions(given, TARGET);
     const tensors = { clean: handleOf(clean, 'clean'), noise: handleOf(noise, 'noise') };
     const o = { ...rest, ...tensors, sigma: checkFloat('sigma', sigma), perImage, grid: readGrid(grid) };
     return new Tensor(await runNative((binding, job) => binding.microFlowTarget(o, job)));
   },
 
   async step(latents, velocity, given) {
-    const { anchors, grid, dSigma } = readFields(given, 'options', STEP);
+    const { anchors, grid, dSigma } = readOptions(given, STEP);
     const tensors = { latents: handleOf(latents, 'latents'), velocity: handleOf(velocity, 'velocity') };
     const o = { ...tensors, anchors, grid: readGrid(grid), dSigma: checkFloat('dSigma', dSigma) };
     return new Tensor(await runNative((binding, job) => binding.step(o, job)));

@@ -1,4 +1,4 @@
-import { checkFloat, readFields } from '../arguments.js';
+import { checkFloat, readOptions } from '../arguments.js';
 import { readGrid } from '../sampler/stages.js';
 import { runNative } from './call.js';
 import type { Grid } from '../types.js';
@@ -9,7 +9,7 @@ import { Tensor } from './tensor.js';
 export const latentOps = {
   /** Packed tokens [B, rows*cols, 4C] to the VAE's input [B, C, 2*rows, 2*cols]: value / scale + shift. */
   async unpack(tokens: Tensor, grid: Grid, given: { scale: number; shift: number }): Promise<Tensor> {
-    const { scale, shift } = readFields(given, 'options', { scale: true, shift: true });
+    const { scale, shift } = readOptions(given, { scale: true, shift: true });
     const factors = { scale: checkFloat('scale', scale), shift: checkFloat('shift', shift) };
     const o = { tokens: handleOf(tokens, 'tokens'), grid: readGrid(grid), ...factors };
     return new Tensor(await runNative((binding, job) => binding.unpack(o, job)));

@@ -1,5 +1,5 @@
 /** What loading any model has in common. */
-import { checkBoolean, checkCallback, type Names, readFields } from '../arguments.js';
+import { checkBoolean, checkCallback, type Names, readOptions } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import type { NativeJob } from './binding.js';
 import type { LoadOptions } from '../types.js';
@@ -40,7 +40,7 @@ export function readLoadOptions<O extends LoadOptions>(
   o: O,
   more: Readonly<Record<Exclude<keyof O, keyof LoadOptions>, true>>,
 ): O {
-  return readFields<O>(o, 'options', { ...LOAD_OPTIONS, ...more });
+  return readOptions<O>(o, { ...LOAD_OPTIONS, ...more });
 }
 
 /** The default is what a device is fast in. */

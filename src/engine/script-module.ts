@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
-import { checkBoolean, readFields, readList } from '../arguments.js';
+import { checkBoolean, readOptions, readList } from '../arguments.js';
 import {
   ERROR_CODES,
   invalidArgument,
@@ -41,7 +41,7 @@ export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
     path: string,
     given: { allowTorchScriptCode?: boolean; signal?: AbortSignal | undefined } = {},
   ): Promise<TorchScriptModule> {
-    const o = readFields(given, 'options', { allowTorchScriptCode: true, signal: true });
+    const o = readOptions(given, { allowTorchScriptCode: true, signal: true });
     // A string that names no file is not found, as any other name of none.
     if (typeof path !== 'string') throw invalidArgument('path', 'a path', path);
     if (o.allowTorchScriptCode !== undefined) checkBoolean('allowTorchScriptCode', o.allowTorchScriptCode);
@@ -65,7 +65,7 @@ export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
 
   /** Calls `forward`; its result must be a tensor or a tuple of tensors. */
   async run(inputs: Tensor[], o: { signal?: AbortSignal } = {}): Promise<Tensor[]> {
-    const { signal } = readFields(o, 'options', { signal: true });
+    const { signal } = readOptions(o, { signal: true });
     const module = this.handle;
     const list = readList(inputs, 'inputs', `a list of at most ${MOST_INPUTS} tensors`, [0, MOST_INPUTS]);
     const handles = list.map((input, i) => handleOf(input, `inputs[${i}]`));

@@ -1,4 +1,4 @@
-import { checkPath, readFields } from '../arguments.js';
+import { checkPath, readOptions } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import type { T5Handle } from './binding.js';
 import { runNative } from './call.js';
@@ -71,7 +71,7 @@ export class T5Encoder extends NativeModel<T5Handle> {
    *   ERR_JITFLUX_ABORTED (within one block)
    */
   async encode(ids: Tensor, o: { signal?: AbortSignal | undefined } = {}): Promise<Tensor> {
-    const { signal } = readFields(o, 'options', { signal: true });
+    const { signal } = readOptions(o, { signal: true });
     const [encoder, tokens] = [this.handle, handleOf(ids, 'ids')];
     return new Tensor(
       await this.runJob((binding, job) => binding.encodeT5(encoder, tokens, job), { signal }),

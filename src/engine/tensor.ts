@@ -1,4 +1,4 @@
-import { checkInteger, isArray, readFields, readList, typedArrayKind } from '../arguments.js';
+import { checkInteger, isArray, readOptions, readList, typedArrayKind } from '../arguments.js';
 import type { TensorHandle } from './binding.js';
 import { callNative, runNative } from './call.js';
 import { normalizeSeed } from '../sampler/random.js';
@@ -37,7 +37,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     shape: readonly number[],
     o: { device?: Device; dtype?: DType } = {},
   ): Tensor {
-    const given = readFields(o, 'options', { device: true, dtype: true });
+    const given = readOptions(o, { device: true, dtype: true });
     const device = deviceIndex(given.device);
     const kind = typedArrayKind(data);
     const dtype =
@@ -60,7 +60,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
       dtype?: DType;
     },
   ): Tensor {
-    const given = readFields(o, 'options', { seed: true, device: true, dtype: true });
+    const given = readOptions(o, { seed: true, device: true, dtype: true });
     const device = deviceIndex(given.device);
     const expected = `a seed, or a list of at most ${MOST_IMAGES} seeds`;
     const list = isArray(given.seed)
@@ -75,6 +75,15 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
   async toFloat32Array(): Promise<Float32Array> {
     const handle = this.handle;
     return runNative((binding, job) => binding.tensorRead(handle, job));
+  }
+
+  /**
+   * The images (first dimension) that hold NaN or infinite values, in ascending order. Of integers none does. Looks at the
+   * elements where they are.
+   */
+  async notFinite(): Promise<Int32Array> {
+    const handle = this.handle;
+    return runNative((binding, job) => binding.tensorNotFinite(handle, job));
   }
 
   /** A copy on another device, or on the same. */
@@ -121,7 +130,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
   static async stack(tensors: readonly Tensor[], o: { repeats?: readonly number[] } = {}): Promise<Tensor> {
     const expected = `a list of 1 to ${MOST_IMAGES}`;
     const list = readList(tensors, 'tensors', `${expected} tensors`, [1, MOST_IMAGES]);
-    const given = readFields(o, 'options', { repeats: true }).repeats ?? list.map(() => 1);
+    const given = readOptions(o, { repeats: true }).repeats ?? list.map(() => 1);
     const repeats = readList(given, 'repeats', `${expected} numbers`, [1, MOST_IMAGES]);
     const stacked = {
       tensors: list.map((tensor, i) => handleOf(tensor, `tensors[${i}]`)),

@@ -2,7 +2,8 @@
 import { constants } from 'node:fs';
 import { open, readdir, stat } from 'node:fs/promises';
 
-import { ERROR_CODES, JitFluxError, systemErrorOf, throwIfAborted, untilAborted } from '../errors.js';
+import { untilAborted } from '../abort.js';
+import { ERROR_CODES, JitFluxError, systemErrorOf, throwIfAborted } from '../errors.js';
 
 /** Why a file that is there was not read. */
 export type FileProblem = 'irregular' | 'large' | 'changed' | 'unreadable';

@@ -1,9 +1,10 @@
 /** PNG encoding on a thread of its own, for programs whose event loop must not wait for it. */
+import { onAbort } from '../abort.js';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 
 import { abortedError, ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
-import { readFields } from '../arguments.js';
+import { readOptions } from '../arguments.js';
 import { PACKAGE_ROOT } from '../files/package-root.js';
 import { checkImage, checkMetadata, type PngMetadata, type RgbImage } from './png.js';
 
@@ -42,7 +43,7 @@ export async function encodePngAsync(
   metadata: PngMetadata = {},
   o: { signal?: AbortSignal | undefined } = {},
 ): Promise<Uint8Array> {
-  const { signal } = readFields(o, 'options', { signal: true });
+  const { signal } = readOptions(o, { signal: true });
   throwIfAborted(signal);
   // Here, where errors keep their class.
   const task = { image: checkImage(image), metadata: checkMetadata(metadata) };
@@ -50,15 +51,14 @@ export async function encodePngAsync(
   let leave: (() => void) | undefined;
   try {
     return await new Promise<Uint8Array>((resolve, reject) => {
-      leave = () => reject(abortedError(signal));
-      signal?.addEventListener('abort', leave, { once: true });
+      leave = onAbort(signal, () => reject(abortedError(signal)));
       waiting.set(id, { resolve, reject });
       worker ??= start();
       worker.ref();
       worker.postMessage({ id, ...task } satisfies PngTask);
     });
   } finally {
-    if (leave) signal?.removeEventListener('abort', leave);
+    leave?.();
     forget(id);
   }
 }

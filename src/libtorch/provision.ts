@@ -19,7 +19,7 @@ import {
 } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { checkBoolean, checkCallback, checkPath, type Names, readFields } from '../arguments.js';
+import { checkBoolean, checkCallback, checkPath, type Names, readOptions } from '../arguments.js';
 import { whenRejected } from '../callbacks.js';
 import {
   ERROR_CODES,
@@ -148,7 +148,7 @@ const PRIVATE_DIRECTORY_MODE = 0o700;
  * @throws ERR_JITFLUX_ABORTED
  */
 export async function setupLibTorch(given: SetupOptions = {}): Promise<SetupResult> {
-  const options = readFields(given, 'options', SETUP_OPTIONS);
+  const options = readOptions(given, SETUP_OPTIONS);
   const { signal, force = false, onProgress } = options;
   for (const option of ['from', 'cacheDir'] as const) {
     if (options[option] !== undefined) checkPath(option, options[option]);

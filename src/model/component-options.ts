@@ -77,6 +77,17 @@ export function componentOptions(o: LoadOptions, placement: ComponentPlacement):
   return rest;
 }
 
+/** Options of a TorchScript module. */
+export function moduleOptions({
+  allowTorchScriptCode,
+  signal,
+}: LoadOptions): Pick<LoadOptions, 'allowTorchScriptCode' | 'signal'> {
+  return {
+    ...(allowTorchScriptCode !== undefined && { allowTorchScriptCode }),
+    ...(signal && { signal }),
+  };
+}
+
 function withoutFloat16(dtype: ComponentPlacement['dtype']): ComponentPlacement['dtype'] {
   return dtype === 'float16' ? 'bfloat16' : dtype;
 }

@@ -2,7 +2,7 @@
  * How much memory a model will take, known before it is loaded: from headers, file sizes and the sizes of the request.
  * Estimates, on the safe side by some percent; docs/models.md compares them with measurements.
  */
-import { type Names, readFields } from '../arguments.js';
+import { type Names, readOptions } from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import { requestedBlockWeights } from '../engine/block-weights.js';
 import {
@@ -178,7 +178,7 @@ export async function planMemory(
   model: string | ModelSpec,
   given: MemoryPlanOptions = {},
 ): Promise<MemoryPlan> {
-  const o = readFields(given, 'options', PLAN_OPTIONS);
+  const o = readOptions(given, PLAN_OPTIONS);
   checkPlannedOptions(o);
   const source = await describeModel(model, { textEncoders: o.textEncoders, signal: o.signal });
   return planModelMemory(source, o, await memoryAvailableTo(o));

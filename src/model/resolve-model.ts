@@ -21,7 +21,7 @@ import {
   type PartName,
   type WeightDescription,
 } from '../engine/describe.js';
-import { checkPath, readFields } from '../arguments.js';
+import { checkPath, readOptions } from '../arguments.js';
 import {
   ERROR_CODES,
   invalidArgument,
@@ -82,7 +82,7 @@ export async function describeModel(
   model: string | ModelSpec,
   given: ResolveOptions = {},
 ): Promise<ModelSpec> {
-  const o = readFields<ResolveOptions>(given, 'options', { textEncoders: true, signal: true });
+  const o = readOptions<ResolveOptions>(given, { textEncoders: true, signal: true });
   const spec = deepFreeze(await resolveAny(model, o));
   known.add(spec);
   return spec;

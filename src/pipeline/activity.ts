@@ -1,3 +1,4 @@
+import { onAbort } from '../abort.js';
 import { throwIfAborted } from '../errors.js';
 
 /**
@@ -6,15 +7,14 @@ import { throwIfAborted } from '../errors.js';
  */
 export class Activity {
   readonly #controller = new AbortController();
-  readonly #outer: AbortSignal | undefined;
-  readonly #forward = () => this.#controller.abort(this.#outer?.reason);
+  readonly #leave: () => void;
   readonly #waiters: (() => void)[] = [];
   #busy = true;
 
   constructor(signal: AbortSignal | undefined) {
-    this.#outer = signal;
-    if (signal?.aborted) this.#forward();
-    else signal?.addEventListener('abort', this.#forward, { once: true });
+    const forward = () => this.#controller.abort(signal?.reason);
+    this.#leave = onAbort(signal, forward);
+    if (signal?.aborted) forward();
   }
 
   get signal(): AbortSignal {
@@ -38,7 +38,7 @@ export class Activity {
   }
 
   end(): void {
-    this.#outer?.removeEventListener('abort', this.#forward);
+    this.#leave();
     this.pause();
   }
 

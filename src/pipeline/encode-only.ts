@@ -2,7 +2,7 @@
 import { readLoadOptions } from '../engine/index.js';
 import type { LoadOptions } from '../types.js';
 import { checkLoadOptions, textPlacement } from '../model/component-options.js';
-import { EncodedPrompts } from './encoded-prompts.js';
+import { EncodedPrompts, requireFinite } from './encoded-prompts.js';
 import { checkMemory, memoryAvailableTo, planEncoding } from '../model/memory-plan.js';
 import { describeModel, requireFiles } from '../model/resolve-model.js';
 import type { ModelSpec } from '../model/spec.js';
@@ -45,7 +45,7 @@ export async function encodeOnly(
       length,
       signal: signal ?? new AbortController().signal,
     });
-    return new EncodedPrompts({ ...conditions, prompts, model: source.info.name });
+    return await requireFinite(new EncodedPrompts({ ...conditions, prompts, model: source.info.name }));
   } finally {
     conditioner.dispose();
   }

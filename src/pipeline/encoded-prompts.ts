@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from 'node:util';
 
 import { z } from 'zod';
 
-import { checkPath, type Names, readFields, readPlain } from '../arguments.js';
+import { checkPath, type Names, readFields, readOptions, readPlain } from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { writeFileAtomic } from '../files/write-file.js';
 import { inspectWeights, loadTensors, Tensor } from '../engine/index.js';
@@ -104,7 +104,7 @@ export class EncodedPrompts {
    * @throws ERR_JITFLUX_WRITE_FAILED, ERR_JITFLUX_DISPOSED, ERR_JITFLUX_ABORTED
    */
   async save(path: string, o: { signal?: AbortSignal | undefined } = {}): Promise<void> {
-    const { signal } = readFields(o, 'options', { signal: true });
+    const { signal } = readOptions(o, { signal: true });
     checkPath('path', path);
     throwIfAborted(signal);
     // Fields can be replaced by whoever holds the object.
@@ -164,7 +164,7 @@ export async function loadEncodedPrompts(
   path: string,
   o: { signal?: AbortSignal | undefined } = {},
 ): Promise<EncodedPrompts> {
-  const { signal } = readFields(o, 'options', { signal: true });
+  const { signal } = readOptions(o, { signal: true });
   checkPath('path', path);
   throwIfAborted(signal);
   const { shapes, metadata } = await judge(path, signal);
@@ -191,7 +191,33 @@ export async function loadEncodedPrompts(
     pooled.dispose();
     throw corrupt(path, 'it was replaced while it was read');
   }
-  return new EncodedPrompts({ prompt, pooled, prompts, tokens, warnings, model: metadata.model });
+  const result = new EncodedPrompts({ prompt, pooled, prompts, tokens, warnings, model: metadata.model });
+  return requireFinite(result, (row) => corrupt(path, `NaN or infinite values in row ${row}`));
+}
+
+/**
+ * Encoded prompts as they were given, unless they hold NaN or infinite values: then they are disposed.
+ * @param error what is thrown, for the first such prompt. Default: ERR_JITFLUX_NOT_FINITE
+ */
+export async function requireFinite(
+  encoded: EncodedPrompts,
+  error: (image: number) => JitFluxError = (image) => {
+    const which = `encoded prompt ${image + 1} of ${encoded.prompts.length}`;
+    const why = `a weight of the text encoders of ${encoded.model} is damaged, or numbers are too large for their type`;
+    const details = { what: 'encoded prompt', image };
+    return new JitFluxError(ERROR_CODES.NOT_FINITE, `NaN or infinite values in ${which} (${why})`, details);
+  },
+): Promise<EncodedPrompts> {
+  try {
+    for (const tensor of [encoded.prompt, encoded.pooled]) {
+      const [image] = await tensor.notFinite();
+      if (image !== undefined) throw error(image);
+    }
+    return encoded;
+  } catch (thrown) {
+    encoded.dispose();
+    throw thrown;
+  }
 }
 
 const TENSORS = ['prompt', 'pooled'];

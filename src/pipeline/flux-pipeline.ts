@@ -1,6 +1,7 @@
 /** Prompt to picture: text conditioner, transformer, sampler, decoder. */
 import { publishStep, traceLoad } from '../diagnostics.js';
-import { checkCallback, checkInteger, type Names, readFields } from '../arguments.js';
+import { onAbort } from '../abort.js';
+import { checkCallback, checkInteger, type Names, readFields, readOptions } from '../arguments.js';
 import { settled } from '../callbacks.js';
 import { abortedError, ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { log } from '../logging.js';
@@ -9,8 +10,9 @@ import type { FluxConfig, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
 import { batchKey } from './batching.js';
 import { checkLoadOptions } from '../model/component-options.js';
-import { blankPrompts, type EncodedPrompts } from './encoded-prompts.js';
+import { blankPrompts, type EncodedPrompts, requireFinite } from './encoded-prompts.js';
 import {
+  checkGivenTensors,
   encodePrompts,
   eventOfImages,
   type ModelParts,
@@ -26,7 +28,8 @@ import { OpenRequest } from './open-request.js';
 import { queueOptions } from './queue-options.js';
 import { resolveTextLength } from '../model/run.js';
 import { checkPrompts, type ResolvedRequest, resolveRequest } from './request.js';
-import { type QueueOptions, RequestQueue, type Turn } from './request-queue.js';
+import { type QueueOptions, RequestQueue, type Reservation, type Turn } from './request-queue.js';
+import { ReservedSteps } from './reserved-steps.js';
 import { type PipelineStats, PipelineStatistics } from './statistics.js';
 import { loadTextConditioner } from './text-conditioner.js';
 import type { GenerateRequest, GenerateResult, PipelineOptions, WarmUpOptions } from './types.js';
@@ -81,10 +84,10 @@ export class FluxPipeline {
   }
 
   static async #load(model: string | ModelSpec, given: PipelineOptions): Promise<FluxPipeline> {
-    const o = readFields(given, 'options', PIPELINE_OPTIONS);
+    const { concurrency, maxQueue, dynamicBatching, ...o } = readOptions(given, PIPELINE_OPTIONS);
     const { signal, device = 'cpu' } = o;
     checkLoadOptions(o);
-    const queue = queueOptions(o);
+    const queue = queueOptions({ concurrency, maxQueue, dynamicBatching });
     const request = readMemoryCheck(o.memoryCheck);
     const started = performance.now();
     const source = requireFiles(await describeModel(model, { textEncoders: o.textEncoders, signal }));
@@ -127,13 +130,13 @@ export class FluxPipeline {
   /**
    * Generates pictures. The whole request is checked first; a bad one is refused before anything runs.
    * @throws ERR_JITFLUX_INVALID_ARGUMENT and its kin for the request, ERR_JITFLUX_QUEUE_FULL, ERR_JITFLUX_ABORTED,
-   *   ERR_JITFLUX_DISPOSED
+   *   ERR_JITFLUX_DISPOSED, ERR_JITFLUX_NOT_FINITE rather than a black picture
    */
   async generate(request: GenerateRequest): Promise<GenerateResult> {
     const resolved = this.#resolve(request);
     const key = this.#maxBatchImages === undefined ? undefined : batchKey(resolved);
     if (key !== undefined) return this.#runTogether(resolved, key);
-    const run = this.#runAlone(resolved);
+    const run = this.#runAlone(resolved, (signal) => this.#queue.acquire(signal));
     for (;;) {
       const next = await run.next();
       if (next.done) return next.value;
@@ -142,11 +145,25 @@ export class FluxPipeline {
 
   /**
    * Generates pictures step by step: yields after every sampling step and returns what {@link generate} returns. It holds
-   * its turn until the iteration is over; leave a `for await` by `break`, or call `return()`.
-   * @throws at the call, for a bad request
+   * its turn until the iteration is over; leave a `for await` by `break`, or call `return()`. The turn is taken with the
+   * first `next()`; room in the queue is kept from the call on.
+   * @throws at the call, for a bad request and ERR_JITFLUX_QUEUE_FULL
    */
   steps(request: GenerateRequest): AsyncGenerator<StepEvent<Tensor>, GenerateResult, undefined> {
-    return this.#runAlone(this.#resolve(request));
+    const resolved = this.#resolve(request);
+    let room: Reservation;
+    try {
+      room = this.#queue.reserve();
+    } catch (error) {
+      const open = this.#open(resolved);
+      open.fail(error);
+      this.#close([open]);
+      throw error;
+    }
+    return new ReservedSteps(
+      this.#runAlone(resolved, (signal) => room.acquire(signal)),
+      room,
+    );
   }
 
   /**
@@ -154,7 +171,7 @@ export class FluxPipeline {
    * number of requests (`conditioning`), saved, and loaded elsewhere; the caller disposes it.
    * @param o.maxSequenceLength number of text tokens, at most the model's
    * @throws ERR_JITFLUX_INVALID_ARGUMENT for the prompt, or if the model was loaded with `textEncoders: false`;
-   *   ERR_JITFLUX_QUEUE_FULL
+   *   ERR_JITFLUX_NOT_FINITE; ERR_JITFLUX_QUEUE_FULL
    */
   async encodePrompt(
     prompt: string | string[],
@@ -162,12 +179,14 @@ export class FluxPipeline {
   ): Promise<EncodedPrompts> {
     this.#assertOpen();
     const prompts = checkPrompts(prompt);
-    const { maxSequenceLength, signal } = readFields(o, 'options', { maxSequenceLength: true, signal: true });
+    const { maxSequenceLength, signal } = readOptions(o, { maxSequenceLength: true, signal: true });
     // A getter may have disposed it.
     this.#assertOpen();
     const length = resolveTextLength(maxSequenceLength, this.model);
     this.#assertTextEncoders();
-    return this.#inTurn(signal, (ours) => encodePrompts(this.#parts, prompts, { length, signal: ours }));
+    return this.#inTurn(signal, async (ours) =>
+      requireFinite(await encodePrompts(this.#parts, prompts, { length, signal: ours })),
+    );
   }
 
   /**
@@ -179,7 +198,7 @@ export class FluxPipeline {
    */
   async warmUp(o: WarmUpOptions = {}): Promise<void> {
     this.#assertOpen();
-    const { signal, onProgress } = readFields(o, 'options', { signal: true, onProgress: true });
+    const { signal, onProgress } = readOptions(o, { signal: true, onProgress: true });
     checkCallback('onProgress', onProgress);
     // A getter may have disposed it.
     this.#assertOpen();
@@ -269,13 +288,17 @@ export class FluxPipeline {
     return resolved;
   }
 
-  async *#runAlone(r: ResolvedRequest): AsyncGenerator<StepEvent<Tensor>, GenerateResult, undefined> {
+  async *#runAlone(
+    r: ResolvedRequest,
+    takeTurn: (signal: AbortSignal) => Promise<() => void>,
+  ): AsyncGenerator<StepEvent<Tensor>, GenerateResult, undefined> {
     const open = this.#open(r);
     const { activity, signal } = open;
     let release: (() => void) | undefined;
     try {
-      release = await this.#queue.acquire(signal);
+      release = await takeTurn(signal);
       open.start();
+      await checkGivenTensors(r);
       const run = this.#generation([open], signal);
       try {
         for (;;) {
@@ -317,7 +340,8 @@ export class FluxPipeline {
 
   /** Serves all members; a member that is aborted, or whose callback fails, leaves the others to go on. */
   async #runBatch(turn: Turn<OpenRequest>): Promise<void> {
-    const { members } = turn;
+    let { members } = turn;
+    const ends: (() => void)[] = [];
     const batch = new AbortController();
     const leave = () => {
       for (const member of members) if (member.signal.aborted) member.fail(abortedError(member.signal));
@@ -326,9 +350,17 @@ export class FluxPipeline {
     try {
       for (const member of members) {
         member.start();
-        member.signal.addEventListener('abort', leave);
+        ends.push(onAbort(member.signal, leave));
       }
+      await Promise.all(
+        turn.members.map((member) =>
+          checkGivenTensors(member.request).catch((error: unknown) => member.fail(error)),
+        ),
+      );
+      // A bad one does not spoil the others'.
+      members = turn.members.filter(({ ended }) => !ended);
       leave();
+      if (members.length === 0) return;
       const run = this.#generation(members, batch.signal);
       const views = new Map<OpenRequest, Tensor>();
       try {
@@ -348,9 +380,9 @@ export class FluxPipeline {
     } catch (error) {
       for (const member of members) member.fail(error);
     } finally {
-      for (const member of members) member.signal.removeEventListener('abort', leave);
+      for (const end of ends) end();
       turn.release();
-      this.#close(members);
+      this.#close(turn.members);
     }
   }
 

@@ -1,5 +1,5 @@
 /** One sampling run from prompts to pictures, for one request or for several that share it. */
-import { invalidArgument, type JitFluxError, throwIfAborted } from '../errors.js';
+import { ERROR_CODES, invalidArgument, type JitFluxError, throwIfAborted } from '../errors.js';
 import type { PngMetadata } from '../image/index.js';
 import { type FluxTransformer, JitSampler, latentOps, Tensor } from '../engine/index.js';
 import type { Device, StepEvent } from '../types.js';
@@ -113,6 +113,26 @@ export async function* runGeneration(
       },
     };
   });
+}
+
+/**
+ * Refuses encoded prompts and noise of the caller's that are no numbers, before they are used.
+ * @throws ERR_JITFLUX_INVALID_TENSOR
+ */
+export async function checkGivenTensors({ conditioning, latents }: ResolvedRequest): Promise<void> {
+  const given = {
+    ...(conditioning && {
+      'conditioning.prompt': conditioning.prompt,
+      'conditioning.pooled': conditioning.pooled,
+    }),
+    ...(latents && { latents }),
+  };
+  for (const [option, tensor] of Object.entries(given)) {
+    const [image] = await tensor.notFinite();
+    if (image === undefined) continue;
+    const received = `NaN or infinite values in row ${image}`;
+    throw invalidArgument(option, 'finite numbers', received, ERROR_CODES.INVALID_TENSOR);
+  }
 }
 
 /** The part of a step's event that is about some of the images of its batch. */

@@ -2,7 +2,7 @@
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import { Autoencoder, latentOps, type Tensor, TorchScriptModule } from '../engine/index.js';
 import type { Device, Grid, LoadOptions } from '../types.js';
-import { componentOptions, decoderPlacement } from '../model/component-options.js';
+import { componentOptions, decoderPlacement, moduleOptions } from '../model/component-options.js';
 import type { ModelInfo, ModelWithFiles } from '../model/spec.js';
 import { onDevice, Resources, sameShape } from './resources.js';
 
@@ -49,7 +49,7 @@ export async function loadLatentDecoder(
 async function loadPictureModel({ decoder, info }: ModelWithFiles, o: LoadOptions): Promise<PictureModel> {
   const { path } = decoder.weights;
   if (decoder.kind === 'torchscript') {
-    const module = await TorchScriptModule.load(path, o);
+    const module = await TorchScriptModule.load(path, moduleOptions(o));
     return {
       decode: async (latents, signal) => {
         const [picture, ...rest] = await module.run([latents], { signal });

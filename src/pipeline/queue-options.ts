@@ -11,7 +11,9 @@ const LONGEST_WAIT_MILLISECONDS = 60_000;
  * Checks how a pipeline shall serve its requests.
  * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
-export function queueOptions(o: PipelineOptions): Required<QueueOptions> {
+export function queueOptions(o: {
+  [Name in 'concurrency' | 'maxQueue' | 'dynamicBatching']?: PipelineOptions[Name] | undefined;
+}): Required<QueueOptions> {
   const { concurrency = 1, maxQueue = DEFAULT_MAX_QUEUE, dynamicBatching } = o;
   checkInteger('concurrency', concurrency, 1, MOST_AT_A_TIME);
   if (maxQueue !== Infinity) checkInteger('maxQueue', maxQueue, 0, MOST_WAITING);

@@ -1,4 +1,5 @@
 /** Who may work when: requests are served in the order of arrival, a limited number at a time. */
+import { onAbort } from '../abort.js';
 import { abortedError, ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 
 /** Requests of the same key may be served together. */
@@ -24,6 +25,17 @@ export interface Turn<T> {
   release(): void;
 }
 
+/** Room in a queue. */
+export interface Reservation {
+  /**
+   * Waits for the turn, as `RequestQueue.acquire`.
+   * @throws ERR_JITFLUX_ABORTED
+   */
+  acquire(signal?: AbortSignal): Promise<() => void>;
+  /** Gives the room up. Calling it again, or after `acquire`, does nothing. */
+  cancel(): void;
+}
+
 interface Entry<T> {
   payload: T | undefined;
   key: string | undefined;
@@ -40,6 +52,7 @@ export class RequestQueue<T = never> {
   readonly #batching: Batching | undefined;
   readonly #waiting: Entry<T>[] = [];
   #active = 0;
+  #reserved = 0;
   #timer: NodeJS.Timeout | undefined;
 
   constructor({ concurrency = 1, maxQueue = Infinity, batching }: QueueOptions = {}) {
@@ -64,6 +77,33 @@ export class RequestQueue<T = never> {
    * @throws ERR_JITFLUX_QUEUE_FULL, ERR_JITFLUX_ABORTED
    */
   async acquire(signal?: AbortSignal): Promise<() => void> {
+    throwIfAborted(signal);
+    this.#admit();
+    return this.#acquire(signal);
+  }
+
+  /**
+   * Room for a request that will wait for its turn later; nobody else gets it until then.
+   * @throws ERR_JITFLUX_QUEUE_FULL
+   */
+  reserve(): Reservation {
+    this.#admit();
+    let isKept = true;
+    this.#reserved++;
+    const cancel = () => {
+      if (isKept) this.#reserved--;
+      isKept = false;
+    };
+    return {
+      cancel,
+      acquire: (signal) => {
+        cancel();
+        return this.#acquire(signal);
+      },
+    };
+  }
+
+  async #acquire(signal: AbortSignal | undefined): Promise<() => void> {
     const turn = await this.#enter({ payload: undefined, key: undefined, images: 1 }, signal);
     return () => turn?.release();
   }
@@ -73,11 +113,25 @@ export class RequestQueue<T = never> {
    * @returns the turn, whose every member the caller serves; undefined if another caller serves this one
    * @throws ERR_JITFLUX_QUEUE_FULL, ERR_JITFLUX_ABORTED
    */
-  join(
+  async join(
     payload: T,
     { key, images, signal }: { key: string; images: number; signal?: AbortSignal },
   ): Promise<Turn<T> | undefined> {
+    throwIfAborted(signal);
+    this.#admit();
     return this.#enter({ payload, key, images }, signal);
+  }
+
+  /** Refuses a request that finds no room. */
+  #admit(): void {
+    const taken = this.#active + this.#reserved;
+    const waiting = this.#waiting.length + Math.max(0, taken - this.concurrency);
+    if (taken < this.concurrency || waiting < this.maxQueue) return;
+    throw new JitFluxError(
+      ERROR_CODES.QUEUE_FULL,
+      `${waiting} requests are waiting already, the limit is ${this.maxQueue}`,
+      { waiting, running: this.#active, maxQueue: this.maxQueue },
+    );
   }
 
   async #enter(
@@ -85,13 +139,6 @@ export class RequestQueue<T = never> {
     signal: AbortSignal | undefined,
   ): Promise<Turn<T> | undefined> {
     throwIfAborted(signal);
-    if (this.#active >= this.concurrency && this.#waiting.length >= this.maxQueue) {
-      throw new JitFluxError(
-        ERROR_CODES.QUEUE_FULL,
-        `${this.#waiting.length} requests are waiting already, the limit is ${this.maxQueue}`,
-        { waiting: this.#waiting.length, running: this.#active, maxQueue: this.maxQueue },
-      );
-    }
     return new Promise((resolve, reject) => {
       const leave = () => {
         this.#waiting.splice(this.#waiting.indexOf(entry), 1);
@@ -102,12 +149,12 @@ export class RequestQueue<T = never> {
         ...request,
         since: performance.now(),
         grant: (turn) => {
-          signal?.removeEventListener('abort', leave);
+          end();
           resolve(turn);
         },
       };
       this.#waiting.push(entry);
-      signal?.addEventListener('abort', leave, { once: true });
+      const end = onAbort(signal, leave);
       this.#dispatch();
     });
   }

@@ -1,7 +1,15 @@
 /** From what the caller asked for to a complete request in which everything has been checked. */
 import { randomInt } from 'node:crypto';
 
-import { checkInteger, isArray, type Names, reading, readFields, readList, readPlain } from '../arguments.js';
+import {
+  checkInteger,
+  isArray,
+  type Names,
+  readFields,
+  readOptions,
+  readList,
+  readPlain,
+} from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError, type JitFluxErrorCode } from '../errors.js';
 import type { Tensor } from '../engine/index.js';
 import { imageSeed, normalizeSeed } from '../sampler/index.js';
@@ -78,16 +86,7 @@ export function resolveRequest(
   if (typeof given !== 'object' || given === null) {
     throw invalidArgument('request', 'an object with a prompt', given);
   }
-  for (const name of reading('request', () => Object.keys(given))) {
-    if (!Object.hasOwn(REQUEST_OPTIONS, name)) {
-      throw new JitFluxError(
-        ERROR_CODES.INVALID_ARGUMENT,
-        `Unknown option "${name}"; known options are ${Object.keys(REQUEST_OPTIONS).join(', ')}`,
-        { option: name, known: Object.keys(REQUEST_OPTIONS) },
-      );
-    }
-  }
-  const request = readFields(given, 'request', REQUEST_OPTIONS);
+  const request = readOptions(given, REQUEST_OPTIONS, 'request');
   const conditioning = request.conditioning && readConditioning(request, config);
   const prompts = conditioning?.prompts ?? checkPrompts(request.prompt);
   const numImages = checkInteger('numImages', request.numImages ?? 1, 1, MAX_IMAGES);

@@ -3,7 +3,12 @@ import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../e
 import { ClipTextEncoder, T5Encoder, Tensor, TorchScriptModule } from '../engine/index.js';
 import { type EncodedPrompt, loadClipTokenizer, loadT5Tokenizer, Tokenizer } from '../text/index.js';
 import type { LoadOptions } from '../types.js';
-import { checkTextOptions, componentOptions, textPlacement } from '../model/component-options.js';
+import {
+  checkTextOptions,
+  componentOptions,
+  moduleOptions,
+  textPlacement,
+} from '../model/component-options.js';
 import type { ModelWithFiles, NativeTextFiles, TorchScriptText } from '../model/spec.js';
 import { RequestQueue } from './request-queue.js';
 import { Resources, sameShape } from './resources.js';
@@ -106,7 +111,11 @@ async function prepareTorchScript(
     );
   }
   return async (o) =>
-    new TorchScriptConditioner(info.name, tokenizer, await TorchScriptModule.load(text.weights.path, o));
+    new TorchScriptConditioner(
+      info.name,
+      tokenizer,
+      await TorchScriptModule.load(text.weights.path, moduleOptions(o)),
+    );
 }
 
 /** A TorchScript module: token ids to (pooled, sequence). */

@@ -3,7 +3,7 @@
  * the one that comes first.
  */
 
-import { checkInteger, copyOf, readFields } from '../arguments.js';
+import { checkInteger, copyOf, readOptions } from '../arguments.js';
 import { ERROR_CODES, invalidArgument } from '../errors.js';
 import type { Grid } from '../types.js';
 import { Random } from './random.js';
@@ -76,7 +76,7 @@ export function selectInitialAnchors(o: {
   random: Random;
 }): Int32Array {
   const names = { pattern: true, grid: true, count: true, ratio: true, random: true } as const;
-  const { pattern, count, ratio, random, ...rest } = readFields(o, 'options', names);
+  const { pattern, count, ratio, random, ...rest } = readOptions(o, names);
   const grid = readGrid(rest.grid);
   const tokens = grid[0] * grid[1];
   if (pattern !== 'checkerboard' && pattern !== 'strided') {

@@ -1,6 +1,6 @@
 /** From what the caller wrote to complete, checked settings. */
 
-import { checkBoolean, copyOf, type Names, readFields } from '../arguments.js';
+import { checkBoolean, copyOf, type Names, readFields, readOptions } from '../arguments.js';
 import { ERROR_CODES, invalidArgument } from '../errors.js';
 import type {
   ActivationPolicy,
@@ -56,7 +56,7 @@ export const MAX_MICRO_FLOW_STEPS = 1000;
  *   ERR_JITFLUX_INVALID_ANCHORS if `initialAnchors` is neither a pattern nor an Int32Array
  */
 export function resolveOptions(given: JitOptions = {}): ResolvedOptions {
-  const o = readFields(given, 'options', JIT_OPTIONS);
+  const o = readOptions(given, JIT_OPTIONS);
   const name = o.preset ?? DEFAULT_PRESET;
   const preset = getPreset(name);
 

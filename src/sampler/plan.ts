@@ -1,6 +1,6 @@
 /** What a run will do, known before it starts. */
 
-import { type Names, readFields } from '../arguments.js';
+import { type Names, readFields, readOptions } from '../arguments.js';
 import type { FluxConfig, Grid, JitOptions, JitPlan, StagePlan } from '../types.js';
 import { readAnchors } from './anchors.js';
 import { checkTextTokens, countFlops, readFluxConfig } from './flops.js';
@@ -36,7 +36,7 @@ const PLAN_OPTIONS: Names<PlanOptions> = { ...JIT_OPTIONS, grid: true, seed: tru
  * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_INVALID_ANCHORS, ERR_JITFLUX_UNKNOWN_PRESET
  */
 export function createPlan(o: PlanOptions): JitPlan {
-  const { grid, seed, model, ...options } = readFields(o, 'options', PLAN_OPTIONS);
+  const { grid, seed, model, ...options } = readOptions(o, PLAN_OPTIONS);
   const settings = resolveOptions(options);
   if (seed !== undefined) normalizeSeed(seed);
   return planFor(settings, grid, model);

@@ -4,7 +4,7 @@
  * `advance`, do the arithmetic.
  */
 
-import { copyOf, isArray, type Names, readFields, reading, readList } from '../arguments.js';
+import { copyOf, isArray, type Names, readFields, readOptions, reading, readList } from '../arguments.js';
 import {
   ERROR_CODES,
   JitFluxError,
@@ -115,7 +115,7 @@ export class SamplerCore<T extends TensorLike = TensorLike>
 
   constructor(model: VelocityModel<T>, options: SampleOptions<T>, backend: SamplerBackend<T>) {
     const methods = readModel(model);
-    const o = readFields(options, 'options', SAMPLE_OPTIONS as Names<SampleOptions<T>>);
+    const o = readOptions(options, SAMPLE_OPTIONS as Names<SampleOptions<T>>);
     const { latents, microFlowNoise, seed = 0, signal, grid, ...sampling } = o;
     this.#settings = resolveOptions(sampling);
     this.plan = planFor(this.#settings, grid);
@@ -232,9 +232,22 @@ export class SamplerCore<T extends TensorLike = TensorLike>
       ...(this.#signal !== undefined && { signal: this.#signal }),
     };
     this.#checkActive();
-    let full: T;
+    const full = await this.#stepFrom(request, stage, perImage, dSigma).catch((error: unknown) => {
+      throw located(error, { step, steps: this.plan.steps, stage: stage.stage, sigma });
+    });
+    if (keep) this.#velocity = full;
+    else this.#release(full);
+  }
+
+  /** Evaluates the model and updates the latents; returns the full velocity, which is held. */
+  async #stepFrom(
+    request: Omit<Parameters<VelocityModel<T>['velocity']>[0], 'tokens'>,
+    stage: StagePlan,
+    perImage: boolean,
+    dSigma: number,
+  ): Promise<T> {
     if (typeof this.#model.advance === 'function') {
-      full = await this.#model.advance({ latents: this.#latents, perImage, dSigma, ...request });
+      const full = await this.#model.advance({ latents: this.#latents, perImage, dSigma, ...request });
       if (full === this.#latents) {
         throw invalidArgument(
           'velocity',
@@ -243,12 +256,9 @@ export class SamplerCore<T extends TensorLike = TensorLike>
           ERROR_CODES.INVALID_TENSOR,
         );
       }
-      this.#receive('velocity', full, this.plan.totalTokens);
-    } else {
-      full = await this.#evaluate(request, stage.activeTokens, perImage, dSigma);
+      return this.#receive('velocity', full, this.plan.totalTokens);
     }
-    if (keep) this.#velocity = full;
-    else this.#release(full);
+    return this.#evaluate(request, stage.activeTokens, perImage, dSigma);
   }
 
   /** Gathers, evaluates, lifts and updates; returns the full velocity, which is held. */
@@ -645,6 +655,15 @@ function isTensor(value: TensorLike): boolean {
   } catch {
     return false;
   }
+}
+
+/** Where in the run an operator found values that are no numbers. */
+function located(error: unknown, at: { step: number; steps: number; stage: number; sigma: number }): unknown {
+  if (!isJitFluxError(error) || error.code !== ERROR_CODES.NOT_FINITE) return error;
+  const { step, steps, stage, sigma } = at;
+  const where = `after step ${step + 1} of ${steps} (stage ${stage}, sigma ${Number(sigma.toFixed(4))})`;
+  const details = { ...error.details, step, stage, sigma };
+  return new JitFluxError(error.code, `${error.message}, ${where}`, details, { cause: error });
 }
 
 function disposedError(option?: string): JitFluxError {

@@ -3,7 +3,7 @@
  * the last has number 0 and works on all tokens (Omega_K c ... c Omega_0 in the paper).
  */
 
-import { checkInteger, checkNumber, readFields, readList } from '../arguments.js';
+import { checkInteger, checkNumber, readOptions, readList } from '../arguments.js';
 import { ERROR_CODES, invalidArgument } from '../errors.js';
 import type { Grid } from '../types.js';
 
@@ -118,7 +118,7 @@ export function divideStages(o: {
     tokenRatios: true,
     initialCount: true,
   } as const;
-  const { steps, tokens, initialCount, ...ratios } = readFields(o, 'options', names);
+  const { steps, tokens, initialCount, ...ratios } = readOptions(o, names);
   const stageRatios = normalizeStageRatios(ratios.stageRatios);
   const tokenRatios = normalizeTokenRatios(ratios.tokenRatios);
   if (initialCount !== undefined) checkInteger('initialCount', initialCount, 0, MAX_TOKENS);

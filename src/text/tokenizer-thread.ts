@@ -1,4 +1,5 @@
 /** Long prompts, encoded on a thread: an adversary's 20,000 characters take seconds. */
+import { onAbort } from '../abort.js';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 
@@ -36,8 +37,7 @@ export async function encodeOnThread(
   let leave: (() => void) | undefined;
   try {
     const reply = await new Promise<TokenizerReply>((resolve, reject) => {
-      leave = () => reject(abortedError(signal));
-      signal?.addEventListener('abort', leave, { once: true });
+      leave = onAbort(signal, () => reject(abortedError(signal)));
       thread.on('message', resolve);
       thread.on('error', (cause) => reject(threadError(task.source.name, cause)));
       thread.on('exit', () => reject(threadError(task.source.name)));
@@ -45,7 +45,7 @@ export async function encodeOnThread(
     if ('encoded' in reply) return reply.encoded;
     throw new JitFluxError(reply.code, reply.message, { path: reply.path });
   } finally {
-    if (leave) signal?.removeEventListener('abort', leave);
+    leave?.();
     await thread.terminate();
   }
 }

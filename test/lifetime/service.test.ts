@@ -83,7 +83,9 @@ describe('maxQueue', () => {
       code: ERROR_CODES.QUEUE_FULL,
       details: { maxQueue: 1, waiting: 1 },
     });
-    await expect(pipeline.steps(request(2)).next()).rejects.toMatchObject({ code: ERROR_CODES.QUEUE_FULL });
+    expect(() => pipeline.steps(request(2))).toThrow(
+      expect.objectContaining({ code: ERROR_CODES.QUEUE_FULL, statusCode: 503 }) as Error,
+    );
     await expect(pipeline.encodePrompt('a star')).rejects.toMatchObject({ code: ERROR_CODES.QUEUE_FULL });
     expect([pixels(await first), pixels(await second)]).toEqual(alone.slice(0, 2).map(pixels));
     expect(pipeline.stats().requests).toMatchObject({ completed: 2, rejected: 2, running: 0, waiting: 0 });

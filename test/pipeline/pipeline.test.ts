@@ -1,10 +1,29 @@
 /** The whole pipeline on the bundled model; needs the native build. */
+import { getEventListeners } from 'node:events';
+
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
-import { readPngText } from '../../src/image/index.js';
-import { BUNDLED_MODEL, FluxPipeline, type GenerateRequest } from '../../src/pipeline/index.js';
+import { encodePngAsync, readPngText } from '../../src/image/index.js';
+import {
+  Autoencoder,
+  BUNDLED_MODEL,
+  ClipTextEncoder,
+  convertModel,
+  createPlan,
+  encodeOnly,
+  FluxPipeline,
+  FluxTransformer,
+  type GenerateRequest,
+  inspectWeights,
+  loadEncodedPrompts,
+  planMemory,
+  resolveModel,
+  setupLibTorch,
+  T5Encoder,
+  Tensor,
+  TorchScriptModule,
+} from '../../src/index.js';
 import { VERSION } from '../../src/pipeline/version.js';
-import { Tensor } from '../../src/engine/index.js';
 import { deferred } from '../support/deferred.js';
 
 const SMALL = {
@@ -308,6 +327,59 @@ describe('FluxPipeline, stopping', () => {
     expect((await held.next()).done).toBe(false);
     await third.dispose();
     await expect(held.next()).rejects.toMatchObject({ code: 'ERR_JITFLUX_ABORTED' });
+  });
+});
+
+describe('misspelt options', () => {
+  it('are refused by every function, with the one that was meant', async () => {
+    const misspelt = { maxqueue: 3 } as object;
+    const code = 'ERR_JITFLUX_INVALID_ARGUMENT';
+    for (const call of [
+      () => FluxPipeline.load(BUNDLED_MODEL, misspelt),
+      () => pipeline.encodePrompt('a red circle', misspelt),
+      () => pipeline.warmUp(misspelt),
+      () => encodeOnly(BUNDLED_MODEL, 'a red circle', misspelt),
+      () => planMemory(BUNDLED_MODEL, misspelt),
+      () => convertModel(BUNDLED_MODEL, '/nowhere/model.pt', misspelt),
+      () => resolveModel(BUNDLED_MODEL, misspelt),
+      () => FluxTransformer.load('/nowhere', misspelt),
+      () => Autoencoder.load('/nowhere', misspelt),
+      () => T5Encoder.load('/nowhere', misspelt),
+      () => ClipTextEncoder.load('/nowhere', misspelt),
+      () => TorchScriptModule.load('/nowhere', misspelt),
+      () => setupLibTorch(misspelt),
+      () => inspectWeights('/nowhere', misspelt),
+      () => loadEncodedPrompts('/nowhere', misspelt),
+      () => encodePngAsync({ width: 1, height: 1, data: new Uint8Array(3) }, {}, misspelt),
+      () => Tensor.from(new Float32Array(1), [1], misspelt),
+      () => createPlan({ grid: [4, 4], ...misspelt }),
+    ]) {
+      await expect(async () => call(), String(call)).rejects.toMatchObject({
+        code,
+        details: { option: 'maxqueue' },
+        message: expect.stringMatching(/^Unknown option "maxqueue"; /) as string,
+      });
+    }
+    await expect(FluxPipeline.load(BUNDLED_MODEL, misspelt)).rejects.toThrow(/did you mean "maxQueue"\?/);
+  });
+});
+
+describe('one signal', () => {
+  it('serves any number of requests without a warning', async () => {
+    const warnings: string[] = [];
+    const hear = ({ name }: Error) => warnings.push(name);
+    process.on('warning', hear);
+    const { signal } = new AbortController();
+    const quick = { ...SMALL, preset: 'dense', steps: 1, output: 'latent', signal } as const;
+    const work: Promise<unknown>[] = Array.from({ length: 12 }, (_, seed) =>
+      pipeline.generate({ ...quick, seed }),
+    );
+    for (let i = 0; i < 12; i++) work.push(pipeline.encodePrompt('a red circle', { signal }));
+    await Promise.all(work);
+    await new Promise((resolve) => setImmediate(resolve));
+    process.off('warning', hear);
+    expect(warnings).toEqual([]);
+    expect(getEventListeners(signal, 'abort')).toEqual([]);
   });
 });
 

@@ -279,6 +279,7 @@ export const family: Family<World> = {
       async: true,
     }),
     ofTensor('toFloat32Array', () => [], { async: true }),
+    ofTensor('notFinite', () => [], { async: true }),
     ofTensor('to', () => ['cpu'], { async: true }),
     ofTensor('images', () => [0, 1]),
     ofTensor('clone', () => []),

@@ -63,6 +63,32 @@ describe('RequestQueue', () => {
     (await none.acquire())();
   });
 
+  it('keeps room for those who will ask later', async () => {
+    const queue = new RequestQueue({ maxQueue: 1 });
+    const first = queue.reserve();
+    const second = queue.reserve();
+    expect(() => queue.reserve()).toThrow(/limit is 1/);
+    await expect(queue.acquire()).rejects.toMatchObject({
+      code: 'ERR_JITFLUX_QUEUE_FULL',
+      details: { waiting: 1, running: 0, maxQueue: 1 },
+    });
+    // Whoever asks first is served first; both have room.
+    const release = await second.acquire();
+    const other = first.acquire();
+    await expect(queue.acquire()).rejects.toMatchObject({ code: 'ERR_JITFLUX_QUEUE_FULL' });
+    release();
+    (await other)();
+
+    const given = queue.reserve();
+    const kept = queue.reserve();
+    given.cancel();
+    given.cancel();
+    const third = queue.reserve();
+    expect(() => queue.reserve()).toThrow(/limit is 1/);
+    for (const room of [kept, third]) room.cancel();
+    (await queue.acquire())();
+  });
+
   it('lets an aborted caller leave', async () => {
     const queue = new RequestQueue();
     const first = await queue.acquire();
