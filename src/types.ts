@@ -455,6 +455,11 @@ export interface LoadOptions {
    */
   textEncoders?: string | false;
   /**
+   * Which weights to take where a model's directories have several: `'fp16'` for `model.fp16.safetensors`. Default: those
+   * without a variant.
+   */
+  variant?: string;
+  /**
    * `false`: text encoders are loaded for a prompt and released after it, which takes time for every prompt and spares
    * their memory while sampling (9.5 GB for T5-XXL in bfloat16). Default true.
    */

@@ -253,6 +253,8 @@ class Resolver {
   }
 
   const Location& location() const { return location_; }
+  // Names of tensors that are no part of the model.
+  std::vector<std::string> take_extra() { return std::move(mismatch_.extra); }
 
   FluxConfig resolve(const std::optional<std::array<int64_t, 3>>& rope_axes, bool need_axes,
                      std::vector<std::string>* names,
@@ -263,6 +265,7 @@ class Resolver {
     check_entries();
     if (mismatch_.empty()) config.rope_axes = find_axes(rope_axes, need_axes, config);
     if (!mismatch_.empty()) report();
+    for (const std::string& name : mismatch_.extra) refuse_other_kind(file_.path(), name);
     for (const Entry& entry : entries_) {
       names->push_back(entry.name);
       pieces->emplace(entry.name, cut(entry));
@@ -400,8 +403,10 @@ class Resolver {
       }
       mismatch_.check(*tensor, entry.source_shape);
     }
+    std::set<std::string, std::less<>> modules;
+    for (const std::string_view name : expected) modules.emplace(module_of(name));
     for (const auto& [name, tensor] : inside_) {
-      if (!expected.contains(name)) mismatch_.unexpected.push_back(tensor->name);
+      if (!expected.contains(name)) mismatch_.not_required(*tensor, name, modules);
     }
   }
 
@@ -496,6 +501,7 @@ FluxParameters FluxParameters::resolve(std::shared_ptr<const WeightFile> file,
       resolver.resolve(rope_axes, need_axes, &parameters.names_, &parameters.pieces_);
   parameters.layout_ = resolver.location().layout == Layout::kOriginal ? "original" : "diffusers";
   parameters.prefix_ = resolver.location().prefix;
+  parameters.extra_ = resolver.take_extra();
   parameters.file_ = std::move(file);
   return parameters;
 }

@@ -20,9 +20,10 @@ void list_parameters(const FluxConfig& config, const ParameterSink& sink);
 class FluxParameters {
  public:
   // Finds the layout and an optional common prefix ("transformer.", "model.diffusion_model.", ...),
-  // infers the whole configuration from the shapes, and checks every parameter. All missing, extra,
-  // misshaped and mistyped parameters are reported together, by name, in one kWeightsMismatch error
-  // (details: missing, unexpected, misshaped, mistyped: string lists).
+  // infers the whole configuration from the shapes, and checks every parameter. All missing,
+  // unexpected, misshaped and mistyped parameters are reported together, by name, in one
+  // kWeightsMismatch error (details: missing, unexpected, misshaped, mistyped: string lists).
+  // kUnsupportedFormat for quantised weights and adapters, see Mismatch::raise.
   // `rope_axes`: from a config.json if there is one; else the archive's axes_dims_rope attribute;
   // else 16,56,56 for head size 128 and (d/4, 3d/8, 3d/8) for others.
   static FluxParameters resolve(std::shared_ptr<const WeightFile> file,
@@ -42,6 +43,8 @@ class FluxParameters {
   const std::vector<std::string>& names() const { return names_; }
 
   uint64_t elements() const;  // of all parameters
+  // Names of tensors below the prefix that are no part of the model.
+  const std::vector<std::string>& extra() const { return extra_; }
 
   // The parameter as row blocks to be concatenated along dimension 0: one block, or two where the
   // original layout stores halves in the other order (norm_out.linear). Views into the file.
@@ -56,6 +59,7 @@ class FluxParameters {
   std::string prefix_;
   std::shared_ptr<const WeightFile> file_;
   std::vector<std::string> names_;
+  std::vector<std::string> extra_;
   std::map<std::string, std::vector<WeightTensor>> pieces_;
 };
 

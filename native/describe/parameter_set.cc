@@ -24,7 +24,43 @@ bool is_floating(WeightDType dtype) {
          dtype == WeightDType::kFloat16 || dtype == WeightDType::kFloat64;
 }
 
+// Names that only files of another kind have. What they are called, and what to do.
+struct Family {
+  std::string_view mark;  // somewhere in a tensor's name
+  const char* what;
+};
+constexpr Family kQuantised[] = {
+    {".quant_state.bitsandbytes__nf4", "quantised to NF4 by bitsandbytes"},
+    {".quant_state.bitsandbytes__fp4", "quantised to FP4 by bitsandbytes"},
+    {".SCB", "quantised to int8 by bitsandbytes"},
+    {".wscales", "quantised to 4 bits for nunchaku (SVDQuant)"},
+    {".qzeros", "quantised with GPTQ or AWQ"},
+    {".comfy_quant", "quantised by ComfyUI"},
+    {"scaled_fp8", "scaled fp8"},
+    {".scale_weight", "scaled fp8"},
+};
+constexpr std::string_view kAdapters[] = {".lora_A.",  ".lora_B.",   ".lora_down.",
+                                          ".lora_up.", "lora_unet_", ".lora_magnitude_vector"};
+
 }  // namespace
+
+void refuse_other_kind(const std::string& path, std::string_view name) {
+  for (const auto& [mark, what] : kQuantised) {
+    if (name.find(mark) == name.npos) continue;
+    fail(error_code::kUnsupportedFormat, path,
+         "the weights are " + std::string(what) + " (" + in_quotes(name) +
+             "), which is not supported; use weights in bfloat16, float16 or float32, as the "
+             "original checkpoints and snapshots hold");
+  }
+  for (const std::string_view mark : kAdapters) {
+    if (name.find(mark) == name.npos) continue;
+    fail(error_code::kUnsupportedFormat, path,
+         "a LoRA adapter (" + in_quotes(name) +
+             "), which changes a model and is none; adapters are not supported");
+  }
+}
+
+std::string_view module_of(std::string_view name) { return name.substr(0, name.find('.')); }
 
 bool Mismatch::empty() const {
   return problems.empty() && missing.empty() && unexpected.empty() && misshaped.empty() &&
@@ -42,7 +78,15 @@ void Mismatch::check(const WeightTensor& tensor, const std::vector<int64_t>& sha
   }
 }
 
+void Mismatch::not_required(const WeightTensor& tensor, std::string_view name,
+                            const std::set<std::string, std::less<>>& modules) {
+  (modules.contains(module_of(name)) ? unexpected : extra).push_back(tensor.name);
+}
+
 void Mismatch::raise(const std::string& path, const std::string& model) && {
+  for (const auto* names : {&unexpected, &extra}) {
+    for (const std::string& name : *names) refuse_other_kind(path, name);
+  }
   std::string message = printable_path(path) + ": the weights do not match " + model;
   for (const std::string& problem : problems) message += "; " + problem;
   size_t shown = 0;
@@ -149,13 +193,18 @@ void ParameterSet::require(const std::string& name, const std::vector<int64_t>& 
 }
 
 void ParameterSet::check() {
+  std::set<std::string, std::less<>> modules;
+  for (const std::string& name : required_) modules.emplace(module_of(name));
   for (const auto& [name, tensor] : inside_) {
     const bool ignored =
         std::any_of(ignored_.begin(), ignored_.end(),
                     [name = name](const std::string& root) { return name.starts_with(root); });
-    if (!ignored && !required_.contains(name)) mismatch_.unexpected.push_back(tensor->name);
+    if (!ignored && !required_.contains(name)) mismatch_.not_required(*tensor, name, modules);
   }
-  if (mismatch_.empty()) return;
+  if (mismatch_.empty()) {
+    for (const std::string& name : extra()) refuse_other_kind(file_->path(), name);
+    return;
+  }
   std::move(mismatch_).raise(
       file_->path(), model_ + (prefix_.empty() ? "" : " (names below " + in_quotes(prefix_) + ")"));
 }

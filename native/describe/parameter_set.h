@@ -49,14 +49,28 @@ int64_t count_indices(const Map& names, std::string_view root) {
 struct Mismatch {
   std::vector<std::string> problems;  // sentences
   std::vector<std::string> missing, unexpected, misshaped, mistyped;
+  // Of modules that the model has not: not used, and no reason to refuse the file.
+  std::vector<std::string> extra;
 
-  bool empty() const;
+  bool empty() const;  // but for `extra`
+  // A tensor that no parameter of the model is. `name`: without the prefix. `modules`: the first
+  // parts of the names of the model's parameters.
+  void not_required(const WeightTensor& tensor, std::string_view name,
+                    const std::set<std::string, std::less<>>& modules);
   // Adds to misshaped and mistyped what is wrong with a tensor; sizes of -1 match anything.
   void check(const WeightTensor& tensor, const std::vector<int64_t>& shape);
   // Throws kWeightsMismatch "<path>: the weights do not match <model>; ..." (details: path and the
-  // four lists, which it takes).
+  // four lists, which it takes); kUnsupportedFormat for quantised weights and adapters, which their
+  // names tell.
   [[noreturn]] void raise(const std::string& path, const std::string& model) &&;
 };
+
+// The first part of a parameter's name: "x_embedder" of "x_embedder.weight".
+std::string_view module_of(std::string_view name);
+
+// Throws kUnsupportedFormat if a tensor's name says that its file holds quantised weights, or an
+// adapter.
+void refuse_other_kind(const std::string& path, std::string_view name);
 
 class ParameterSet {
  public:
@@ -87,8 +101,11 @@ class ParameterSet {
   // The model does not need what starts with `root`, and nobody need be told.
   void ignore(const std::string& root) { ignored_.push_back(root); }
   void problem(std::string sentence) { mismatch_.problems.push_back(std::move(sentence)); }
-  // Throws kWeightsMismatch if anything required is missing or wrong, or anything is unexpected.
+  // Throws kWeightsMismatch if anything required is missing or wrong, or if there is anything else
+  // in a module of the model's; kUnsupportedFormat as Mismatch::raise.
   void check();
+  // Names of tensors that are no part of the model.
+  const std::vector<std::string>& extra() const { return mismatch_.extra; }
 
   const WeightTensor& at(const std::string& name) const;  // a parameter that was required
   uint64_t required_bytes() const;

@@ -24,6 +24,7 @@ void describe_transformer(const File& file, PartDescription* found) {
   found->prefix = parameters.prefix();
   found->architecture = parameters.config();
   found->parameters = parameters.elements();
+  found->extra = parameters.extra();
 }
 
 template <typename Weights>
@@ -31,6 +32,7 @@ void describe_by_shapes(const File& file, PartDescription* found) {
   Weights weights = Weights::resolve(file, std::nullopt);
   found->prefix = weights.parameters.prefix();
   found->parameters = weights.parameters.required_elements();
+  found->extra = weights.parameters.extra();
   found->architecture = std::move(weights.config);
 }
 
@@ -46,6 +48,16 @@ constexpr std::array kParts = {
     Part{"clip", ClipWeights::recognises, describe_by_shapes<ClipWeights>},
     Part{"t5", T5Weights::recognises, describe_by_shapes<T5Weights>},
 };
+
+// Why a file without a known part is none, if its names tell.
+std::optional<Error> other_kind(const WeightFile& file) {
+  try {
+    for (const WeightTensor& tensor : file.tensors()) refuse_other_kind(file.path(), tensor.name);
+    return {};
+  } catch (const Error& error) {
+    return error;
+  }
+}
 
 }  // namespace
 
@@ -64,6 +76,9 @@ PartDescription describe_part(const File& file, const Job& job) {
     }
   }
   if (found.part.empty()) {
+    found.problem = other_kind(*file);
+  }
+  if (!found.problem) {
     found.problem = Error(error_code::kWeightsMismatch,
                           printable_path(file->path()) +
                               ": no parameters of a FLUX transformer, CLIP, T5 or autoencoder",

@@ -25,9 +25,10 @@ struct PartDescription {
   std::string part;    // "transformer", "clip", "t5", "autoencoder"; empty: none that is known
   std::string layout;  // "diffusers" or "original", of the parts that have two
   std::string prefix;
-  Architecture architecture;     // as far as the tensors tell it
-  uint64_t parameters = 0;       // elements of the part's tensors, else of all
-  std::optional<Error> problem;  // why there is no architecture
+  Architecture architecture;       // as far as the tensors tell it
+  uint64_t parameters = 0;         // elements of the part's tensors, else of all
+  std::vector<std::string> extra;  // tensors beside the part's own, which are not used
+  std::optional<Error> problem;    // why there is no architecture
 };
 
 // Never throws for what the file holds. The part is the first of parts.cc that recognises its

@@ -9,10 +9,21 @@ void fail(const char* code, const std::string& path, const std::string& reason) 
   throw Error(code, printable_path(path) + ": " + reason, {{"path", path}});
 }
 
-void refuse_git_lfs(const std::string& path, std::span<const std::byte> bytes) {
-  if (!starts_with(bytes, "version https://git-lfs")) return;
+void refuse_text(const std::string& path, std::span<const std::byte> bytes) {
+  if (starts_with(bytes, "version https://git-lfs")) {
+    fail(error_code::kUnsupportedFormat, path,
+         "a Git LFS pointer; fetch the file itself with `git lfs pull`");
+  }
+  constexpr size_t kLooked = 32;
+  constexpr size_t kLeast = 8;
+  const std::string_view text = as_text(bytes.first(std::min(bytes.size(), kLooked)));
+  const bool is_text = text.size() >= kLeast && std::all_of(text.begin(), text.end(), [](char c) {
+                         return (c >= ' ' && c <= '~') || c == '\t' || c == '\n' || c == '\r';
+                       });
+  if (!is_text) return;
   fail(error_code::kUnsupportedFormat, path,
-       "a Git LFS pointer; fetch the file itself with `git lfs pull`");
+       "a text, not weights (it begins with " + in_quotes(text) +
+           "): a failed or unauthorised download?");
 }
 
 std::string printable(std::string_view text, size_t most) {

@@ -27,8 +27,9 @@ inline constexpr size_t kMaxRank = 16;
 // Throws Error{code, "<path>: <reason>", {path}}.
 [[noreturn]] void fail(const char* code, const std::string& path, const std::string& reason);
 
-// Throws kUnsupportedFormat for a Git LFS pointer in the place of a weight file.
-void refuse_git_lfs(const std::string& path, std::span<const std::byte> bytes);
+// Throws kUnsupportedFormat if a file begins with text where weights should be, as a Git LFS
+// pointer, an HTML page or the message of a server do. `bytes`: the first of the file.
+void refuse_text(const std::string& path, std::span<const std::byte> bytes);
 
 // Text from a file made fit for a message or a terminal: control bytes escaped, long text cut.
 std::string printable(std::string_view text, size_t most = 160);

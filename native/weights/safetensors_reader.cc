@@ -302,7 +302,7 @@ class ShardedSafetensors final : public WeightFile {
       InputFile file(folder_ + shard);
       const std::vector<std::byte> beginning = file.read(0, std::min<uint64_t>(file.size(), 64));
       if (!looks_like_safetensors(beginning)) {
-        refuse_git_lfs(file.path(), beginning);
+        refuse_text(file.path(), beginning);
         fail(error_code::kCorruptFile, file.path(), "a shard that is not a safetensors file");
       }
       shards_[position] = std::make_shared<SafetensorsFile>(std::move(file), options);

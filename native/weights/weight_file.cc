@@ -1,6 +1,5 @@
 #include "weights/weight_file.h"
 
-#include <dirent.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -15,50 +14,10 @@
 #include "weights/reader_util.h"
 #include "weights/safetensors_reader.h"
 #include "weights/torchscript_reader.h"
+#include "weights/weight_folder.h"
 
 namespace jitflux {
 namespace {
-
-std::vector<std::string> list_directory(const std::string& path) {
-  DIR* directory = ::opendir(path.c_str());
-  if (directory == nullptr) {
-    const int error = errno;
-    fail(error_code::kFileNotFound, path,
-         "cannot list the directory (" + std::generic_category().message(error) + ")");
-  }
-  const std::unique_ptr<DIR, int (*)(DIR*)> closer(directory, &::closedir);
-  std::vector<std::string> names;
-  while (const dirent* entry = ::readdir(directory)) names.emplace_back(entry->d_name);
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
-// The index or else the one weight file of a directory.
-std::string choose_file(const std::string& directory) {
-  std::vector<std::string> indices;
-  std::vector<std::string> files;
-  for (const std::string& name : list_directory(directory)) {
-    if (name.starts_with('.')) continue;
-    if (name.ends_with(".safetensors.index.json")) indices.push_back(name);
-    if (name.ends_with(".safetensors") || name.ends_with(".pt")) files.push_back(name);
-  }
-  const std::vector<std::string>& candidates = indices.empty() ? files : indices;
-  const std::string base = directory.ends_with('/') ? directory : directory + "/";
-  if (candidates.size() == 1) return base + candidates[0];
-  if (candidates.empty()) {
-    fail(error_code::kFileNotFound, directory,
-         "the directory holds no .safetensors, .safetensors.index.json or .pt file");
-  }
-  std::string list;
-  for (size_t i = 0; i < candidates.size() && i < 20; ++i) {
-    list += (i > 0 ? ", " : "") + in_quotes(candidates[i]);
-  }
-  if (candidates.size() > 20) list += ", ...";
-  throw Error(error_code::kUnsupportedFormat,
-              printable_path(directory) +
-                  ": the directory holds several weight files, name one of them: " + list,
-              {{"path", directory}, {"candidates", candidates}});
-}
 
 // Enough to tell formats apart.
 std::vector<std::byte> read_beginning(const InputFile& file) {
@@ -70,7 +29,7 @@ void refuse_foreign(const std::string& path, std::span<const std::byte> bytes) {
   const auto unsupported = [&](const char* what) {
     fail(error_code::kUnsupportedFormat, path, what);
   };
-  refuse_git_lfs(path, bytes);
+  refuse_text(path, bytes);
   if (starts_with(bytes, "GGUF")) unsupported("GGUF files are not supported; use safetensors");
   if (starts_with(bytes, "\x80")) {
     unsupported("a bare pickle (old torch.save) is not supported; save the weights as safetensors");
@@ -237,7 +196,12 @@ std::shared_ptr<const WeightFile> WeightFile::open(const std::string& path,
                                                    const OpenOptions& options) {
   struct stat info {};
   if (::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {
-    return open(choose_file(path), options);
+    const std::optional<std::string> file = find_folder_weights(path);
+    if (!file) {
+      fail(error_code::kFileNotFound, path,
+           "the directory holds no .safetensors, .safetensors.index.json or .pt file");
+    }
+    return open(*file, options);
   }
   return open(InputFile(path), options);
 }

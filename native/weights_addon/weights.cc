@@ -7,6 +7,8 @@
 #include "node/environment.h"
 #include "node/errors.h"
 #include "node/metadata.h"
+#include "weights/reader_util.h"
+#include "weights/weight_folder.h"
 #include "weights_addon/registration.h"
 
 namespace jitflux::addon {
@@ -92,8 +94,32 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
         types.Set(jitflux::dtype_name(dtype), number(elements));
       }
       result.Set("storedTypes", types);
+      if (!found.extra.empty()) {
+        constexpr size_t kMaxNames = 20;
+        Napi::Object extra = Napi::Object::New(env);
+        extra.Set("count", number(found.extra.size()));
+        Napi::Array names = Napi::Array::New(env);
+        for (size_t i = 0; i < std::min(found.extra.size(), kMaxNames); ++i) {
+          names.Set(static_cast<uint32_t>(i), printable(found.extra[i]));
+        }
+        extra.Set("names", names);
+        result.Set("extra", extra);
+      }
       if (found.problem) result.Set("problem", to_js(env, *found.problem).Value());
       return result;
+    });
+  });
+}
+
+// (folder, variant, job) -> path of the file, or undefined; see find_folder_weights
+Napi::Value find_weights(const Napi::CallbackInfo& info) {
+  const std::string folder = parse_string(info[0], "folder");
+  const std::string variant = parse_string(info[1], "variant");
+  return NodeEnvironment::of(info.Env()).run(info.Env(), info[2], [folder, variant](const Job&) {
+    const std::optional<std::string> found = find_folder_weights(folder, variant);
+    return NodeEnvironment::Settle([found](Napi::Env env) -> napi_value {
+      if (!found) return env.Undefined();
+      return Napi::String::New(env, *found);
     });
   });
 }
@@ -148,6 +174,7 @@ Napi::Value convert(const Napi::CallbackInfo& info) {
 void register_weights(Napi::Env env, Napi::Object exports) {
   exports.Set("inspectWeights", Napi::Function::New<guarded<inspect>>(env));
   exports.Set("describeWeights", Napi::Function::New<guarded<describe>>(env));
+  exports.Set("findWeights", Napi::Function::New<guarded<find_weights>>(env));
   exports.Set("convertWeights", Napi::Function::New<guarded<convert>>(env));
 }
 

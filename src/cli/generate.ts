@@ -7,7 +7,7 @@ import { BUNDLED_MODEL } from '../model/model-directory.js';
 import { memoryRequest } from '../model/memory-plan.js';
 import { requireFiles, resolveModel } from '../model/resolve-model.js';
 import { resolveRequest } from '../pipeline/request.js';
-import { defineCommand } from './command.js';
+import { defineCommand, EXIT } from './command.js';
 import { formatDuration } from './format.js';
 import {
   given,
@@ -35,7 +35,8 @@ export const generateCommand = defineCommand({
         alias: 'o',
         type: 'string',
         requiresArg: true,
-        describe: 'PNG file to write; an existing one is replaced (default: jit-flux-<seed>.png)',
+        describe:
+          'PNG file to write; an existing one is replaced (default: jit-flux-<seed>.png, or the next free name)',
       })
       .option('model', {
         type: 'string',
@@ -59,7 +60,7 @@ export const generateCommand = defineCommand({
     // Everything that can be wrong is found before anything is loaded.
     const model = args.model ?? BUNDLED_MODEL;
     const textEncoders = file === undefined ? load.textEncoders : false;
-    const spec = requireFiles(await resolveModel(model, { textEncoders, signal }));
+    const spec = requireFiles(await resolveModel(model, { textEncoders, variant: load.variant, signal }));
     // Reading a conditioning needs native tensors, but checks the request against what is in it.
     using conditioning = file === undefined ? undefined : await loadConditioning(file, signal);
     const request: GenerateRequest = {
@@ -71,9 +72,11 @@ export const generateCommand = defineCommand({
     };
     const resolved = resolveRequest(request, spec.info, spec.transformer.config);
     const { seed } = resolved;
-    const { assertWritable, writeFileOrElsewhere } = await import('../image/index.js');
+    const { assertWritable, freePath, writeFileOrElsewhere } = await import('../image/index.js');
+    // A name that nobody has chosen must not cost anybody a picture.
+    const replace = args.out !== undefined;
     const files = outputFiles(args.out ?? `jit-flux-${seed}.png`, resolved.images);
-    for (const file of files) await assertWritable(file);
+    for (const file of files) await assertWritable(replace ? file : await freePath(file));
 
     const progress = await generationProgress(context, resolved.plan, { enabled: !args.quiet });
     let result;
@@ -81,7 +84,9 @@ export const generateCommand = defineCommand({
     try {
       const { FluxPipeline } = await import('../pipeline/index.js');
       progress.loading(spec.info.name);
-      delete load.textEncoders; // in the description
+      // In the description.
+      delete load.textEncoders;
+      delete load.variant;
       await using pipeline = await FluxPipeline.load(spec, {
         ...load,
         memoryCheck: args['memory-check'] && memoryRequest(resolved),
@@ -93,10 +98,15 @@ export const generateCommand = defineCommand({
       progress.close();
     }
 
+    const failures: (string | undefined)[] = [];
     for (const [i, image] of result.images.entries()) {
-      const { path, failed } = await writeFileOrElsewhere(files[i] as string, image.toPNG(), { signal });
+      const { path, failed } = await writeFileOrElsewhere(files[i] as string, image.toPNG(), {
+        signal,
+        replace,
+      });
       if (failed) context.note(`Warning: ${failed.message}; the picture is in ${path}`);
       files[i] = path;
+      failures[i] = failed?.message;
     }
     if (!args.quiet) for (const warning of result.warnings) context.note(`Warning: ${warning.message}`);
     const { plan, warnings, timings } = result;
@@ -107,6 +117,8 @@ export const generateCommand = defineCommand({
         height,
         prompt,
         seed: own,
+        // Why it is not where it was wanted.
+        elsewhere: failures[i],
       })),
       seed: result.seed,
       model: { name: spec.info.name, path: spec.path },
@@ -123,6 +135,8 @@ export const generateCommand = defineCommand({
     if (!args.quiet) {
       context.print(`${plan.preset}, ${plan.steps} steps, ${formatDuration(timings.total)}`);
     }
+    // Nothing is lost, but whoever goes on with the file that was named does not find it.
+    return failures.some((failed) => failed !== undefined) ? EXIT.failure : EXIT.ok;
   },
 });
 

@@ -46,6 +46,11 @@ export const ENCODER_FLAGS = {
     requiresArg: true,
     describe: 'snapshot whose text encoders to use with an original checkpoint',
   },
+  variant: {
+    type: 'string',
+    requiresArg: true,
+    describe: 'which weights to take where the model has several: fp16 for model.fp16.safetensors',
+  },
   device: { type: 'string', requiresArg: true, describe: 'cpu, cuda or cuda:<index> (default: cpu)' },
   dtype: {
     choices: ['float32', 'bfloat16', 'float16'] as const,
@@ -120,6 +125,7 @@ export function loadOptions(args: LoadArgs, check: (o: LoadOptions) => void = ch
   const onCpu = args['encoders-on-cpu'] ? ('cpu' as const) : undefined;
   const options: LoadOptions = given({
     textEncoders: args['text-encoders'],
+    variant: args.variant,
     // Checked with the others, by the one grammar that there is.
     device: args.device as Device | undefined,
     dtype: args.dtype,

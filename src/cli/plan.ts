@@ -4,7 +4,7 @@ import { availableMemory } from '../model/available-memory.js';
 import { checkPlannedOptions } from '../model/component-options.js';
 import { KNOWN_MODELS } from '../model/known-models.js';
 import { type MemoryPlan, memoryRequest, type PhaseMemory, planModelMemory } from '../model/memory-plan.js';
-import { resolveModel } from '../model/resolve-model.js';
+import { type ResolveOptions, resolveModel } from '../model/resolve-model.js';
 import { type ResolvedRun, resolveRun } from '../model/run.js';
 import { doubts, type ModelSpec } from '../model/spec.js';
 import { fluxFlops } from '../sampler/index.js';
@@ -35,8 +35,9 @@ export const planCommand = defineCommand({
       })
       .example('$0 plan --preset jit-7x --width 1024 --height 1024', 'FLUX.1-dev at 1024x1024'),
   async run(args, context) {
-    const { textEncoders, ...load } = loadOptions(args, checkPlannedOptions);
-    const spec = await findModel(args.model, textEncoders, context.signal);
+    const { textEncoders, variant, ...load } = loadOptions(args, checkPlannedOptions);
+    const { signal } = context;
+    const spec = await findModel(args.model, { textEncoders, variant, signal });
     const { config } = spec.transformer;
     const run = resolveRun({ ...runOptions(args, spec.info), images: args['num-images'] }, spec.info, config);
     const memory = planModelMemory(
@@ -57,13 +58,9 @@ export const planCommand = defineCommand({
 });
 
 /** @throws ERR_JITFLUX_INVALID_ARGUMENT naming the known models if it is neither one of them nor a path */
-async function findModel(
-  model: string,
-  textEncoders: string | false | undefined,
-  signal: AbortSignal,
-): Promise<ModelSpec> {
+async function findModel(model: string, o: ResolveOptions): Promise<ModelSpec> {
   try {
-    return await resolveModel(model, { textEncoders, signal });
+    return await resolveModel(model, o);
   } catch (error) {
     if (error instanceof JitFluxError && error.code === ERROR_CODES.FILE_NOT_FOUND) {
       const names = `${NAMES.slice(0, -1).join(', ')} or ${NAMES.at(-1)}`;

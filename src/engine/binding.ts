@@ -126,6 +126,8 @@ export interface WeightFileDescription {
   parameters: number;
   /** Elements of all tensors by the type that holds them: `{ bfloat16: 1000 }`. */
   storedTypes: Record<string, number>;
+  /** Tensors beside those of the part, which are not used; their first names. */
+  extra?: { count: number; names: string[] };
 }
 
 /** A part whose tensors are complete and fit together. */
@@ -518,6 +520,8 @@ export interface WeightsBinding extends ControlBinding {
   ): Promise<Omit<WeightInspection, 'metadata'> & { metadata?: MetadataEntries }>;
   /** `problem` comes as an Error. */
   describeWeights(path: string, job?: NativeJob): Promise<WeightDescription>;
+  /** Which file of a folder holds its weights. `variant`: '' for none. */
+  findWeights(folder: string, variant: string, job?: NativeJob): Promise<string | undefined>;
   componentMemory(request: MemoryRequest): PartMemory;
   /** Progress counts bytes of tensor data. */
   convertWeights(

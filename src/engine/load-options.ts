@@ -26,6 +26,7 @@ export const LOAD_OPTIONS: Names<LoadOptions> = {
   verify: true,
   timeEmbedding: true,
   textEncoders: true,
+  variant: true,
   keepTextEncoders: true,
   keepDecoder: true,
   memoryCheck: true,
@@ -102,10 +103,19 @@ export function checkLoadValues(o: LoadOptions): void {
   ] as const) {
     if (o[option] !== undefined) checkBoolean(option, o[option]);
   }
+  checkVariant(o.variant);
   checkCallback('onProgress', o.onProgress);
   if (o.threads !== undefined && (!Number.isInteger(o.threads) || o.threads < 1 || o.threads > 1024)) {
     throw invalidArgument('threads', 'an integer from 1 to 1024', o.threads);
   }
+}
+
+const VARIANT = /^[A-Za-z]\w{0,31}$/;
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT unless it is what the names of files have for one, or nothing */
+export function checkVariant(variant: string | undefined): void {
+  if (variant === undefined || (typeof variant === 'string' && VARIANT.test(variant))) return;
+  throw invalidArgument('variant', 'a name such as fp16 or bf16', variant);
 }
 
 /** The signal and the progress callback of {@link LoadOptions}, as a native job takes them. */

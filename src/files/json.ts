@@ -16,15 +16,35 @@ export async function readJsonFile(
 ): Promise<unknown> {
   const text = (await readSmallFile(path, { maxBytes: MAX_JSON_BYTES, signal: o.signal })).toString('utf8');
   try {
-    return JSON.parse(text) as unknown;
+    return parseJson(text);
   } catch (cause) {
     throw new JitFluxError(
       ERROR_CODES.INVALID_MODEL,
-      `${path} is not valid JSON: ${cause instanceof Error ? cause.message : String(cause)}`,
+      `${path} is not valid JSON: ${whyNotJson(text, cause)}`,
       { path },
       { cause },
     );
   }
+}
+
+/** `JSON.parse`, which does not take the byte order mark that some editors put in front. */
+export function parseJson(text: string): unknown {
+  return JSON.parse(text.startsWith('\ufeff') ? text.slice(1) : text);
+}
+
+/** What a text is that is no JSON: files are fetched from where one has to be logged in, and by tools that fetch pointers. */
+export function whyNotJson(text: string, cause: unknown): string {
+  if (text.startsWith('version https://git-lfs')) {
+    return 'a Git LFS pointer; fetch the file itself with `git lfs pull`';
+  }
+  const isPage = /^\s*<(!doctype|html|\?xml)/i.test(text);
+  const isMessage =
+    /^(access|invalid|unauthorized|forbidden|not found|entry not found|repository not found)\b/i.test(text);
+  if (isPage || isMessage) {
+    const beginning = text.slice(0, 60).replace(/\s+/g, ' ').trim();
+    return `it begins with ${JSON.stringify(beginning)}: a failed or unauthorised download?`;
+  }
+  return cause instanceof Error ? cause.message : String(cause);
 }
 
 /** {@link readJsonFile} of a file that may be absent: undefined then. */

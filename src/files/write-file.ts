@@ -1,6 +1,16 @@
 /** Output files that are either complete or not there. */
 import { createHash, randomBytes } from 'node:crypto';
-import { lstat, open, opendir, realpath, rename, stat, unlink, type FileHandle } from 'node:fs/promises';
+import {
+  link,
+  lstat,
+  open,
+  opendir,
+  realpath,
+  rename,
+  stat,
+  unlink,
+  type FileHandle,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, parse, resolve } from 'node:path';
 
@@ -13,12 +23,13 @@ import { livenessOf, ownIdentity } from './process-identity.js';
  * is left as it was; a new one has its permissions. What killed processes of this machine have left in the directory is
  * removed. A symbolic link is followed, unless another user has put it into a directory that everyone may write.
  *
+ * @param o.replace false: a file that is there, or comes meanwhile, is left alone; the cause of the error is an EEXIST
  * @throws ERR_JITFLUX_WRITE_FAILED with the system's error as cause, ERR_JITFLUX_OUT_OF_MEMORY, or ERR_JITFLUX_ABORTED
  */
 export async function writeFileAtomic(
   path: string,
   data: Uint8Array | string,
-  o: { signal?: AbortSignal | undefined } = {},
+  o: { signal?: AbortSignal | undefined; replace?: boolean } = {},
 ): Promise<void> {
   throwIfAborted(o.signal);
   const target = await targetOf(path);
@@ -27,8 +38,35 @@ export async function writeFileAtomic(
     await file.sync();
     await file.close();
     throwIfAborted(o.signal);
-    await rename(temporary, target);
+    if (o.replace === false) await renameToNew(temporary, target);
+    else await rename(temporary, target);
   });
+}
+
+/** `rename`, which fails with EEXIST if the target is there. Node has no RENAME_NOREPLACE. */
+async function renameToNew(temporary: string, target: string): Promise<void> {
+  try {
+    await link(temporary, target);
+  } catch (error) {
+    if (systemErrorOf(error).code === 'EEXIST') throw error;
+    // A file system without hard links: an empty file keeps the name for a moment.
+    await (await open(target, 'wx')).close();
+    await rename(temporary, target);
+  }
+}
+
+/** The path itself if nothing is there, else the first of `name_2.ext`, `name_3.ext` and so on. */
+export async function freePath(path: string): Promise<string> {
+  const { dir, name, ext } = parse(path);
+  for (let n = 1; ; n++) {
+    const candidate = n === 1 ? path : join(dir, `${name}_${n}${ext}`);
+    const isTaken = await lstat(candidate).then(
+      () => true,
+      // Whatever is wrong with the path is told by whoever writes it.
+      () => false,
+    );
+    if (!isTaken) return candidate;
+  }
 }
 
 /**
@@ -47,15 +85,17 @@ export async function assertWritable(path: string): Promise<string> {
 /**
  * {@link writeFileAtomic} for what took long to make: where it cannot be written after all (a full disk, a directory that is
  * gone), it goes to the system's directory for temporary files.
- * @returns where it went, and why not to `path`
+ * @param o.replace false: if something is at `path`, the next free name is taken, see {@link freePath}
+ * @returns where it went, and, if that is elsewhere, why
  * @throws what {@link writeFileAtomic} throws where neither can be written, and ERR_JITFLUX_ABORTED
  */
 export async function writeFileOrElsewhere(
   path: string,
   data: Uint8Array | string,
-  o: { signal?: AbortSignal | undefined } = {},
+  o: { signal?: AbortSignal | undefined; replace?: boolean } = {},
 ): Promise<{ path: string; failed?: JitFluxError }> {
   try {
+    if (o.replace === false) return { path: await writeFreeFile(path, data, o.signal) };
     await writeFileAtomic(path, data, o);
     return { path };
   } catch (error) {
@@ -63,11 +103,28 @@ export async function writeFileOrElsewhere(
     const { name, ext } = parse(path);
     const elsewhere = join(tmpdir(), `${name.slice(0, 100)}-${randomBytes(4).toString('hex')}${ext}`);
     try {
-      await writeFileAtomic(elsewhere, data, o);
+      await writeFileAtomic(elsewhere, data, { signal: o.signal });
     } catch {
       throw error;
     }
     return { path: elsewhere, failed: error };
+  }
+}
+
+/** Writes to the first free name, also if others take such names at the same time. @returns the path */
+async function writeFreeFile(
+  path: string,
+  data: Uint8Array | string,
+  signal: AbortSignal | undefined,
+): Promise<string> {
+  for (;;) {
+    const free = await freePath(path);
+    try {
+      await writeFileAtomic(free, data, { signal, replace: false });
+      return free;
+    } catch (error) {
+      if (!(error instanceof JitFluxError) || systemErrorOf(error.cause).code !== 'EEXIST') throw error;
+    }
   }
 }
 
@@ -189,6 +246,7 @@ const REASONS: Record<string, string> = {
   ENOSPC: 'no space left on the device',
   EDQUOT: 'the disk quota is used up',
   ENAMETOOLONG: 'the name is too long',
+  EEXIST: 'a file of this name is there already',
 };
 
 function writeFailed(path: string, cause: unknown, reason?: string): JitFluxError {

@@ -7,4 +7,4 @@ export {
   type RgbImage,
 } from './png.js';
 export { encodePngAsync } from './png-thread.js';
-export { assertWritable, writeFileAtomic, writeFileOrElsewhere } from '../files/write-file.js';
+export { assertWritable, freePath, writeFileAtomic, writeFileOrElsewhere } from '../files/write-file.js';

@@ -134,6 +134,7 @@ export interface MemoryPlanOptions
       | 'keepDecoder'
       | 'keepModulation'
       | 'textEncoders'
+      | 'variant'
       | 'keepTextEncoders'
       | 'signal'
     >,
@@ -152,6 +153,7 @@ const PLAN_OPTIONS: Names<MemoryPlanOptions> = {
   keepDecoder: true,
   keepModulation: true,
   textEncoders: true,
+  variant: true,
   keepTextEncoders: true,
   signal: true,
   width: true,
@@ -180,7 +182,8 @@ export async function planMemory(
 ): Promise<MemoryPlan> {
   const o = readOptions(given, PLAN_OPTIONS);
   checkPlannedOptions(o);
-  const source = await describeModel(model, { textEncoders: o.textEncoders, signal: o.signal });
+  const { textEncoders, variant, signal } = o;
+  const source = await describeModel(model, { textEncoders, variant, signal });
   return planModelMemory(source, o, await memoryAvailableTo(o));
 }
 

@@ -22,9 +22,23 @@ export interface ScheduleFile {
   schedule: ScheduleOptions;
   /** Whether it says so itself, rather than leaving `use_dynamic_shifting` to diffusers' default (false). */
   stated: boolean;
+  /** What it asks for and is not done. */
+  unfollowed: Inference[];
 }
 
+/** The scheduler whose steps are taken. */
+const EULER = 'FlowMatchEulerDiscreteScheduler';
+/** Settings of that scheduler which change its steps. */
+const UNFOLLOWED = [
+  'use_karras_sigmas',
+  'use_exponential_sigmas',
+  'use_beta_sigmas',
+  'invert_sigmas',
+  'stochastic_sampling',
+] as const;
+
 const schedulerJson = z.looseObject({
+  _class_name: z.string().optional(),
   use_dynamic_shifting: z.boolean().optional(),
   shift: z.number().positive().max(1000).default(1),
   base_image_seq_len: z.number().default(256),
@@ -48,8 +62,9 @@ export async function readSchedule(path: string, signal?: AbortSignal): Promise<
   }
   const settings = parsed.data;
   const stated = settings.use_dynamic_shifting !== undefined;
+  const unfollowed = unfollowedOf(settings, path);
   if (settings.use_dynamic_shifting !== true) {
-    return { path, schedule: { kind: 'static', shift: settings.shift }, stated };
+    return { path, schedule: { kind: 'static', shift: settings.shift }, stated, unfollowed };
   }
   const flux = {
     base_image_seq_len: 256,
@@ -63,7 +78,22 @@ export async function readSchedule(path: string, signal?: AbortSignal): Promise<
     }
   }
   if (typeof settings.shift_terminal === 'number') throw invalid('shift_terminal', 'not supported');
-  return { path, schedule: { kind: 'shift' }, stated };
+  return { path, schedule: { kind: 'shift' }, stated, unfollowed };
+}
+
+/** A picture can be made all the same, and is another than the model's own program would make. */
+function unfollowedOf(settings: z.infer<typeof schedulerJson>, path: string): Inference[] {
+  const { _class_name: name = EULER } = settings;
+  const asked = [
+    ...(name === EULER ? [] : [`names a ${name}`]),
+    ...UNFOLLOWED.filter((flag) => settings[flag] === true).map((flag) => `sets ${flag}`),
+  ];
+  return asked.map((what) => ({
+    what: 'schedule',
+    value: `the noise levels of ${EULER}`,
+    why: `${path} ${what}, which is not followed`,
+    doubtful: true as const,
+  }));
 }
 
 /** The part of a model's defaults that depends on the family. */

@@ -3,7 +3,7 @@
  * and what it defaults to. Reads JSON files and headers of weights only, so that a wrong directory is refused before
  * gigabytes are read. Everything that asks what a model is asks here, once, and hands the answer on.
  */
-import { stat } from 'node:fs/promises';
+import { lstat, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve, sep } from 'node:path';
 
 import { z } from 'zod';
@@ -21,6 +21,7 @@ import {
   type PartName,
   type WeightDescription,
 } from '../engine/describe.js';
+import { checkVariant } from '../engine/load-options.js';
 import { checkPath, readOptions } from '../arguments.js';
 import {
   ERROR_CODES,
@@ -37,6 +38,7 @@ import { findTokenizer, type TokenizerKind } from '../text/snapshot-tokenizers.j
 import type { FluxConfig } from '../types.js';
 import { checkSpec } from './check-spec.js';
 import { findWeights } from './find-weights.js';
+import { currentSnapshot, isRepository, repositoryFolder } from './hub-cache.js';
 import { KNOWN_MODELS, knownModel } from './known-models.js';
 import {
   BUNDLED_MODEL,
@@ -46,7 +48,15 @@ import {
   type ModelDirectory,
 } from './model-directory.js';
 import { familyDefaults, readSchedule, type ScheduleFile } from './model-family.js';
-import type { ModelKind, ModelSpec, ModelWithFiles, NativeDecoder, NativeText, ProgramFile } from './spec.js';
+import type {
+  Inference,
+  ModelKind,
+  ModelSpec,
+  ModelWithFiles,
+  NativeDecoder,
+  NativeText,
+  ProgramFile,
+} from './spec.js';
 
 const snapshotIndex = z.looseObject({ _class_name: z.string() });
 
@@ -54,6 +64,8 @@ const snapshotIndex = z.looseObject({ _class_name: z.string() });
 export interface ResolveOptions {
   /** Directory of a snapshot whose text encoders and tokenizers to use; `false`: none. */
   textEncoders?: string | false | undefined;
+  /** Which weights to take where a directory has several: `fp16` for `model.fp16.safetensors`. */
+  variant?: string | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -82,7 +94,7 @@ export async function describeModel(
   model: string | ModelSpec,
   given: ResolveOptions = {},
 ): Promise<ModelSpec> {
-  const o = readOptions<ResolveOptions>(given, { textEncoders: true, signal: true });
+  const o = readOptions<ResolveOptions>(given, { textEncoders: true, variant: true, signal: true });
   const spec = deepFreeze(await resolveAny(model, o));
   known.add(spec);
   return spec;
@@ -99,8 +111,12 @@ async function resolveAny(model: string | ModelSpec, o: ResolveOptions): Promise
   if (textEncoders !== undefined && textEncoders !== false) {
     checkPath('textEncoders', textEncoders, 'the path of a directory, or false');
   }
+  checkVariant(o.variant);
   throwIfAborted(o.signal);
   if (typeof model === 'object' && model !== null) {
+    if (o.variant !== undefined) {
+      throw invalidArgument('variant', 'nothing beside a model that is described already', o.variant);
+    }
     if (known.has(model)) return reuse(model, textEncoders);
     const checked = checkSpec(model);
     checkedFrom.set(checked, model);
@@ -113,6 +129,17 @@ async function resolveAny(model: string | ModelSpec, o: ResolveOptions): Promise
     if (model === basename(BUNDLED_MODEL)) return resolveAny(BUNDLED_MODEL, o);
     const known = knownModel(model);
     if (known) return reuse(known, textEncoders);
+    if (isRepository(model)) {
+      const folder = repositoryFolder(model);
+      const snapshot = await currentSnapshot(folder, o);
+      if (snapshot !== undefined) return resolveAny(snapshot, o);
+      throw new JitFluxError(
+        ERROR_CODES.FILE_NOT_FOUND,
+        `${model} is neither a directory (${absolute}) nor in Hugging Face's cache (${folder}). ` +
+          `To get it: hf download ${model}`,
+        { path: absolute },
+      );
+    }
     throw new JitFluxError(
       ERROR_CODES.FILE_NOT_FOUND,
       `The model directory ${absolute} does not exist, and no model is known as ${JSON.stringify(model)} ` +
@@ -130,11 +157,16 @@ async function resolveAny(model: string | ModelSpec, o: ResolveOptions): Promise
   }
   const index = join(absolute, MODEL_INDEX);
   if (!(await isFile(index))) {
+    const snapshot = await currentSnapshot(absolute, o);
+    if (snapshot !== undefined) return resolveAny(snapshot, o);
+    await refuseDangling(index);
     const checkpoint = await findCheckpoint(absolute, o.signal);
     if (checkpoint !== undefined) return resolveCheckpoint(absolute, checkpoint.path, o, checkpoint);
+    const others = await otherWeights(absolute);
     throw new JitFluxError(
       ERROR_CODES.INVALID_MODEL,
-      `${absolute} is not a model directory: it has neither ${MODEL_INDEX} nor the weights of a FLUX.1 checkpoint`,
+      `${absolute} is not a model directory: it has neither ${MODEL_INDEX} nor the weights of a FLUX.1 checkpoint` +
+        (others && `. It holds ${others}`),
       { path: index },
     );
   }
@@ -183,7 +215,7 @@ async function resolveOwn(
     );
   }
   const shards = (await existing(files.transformer)).isDirectory()
-    ? await findWeights(files.transformer)
+    ? await findWeights(files.transformer, { signal })
     : undefined;
   const weights = await describeWeights(shards ?? files.transformer, { signal });
   const archive = async (file: string): Promise<ProgramFile> => ({
@@ -215,7 +247,7 @@ async function resolveSnapshot(path: string, className: string, o: ResolveOption
       { path: join(path, MODEL_INDEX), field: '_class_name' },
     );
   }
-  const parts = new Parts();
+  const parts = new Parts(o);
   const transformer = await parts.weights(join(path, 'transformer'), "the transformer's weights");
   const vae = await parts.weights(join(path, 'vae'), "the autoencoder's weights");
   const scheduler = parts.file(
@@ -245,11 +277,11 @@ async function resolveCheckpoint(
   described?: WeightDescription,
 ): Promise<ModelSpec> {
   const directory = dirname(file);
-  const parts = new Parts();
+  const parts = new Parts(o);
   const single = join(directory, 'ae.safetensors');
   const vae = (await isFile(single))
     ? single
-    : ((await findWeights(join(directory, 'vae'))) ?? parts.missing(`the autoencoder (${single})`));
+    : ((await findWeights(join(directory, 'vae'), o)) ?? parts.missing(`the autoencoder (${single})`));
   const text = await findText(
     typeof o.textEncoders === 'string' ? resolve(o.textEncoders) : directory,
     o,
@@ -328,8 +360,29 @@ async function assemble(o: {
     text,
     ...(textEncoders !== undefined && { textEncoders }),
     decoder,
-    inferred: family.inferred,
+    inferred: [
+      ...family.inferred,
+      ...(o.schedule?.unfollowed ?? []),
+      ...[weights, text?.clip.weights, text?.t5.weights, decoder.weights].flatMap(unusedTensors),
+    ],
   };
+}
+
+/** What a file holds beside a part's own tensors may be nothing, or what makes the model another one. */
+function unusedTensors(weights: WeightDescription | undefined): Inference[] {
+  if (!weights?.extra) return [];
+  const { path, extra } = weights;
+  const { count, names } = extra;
+  const list = `${names.slice(0, 5).join(', ')}${count > 5 ? ', ...' : ''}`;
+  const tensors = count === 1 ? '1 tensor' : `${count} tensors`;
+  return [
+    {
+      what: 'weights',
+      value: 'complete without what is not known',
+      why: `${path} holds ${tensors} that no part of FLUX.1 has (${list}), not used here`,
+      doubtful: true,
+    },
+  ];
 }
 
 /** Architecture of a transformer: what its shapes tell, and the RoPE axes that its config.json gives. */
@@ -358,7 +411,7 @@ function architectureOf<Part extends PartName>(
   if (weights.part === part) return weights.architecture as PartArchitectures[Part];
   throw new JitFluxError(
     ERROR_CODES.WEIGHTS_MISMATCH,
-    `${weights.path} holds no ${part} but a ${weights.part}`,
+    `${weights.path} holds no ${part} but ${weights.part === 'autoencoder' ? 'an' : 'a'} ${weights.part}`,
     { path: weights.path, expected: part, found: weights.part },
   );
 }
@@ -496,9 +549,25 @@ async function findCheckpoint(
   return described.get(name) ?? (await describeWeights(join(directory, name), { signal }));
 }
 
+/** Weights in formats that are not read. */
+const OTHER_WEIGHTS = /\.(gguf|bin|ckpt|pth|onnx|msgpack)$/i;
+
+/** Names of weights in a directory that are in other formats, for a message; empty if there are none. */
+async function otherWeights(directory: string): Promise<string> {
+  const names = await listDirectory(directory).catch(() => []);
+  const others = names.filter((name) => OTHER_WEIGHTS.test(name));
+  if (others.length === 0) return '';
+  return `${others.slice(0, 3).join(', ')}: such files are not read; use safetensors`;
+}
+
 /** Collects what is missing, so that all of it is reported at once. */
 class Parts {
+  readonly #options: ResolveOptions;
   readonly #missing: string[] = [];
+
+  constructor(options: ResolveOptions) {
+    this.#options = options;
+  }
 
   missing(what: string): undefined {
     this.#missing.push(what);
@@ -506,7 +575,11 @@ class Parts {
   }
 
   async weights(directory: string, what: string): Promise<string | undefined> {
-    return (await findWeights(directory)) ?? this.missing(`${what} (${directory})`);
+    const { variant, signal } = this.#options;
+    const found = await findWeights(directory, { variant, signal });
+    if (found !== undefined) return found;
+    const others = await otherWeights(directory);
+    return this.missing(`${what} (${directory}${others && `, which holds ${others}`})`);
   }
 
   file(path: string, exists: boolean, what: string): string | undefined {
@@ -547,6 +620,16 @@ async function existing(path: string) {
   return stat(path).catch((cause: unknown) => {
     throw new JitFluxError(ERROR_CODES.FILE_NOT_FOUND, `Cannot read ${path}`, { path }, { cause });
   });
+}
+
+/** A link of the hub's cache whose file has not been downloaded, or is gone. */
+async function refuseDangling(path: string): Promise<void> {
+  if (!(await lstat(path).catch(() => undefined))?.isSymbolicLink()) return;
+  throw new JitFluxError(
+    ERROR_CODES.INVALID_MODEL,
+    `${path} is a link to a file that is not there: an incomplete download?`,
+    { path },
+  );
 }
 
 async function isFile(path: string): Promise<boolean> {

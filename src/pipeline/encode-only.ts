@@ -26,7 +26,9 @@ export async function encodeOnly(
   const o = readLoadOptions(given, { maxSequenceLength: true });
   const { signal } = o;
   checkLoadOptions(o);
-  const source = requireFiles(await describeModel(model, { textEncoders: o.textEncoders, signal }));
+  const source = requireFiles(
+    await describeModel(model, { textEncoders: o.textEncoders, variant: o.variant, signal }),
+  );
   const length = resolveTextLength(o.maxSequenceLength, source.info);
   if (o.memoryCheck !== false) {
     const request = {

@@ -90,7 +90,8 @@ export class FluxPipeline {
     const queue = queueOptions({ concurrency, maxQueue, dynamicBatching });
     const request = readMemoryCheck(o.memoryCheck);
     const started = performance.now();
-    const source = requireFiles(await describeModel(model, { textEncoders: o.textEncoders, signal }));
+    const { textEncoders, variant } = o;
+    const source = requireFiles(await describeModel(model, { textEncoders, variant, signal }));
     for (const doubt of doubts(source)) log('warn', `${source.info.name}: ${doubt}`, { path: source.path });
     let plan: MemoryPlan | undefined;
     if (request !== undefined) {

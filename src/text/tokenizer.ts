@@ -7,6 +7,7 @@ import { setImmediate } from 'node:timers/promises';
 import { Tokenizer as UntypedTokenizer } from '@huggingface/tokenizers';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
+import { parseJson, whyNotJson } from '../files/json.js';
 import { readSmallFile } from '../files/small-file.js';
 import { charsmapNormalizer } from './charsmap.js';
 import { checkTokenizerFile } from './tokenizer-file.js';
@@ -193,9 +194,9 @@ export async function readTokenizerText(path: string, signal?: AbortSignal): Pro
 export async function readTokenizerJson(path: string, signal?: AbortSignal): Promise<unknown> {
   const text = await readTokenizerText(path, signal);
   try {
-    return JSON.parse(text);
+    return parseJson(text);
   } catch (cause) {
-    throw invalidTokenizer(path, 'it is not JSON', cause);
+    throw invalidTokenizer(path, `it is not JSON: ${whyNotJson(text, cause)}`, cause);
   }
 }
 

@@ -92,7 +92,8 @@ void check_memory(const PartDescription& found) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto file = std::make_shared<const ListedFile>(as_text(as_bytes(data, size)));
   const PartDescription found = describe_part(file, {});
-  if (found.problem) check_error(*found.problem, {error_code::kWeightsMismatch});
+  if (found.problem)
+    check_error(*found.problem, {error_code::kWeightsMismatch, error_code::kUnsupportedFormat});
   expect(found.problem.has_value() || !found.part.empty(), "no part without a problem");
   expect(found.problem.has_value() == (found.architecture.index() == 0),
          "an architecture or a problem");
@@ -100,7 +101,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   check_memory(found);
   if (found.part != "transformer") return 0;
   // As it is loaded.
-  outcome({error_code::kWeightsMismatch}, [&] {
+  outcome({error_code::kWeightsMismatch, error_code::kUnsupportedFormat}, [&] {
     const FluxParameters parameters = FluxParameters::resolve(file);
     for (const std::string& name : parameters.names()) {
       expect(!parameters.pieces(name).empty(), "a parameter has pieces");

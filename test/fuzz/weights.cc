@@ -22,7 +22,9 @@ std::string open_and_check(Bytes bytes) {
                    const auto file = WeightFile::open(InputFile(folder().path() + "/file", bytes));
                    check_tensors(*file, file->file_bytes() > 0 ? bytes : Bytes{});
                    const PartDescription found = describe_part(file, {});
-                   if (found.problem) check_error(*found.problem, {error_code::kWeightsMismatch});
+                   if (found.problem)
+                     check_error(*found.problem,
+                                 {error_code::kWeightsMismatch, error_code::kUnsupportedFormat});
                    check_written(*file);
                  });
 }

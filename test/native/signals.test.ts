@@ -159,7 +159,7 @@ describe('a signal', () => {
   });
 
   it.each(['addEventListener', 'removeEventListener'])(
-    'whose %s throws does not keep asyncDispose from returning',
+    'whose own %s throws serves as any other, and does not keep asyncDispose from returning',
     async (name) => {
       const mini = await loadMini();
       const { signal } = new AbortController();
@@ -175,7 +175,7 @@ describe('a signal', () => {
         sigmas: [1],
         signal,
       });
-      await expect(call).rejects.toThrow('mine');
+      (await call).dispose();
       await mini[Symbol.asyncDispose]();
     },
   );

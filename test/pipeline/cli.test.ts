@@ -130,7 +130,7 @@ describe('jit-flux', () => {
     const { code, stdout, stderr } = await jitFlux(argv, (_child, text) => {
       if (text.includes('Step 1 of')) rmSync(lost, { recursive: true, force: true });
     });
-    expect(code).toBe(0);
+    expect(code).toBe(1);
     const [path = ''] = /\S+\.png(?= {2})/.exec(stdout) ?? [];
     try {
       expect(stderr).toContain(`the directory does not exist; the picture is in ${path}`);
@@ -138,6 +138,25 @@ describe('jit-flux', () => {
     } finally {
       await rm(path, { force: true });
     }
+  });
+
+  it('replaces the picture that was named, and no other', async () => {
+    const cwd = await mkdtemp(join(directory, 'named-'));
+    const argv = (prompt: string, ...flags: string[]) => [
+      ...['generate', prompt, '--seed', '3', '--steps', '2', '--preset', 'dense', '--width', '64'],
+      ...['--height', '64', '--quiet', ...flags],
+    ];
+    const paths: string[] = [];
+    for (const flags of [[], [], ['-o', 'jit-flux-3.png'], ['--num-images', '2'], ['--num-images', '2']]) {
+      const { code, stdout, stderr } = await jitFlux(argv('a red circle', ...flags), undefined, cwd);
+      expect(code, stderr).toBe(0);
+      paths.push(...stdout.trim().split('\n'));
+    }
+    expect(paths).toEqual([
+      ...['jit-flux-3.png', 'jit-flux-3_2.png', 'jit-flux-3.png'],
+      ...['jit-flux-3-1.png', 'jit-flux-3-2.png', 'jit-flux-3-1_2.png', 'jit-flux-3-2_2.png'],
+    ]);
+    expect((await readdir(cwd)).sort()).toEqual([...new Set(paths)].sort());
   });
 
   it('refuses bad input with exit code 2 and writes nothing', async () => {

@@ -28,6 +28,7 @@ const LOAD = [
   // Of a model whose encoders are TorchScript: refused.
   '--quantize-text-encoders',
   'int8',
+  ...['--variant', 'fp16'],
 ];
 const TRANSFORMER = [
   ...['--quantize', 'int8', '--release-encoders', '--no-stream-weights', '--no-cuda-graphs'],

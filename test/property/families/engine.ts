@@ -141,6 +141,7 @@ const loadOptions = () => ({
   verify: true,
   timeEmbedding: 'exact' as const,
   textEncoders: false as const,
+  variant: 'fp16',
   keepTextEncoders: true,
   keepDecoder: true,
   memoryCheck: false,

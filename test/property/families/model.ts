@@ -52,6 +52,7 @@ const planOptions = () => ({
   keepDecoder: true,
   keepModulation: true,
   textEncoders: undefined,
+  variant: 'fp16',
   keepTextEncoders: true,
   signal: signal(),
   width: 64,
@@ -111,7 +112,7 @@ export const family: Family<World> = {
   targets: [
     plain('resolveModel', (w) => [
       join(w.root, 'models/flux-tiny'),
-      { textEncoders: false, signal: signal() },
+      { textEncoders: false, variant: 'fp16', signal: signal() },
     ]),
     plain('resolveModel', (w) => [copyOf(w.tiny), { textEncoders: undefined, signal: signal() }]),
     plain('resolveModel', (w) => [copyOf(w.named), {}]),

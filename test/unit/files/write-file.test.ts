@@ -15,7 +15,7 @@ import { join } from 'node:path';
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
-import { assertWritable, writeFileAtomic, writeFileOrElsewhere } from '../../../src/image/index.js';
+import { assertWritable, freePath, writeFileAtomic, writeFileOrElsewhere } from '../../../src/image/index.js';
 import { runSource } from '../../support/program.js';
 
 describe('writeFileAtomic', () => {
@@ -131,6 +131,29 @@ describe('writeFileAtomic', () => {
     expect(await writeFileOrElsewhere(there, 'picture')).toEqual({ path: there });
     const aborted = writeFileOrElsewhere(gone, 'picture', { signal: AbortSignal.abort() });
     await expect(aborted).rejects.toMatchObject({ code: 'ERR_JITFLUX_ABORTED' });
+  });
+
+  it('takes a free name rather than that of another file, also among many writers', async () => {
+    const path = join(directory, 'out.png');
+    await writeFile(path, 'mine');
+    await symlink('nowhere', join(directory, 'out_2.png'));
+    expect(await freePath(path)).toBe(join(directory, 'out_3.png'));
+    await expect(writeFileAtomic(path, 'other', { replace: false })).rejects.toMatchObject({
+      code: 'ERR_JITFLUX_WRITE_FAILED',
+      details: { reason: 'a file of this name is there already' },
+    });
+    const texts = Array.from({ length: 12 }, (_, i) => `picture ${i}`);
+    const written = await Promise.all(
+      texts.map((text) => writeFileOrElsewhere(path, text, { replace: false })),
+    );
+    expect(written.every(({ failed }) => failed === undefined)).toBe(true);
+    expect(new Set(written.map((one) => one.path)).size).toBe(12);
+    expect(await Promise.all(written.map((one) => readFile(one.path, 'utf8')))).toEqual(texts);
+    expect(await readFile(path, 'utf8')).toBe('mine');
+    expect((await readdir(directory)).filter((name) => name.endsWith('.tmp'))).toEqual([]);
+    // Nowhere else is an own name replaced, and no name is made up where one was given.
+    await writeFileOrElsewhere(path, 'new');
+    expect(await readFile(path, 'utf8')).toBe('new');
   });
 
   it('leaves the old content and no temporary file when aborted', async () => {

@@ -8,6 +8,7 @@ const file = (schedule: ScheduleOptions, stated = true) => ({
   path: 'scheduler_config.json',
   schedule,
   stated,
+  unfollowed: [],
 });
 const SHIFT = file({ kind: 'shift' });
 const STATIC = file({ kind: 'static', shift: 1 });

@@ -282,7 +282,9 @@ describe('what is wrong with a directory', () => {
 
   it('holds several weight files, or several checkpoints', async () => {
     const model = await snapshot();
-    await writeFile(join(model, 'vae', 'other.safetensors'), '');
+    const vae = (name: string) => join(model, 'vae', name);
+    await rename(vae('diffusion_pytorch_model.safetensors'), vae('one.safetensors'));
+    await writeFile(vae('other.safetensors'), '');
     await expect(resolveModel(model)).rejects.toMatchObject(
       fails('ERR_JITFLUX_UNSUPPORTED_FORMAT', 'several weight files'),
     );
@@ -300,6 +302,8 @@ describe('what is wrong with a directory', () => {
       [Buffer.from([2, 0, 0, 0, 0, 0, 0, 0, 123, 91]), 'ERR_JITFLUX_CORRUPT_FILE'],
       [Buffer.alloc(16, 255), 'ERR_JITFLUX_UNSAFE_FILE'],
       [Buffer.from('version https://git-lfs.github.com/spec/v1'), 'ERR_JITFLUX_UNSUPPORTED_FORMAT'],
+      [Buffer.from('<!doctype html><title>Sign in'), 'ERR_JITFLUX_UNSUPPORTED_FORMAT'],
+      [Buffer.from('Access to model FLUX.1-dev is restricted.'), 'ERR_JITFLUX_UNSUPPORTED_FORMAT'],
       [Buffer.from([2, 0, 0, 0, 0, 0, 0, 0, 123, 125]), 'ERR_JITFLUX_WEIGHTS_MISMATCH'],
     ] as const) {
       const file = join(work, 'flux.safetensors');
