@@ -39,7 +39,7 @@ const sampler = new JitSampler(model, {
   latents,
   preset: 'jit-7x',
   activation: topDown,
-  microFlow: { mode: 'finite-time', steps: 3 },
+  microFlow: { mode: 'finite-time' },
 });
 for await (const { step, sigma, activeTokens, latents: state } of sampler) {
   const [values, goal] = [await state.toFloat32Array(), await x0.toFloat32Array()];

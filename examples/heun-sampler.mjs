@@ -29,7 +29,7 @@ async function sample({ steps, heun, sparse = 0 }) {
       const [clean, fresh] = [await jit.predictClean(latents, last, sigma), noise(8)];
       const o = { clean, noise: fresh, anchors: few, newTokens: others, sigma, grid };
       const target = await jit.microFlowTarget(o);
-      await jit.microFlow(latents, { mode: 'finite-time', steps: 3, newTokens: others, target });
+      await jit.microFlow(latents, { mode: 'finite-time', newTokens: others, target });
       for (const tensor of [clean, fresh, target]) tensor.dispose();
     }
     const anchors = step < sparse ? few : undefined;

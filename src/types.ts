@@ -30,16 +30,15 @@ export interface TensorLike {
   toFloat32Array(): Promise<Float32Array>;
 }
 
-/** How newcomers are brought in at a stage transition (JiT's deterministic micro-flow, DMF). */
-export interface MicroFlowOptions {
-  /**
-   * `'finite-time'`: the paper's hitting ODE in `steps` equal Euler sub-steps (weights 1/n, 1/(n-1), ..., 1), which
-   * lands exactly on the target. `'relax'`: the released code's single blend `(1 - 1/steps) y + (1/steps) target`;
-   * `steps` 0 or 1 replaces the value by the target.
-   */
-  mode: 'finite-time' | 'relax';
-  steps: number;
-}
+/**
+ * How newcomers are brought in at a stage transition (JiT's deterministic micro-flow, DMF).
+ *
+ * - `'finite-time'`: the paper's hitting ODE dy/dt = (y* - y)/(T - t), followed to its end: exactly the target. It has no
+ *   number of steps, because equal Euler sub-steps (1/n, 1/(n-1), ..., 1 of the way that is left) end there whatever n is.
+ * - `'relax'`: the released code's single blend `(1 - 1/steps) y + (1/steps) target`; `steps` 0 or 1 replaces the value by
+ *   the target, as finite-time does.
+ */
+export type MicroFlowOptions = { mode: 'finite-time' } | { mode: 'relax'; steps: number };
 
 /** A velocity model over packed tokens: FLUX through `FluxTransformer.bind()`, or any backbone of yours. */
 export interface VelocityModel<T extends TensorLike = TensorLike> {

@@ -1,6 +1,5 @@
-import { checkFloat, checkInteger, type Names, readOptions } from '../arguments.js';
-import { invalidArgument } from '../errors.js';
-import { MAX_MICRO_FLOW_STEPS } from '../sampler/options.js';
+import { checkFloat, type Names, readOptions } from '../arguments.js';
+import { checkMicroFlow } from '../sampler/options.js';
 import { readGrid } from '../sampler/stages.js';
 import { runNative } from './call.js';
 import type { JitOperators, MicroFlowOptions } from '../types.js';
@@ -16,7 +15,8 @@ type Options<Name extends keyof JitOperators> = NonNullable<
 >;
 
 const SELECT: Names<Options<'selectTokens'>> = { anchors: true, count: true, grid: true, perImage: true };
-const MICRO_FLOW: Names<Options<'microFlow'>> = {
+type MicroFlow = { mode: MicroFlowOptions['mode']; steps?: number } & Omit<Options<'microFlow'>, 'mode'>;
+const MICRO_FLOW: Names<MicroFlow> = {
   mode: true,
   steps: true,
   newTokens: true,
@@ -65,8 +65,8 @@ export const jit: Required<JitOperators<Tensor>> = {
   },
 
   async microFlow(latents, given) {
-    const { mode, steps, newTokens, target } = readOptions(given, MICRO_FLOW);
-    const weights = microFlowWeights({ mode, steps });
+    const { mode, steps, newTokens, target } = readOptions<MicroFlow>(given, MICRO_FLOW);
+    const weights = Float64Array.of(microFlowWeight(checkMicroFlow({ mode, steps })));
     const tensors = { latents: handleOf(latents, 'latents'), target: handleOf(target, 'target') };
     await runNative((binding, job) => binding.microFlow({ ...tensors, newTokens, weights }, job));
   },
@@ -86,22 +86,7 @@ export const jit: Required<JitOperators<Tensor>> = {
   },
 };
 
-/**
- * Shares of the way to the target, one per blend.
- *
- * finite-time: n Euler sub-steps of dy/dt = (y* - y)/(T - t) move 1/n, 1/(n-1), ..., 1 of the remaining way; the last
- * one lands on the target exactly. relax: the released code blends once by 1/steps; 0 and 1 replace.
- */
-function microFlowWeights({ mode, steps }: MicroFlowOptions): Float64Array {
-  checkInteger('microFlow.steps', steps, 0, MAX_MICRO_FLOW_STEPS);
-  switch (mode) {
-    case 'finite-time': {
-      const count = Math.max(1, steps);
-      return Float64Array.from({ length: count }, (_, i) => 1 / (count - i));
-    }
-    case 'relax':
-      return Float64Array.of(steps <= 1 ? 1 : 1 / steps);
-    default:
-      throw invalidArgument('microFlow.mode', "'finite-time' or 'relax'", mode);
-  }
+/** Share of the way to the target. */
+function microFlowWeight(o: MicroFlowOptions): number {
+  return o.mode === 'finite-time' || o.steps <= 1 ? 1 : 1 / o.steps;
 }

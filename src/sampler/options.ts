@@ -1,6 +1,6 @@
 /** From what the caller wrote to complete, checked settings. */
 
-import { checkBoolean, copyOf, type Names, readFields, readOptions } from '../arguments.js';
+import { checkBoolean, checkInteger, copyOf, type Names, readFields, readOptions } from '../arguments.js';
 import { ERROR_CODES, invalidArgument } from '../errors.js';
 import type {
   ActivationPolicy,
@@ -44,7 +44,7 @@ export const JIT_OPTIONS: Names<JitOptions> = {
   importanceInEvents: true,
 };
 
-/** Largest accepted number of micro-flow sub-steps. */
+/** Largest accepted `steps` of the micro-flow. */
 export const MAX_MICRO_FLOW_STEPS = 1000;
 
 /**
@@ -107,17 +107,22 @@ function checkActivation(value: 'importance' | 'grid' | ActivationPolicy) {
   throw invalidArgument('activation', "'importance', 'grid' or a function", value);
 }
 
-function checkMicroFlow(value: Readonly<MicroFlowOptions>): MicroFlowOptions {
-  const expected = "{ mode: 'finite-time' | 'relax', steps }";
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT */
+export function checkMicroFlow(value: {
+  mode: MicroFlowOptions['mode'];
+  steps?: number | undefined;
+}): MicroFlowOptions {
+  const expected = "{ mode: 'finite-time' } or { mode: 'relax', steps }";
   const { mode, steps } = readFields(value, 'microFlow', { mode: true, steps: true }, expected);
-  if (mode !== 'finite-time' && mode !== 'relax') {
-    throw invalidArgument('microFlow.mode', "'finite-time' or 'relax'", mode);
+  switch (mode) {
+    case 'finite-time':
+      if (steps === undefined) return { mode };
+      throw invalidArgument('microFlow.steps', "nothing with 'finite-time', which ends at the target", steps);
+    case 'relax':
+      return { mode, steps: checkInteger('microFlow.steps', steps, 0, MAX_MICRO_FLOW_STEPS) };
+    default:
+      throw invalidArgument('microFlow.mode', "'finite-time' or 'relax'", mode);
   }
-  const least = mode === 'relax' ? 0 : 1;
-  if (!Number.isInteger(steps) || steps < least || steps > MAX_MICRO_FLOW_STEPS) {
-    throw invalidArgument('microFlow.steps', `an integer from ${least} to ${MAX_MICRO_FLOW_STEPS}`, steps);
-  }
-  return { mode, steps };
 }
 
 function matches(o: ResolvedOptions, preset: Preset): boolean {
@@ -127,7 +132,7 @@ function matches(o: ResolvedOptions, preset: Preset): boolean {
       p.stageRatios,
       p.tokenRatios,
       s.kind === 'beta' ? [s.kind, s.alpha, s.beta] : s.kind === 'static' ? [s.kind, s.shift] : s,
-      [p.microFlow.mode, p.microFlow.steps],
+      [p.microFlow.mode, 'steps' in p.microFlow && p.microFlow.steps],
     ]);
   };
   return (

@@ -200,12 +200,10 @@ describe('micro-flow', () => {
       const expected = file.float32(`${name}.steps${steps}.output`);
       expectWithin(`${name} relax ${steps}`, 'max abs', maxAbs(await y.toFloat32Array(), expected), 1e-5);
     }
-    // The hitting ODE lands on the target whatever the number of sub-steps.
-    for (const steps of [1, 4]) {
-      using y = load(file, `${name}.y`);
-      await jit.microFlow(y, { mode: 'finite-time', steps, newTokens, target });
-      expect(await y.toFloat32Array()).toEqual(file.float32(`${name}.steps0.output`));
-    }
+    // The hitting ODE lands on the target.
+    using y = load(file, `${name}.y`);
+    await jit.microFlow(y, { mode: 'finite-time', newTokens, target });
+    expect(await y.toFloat32Array()).toEqual(file.float32(`${name}.steps0.output`));
   });
 
   it.each([1, 2])('target, batch %i', async (batch) => {

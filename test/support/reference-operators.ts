@@ -234,8 +234,7 @@ function microFlow(latents: ArrayTensor, o: Parameters<JitOperators<ArrayTensor>
         if (o.mode === 'relax') {
           y = o.steps <= 1 ? target : (1 - 1 / o.steps) * y + target / o.steps;
         } else {
-          // Equal Euler sub-steps of dy/dt = (target - y) / (T - t); the last one has weight 1.
-          for (let n = o.steps; n > 1; n--) y += (target - y) / n;
+          // The last of equal Euler sub-steps of dy/dt = (target - y) / (T - t) has weight 1.
           y = target;
         }
         latents.data[i] = y;

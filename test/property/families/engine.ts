@@ -302,7 +302,7 @@ export const family: Family<World> = {
       (w) => [
         latents(w),
         {
-          mode: 'finite-time',
+          mode: 'relax',
           steps: 2,
           newTokens: newTokens(),
           target: randn(w, [IMAGES, 2, 64]),

@@ -52,7 +52,7 @@ const planOptions = () => ({
   keepDecoder: true,
   keepModulation: true,
   textEncoders: undefined,
-  variant: 'fp16',
+  variant: undefined,
   keepTextEncoders: true,
   signal: signal(),
   width: 64,

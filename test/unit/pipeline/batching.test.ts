@@ -47,7 +47,7 @@ describe('batchKey', () => {
       { initialAnchors: Int32Array.from({ length: 89 }, (_, token) => token) },
       { initialAnchors: Int32Array.from({ length: 89 }, (_, token) => token + 1) },
       { activation: 'grid' },
-      { microFlow: { mode: 'finite-time', steps: 3 } },
+      { microFlow: { mode: 'finite-time' } },
       { maxSequenceLength: 256 },
       { output: 'latent' },
     ];

@@ -133,17 +133,15 @@ describe('micro-flow', () => {
     );
   });
 
-  it('the finite-time flow lands exactly on the target, whatever the number of steps', async () => {
-    for (const steps of [1, 2, 3, 7, 100]) {
-      const y = tensor(microflow, 'bridge.batch2.y');
-      const newTokens = microflow.int32('bridge.batch2.new_indices');
-      const target = tensor(microflow, 'bridge.batch2.target');
-      await operators.microFlow(y, { mode: 'finite-time', steps, newTokens, target });
-      const reached = await operators.gather(y, newTokens);
-      expect(reached.data).toEqual(target.data);
-      // One step of the flow, and the others untouched.
-      expect(y.data).toEqual(microflow.float32('bridge.batch2.steps1.output'));
-    }
+  it('the finite-time flow lands exactly on the target', async () => {
+    const y = tensor(microflow, 'bridge.batch2.y');
+    const newTokens = microflow.int32('bridge.batch2.new_indices');
+    const target = tensor(microflow, 'bridge.batch2.target');
+    await operators.microFlow(y, { mode: 'finite-time', newTokens, target });
+    const reached = await operators.gather(y, newTokens);
+    expect(reached.data).toEqual(target.data);
+    // One step of the flow, and the others untouched.
+    expect(y.data).toEqual(microflow.float32('bridge.batch2.steps1.output'));
   });
 
   it('reads a full-size target at the new tokens only', async () => {
