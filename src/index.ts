@@ -110,7 +110,15 @@ export {
   type SetupProgress,
   type SetupResult,
 } from './libtorch/provision.js';
-export type { PngMetadata, RgbImage } from './image/index.js';
+export {
+  encodePng,
+  encodePngAsync,
+  METADATA_KEYWORD,
+  readPngText,
+  type PngMetadata,
+  type PngText,
+  type RgbImage,
+} from './image/index.js';
 export { engineInfo, type EngineInfo, type KernelName } from './engine/engine.js';
 export type { GenerateTrace, LoadTrace, StepTrace } from './diagnostics.js';
 export { LOG_LEVELS, setLogger, type LogEntry, type LoggerOptions, type LogLevel } from './logging.js';

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "describe/flux_parameters.h"
+#include "weights/fingerprint.h"
 #include "weights/float_conversion.h"
 #include "weights/input_file.h"
 #include "weights/json.h"
@@ -44,22 +45,10 @@ struct Plan {
   ConvertResult result;
 };
 
-uint64_t fnv1a(std::string_view text, uint64_t hash) {
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3;
-  return hash;
-}
-
-std::string hex(uint64_t value) {
-  constexpr char kHex[] = "0123456789abcdef";
-  std::string out;
-  for (int shift = 60; shift >= 0; shift -= 4) out += kHex[(value >> shift) & 15];
-  return out;
-}
-
 // What must be equal for a partial file to be continued.
 std::string identify(const Plan& plan, const ConvertOptions& options,
                      const std::string& attributes) {
-  uint64_t names = 0xCBF29CE484222325;
+  uint64_t names = kFnvStart;
   for (const PlannedTensor& tensor : plan.tensors) {
     names = fnv1a(tensor.spec.name + "\n", names);
     for (const WeightTensor& piece : tensor.pieces) {
@@ -70,12 +59,12 @@ std::string identify(const Plan& plan, const ConvertOptions& options,
                          (options.format == OutputFormat::kTorchScript ? "pt" : "safetensors") +
                          " " + (options.dtype ? dtype_name(*options.dtype) : "keep") + " " +
                          attributes + " tensors " + std::to_string(plan.tensors.size()) + " " +
-                         hex(names);
+                         hexadecimal(names);
   for (const InputFile* file : plan.file->inputs()) {
     const std::string& path = file->path();
     const std::string name = path.substr(path.rfind('/') + 1);
-    identity += " source " + hex(fnv1a(name, 0xCBF29CE484222325)) + " " +
-                std::to_string(file->size()) + " " + std::to_string(file->modified());
+    identity += " source " + hexadecimal(fnv1a(name)) + " " + std::to_string(file->size()) + " " +
+                std::to_string(file->modified());
   }
   return identity;
 }

@@ -7,6 +7,7 @@
 #include "node/environment.h"
 #include "node/errors.h"
 #include "node/metadata.h"
+#include "weights/fingerprint.h"
 #include "weights/reader_util.h"
 #include "weights/weight_folder.h"
 #include "weights_addon/registration.h"
@@ -69,7 +70,8 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
   return NodeEnvironment::of(info.Env()).run(info.Env(), info[1], [path](const Job& job) {
     const auto file = WeightFile::open(path, {.job = job});
     const PartDescription found = describe_part(file, job);
-    return NodeEnvironment::Settle([path, file, found](Napi::Env env) -> napi_value {
+    const std::string fingerprint = fingerprint_of(*file);
+    return NodeEnvironment::Settle([path, file, found, fingerprint](Napi::Env env) -> napi_value {
       const auto number = [env](uint64_t value) {
         return Napi::Number::New(env, static_cast<double>(value));
       };
@@ -94,6 +96,7 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
         types.Set(jitflux::dtype_name(dtype), number(elements));
       }
       result.Set("storedTypes", types);
+      result.Set("fingerprint", fingerprint);
       if (!found.extra.empty()) {
         constexpr size_t kMaxNames = 20;
         Napi::Object extra = Napi::Object::New(env);

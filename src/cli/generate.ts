@@ -1,5 +1,5 @@
 /** `jit-flux generate`: prompt to PNG. */
-import { extname } from 'node:path';
+import { basename, extname } from 'node:path';
 
 import { invalidArgument } from '../errors.js';
 import type { GenerateRequest } from '../pipeline/index.js';
@@ -9,6 +9,7 @@ import { requireFiles, resolveModel } from '../model/resolve-model.js';
 import { resolveRequest } from '../pipeline/request.js';
 import { defineCommand, EXIT } from './command.js';
 import { formatDuration } from './format.js';
+import { type FromPicture, readFromPicture } from './from-picture.js';
 import {
   given,
   LOAD_FLAGS,
@@ -25,7 +26,12 @@ export const generateCommand = defineCommand({
   describe: 'Generate pictures from a prompt',
   builder: (yargs) =>
     yargs
-      .positional('prompt', { type: 'string', describe: 'what to draw; or give --conditioning' })
+      .positional('prompt', { type: 'string', describe: 'what to draw; or give --conditioning or --from' })
+      .option('from', {
+        type: 'string',
+        requiresArg: true,
+        describe: 'a picture made before, whose settings to take; what else is given replaces them',
+      })
       .option('conditioning', {
         type: 'string',
         requiresArg: true,
@@ -48,17 +54,26 @@ export const generateCommand = defineCommand({
       .option('guidance', { type: 'number', requiresArg: true, describe: "default: the model's" })
       .options(LOAD_FLAGS)
       .option('memory-check', MEMORY_CHECK_FLAG)
+      .option('metadata', {
+        type: 'boolean',
+        default: true,
+        describe: 'write into the file how it was made (--no-metadata: leave that out)',
+      })
       .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no progress, no warnings' })
-      .example('$0 generate "a red circle over the sea" -o circle.png', ''),
-  async run(args, context) {
+      .example('$0 generate "a red circle over the sea" -o circle.png', '')
+      .example('$0 generate --from circle.png --seed 8', 'the same with another seed'),
+  async run(typed, context) {
     const { signal } = context;
+    const from = typed.from === undefined ? undefined : await readFromPicture(typed.from, signal);
+    const args = from ? completed(typed, from.flags) : typed;
     const load = loadOptions(args);
+    if (from?.timeEmbedding) load.timeEmbedding = from.timeEmbedding;
     const { conditioning: file } = args;
     if ((args.prompt === undefined) === (file === undefined)) {
       throw invalidArgument('prompt', 'either a prompt or --conditioning', args.prompt);
     }
     // Everything that can be wrong is found before anything is loaded.
-    const model = args.model ?? BUNDLED_MODEL;
+    const model = args.model ?? modelOf(from);
     const textEncoders = file === undefined ? load.textEncoders : false;
     const spec = requireFiles(await resolveModel(model, { textEncoders, variant: load.variant, signal }));
     // Reading a conditioning needs native tensors, but checks the request against what is in it.
@@ -100,15 +115,24 @@ export const generateCommand = defineCommand({
 
     const failures: (string | undefined)[] = [];
     for (const [i, image] of result.images.entries()) {
-      const { path, failed } = await writeFileOrElsewhere(files[i] as string, image.toPNG(), {
-        signal,
-        replace,
-      });
+      const { path, failed } = await writeFileOrElsewhere(
+        files[i] as string,
+        image.toPNG({ metadata: args.metadata }),
+        {
+          signal,
+          replace,
+        },
+      );
       if (failed) context.note(`Warning: ${failed.message}; the picture is in ${path}`);
       files[i] = path;
       failures[i] = failed?.message;
     }
-    if (!args.quiet) for (const warning of result.warnings) context.note(`Warning: ${warning.message}`);
+    const made = result.images[0]?.metadata['modelFingerprint'];
+    if (from?.fingerprint !== undefined && made !== from.fingerprint) {
+      from.doubts.push(`${typed.from} was made with other weights: the picture may differ`);
+    }
+    const messages = [...(from?.doubts ?? []), ...result.warnings.map(({ message }) => message)];
+    if (!args.quiet) for (const message of messages) context.note(`Warning: ${message}`);
     const { plan, warnings, timings } = result;
     context.printJson({
       images: result.images.map(({ width, height, prompt, seed: own }, i) => ({
@@ -139,6 +163,22 @@ export const generateCommand = defineCommand({
     return failures.some((failed) => failed !== undefined) ? EXIT.failure : EXIT.ok;
   },
 });
+
+/** Flags of a picture under those that were typed. */
+function completed<Args extends object>(typed: Args, flags: FromPicture['flags']): Args {
+  const isTyped = (name: string) => (typed as Record<string, unknown>)[name] !== undefined;
+  // Encoded prompts take the place of the picture's.
+  const none = isTyped('conditioning') ? { prompt: undefined, 'text-tokens': undefined } : {};
+  const missing = Object.entries({ ...flags, ...none }).filter(([name]) => !isTyped(name));
+  return { ...typed, ...Object.fromEntries(missing) };
+}
+
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT if the picture's model is not the bundled one */
+function modelOf(from: FromPicture | undefined): string {
+  const name = from?.model;
+  if (name === undefined || name === basename(BUNDLED_MODEL)) return BUNDLED_MODEL;
+  throw invalidArgument('model', `the path of ${name}, with which the picture was made`, undefined);
+}
 
 async function loadConditioning(path: string, signal: AbortSignal) {
   const { loadEncodedPrompts } = await import('../pipeline/index.js');

@@ -1,31 +1,33 @@
 /** `jit-flux inspect`: what is in a weight file, or what a model is. */
-import { stat } from 'node:fs/promises';
+import { open, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { MODEL_INDEX } from '../model/model-directory.js';
 import { resolveModel } from '../model/resolve-model.js';
 import type { ModelSpec } from '../model/spec.js';
 import { DEFAULT_PRESET } from '../sampler/presets.js';
-import { defineCommand, EXIT } from './command.js';
+import { type Context, defineCommand, EXIT } from './command.js';
 import { mostStored } from '../engine/describe.js';
 import { formatBytes, formatCount, table } from './format.js';
+import { readPicture } from './from-picture.js';
 
 export const inspectCommand = defineCommand({
   command: 'inspect <file>',
   describe:
-    'Show what a weight file holds (exit code 2 if it is no usable transformer), or what a model is: its parts, their ' +
-    'types, its defaults, and what was inferred and why',
+    'Show what a weight file holds (exit code 2 if it is no usable transformer), what a model is (its parts, their ' +
+    'types, its defaults, what was inferred and why), or how a picture was made',
   builder: (yargs) =>
     yargs
       .positional('file', {
         type: 'string',
         demandOption: true,
         describe:
-          'TorchScript archive (.pt), .safetensors file, directory of shards, model directory, or a known name',
+          'TorchScript archive (.pt), .safetensors file, directory of shards, model directory, known name, or a PNG file',
       })
       .option('tensors', { type: 'boolean', default: false, describe: 'list every tensor' })
       .example('$0 inspect models/flux-tiny/transformer.pt', ''),
   async run(args, context) {
+    if (await isPicture(args.file)) return inspectPicture(args.file, context);
     if (await isModel(args.file)) {
       const spec = await resolveModel(args.file, { signal: context.signal });
       context.printJson(spec);
@@ -100,6 +102,36 @@ export const inspectCommand = defineCommand({
     return EXIT.badInput;
   },
 });
+
+const PNG = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
+
+async function isPicture(path: string): Promise<boolean> {
+  // A pipe or a device is looked at by whoever reads weights, with care.
+  if (!(await stat(path).catch(() => undefined))?.isFile()) return false;
+  const file = await open(path).catch(() => undefined);
+  if (!file) return false;
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(PNG.length), 0, PNG.length, 0);
+    return bytesRead === PNG.length && buffer.equals(PNG);
+  } finally {
+    await file.close();
+  }
+}
+
+/** How a picture was made, as far as it says. */
+async function inspectPicture(path: string, context: Context): Promise<void> {
+  const { width, height, text, metadata } = await readPicture(path, context.signal);
+  context.printJson({ file: path, format: 'png', width, height, metadata: metadata ?? null, text });
+  const facts = Object.entries(metadata ?? text).filter(([name]) => name !== 'parameters' || !metadata);
+  const rows = [
+    ['file', path],
+    ['format', 'png'],
+    ['size', `${width}x${height}`],
+    ...facts.map(([name, value]) => [name, String(value)]),
+  ];
+  for (const line of table(rows)) context.print(line);
+  if (!metadata) context.note(`${path} does not say how it was made, or another program made it`);
+}
 
 /** A directory with an index, or a name that is no path. */
 async function isModel(path: string): Promise<boolean> {

@@ -4,7 +4,8 @@ import { checkLoadOptions } from '../model/component-options.js';
 import { MAX_IMAGES, resolveTextLength, type RunOptions } from '../model/run.js';
 import type { ModelInfo } from '../model/spec.js';
 import type { InferredOptionTypes } from 'yargs';
-import type { Device, LoadOptions, PresetName } from '../types.js';
+import { readListText, readMicroFlowText, readScheduleText } from '../sampler/settings-text.js';
+import type { Device, JitOptions, LoadOptions, PresetName } from '../types.js';
 
 /** Options that `generate` and `plan` share. */
 export const SAMPLING_FLAGS = {
@@ -36,6 +37,26 @@ export const SAMPLING_FLAGS = {
     type: 'string',
     requiresArg: true,
     describe: 'share of tokens active in each stage, e.g. 0.35,0.62,1',
+  },
+  schedule: {
+    type: 'string',
+    requiresArg: true,
+    describe: 'noise levels: shift, static:<shift>, beta:<alpha>,<beta> or sigmas:<level>,<level>,...',
+  },
+  anchors: {
+    choices: ['checkerboard', 'strided'] as const,
+    requiresArg: true,
+    describe: "pattern of the first stage's anchor tokens",
+  },
+  activation: {
+    choices: ['importance', 'grid'] as const,
+    requiresArg: true,
+    describe: 'which tokens join at the next stage',
+  },
+  'micro-flow': {
+    type: 'string',
+    requiresArg: true,
+    describe: 'how they are brought in: finite-time or relax:<steps>',
   },
 } as const;
 
@@ -153,6 +174,10 @@ export interface SamplingArgs {
   'text-tokens': number | undefined;
   'stage-ratios': string | undefined;
   'token-ratios': string | undefined;
+  schedule: string | undefined;
+  anchors: 'checkerboard' | 'strided' | undefined;
+  activation: 'importance' | 'grid' | undefined;
+  'micro-flow': string | undefined;
 }
 
 /**
@@ -165,24 +190,22 @@ export function runOptions(args: SamplingArgs, model: ModelInfo): RunOptions {
   return { ...samplingOptions(args), ...given({ width, height, maxSequenceLength: textTokens }) };
 }
 
-function samplingOptions(args: SamplingArgs) {
-  const stageRatios = numberList('stage-ratios', args['stage-ratios']);
-  const tokenRatios = numberList('token-ratios', args['token-ratios']);
-  return {
-    ...(args.preset !== undefined && { preset: args.preset as PresetName }),
-    ...(args.steps !== undefined && { steps: args.steps }),
-    ...(stageRatios && { stageRatios }),
-    ...(tokenRatios && { tokenRatios }),
+function samplingOptions(args: SamplingArgs): JitOptions {
+  const list = (option: 'stage-ratios' | 'token-ratios') => {
+    const text = args[option];
+    return text === undefined ? undefined : readListText(text, option);
   };
-}
-
-function numberList(option: string, text: string | undefined): number[] | undefined {
-  if (text === undefined) return undefined;
-  const values = text.split(',').map((part) => (part.trim() === '' ? NaN : Number(part)));
-  if (values.some((value) => Number.isNaN(value))) {
-    throw invalidArgument(option, 'numbers separated by commas, such as 0.4,0.65,1', text);
-  }
-  return values;
+  const { schedule, 'micro-flow': microFlow } = args;
+  return given({
+    preset: args.preset as PresetName | undefined,
+    steps: args.steps,
+    stageRatios: list('stage-ratios'),
+    tokenRatios: list('token-ratios'),
+    schedule: schedule === undefined ? undefined : readScheduleText(schedule),
+    initialAnchors: args.anchors,
+    activation: args.activation,
+    microFlow: microFlow === undefined ? undefined : readMicroFlowText(microFlow, 'micro-flow'),
+  });
 }
 
 /** A seed as exact integer: a number where that is exact, else a bigint. */

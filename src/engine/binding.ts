@@ -126,6 +126,8 @@ export interface WeightFileDescription {
   parameters: number;
   /** Elements of all tensors by the type that holds them: `{ bfloat16: 1000 }`. */
   storedTypes: Record<string, number>;
+  /** Of sizes and samples of the files: 16 hexadecimal digits. */
+  fingerprint: string;
   /** Tensors beside those of the part, which are not used; their first names. */
   extra?: { count: number; names: string[] };
 }

@@ -99,9 +99,11 @@ export function checkMetadata(given: PngMetadata): PngMetadata {
 
 /**
  * Reads the text chunks of a PNG without decoding its pixels.
+ * @param png a whole file
  * @throws ERR_JITFLUX_UNSUPPORTED_FORMAT if it is not a PNG, ERR_JITFLUX_CORRUPT_FILE if it is damaged
  */
 export function readPngText(png: Uint8Array): PngText {
+  if (typedArrayKind(png) !== 'Uint8Array') throw invalidArgument('png', 'a Uint8Array', png);
   if (png.length < SIGNATURE.length || !SIGNATURE.every((byte, i) => png[i] === byte)) {
     throw new JitFluxError(ERROR_CODES.UNSUPPORTED_FORMAT, 'This is not a PNG file');
   }

@@ -33,6 +33,7 @@ const weights = file.extend({
   part: z.enum(['transformer', 'clip', 't5', 'autoencoder']).optional(),
   layout: z.enum(['diffusers', 'original']).optional(),
   prefix: z.string().optional(),
+  fingerprint: z.string().max(100),
   extra: z.looseObject({ count, names: z.array(z.string()) }).optional(),
   architecture: z.record(z.string(), z.unknown()).optional(),
   problem: z.looseObject({ code: z.string(), message: z.string() }).optional(),

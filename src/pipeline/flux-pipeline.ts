@@ -5,7 +5,14 @@ import { checkCallback, checkInteger, type Names, readFields, readOptions } from
 import { settled } from '../callbacks.js';
 import { abortedError, ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { log } from '../logging.js';
-import { FluxTransformer, LOAD_OPTIONS, memoryReport, type MemoryReport, Tensor } from '../engine/index.js';
+import {
+  computeDType,
+  FluxTransformer,
+  LOAD_OPTIONS,
+  memoryReport,
+  type MemoryReport,
+  Tensor,
+} from '../engine/index.js';
 import type { FluxConfig, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
 import { batchKey } from './batching.js';
@@ -21,6 +28,7 @@ import {
 } from './generation.js';
 import { loadLatentDecoder } from './latent-decoder.js';
 import { checkMemory, memoryAvailableTo, type MemoryPlan, planModelMemory } from '../model/memory-plan.js';
+import { modelFingerprint } from '../model/fingerprint.js';
 import { pixelsPerToken } from '../model/model-directory.js';
 import { checkChannels, checkTextWidths, describeModel, requireFiles } from '../model/resolve-model.js';
 import { doubts, type ModelInfo, type ModelSpec } from '../model/spec.js';
@@ -99,7 +107,15 @@ export class FluxPipeline {
       plan = planModelMemory(source, { ...o, ...request, images }, await memoryAvailableTo(o));
       checkMemory(plan);
     }
-    const parts: Partial<ModelParts> = { info: source.info, doubts: doubts(source), device };
+    const loaded = {
+      device,
+      dtype: computeDType(o),
+      ...(o.quantize && { quantize: o.quantize }),
+      ...(o.quantizeTextEncoders && { quantizeTextEncoders: o.quantizeTextEncoders }),
+      ...(o.timeEmbedding && { timeEmbedding: o.timeEmbedding }),
+      fingerprint: modelFingerprint(source),
+    };
+    const parts: Partial<ModelParts> = { info: source.info, doubts: doubts(source), device, loaded };
     try {
       // Small files first: a bad tokenizer or encoder is found before the transformer is read.
       if (source.text) parts.text = await loadTextConditioner(source, o);

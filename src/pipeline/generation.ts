@@ -1,17 +1,16 @@
 /** One sampling run from prompts to pictures, for one request or for several that share it. */
 import { ERROR_CODES, invalidArgument, type JitFluxError, throwIfAborted } from '../errors.js';
-import type { PngMetadata } from '../image/index.js';
 import { type FluxTransformer, JitSampler, latentOps, Tensor } from '../engine/index.js';
 import type { Device, StepEvent } from '../types.js';
 import { EncodedPrompts } from './encoded-prompts.js';
 import { GeneratedImage } from './image.js';
 import type { LatentDecoder } from './latent-decoder.js';
 import type { ModelInfo } from '../model/spec.js';
+import { type LoadedAs, pictureMetadata } from './picture-facts.js';
 import { type Conditions, plainSeed, type ResolvedRequest } from './request.js';
 import { onDevice, Resources } from './resources.js';
 import { checkConditions, type TextConditioner } from './text-conditioner.js';
 import type { GenerateResult, GenerateTimings } from './types.js';
-import { VERSION } from './version.js';
 
 /** The loaded parts of a model. */
 export interface ModelParts {
@@ -20,6 +19,7 @@ export interface ModelParts {
   doubts: readonly string[];
   /** The transformer's. */
   device: Device;
+  loaded: LoadedAs;
   /** Undefined with `textEncoders: false`. */
   text?: TextConditioner;
   transformer: FluxTransformer;
@@ -98,7 +98,9 @@ export async function* runGeneration(
     const images = [first, (first += request.images)] as const;
     const { warnings } = encoded[i]!;
     return {
-      images: pixels ? picturesOf(model, request, sliceImages(pixels, images, seeds.length)) : [],
+      images: pixels
+        ? picturesOf(model, request, sliceImages(pixels, images, seeds.length), seeds.length)
+        : [],
       ...(!isImage && { latents: copyImages(sampler.latents, images) }),
       seed: request.seed,
       plan: request.plan,
@@ -244,8 +246,15 @@ function copyImages(latents: Tensor, [first, end]: Range): Tensor {
   return part.clone();
 }
 
-function picturesOf(model: ModelParts, r: ResolvedRequest, pixels: Uint8Array): GeneratedImage[] {
+function picturesOf(
+  model: ModelParts,
+  r: ResolvedRequest,
+  pixels: Uint8Array,
+  batch: number,
+): GeneratedImage[] {
   const size = r.width * r.height * 3;
+  const { info, loaded } = model;
+  const guidance = model.transformer.config.guidance ? r.guidance : undefined;
   return r.seeds.map((imageSeed, image) => {
     const prompt = r.prompts[Math.floor(image / r.numImages)] ?? '';
     const seed = plainSeed(imageSeed);
@@ -253,24 +262,7 @@ function picturesOf(model: ModelParts, r: ResolvedRequest, pixels: Uint8Array): 
       image: { width: r.width, height: r.height, data: pixels.slice(image * size, (image + 1) * size) },
       prompt,
       seed,
-      metadata: metadataOf(model, r, prompt, seed),
+      metadata: pictureMetadata({ prompt, seed, guidance, model: info.name, loaded, batch }, r),
     });
   });
-}
-
-function metadataOf(
-  { info, transformer }: ModelParts,
-  r: ResolvedRequest,
-  prompt: string,
-  seed: number | bigint,
-): PngMetadata {
-  return {
-    prompt,
-    seed: typeof seed === 'bigint' ? seed.toString() : seed,
-    preset: r.plan.preset,
-    steps: r.plan.steps,
-    ...(transformer.config.guidance && { guidance: r.guidance }),
-    model: info.name,
-    version: VERSION,
-  };
 }

@@ -1,5 +1,11 @@
-import { reading } from '../arguments.js';
+import { checkBoolean, reading, readOptions } from '../arguments.js';
 import { encodePng, encodePngAsync, type PngMetadata, type RgbImage } from '../image/index.js';
+
+/** Options of {@link GeneratedImage.toPNG}. */
+export interface PngOptions {
+  /** Whether the file says how the picture was made. Default true. */
+  metadata?: boolean;
+}
 
 /** A generated picture and how to make it again. */
 export class GeneratedImage implements RgbImage {
@@ -10,7 +16,7 @@ export class GeneratedImage implements RgbImage {
   readonly prompt: string;
   /** Seed of this picture: a request for one picture with this seed gives it again. */
   readonly seed: number | bigint;
-  /** Written into the PNG: prompt, seed, preset, steps, guidance, model, version. */
+  /** Written into the PNG: everything that the picture follows from (docs/research.md). */
   readonly metadata: PngMetadata;
 
   /** @internal */
@@ -27,19 +33,20 @@ export class GeneratedImage implements RgbImage {
    * The picture as a PNG file with its metadata. Equal pictures give equal bytes. Encodes synchronously (30 ms for
    * 256x256, 150 ms for 1024x1024); a server uses {@link toPNGAsync}.
    */
-  toPNG(): Uint8Array {
-    return encodePng(this, this.#metadata());
+  toPNG(o: PngOptions = {}): Uint8Array {
+    return encodePng(this, this.#metadata(readOptions(o, { metadata: true })));
   }
 
   /**
    * The same bytes, encoded on a thread of their own.
    * @throws ERR_JITFLUX_ABORTED
    */
-  async toPNGAsync(o: { signal?: AbortSignal } = {}): Promise<Uint8Array> {
-    return encodePngAsync(this, this.#metadata(), o);
+  async toPNGAsync(o: PngOptions & { signal?: AbortSignal } = {}): Promise<Uint8Array> {
+    const { signal, ...options } = readOptions(o, { metadata: true, signal: true });
+    return encodePngAsync(this, this.#metadata(options), { signal });
   }
 
-  #metadata(): PngMetadata {
-    return reading('metadata', () => this.metadata);
+  #metadata({ metadata = true }: PngOptions): PngMetadata {
+    return checkBoolean('metadata', metadata) ? reading('metadata', () => this.metadata) : {};
   }
 }

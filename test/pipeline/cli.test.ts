@@ -140,6 +140,46 @@ describe('jit-flux', () => {
     }
   });
 
+  it('repeats a picture byte for byte, and says how it was made', async () => {
+    const path = (name: string) => join(directory, name);
+    const settings = ['--schedule', 'shift', '--anchors', 'strided', '--activation', 'grid', '--micro-flow'];
+    const custom = [...settings, 'finite-time', '--guidance', '2', '--steps', '5', '--dtype', 'bfloat16'];
+    for (const flags of [[], ['--preset', 'jit-7x', '--quantize', 'int8'], custom]) {
+      const first = await jitFlux(generate('first.png', ...flags, '--quiet'));
+      expect(first.code, first.stderr).toBe(0);
+      const again = await jitFlux(['generate', '--from', path('first.png'), '-o', path('again.png'), '-q']);
+      expect(again.code, again.stderr).toBe(0);
+      expect(again.stderr).toBe('');
+      expect(await readFile(path('again.png'))).toEqual(await readFile(path('first.png')));
+    }
+    const shown = await jitFlux(['inspect', path('first.png')]);
+    expect(shown.stdout).toMatch(/prompt +a red circle on a grey background\nseed +7\npreset +custom\n/);
+    expect(shown.stdout).toMatch(/schedule +shift\n.*activation +grid\nmicroFlow +finite-time\n/s);
+    const json = await jitFlux(['inspect', path('first.png'), '--json']);
+    expect(JSON.parse(json.stdout)).toMatchObject({
+      ...{ format: 'png', width: 128, height: 128 },
+      metadata: { seed: 7, dtype: 'bfloat16' },
+    });
+
+    // What is typed replaces what the picture says.
+    const other = ['--from', path('first.png'), '--seed', '8', '--num-images', '2', '-o', path('two.png')];
+    expect((await jitFlux(['generate', ...other, '-q'])).code).toBe(0);
+    const facts = readPngText(await readFile(path('two-2.png'))).metadata;
+    expect(facts).toMatchObject({ seed: 9, steps: 5, schedule: 'shift', batch: 2 });
+    const one = await jitFlux([
+      'generate',
+      '--from',
+      path('two-2.png'),
+      '--no-metadata',
+      '-o',
+      path('one.png'),
+    ]);
+    expect(one.stderr).toContain('was one of 2 sampled together: alone it may differ in the last bits');
+    expect(readPngText(await readFile(path('one.png')))).toEqual({ text: {} });
+    const none = await jitFlux(['generate', '--from', path('one.png')]);
+    expect([none.code, none.stderr]).toEqual([2, expect.stringContaining('a picture of jit-flux')]);
+  });
+
   it('replaces the picture that was named, and no other', async () => {
     const cwd = await mkdtemp(join(directory, 'named-'));
     const argv = (prompt: string, ...flags: string[]) => [

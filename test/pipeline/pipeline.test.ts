@@ -71,14 +71,51 @@ describe('FluxPipeline.generate', () => {
     expect(timings.stages.every((stage) => stage.milliseconds > 0)).toBe(true);
     const sampled = timings.stages.reduce((sum, stage) => sum + stage.milliseconds, 0);
     expect(timings.encode + timings.condition + sampled + timings.decode).toBeLessThanOrEqual(timings.total);
-    expect(readPngText(image?.toPNG() ?? new Uint8Array()).metadata).toEqual({
+    const { metadata, text } = readPngText(image?.toPNG() ?? new Uint8Array());
+    expect(metadata).toEqual({
       prompt,
       seed: 1,
       preset: 'jit-4x',
       steps: 18,
       guidance: 3.5,
+      width: 128,
+      height: 128,
+      textTokens: 24,
+      schedule: 'beta:1.4,0.425',
+      stageRatios: '0.4,0.65,1',
+      tokenRatios: '0.35,0.62,1',
+      initialAnchors: 'checkerboard',
+      activation: 'importance',
+      microFlow: 'relax:3',
+      device: 'cpu',
+      dtype: 'float32',
       model: 'flux-tiny',
+      modelFingerprint: expect.stringMatching(/^[0-9a-f]{16}$/) as string,
       version: VERSION,
+      parameters: text['parameters'],
+    });
+    // As the web interfaces write and read it.
+    expect(text['parameters']).toBe(
+      `${prompt}\nSteps: 18, Sampler: JiT jit-4x, Schedule type: beta:1.4,0.425, CFG scale: 3.5, Seed: 1, ` +
+        `Size: 128x128, Model hash: ${String(metadata?.['modelFingerprint'])}, Model: flux-tiny, ` +
+        `Version: jit-flux ${VERSION}`,
+    );
+    expect(readPngText(image!.toPNG({ metadata: false }))).toEqual({ text: {} });
+    expect(readPngText(await image!.toPNGAsync({ metadata: false }))).toEqual({ text: {} });
+  });
+
+  it("tells what was the program's own, and how many were sampled together", async () => {
+    using latents = Tensor.randn([2, 64, 64], { seed: 1 });
+    const { images } = await pipeline.generate({
+      ...SMALL,
+      numImages: 2,
+      latents,
+      initialAnchors: Int32Array.from({ length: 22 }, (_, token) => token),
+      activation: ({ anchors, targetCount }) =>
+        Int32Array.from({ length: targetCount }, (_, i) => anchors[i] ?? i),
+    });
+    expect(images[1]!.metadata).toMatchObject({
+      ...{ batch: 2, preset: 'custom', initialAnchors: 'own', activation: 'own', latents: 'own' },
     });
   });
 

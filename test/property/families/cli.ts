@@ -38,7 +38,8 @@ const TRANSFORMER = [
 const ENCODERS = ['--text-encoders', 'empty'];
 const SAMPLING = [
   ...['--preset', 'jit-4x', '--width', '64', '--height', '64', '--steps', '4', '--text-tokens', '24'],
-  ...['--num-images', '1', '--stage-ratios', '0.4,1', '--token-ratios', '0.5,1'],
+  ...['--num-images', '1', '--stage-ratios', '0.4,1', '--token-ratios', '0.5,1', '--schedule', 'static:1'],
+  ...['--anchors', 'strided', '--activation', 'grid', '--micro-flow', 'relax:2'],
 ];
 
 /** A command with every option that it has, as it would be typed. */
@@ -185,6 +186,7 @@ export const family: Family<World> = {
     command('generate', () => [
       ...['generate', 'a picture', '-o', 'out.png', '--model', 'ROOT/models/flux-tiny', '--seed', '7'],
       ...['--guidance', '3', '--memory-check', '--quiet', ...SAMPLING, ...LOAD, '--threads', '0'],
+      ...['--from', 'none.png', '--no-metadata'],
     ]),
     command('generate', () => [
       ...[

@@ -176,6 +176,20 @@ export const family: Family<World> = {
         }
       },
     }),
+    plain(
+      'encodePng',
+      () => [
+        { width: 2, height: 2, data: new Uint8Array(12) },
+        { prompt: 'a picture', seed: 7 },
+      ],
+      { async: false, slow: 4 },
+    ),
+    plain(
+      'encodePngAsync',
+      () => [{ width: 2, height: 2, data: new Uint8Array(12) }, { prompt: 'x' }, { signal: signal() }],
+      { slow: 2 },
+    ),
+    plain('readPngText', (w) => [picture(w.main).toPNG()], { async: false }),
     {
       name: 'new GeneratedImage',
       good: () => [
@@ -190,13 +204,13 @@ export const family: Family<World> = {
     },
     {
       name: 'GeneratedImage#toPNG',
-      good: () => [],
+      good: () => [{ metadata: true }],
       slow: 10,
       call: ({ main }, args) => void (picture(main).toPNG as Methods[string]).apply(picture(main), args),
     },
     {
       name: 'GeneratedImage#toPNGAsync',
-      good: () => [{ signal: signal() }],
+      good: () => [{ metadata: false, signal: signal() }],
       async: true,
       slow: 2,
       call: ({ main }, args) => (picture(main).toPNGAsync as Methods[string]).apply(picture(main), args),

@@ -5,9 +5,10 @@ import { join } from 'node:path';
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 
+import { modelFingerprint } from '../../../src/model/fingerprint.js';
 import { findWeights } from '../../../src/model/find-weights.js';
 import { currentSnapshot, hubCache, isRepository, repositoryFolder } from '../../../src/model/hub-cache.js';
-import { resolveModel } from '../../../src/model/resolve-model.js';
+import { requireFiles, resolveModel } from '../../../src/model/resolve-model.js';
 import { doubts } from '../../../src/model/spec.js';
 import { expectError } from '../../support/errors.js';
 import { SafeTensors, type RawTensor, writeSafeTensors } from '../../support/safetensors.js';
@@ -172,6 +173,25 @@ describe('failed downloads say so', () => {
     const path = join(model, 'model_index.json');
     await writeFile(path, `\ufeff${await readFile(path, 'utf8')}`);
     expect((await resolveModel(model)).kind).toBe('diffusers');
+  });
+});
+
+describe('the fingerprint of a model', () => {
+  it('tells models of one architecture apart, wherever they lie', async () => {
+    const of = async (path: string) => modelFingerprint(requireFiles(await resolveModel(path)));
+    const first = await snapshot();
+    const copy = await snapshot(join(work, 'copy'));
+    expect(await of(copy)).toBe(await of(first));
+    expect(await of(first)).toMatch(/^[0-9a-f]{16}$/);
+    // One number, in the middle of the file or at its end.
+    for (const at of [0.5, 1]) {
+      const path = join(copy, 'vae', 'diffusion_pytorch_model.safetensors');
+      const bytes = await readFile(path);
+      const place = Math.floor((bytes.length - 1) * at);
+      bytes[place] = bytes[place]! ^ 1;
+      await writeFile(path, bytes);
+      expect(await of(copy)).not.toBe(await of(first));
+    }
   });
 });
 

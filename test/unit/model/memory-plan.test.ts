@@ -42,6 +42,7 @@ function weightFile(
     architecture: {} as never,
     parameters,
     storedTypes: { [storedDType]: parameters },
+    fingerprint: '0123456789abcdef',
   };
 }
 
