@@ -10,6 +10,7 @@ export {
   encodeOnly,
   FluxPipeline,
   GeneratedImage,
+  type PngOptions,
   KNOWN_MODELS,
   loadEncodedPrompts,
   planMemory,

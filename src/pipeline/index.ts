@@ -1,7 +1,7 @@
 export { FluxPipeline } from './flux-pipeline.js';
 export { encodeOnly } from './encode-only.js';
 export { EncodedPrompts, loadEncodedPrompts } from './encoded-prompts.js';
-export { GeneratedImage } from './image.js';
+export { GeneratedImage, type PngOptions } from './image.js';
 export {
   planMemory,
   type ComponentMemory,
