@@ -7,6 +7,8 @@ export interface Io {
   stdout: { write(text: string): unknown };
   /** Progress, warnings and errors. */
   stderr: NodeJS.WritableStream & { isTTY?: boolean };
+  /** Prompts for `-`. Absent: there are none. */
+  stdin?: AsyncIterable<string | Uint8Array>;
   /** Aborted by SIGINT. */
   signal: AbortSignal;
 }

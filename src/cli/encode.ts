@@ -1,15 +1,17 @@
 /** `jit-flux encode`: prompt to a file that `generate --conditioning` takes. */
+import { invalidArgument } from '../errors.js';
 import { BUNDLED_MODEL } from '../model/model-directory.js';
 import { checkPrompts } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
+import { typedPrompts } from './prompts.js';
 import { ENCODER_FLAGS, given, loadOptions, MEMORY_CHECK_FLAG } from './options.js';
 
 export const encodeCommand = defineCommand({
-  command: 'encode <prompt>',
+  command: 'encode [prompt..]',
   describe: 'Run the text encoders only, and save what they say',
   builder: (yargs) =>
     yargs
-      .positional('prompt', { type: 'string', demandOption: true, describe: 'what to draw' })
+      .positional('prompt', { type: 'string', array: true, describe: 'what to draw, in quotes' })
       .option('out', {
         alias: 'o',
         type: 'string',
@@ -29,7 +31,9 @@ export const encodeCommand = defineCommand({
       .example('$0 encode "a lighthouse at dawn" --model FLUX.1-dev -o lighthouse.safetensors', ''),
   async run(args, context) {
     const { signal } = context;
-    const [prompt] = checkPrompts(args.prompt);
+    const words = typedPrompts(args);
+    if (words.length > 1) throw invalidArgument('prompt', 'one prompt', words.length);
+    const [prompt] = checkPrompts(words[0]);
     const { assertWritable } = await import('../image/index.js');
     await assertWritable(args.out);
     const { encodeOnly } = await import('../pipeline/encode-only.js');

@@ -45,6 +45,7 @@ type Facts = z.infer<typeof facts>;
 export interface FromPicture {
   /** By the names of the flags; absent: the picture does not say. */
   flags: ReturnType<typeof flagsOf>;
+  prompt: string | undefined;
   timeEmbedding: 'reference' | 'exact' | undefined;
   model: string | undefined;
   fingerprint: string | undefined;
@@ -83,12 +84,11 @@ export async function readFromPicture(path: string, signal: AbortSignal): Promis
   if (found.batch !== undefined) {
     doubts.push(`${path} was one of ${found.batch} sampled together: alone it may differ in the last bits`);
   }
-  return { flags: flagsOf(found), timeEmbedding, model, fingerprint, doubts };
+  return { flags: flagsOf(found), prompt: found.prompt, timeEmbedding, model, fingerprint, doubts };
 }
 
 function flagsOf(f: Facts) {
   return {
-    prompt: f.prompt,
     seed: f.seed === undefined ? undefined : String(f.seed),
     // Of a custom one every setting follows.
     preset: PRESET_NAMES.find((name) => name === f.preset),

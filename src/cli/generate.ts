@@ -1,32 +1,39 @@
 /** `jit-flux generate`: prompt to PNG. */
+import type { Stats } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
 
 import { invalidArgument } from '../errors.js';
-import type { GenerateRequest } from '../pipeline/index.js';
+import type { FluxPipeline, GenerateRequest, GenerateTimings, GenerateWarning } from '../pipeline/index.js';
+import { modelFingerprint } from '../model/fingerprint.js';
 import { BUNDLED_MODEL } from '../model/model-directory.js';
 import { memoryRequest } from '../model/memory-plan.js';
 import { requireFiles, resolveModel } from '../model/resolve-model.js';
-import { resolveRequest } from '../pipeline/request.js';
-import { defineCommand, EXIT } from './command.js';
+import { resolveRequest, type ResolvedRequest } from '../pipeline/request.js';
+import type { JitPlan } from '../types.js';
+import { type Context, defineCommand, EXIT } from './command.js';
 import { formatDuration } from './format.js';
 import { type FromPicture, readFromPicture } from './from-picture.js';
-import {
-  given,
-  LOAD_FLAGS,
-  loadOptions,
-  MEMORY_CHECK_FLAG,
-  parseSeed,
-  runOptions,
-  SAMPLING_FLAGS,
-} from './options.js';
+import { given, LOAD_FLAGS, loadOptions, MEMORY_CHECK_FLAG, runOptions, SAMPLING_FLAGS } from './options.js';
 import { generationProgress } from './progress.js';
+import { MOST_RUNS, parseSeeds, type PromptLine, readPrompts, typedPrompts } from './prompts.js';
 
 export const generateCommand = defineCommand({
-  command: 'generate [prompt]',
+  command: 'generate [prompt..]',
   describe: 'Generate pictures from a prompt',
   builder: (yargs) =>
     yargs
-      .positional('prompt', { type: 'string', describe: 'what to draw; or give --conditioning or --from' })
+      .positional('prompt', {
+        type: 'string',
+        array: true,
+        describe: 'what to draw, in quotes; - reads standard input, one prompt per line',
+      })
+      .option('prompt-file', {
+        type: 'string',
+        requiresArg: true,
+        describe:
+          'file with one prompt per line, or a JSON object per line: prompt, and seed, guidance, width, height, steps, preset, out',
+      })
       .option('from', {
         type: 'string',
         requiresArg: true,
@@ -42,7 +49,7 @@ export const generateCommand = defineCommand({
         type: 'string',
         requiresArg: true,
         describe:
-          'PNG file to write; an existing one is replaced (default: jit-flux-<seed>.png, or the next free name)',
+          'PNG file to write, numbered if there are several; an existing one is replaced (default: jit-flux-<seed>.png, or the next free name)',
       })
       .option('model', {
         type: 'string',
@@ -50,7 +57,16 @@ export const generateCommand = defineCommand({
         describe: 'model directory or checkpoint (default: the bundled flux-tiny)',
       })
       .options(SAMPLING_FLAGS)
-      .option('seed', { type: 'string', requiresArg: true, describe: 'default: random, printed' })
+      .option('seed', {
+        type: 'string',
+        requiresArg: true,
+        describe: 'one, or several for every prompt: 1,2,5-8 (default: random, printed)',
+      })
+      .option('skip-existing', {
+        type: 'boolean',
+        default: false,
+        describe: 'make no picture whose file is there already',
+      })
       .option('guidance', { type: 'number', requiresArg: true, describe: "default: the model's" })
       .options(LOAD_FLAGS)
       .option('memory-check', MEMORY_CHECK_FLAG)
@@ -69,106 +85,192 @@ export const generateCommand = defineCommand({
     const load = loadOptions(args);
     if (from?.timeEmbedding) load.timeEmbedding = from.timeEmbedding;
     const { conditioning: file } = args;
-    if ((args.prompt === undefined) === (file === undefined)) {
-      throw invalidArgument('prompt', 'either a prompt or --conditioning', args.prompt);
-    }
     // Everything that can be wrong is found before anything is loaded.
+    const words = typedPrompts(args);
+    const prompts: Partial<PromptLine>[] = await readPrompts(words, args['prompt-file'], context);
+    if (prompts.length === 0 && from?.prompt !== undefined && file === undefined) {
+      prompts.push({ prompt: from.prompt });
+    }
+    if ((prompts.length === 0) === (file === undefined)) {
+      throw invalidArgument('prompt', 'either a prompt or --conditioning', words[0]);
+    }
+    if (file !== undefined) prompts.push({});
+    const seeds = parseSeeds(args.seed);
     const model = args.model ?? modelOf(from);
     const textEncoders = file === undefined ? load.textEncoders : false;
     const spec = requireFiles(await resolveModel(model, { textEncoders, variant: load.variant, signal }));
     // Reading a conditioning needs native tensors, but checks the request against what is in it.
     using conditioning = file === undefined ? undefined : await loadConditioning(file, signal);
-    const request: GenerateRequest = {
-      ...given({ prompt: args.prompt, conditioning }),
-      numImages: args['num-images'],
-      ...runOptions(args, spec.info),
-      ...given({ guidance: args.guidance, seed: parseSeed(args.seed) }),
-      signal,
-    };
-    const resolved = resolveRequest(request, spec.info, spec.transformer.config);
-    const { seed } = resolved;
-    const { assertWritable, freePath, writeFileOrElsewhere } = await import('../image/index.js');
-    // A name that nobody has chosen must not cost anybody a picture.
-    const replace = args.out !== undefined;
-    const files = outputFiles(args.out ?? `jit-flux-${seed}.png`, resolved.images);
-    for (const file of files) await assertWritable(replace ? file : await freePath(file));
+    const runs: Run[] = [];
+    for (const { prompt, seed: own, out, ...options } of prompts) {
+      for (const seed of own === undefined ? seeds : parseSeeds(String(own))) {
+        const request: GenerateRequest = {
+          ...given({ prompt, conditioning }),
+          numImages: args['num-images'],
+          ...runOptions({ ...args, ...given(options) }, spec.info),
+          ...given({ guidance: options.guidance ?? args.guidance, seed }),
+          signal,
+        };
+        const resolved = resolveRequest(request, spec.info, spec.transformer.config);
+        runs.push({
+          request: { ...request, seed: resolved.seed },
+          resolved,
+          out: out ?? args.out,
+          files: [],
+        });
+        if (runs.length > MOST_RUNS) {
+          throw invalidArgument('prompt', `at most ${MOST_RUNS} prompts times seeds`, prompts.length);
+        }
+      }
+    }
+    nameFiles(runs);
+    const skipped = args['skip-existing'] ? await takeExisting(runs) : [];
+    const { assertWritable, freePath } = await import('../image/index.js');
+    for (const { files, out } of runs) {
+      // A name that nobody has chosen must not cost anybody a picture.
+      for (const path of files) await assertWritable(out === undefined ? await freePath(path) : path);
+    }
+    for (const path of skipped) if (!args.quiet) context.note(`${path} is there already`);
 
-    const progress = await generationProgress(context, resolved.plan, { enabled: !args.quiet });
-    let result;
+    const done: RunReport[] = [];
     let memory;
-    try {
+    if (runs.length > 0) {
       const { FluxPipeline } = await import('../pipeline/index.js');
-      progress.loading(spec.info.name);
+      if (!args.quiet) context.note(`Loading ${spec.info.name}`);
       // In the description.
       delete load.textEncoders;
       delete load.variant;
+      const size = ({ resolved: { images, plan } }: Run) => images * plan.totalTokens;
+      const largest = runs.reduce((most, run) => (size(run) > size(most) ? run : most));
       await using pipeline = await FluxPipeline.load(spec, {
         ...load,
-        memoryCheck: args['memory-check'] && memoryRequest(resolved),
+        memoryCheck: args['memory-check'] && memoryRequest(largest.resolved),
         signal,
       });
       ({ plan: memory } = await pipeline.memory());
-      result = await pipeline.generate({ ...request, seed, onStep: (event) => progress.step(event) });
-    } finally {
-      progress.close();
+      const weights = modelFingerprint(spec);
+      if (from?.fingerprint !== undefined && weights !== from.fingerprint) {
+        from.doubts.push(`${typed.from} was made with other weights: the picture may differ`);
+      }
+      if (!args.quiet) for (const doubt of from?.doubts ?? []) context.note(`Warning: ${doubt}`);
+      for (const [i, run] of runs.entries()) {
+        const which = runs.length > 1 ? `${i + 1} of ${runs.length}: ` : '';
+        if (which && !args.quiet)
+          context.note(`${which}${run.resolved.prompts[0]}, seed ${run.resolved.seed}`);
+        done.push(await makePictures(pipeline, run, args, context));
+      }
     }
-
-    const failures: (string | undefined)[] = [];
-    for (const [i, image] of result.images.entries()) {
-      const { path, failed } = await writeFileOrElsewhere(
-        files[i] as string,
-        image.toPNG({ metadata: args.metadata }),
-        {
-          signal,
-          replace,
-        },
-      );
-      if (failed) context.note(`Warning: ${failed.message}; the picture is in ${path}`);
-      files[i] = path;
-      failures[i] = failed?.message;
-    }
-    const made = result.images[0]?.metadata['modelFingerprint'];
-    if (from?.fingerprint !== undefined && made !== from.fingerprint) {
-      from.doubts.push(`${typed.from} was made with other weights: the picture may differ`);
-    }
-    const messages = [...(from?.doubts ?? []), ...result.warnings.map(({ message }) => message)];
-    if (!args.quiet) for (const message of messages) context.note(`Warning: ${message}`);
-    const { plan, warnings, timings } = result;
-    context.printJson({
-      images: result.images.map(({ width, height, prompt, seed: own }, i) => ({
-        path: files[i],
-        width,
-        height,
-        prompt,
-        seed: own,
-        // Why it is not where it was wanted.
-        elsewhere: failures[i],
-      })),
-      seed: result.seed,
-      model: { name: spec.info.name, path: spec.path },
-      warnings,
-      timings,
-      textTokens: resolved.textTokens,
-      plan,
-      memory,
-    });
-    for (const [i, image] of result.images.entries()) {
-      if (args.quiet) context.print(files[i]);
-      else context.print(`${files[i]}  ${image.width}x${image.height}  seed ${image.seed}`);
-    }
-    if (!args.quiet) {
-      context.print(`${plan.preset}, ${plan.steps} steps, ${formatDuration(timings.total)}`);
+    const described = { name: spec.info.name, path: spec.path };
+    const [only] = done;
+    if (prompts.length === 1 && seeds.length === 1 && only && skipped.length === 0) {
+      const { images, seed, ...rest } = only;
+      context.printJson({ images, seed, model: described, ...rest, memory });
+    } else {
+      context.printJson({ runs: done, skipped, model: described, memory });
     }
     // Nothing is lost, but whoever goes on with the file that was named does not find it.
-    return failures.some((failed) => failed !== undefined) ? EXIT.failure : EXIT.ok;
+    const isElsewhere = done.some(({ images }) => images.some(({ elsewhere }) => elsewhere !== undefined));
+    return isElsewhere ? EXIT.failure : EXIT.ok;
   },
 });
+
+/** One request and where its pictures go. */
+interface Run {
+  request: GenerateRequest;
+  resolved: ResolvedRequest;
+  /** The file that was named. */
+  out: string | undefined;
+  files: string[];
+}
+
+/** What `--json` says of a run. */
+interface RunReport {
+  images: {
+    path: string;
+    width: number;
+    height: number;
+    prompt: string;
+    seed: number | bigint;
+    /** Why it is not where it was wanted. */
+    elsewhere: string | undefined;
+  }[];
+  seed: number | bigint;
+  warnings: GenerateWarning[];
+  timings: GenerateTimings;
+  textTokens: number;
+  plan: JitPlan;
+}
+
+/** Samples, decodes and writes the pictures of one request, and prints where they are. */
+async function makePictures(
+  pipeline: FluxPipeline,
+  { request, resolved, files, out }: Run,
+  args: { quiet: boolean; metadata: boolean },
+  context: Context,
+): Promise<RunReport> {
+  const progress = await generationProgress(context, resolved.plan, { enabled: !args.quiet });
+  let result;
+  try {
+    result = await pipeline.generate({ ...request, onStep: (event) => progress.step(event) });
+  } finally {
+    progress.close();
+  }
+  const { writeFileOrElsewhere } = await import('../image/index.js');
+  const images: RunReport['images'] = [];
+  for (const [i, image] of result.images.entries()) {
+    const png = image.toPNG({ metadata: args.metadata });
+    const { path, failed } = await writeFileOrElsewhere(files[i] as string, png, {
+      signal: context.signal,
+      replace: out !== undefined,
+    });
+    if (failed) context.note(`Warning: ${failed.message}; the picture is in ${path}`);
+    const { width, height, prompt, seed } = image;
+    images.push({ path, width, height, prompt, seed, elsewhere: failed?.message });
+  }
+  if (!args.quiet) for (const { message } of result.warnings) context.note(`Warning: ${message}`);
+  for (const { path, width, height, seed } of images) {
+    context.print(args.quiet ? path : `${path}  ${width}x${height}  seed ${seed}`);
+  }
+  const { plan, warnings, timings, seed } = result;
+  if (!args.quiet) {
+    context.print(`${plan.preset}, ${plan.steps} steps, ${formatDuration(timings.total)}`);
+  }
+  return { images, seed, warnings, timings, textTokens: resolved.textTokens, plan };
+}
+
+/** Names the pictures of all runs: those with the same `--out` are numbered on. */
+function nameFiles(runs: readonly Run[]): void {
+  const counts = new Map<string, number>();
+  const outOf = ({ out, resolved }: Run) => out ?? `jit-flux-${resolved.seed}.png`;
+  for (const run of runs) {
+    if (run.out !== undefined) counts.set(run.out, (counts.get(run.out) ?? 0) + run.resolved.images);
+  }
+  const names = new Map([...counts].map(([out, count]) => [out, outputFiles(out, count)]));
+  for (const run of runs) {
+    const { images } = run.resolved;
+    run.files = names.get(run.out ?? '')?.splice(0, images) ?? outputFiles(outOf(run), images);
+  }
+}
+
+/** Removes the runs whose pictures are all there. @returns the paths of these */
+async function takeExisting(runs: Run[]): Promise<string[]> {
+  const skipped: string[] = [];
+  for (const run of [...runs]) {
+    const there = await Promise.all(run.files.map((path) => stat(path).then(isFile, () => false)));
+    if (!there.every(Boolean)) continue;
+    skipped.push(...run.files);
+    runs.splice(runs.indexOf(run), 1);
+  }
+  return skipped;
+}
+
+const isFile = (info: Stats) => info.isFile();
 
 /** Flags of a picture under those that were typed. */
 function completed<Args extends object>(typed: Args, flags: FromPicture['flags']): Args {
   const isTyped = (name: string) => (typed as Record<string, unknown>)[name] !== undefined;
   // Encoded prompts take the place of the picture's.
-  const none = isTyped('conditioning') ? { prompt: undefined, 'text-tokens': undefined } : {};
+  const none = isTyped('conditioning') ? { 'text-tokens': undefined } : {};
   const missing = Object.entries({ ...flags, ...none }).filter(([name]) => !isTyped(name));
   return { ...typed, ...Object.fromEntries(missing) };
 }

@@ -23,6 +23,7 @@ for (const stream of [process.stdout, process.stderr]) {
 const code = await run(process.argv.slice(2), {
   stdout: process.stdout,
   stderr: process.stderr,
+  stdin: process.stdin,
   signal: controller.signal,
 });
 if (code === EXIT.interrupted && received !== undefined) process.exitCode = exitCodeOf(received);

@@ -7,7 +7,6 @@ import { formatBytes, formatDuration } from './format.js';
 
 /** Shows how far a generation is. */
 export interface GenerationProgress {
-  loading(model: string): void;
   step(event: { step: number; stage: number; activeTokens: number; milliseconds: number }): void;
   /** Takes the bar down; must be called whatever happens. */
   close(): void;
@@ -19,7 +18,7 @@ export async function generationProgress(
   plan: JitPlan,
   o: { enabled: boolean },
 ): Promise<GenerationProgress> {
-  if (!o.enabled) return { loading() {}, step() {}, close() {} };
+  if (!o.enabled) return { step() {}, close() {} };
   const weight = plan.tokensPerStep.reduce((sum, tokens) => sum + tokens, 0);
   let spent = 0;
   let doneWeight = 0;
@@ -33,7 +32,6 @@ export async function generationProgress(
   if (!context.stderr.isTTY) {
     let stage = -1;
     return {
-      loading: (model) => context.note(`Loading ${model}`),
       step(event) {
         advance(event.activeTokens, event.milliseconds);
         if (event.stage !== stage) {
@@ -55,7 +53,6 @@ export async function generationProgress(
   );
   let started = false;
   return {
-    loading: (model) => void context.stderr.write(`Loading ${model}\n`),
     step(event) {
       const payload = {
         stage: event.stage,

@@ -11,6 +11,7 @@ import { encodeCommand } from './encode.js';
 import { generateCommand } from './generate.js';
 import { inspectCommand } from './inspect.js';
 import { planCommand } from './plan.js';
+import { arrangePrompts } from './prompts.js';
 import { setupCommand } from './setup.js';
 
 export const COMMANDS: readonly Command[] = [
@@ -51,10 +52,12 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
       .usage('$0 <command>\n\nFLUX image generation in Node, accelerated by Just-in-Time sparse sampling')
       .locale('en')
       .parserConfiguration({
-        'duplicate-arguments-array': false,
         'dot-notation': false,
         'parse-positional-numbers': false,
+        // Prompts may begin with a dash.
+        'populate--': true,
       })
+      .middleware(takeLast, true)
       .option('json', { type: 'boolean', default: false, describe: 'print one JSON document on stdout' })
       .strict()
       .demandCommand(1, 1, 'Name a command')
@@ -76,7 +79,7 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
       });
     }
     let output = '';
-    await parser.parseAsync([...argv], {}, (_error, _args, text) => {
+    await parser.parseAsync(arrangePrompts(argv), {}, (_error, _args, text) => {
       output = text;
     });
     // Help and version.
@@ -84,6 +87,16 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
     return exitCode;
   } catch (error) {
     return report(error, context);
+  }
+}
+
+/** Lists that are meant as such: words, not flags. */
+const WORDS: readonly string[] = ['_', '--', 'prompt'];
+
+/** Of a flag that was given again, the last counts. yargs does so itself only where it drops all but the last word, too. */
+function takeLast(args: Record<string, unknown>): void {
+  for (const [name, value] of Object.entries(args)) {
+    if (Array.isArray(value) && !WORDS.includes(name)) args[name] = value.at(-1);
   }
 }
 

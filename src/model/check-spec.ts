@@ -43,7 +43,11 @@ const info = z.looseObject({
   name: z.string().min(1).max(1000),
   description: z.string().optional(),
   license: z.string().optional(),
-  text: z.looseObject({ length: z.int().min(1).max(4096), defaultLength: z.int().min(1).optional() }),
+  text: z.looseObject({
+    length: z.int().min(1).max(4096),
+    defaultLength: z.int().min(1).optional(),
+    examples: z.array(z.string()).optional(),
+  }),
   decoder: z.looseObject({
     channels: z.int().min(1).max(1024),
     spatialFactor: z.int().min(1).max(64),

@@ -47,6 +47,8 @@ const modelIndex = z.object({
     tokenizer: componentPath,
     /** Number of text tokens T, padding included. */
     length: z.number().int().min(1).max(4096),
+    /** Prompts that the model was made for: shown where it does not know a word. */
+    examples: z.array(z.string().min(1).max(200)).max(10).optional(),
   }),
   transformer: z.object({
     file: componentPath,

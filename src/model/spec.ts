@@ -31,6 +31,8 @@ export interface ModelInfo {
     length: number;
     /** Text tokens of a request that does not say. Default: `length`. */
     defaultLength?: number;
+    /** Prompts that the model was made for. */
+    examples?: string[] | undefined;
   };
   decoder: {
     /** Latent channels. */

@@ -197,8 +197,7 @@ export function checkPrompts(prompt: unknown): string[] {
   const list = isList ? readList(prompt, 'prompt', expected, [1, MAX_IMAGES]) : [prompt];
   return list.map((text, i) => {
     const option = isList ? `prompt[${i}]` : 'prompt';
-    if (typeof text !== 'string' || text.trim() === '')
-      throw invalidArgument(option, 'a non-empty string', text);
+    if (typeof text !== 'string') throw invalidArgument(option, 'a string', text);
     if (text.length > MAX_PROMPT_CHARACTERS) {
       throw invalidArgument(
         option,

@@ -9,7 +9,7 @@ import {
   moduleOptions,
   textPlacement,
 } from '../model/component-options.js';
-import type { ModelWithFiles, NativeTextFiles, TorchScriptText } from '../model/spec.js';
+import type { ModelInfo, ModelWithFiles, NativeTextFiles, TorchScriptText } from '../model/spec.js';
 import { RequestQueue } from './request-queue.js';
 import { Resources, sameShape } from './resources.js';
 import type { GenerateWarning } from './warning.js';
@@ -112,7 +112,7 @@ async function prepareTorchScript(
   }
   return async (o) =>
     new TorchScriptConditioner(
-      info.name,
+      info,
       tokenizer,
       await TorchScriptModule.load(text.weights.path, moduleOptions(o)),
     );
@@ -120,11 +120,11 @@ async function prepareTorchScript(
 
 /** A TorchScript module: token ids to (pooled, sequence). */
 class TorchScriptConditioner implements TextConditioner {
-  readonly #model: string;
+  readonly #model: ModelInfo;
   readonly #tokenizer: Tokenizer;
   readonly #encoder: TorchScriptModule;
 
-  constructor(model: string, tokenizer: Tokenizer, encoder: TorchScriptModule) {
+  constructor(model: ModelInfo, tokenizer: Tokenizer, encoder: TorchScriptModule) {
     this.#model = model;
     this.#tokenizer = tokenizer;
     this.#encoder = encoder;
@@ -135,7 +135,9 @@ class TorchScriptConditioner implements TextConditioner {
     { length, signal }: { length: number; signal: AbortSignal },
   ): Promise<TextConditions> {
     const encoded = await tokenize(this.#tokenizer, prompts, length, signal);
-    const warnings = prompts.flatMap((_, i) => warningsFor(encoded[i], i, { length, model: this.#model }));
+    const { words: vocabulary } = this.#tokenizer;
+    const o = { length, model: this.#model.name, vocabulary, examples: this.#model.text.examples };
+    const warnings = prompts.flatMap((_, i) => warningsFor(encoded[i], i, o));
     throwIfAborted(signal);
     using ids = idTensor(encoded);
     const outputs = await this.#encoder.run([ids], { signal });
@@ -145,7 +147,7 @@ class TorchScriptConditioner implements TextConditioner {
       throwIfAborted(signal);
       throw new JitFluxError(
         ERROR_CODES.INVALID_MODEL,
-        `The text encoder of ${this.#model} returned ${outputs.length} tensors instead of two`,
+        `The text encoder of ${this.#model.name} returned ${outputs.length} tensors instead of two`,
       );
     }
     return {
@@ -288,7 +290,13 @@ function idTensor(encoded: readonly EncodedPrompt[]): Tensor {
 function warningsFor(
   encoded: EncodedPrompt | undefined,
   prompt: number,
-  o: { length: number; model: string; encoder?: 'clip' | 't5' },
+  o: {
+    length: number;
+    model: string;
+    encoder?: 'clip' | 't5';
+    vocabulary?: readonly string[] | undefined;
+    examples?: readonly string[] | undefined;
+  },
 ): GenerateWarning[] {
   const warnings: GenerateWarning[] = [];
   if (encoded === undefined) return warnings;
@@ -310,14 +318,36 @@ function warningsFor(
     });
   }
   if (words.length > 0) {
-    const list = words.map((word) => JSON.stringify(word)).join(', ');
+    const { vocabulary, examples } = o;
+    const told = [
+      `Not in the vocabulary of ${o.model}: ${quotedList(words)}`,
+      vocabulary && `It knows: ${vocabulary.join(' ')}`,
+      examples && `Prompts that work: ${examples.map((text) => JSON.stringify(text)).join('; ')}`,
+    ];
     warnings.push({
       code: 'UNKNOWN_WORDS',
-      message: `Not in the vocabulary of ${o.model}: ${list}`,
+      message: told.filter((part) => part !== undefined).join('. '),
       prompt,
-      words,
+      words: words.slice(0, MOST_WORDS),
+      ...(vocabulary && { vocabulary: [...vocabulary] }),
+      ...(examples && { examples: [...examples] }),
       ...encoder,
     });
   }
   return warnings;
+}
+
+/** Of a warning. */
+const MOST_WORDS = 100;
+const MOST_CHARACTERS = 200;
+
+/** Words in quotes, as many as a message takes. */
+function quotedList(words: readonly string[]): string {
+  let list = '';
+  for (const [i, word] of words.entries()) {
+    const next = JSON.stringify(word.slice(0, MOST_CHARACTERS));
+    if (i > 0 && list.length + next.length > MOST_CHARACTERS) return `${list} and ${words.length - i} more`;
+    list += i === 0 ? next : `, ${next}`;
+  }
+  return list;
 }

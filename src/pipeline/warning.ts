@@ -13,6 +13,10 @@ export interface GenerateWarning {
   encoder?: 'clip' | 't5';
   /** Tokens that were cut off. */
   truncated?: number;
-  /** Words that the model does not know. */
+  /** Words that the model does not know; at most 100 of them. */
   words?: string[];
+  /** All words that it knows, of a model that knows few. */
+  vocabulary?: string[];
+  /** Prompts that it was made for. */
+  examples?: string[];
 }

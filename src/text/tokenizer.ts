@@ -33,6 +33,9 @@ const MAX_TOKENIZER_BYTES = 16 * 1024 ** 2;
 /** Longest prompt that is encoded on the event loop: what takes longer than that does not delay anybody else. */
 const MAX_CHARACTERS_HERE = 2000;
 
+/** Of a vocabulary that is told whole. */
+const MOST_WORDS_TOLD = 200;
+
 /** Stands for a text's tokens. No file's token has a NUL and this text. */
 const TEXT_MARK = '\0text';
 
@@ -106,6 +109,15 @@ export class Tokenizer {
       if (cause instanceof JitFluxError) throw cause;
       throw invalidTokenizer(name, cause instanceof Error ? cause.message : String(cause), cause);
     }
+  }
+
+  /** All words that it knows, if it is one of so few words that they can be told; undefined for others. */
+  get words(): readonly string[] | undefined {
+    const { type, vocab } = this.#source.definition.model as { type?: string; vocab?: object };
+    // One without a type is a list of whole words (tokenizer-file.ts).
+    if (type !== undefined || vocab === undefined) return undefined;
+    const words = Object.keys(vocab).filter((word) => !/^<.*>$/.test(word));
+    return words.length <= MOST_WORDS_TOLD ? words : undefined;
   }
 
   /** Number of special tokens, such as the end of the text, that every encoded prompt holds. */

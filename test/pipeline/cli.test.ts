@@ -1,7 +1,7 @@
 /** The command line in processes of its own; needs `npm run build:all`. */
 import { spawn, type ChildProcess, type ChildProcessByStdio } from 'node:child_process';
 import { existsSync, rmSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -138,6 +138,80 @@ describe('jit-flux', () => {
     } finally {
       await rm(path, { force: true });
     }
+  });
+
+  it('makes pictures of many prompts and seeds in one run, and only those that are missing', async () => {
+    const cwd = await mkdtemp(join(directory, 'many-'));
+    await writeFile(
+      join(cwd, 'prompts.txt'),
+      'a red circle\n{"prompt": "two green stars", "seed": 9, "out": "stars.png", "width": 128}\n',
+    );
+    const common = ['generate', '--prompt-file', 'prompts.txt', '--steps', '2', '--preset', 'dense'];
+    const size = ['--width', '64', '--height', '64'];
+    const first = await jitFlux([...common, ...size, '--seed', '1,3-4', '--quiet'], undefined, cwd);
+    expect(first.code, first.stderr).toBe(0);
+    const names = ['jit-flux-1.png', 'jit-flux-3.png', 'jit-flux-4.png', 'stars.png'];
+    expect(first.stdout).toBe(`${names.join('\n')}\n`);
+    const { metadata } = readPngText(await readFile(join(cwd, 'stars.png')));
+    expect(metadata).toMatchObject({ prompt: 'two green stars', seed: 9, width: 128, height: 64 });
+
+    const again = await jitFlux(
+      [...common, ...size, '--seed', '3-5', '--skip-existing', '--json'],
+      undefined,
+      cwd,
+    );
+    expect(JSON.parse(again.stdout)).toMatchObject({
+      runs: [{ images: [{ path: 'jit-flux-5.png', seed: 5 }] }],
+      skipped: ['jit-flux-3.png', 'jit-flux-4.png', 'stars.png'],
+    });
+    // One file name for all: they are numbered on.
+    const numbered = [...common, ...size, '--seed', '1,2', '-o', 'all.png', '-q'];
+    const { stdout } = await jitFlux(numbered, undefined, cwd);
+    expect(stdout).toBe('all-1.png\nall-2.png\nstars.png\n');
+  });
+
+  it('takes prompts that begin with a dash, and tells those without quotes', async () => {
+    const small = [
+      '--width',
+      '64',
+      '--height',
+      '64',
+      '--steps',
+      '1',
+      '-q',
+      '-o',
+      join(directory, 'dash.png'),
+    ];
+    for (const words of [['-1 degrees, a red star'], ['--', '--a red star']]) {
+      const { code, stderr } = await jitFlux(['generate', ...small, ...words]);
+      expect([code, stderr]).toEqual([0, '']);
+      const { metadata } = readPngText(await readFile(join(directory, 'dash.png')));
+      expect(metadata?.['prompt']).toBe(words.at(-1));
+    }
+    // The unconditional picture.
+    expect((await jitFlux(['generate', '', ...small])).code).toBe(0);
+    const unquoted = await jitFlux(['generate', 'a', 'red', 'fox', ...small]);
+    expect([unquoted.code, unquoted.stderr]).toEqual([2, expect.stringContaining('in quotes: "a red fox"')]);
+  });
+
+  it('tells what the bundled model knows', async () => {
+    const { stdout } = await jitFlux([
+      ...['generate', 'a red fox', '--width', '64', '--height', '64', '--steps', '1', '--json'],
+      ...['-o', join(directory, 'fox.png')],
+    ]);
+    const { warnings } = JSON.parse(stdout) as { warnings: Record<string, unknown>[] };
+    expect(warnings).toMatchObject([
+      {
+        code: 'UNKNOWN_WORDS',
+        words: ['fox'],
+        message: expect.stringMatching(
+          /"fox"\. It knows: .* red .*\. Prompts that work: "three pink/,
+        ) as string,
+      },
+    ]);
+    const { vocabulary, examples } = warnings[0] as { vocabulary: string[]; examples: string[] };
+    expect(examples).toHaveLength(3);
+    for (const prompt of examples) for (const word of prompt.split(' ')) expect(vocabulary).toContain(word);
   });
 
   it('repeats a picture byte for byte, and says how it was made', async () => {

@@ -186,7 +186,7 @@ export const family: Family<World> = {
     command('generate', () => [
       ...['generate', 'a picture', '-o', 'out.png', '--model', 'ROOT/models/flux-tiny', '--seed', '7'],
       ...['--guidance', '3', '--memory-check', '--quiet', ...SAMPLING, ...LOAD, '--threads', '0'],
-      ...['--from', 'none.png', '--no-metadata'],
+      ...['--from', 'none.png', '--no-metadata', '--prompt-file', 'none.txt', '--skip-existing'],
     ]),
     command('generate', () => [
       ...[

@@ -79,8 +79,8 @@ describe('jit-flux generate, refusing', () => {
     expect((await readdir(directory)).sort()).toEqual(['empty', 'file']);
   });
 
-  it('refuses an empty prompt', async () => {
-    const outcome = await cli(['generate', ' ', '--json', '-o', join(directory, 'out.png')]);
+  it('refuses to have no prompt', async () => {
+    const outcome = await cli(['generate', '--json', '-o', join(directory, 'out.png')]);
     expect(outcome.code).toBe(2);
     expect(errorOf(outcome).message).toContain('prompt');
   });

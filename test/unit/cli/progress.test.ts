@@ -35,7 +35,6 @@ const plan = createPlan({ preset: 'jit-7x', grid: [16, 16] });
 async function play(isTTY: boolean, enabled: boolean): Promise<string> {
   const { context, text } = capture(isTTY);
   const progress = await generationProgress(context, plan, { enabled });
-  progress.loading('flux-tiny');
   plan.tokensPerStep.forEach((activeTokens, step) =>
     progress.step({ step, stage: plan.stageOfStep[step] as number, activeTokens, milliseconds: 100 }),
   );
@@ -46,7 +45,6 @@ async function play(isTTY: boolean, enabled: boolean): Promise<string> {
 describe('generationProgress', () => {
   it('writes one line per stage where there is no terminal', async () => {
     expect((await play(false, true)).split('\n')).toEqual([
-      'Loading flux-tiny',
       'Step 1 of 11: stage 2, 81 of 256 tokens',
       'Step 5 of 11: stage 1, 153 of 256 tokens',
       'Step 8 of 11: stage 0, 256 of 256 tokens',

@@ -47,8 +47,6 @@ describe('resolveRequest', () => {
   });
 
   it.each<[keyof GenerateRequest, unknown, string?]>([
-    ['prompt', ''],
-    ['prompt', '  \n'],
     ['prompt', 7],
     ['prompt', []],
     ['prompt', undefined],
