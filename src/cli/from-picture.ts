@@ -35,6 +35,9 @@ const facts = z.looseObject({
   quantize: z.literal('int8').optional(),
   quantizeTextEncoders: z.literal('int8').optional(),
   timeEmbedding: z.enum(['reference', 'exact']).optional(),
+  textEncoderDevice: text,
+  decoderDevice: text,
+  threads: number,
   model: text,
   modelFingerprint: text,
   version: text,
@@ -107,6 +110,8 @@ function flagsOf(f: Facts) {
     dtype: f.dtype,
     quantize: f.quantize,
     'quantize-text-encoders': f.quantizeTextEncoders,
+    threads: f.threads,
+    'encoders-on-cpu': f.textEncoderDevice === 'cpu' && f.decoderDevice === 'cpu' ? true : undefined,
   };
 }
 

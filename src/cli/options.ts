@@ -122,7 +122,6 @@ export const LOAD_FLAGS = {
   'cuda-graphs': { type: 'boolean', default: false, describe: 'GPU: launch recorded steps as CUDA graphs' },
   'encoders-on-cpu': {
     type: 'boolean',
-    default: false,
     describe: 'leave the GPU to the transformer: text encoders and decoder compute on the CPU',
   },
 } as const;

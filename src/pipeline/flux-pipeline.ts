@@ -113,6 +113,9 @@ export class FluxPipeline {
       ...(o.quantize && { quantize: o.quantize }),
       ...(o.quantizeTextEncoders && { quantizeTextEncoders: o.quantizeTextEncoders }),
       ...(o.timeEmbedding && { timeEmbedding: o.timeEmbedding }),
+      ...(o.textEncoderDevice && { textEncoderDevice: o.textEncoderDevice }),
+      ...(o.decoderDevice && { decoderDevice: o.decoderDevice }),
+      ...(o.threads && { threads: o.threads }),
       fingerprint: modelFingerprint(source),
     };
     const parts: Partial<ModelParts> = { info: source.info, doubts: doubts(source), device, loaded };

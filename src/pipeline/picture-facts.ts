@@ -16,6 +16,9 @@ export interface LoadedAs {
   quantize?: string;
   quantizeTextEncoders?: string;
   timeEmbedding?: string;
+  textEncoderDevice?: string;
+  decoderDevice?: string;
+  threads?: number;
   /** See `modelFingerprint`. */
   fingerprint: string;
 }
