@@ -3,6 +3,7 @@ import { invalidArgument } from '../errors.js';
 import { BUNDLED_MODEL } from '../model/model-directory.js';
 import { checkPrompts } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
+import { numberFlag } from './number-flag.js';
 import { typedPrompts } from './prompts.js';
 import { ENCODER_FLAGS, given, loadOptions, MEMORY_CHECK_FLAG } from './options.js';
 
@@ -24,7 +25,7 @@ export const encodeCommand = defineCommand({
         requiresArg: true,
         describe: 'model directory or checkpoint (default: the bundled flux-tiny)',
       })
-      .option('text-tokens', { type: 'number', requiresArg: true, describe: "default: the model's" })
+      .option('text-tokens', numberFlag('text-tokens', { describe: "default: the model's" }))
       .options(ENCODER_FLAGS)
       .option('memory-check', MEMORY_CHECK_FLAG)
       .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no warnings' })

@@ -14,7 +14,16 @@ import type { JitPlan } from '../types.js';
 import { type Context, defineCommand, EXIT } from './command.js';
 import { formatDuration } from './format.js';
 import { type FromPicture, readFromPicture } from './from-picture.js';
-import { given, LOAD_FLAGS, loadOptions, MEMORY_CHECK_FLAG, runOptions, SAMPLING_FLAGS } from './options.js';
+import {
+  given,
+  LOAD_FLAGS,
+  loadOptions,
+  MEMORY_CHECK_FLAG,
+  ONE_IMAGE,
+  runOptions,
+  SAMPLING_FLAGS,
+} from './options.js';
+import { numberFlag } from './number-flag.js';
 import { generationProgress } from './progress.js';
 import { MOST_RUNS, parseSeeds, type PromptLine, readPrompts, typedPrompts } from './prompts.js';
 
@@ -67,7 +76,7 @@ export const generateCommand = defineCommand({
         default: false,
         describe: 'make no picture whose file is there already',
       })
-      .option('guidance', { type: 'number', requiresArg: true, describe: "default: the model's" })
+      .option('guidance', numberFlag('guidance', { describe: "default: the model's" }))
       .options(LOAD_FLAGS)
       .option('memory-check', MEMORY_CHECK_FLAG)
       .option('metadata', {
@@ -106,7 +115,7 @@ export const generateCommand = defineCommand({
       for (const seed of own === undefined ? seeds : parseSeeds(String(own))) {
         const request: GenerateRequest = {
           ...given({ prompt, conditioning }),
-          numImages: args['num-images'],
+          numImages: args['num-images'] ?? ONE_IMAGE,
           ...runOptions({ ...args, ...given(options) }, spec.info),
           ...given({ guidance: options.guidance ?? args.guidance, seed }),
           signal,

@@ -4,8 +4,12 @@ import { checkLoadOptions } from '../model/component-options.js';
 import { MAX_IMAGES, resolveTextLength, type RunOptions } from '../model/run.js';
 import type { ModelInfo } from '../model/spec.js';
 import type { InferredOptionTypes } from 'yargs';
+import { numberFlag } from './number-flag.js';
 import { readListText, readMicroFlowText, readScheduleText } from '../sampler/settings-text.js';
 import type { Device, JitOptions, LoadOptions, PresetName } from '../types.js';
+
+/** Pictures of a run that does not say how many. */
+export const ONE_IMAGE = 1;
 
 /** Options that `generate` and `plan` share. */
 export const SAMPLING_FLAGS = {
@@ -14,20 +18,16 @@ export const SAMPLING_FLAGS = {
     requiresArg: true,
     describe: "dense, jit-4x or jit-7x (default: the model's, mostly jit-4x)",
   },
-  width: { type: 'number', requiresArg: true, describe: "pixels (default: the model's)" },
-  height: { type: 'number', requiresArg: true, describe: "pixels (default: the model's)" },
-  steps: { type: 'number', requiresArg: true, describe: "number of steps (default: the preset's)" },
-  'text-tokens': {
-    type: 'number',
-    requiresArg: true,
+  width: numberFlag('width', { describe: "pixels (default: the model's)" }),
+  height: numberFlag('height', { describe: "pixels (default: the model's)" }),
+  steps: numberFlag('steps', { describe: "number of steps (default: the preset's)" }),
+  'text-tokens': numberFlag('text-tokens', {
     describe: "text tokens per picture (default: the model's)",
-  },
-  'num-images': {
-    type: 'number',
-    requiresArg: true,
-    default: 1,
+  }),
+  'num-images': numberFlag('num-images', {
+    default: ONE_IMAGE,
     describe: `pictures of one run, 1 to ${MAX_IMAGES}`,
-  },
+  }),
   'stage-ratios': {
     type: 'string',
     requiresArg: true,
@@ -83,7 +83,7 @@ export const ENCODER_FLAGS = {
     requiresArg: true,
     describe: 'multiply 8-bit integers in T5: half of its memory, faster, slightly less exact',
   },
-  threads: { type: 'number', requiresArg: true, describe: 'default: physical cores' },
+  threads: numberFlag('threads', { describe: 'default: physical cores' }),
   'map-weights': {
     type: 'boolean',
     default: true,

@@ -11,7 +11,8 @@ import { fluxFlops } from '../sampler/index.js';
 import type { FluxConfig } from '../types.js';
 import { defineCommand } from './command.js';
 import { table } from './format.js';
-import { LOAD_FLAGS, loadOptions, runOptions, SAMPLING_FLAGS } from './options.js';
+import { numberFlag } from './number-flag.js';
+import { LOAD_FLAGS, loadOptions, runOptions, SAMPLING_FLAGS, ONE_IMAGE } from './options.js';
 
 const NAMES = [...KNOWN_MODELS, 'flux-tiny'];
 
@@ -28,18 +29,23 @@ export const planCommand = defineCommand({
         describe: `${NAMES.join(', ')}, or the path of a model`,
       })
       .options(LOAD_FLAGS)
-      .option('gpu-memory', {
-        type: 'number',
-        requiresArg: true,
-        describe: 'GiB that are free on the GPU, to judge whether it fits',
-      })
+      .option(
+        'gpu-memory',
+        numberFlag('gpu-memory', {
+          describe: 'GiB that are free on the GPU, to judge whether it fits',
+        }),
+      )
       .example('$0 plan --preset jit-7x --width 1024 --height 1024', 'FLUX.1-dev at 1024x1024'),
   async run(args, context) {
     const { textEncoders, variant, ...load } = loadOptions(args, checkPlannedOptions);
     const { signal } = context;
     const spec = await findModel(args.model, { textEncoders, variant, signal });
     const { config } = spec.transformer;
-    const run = resolveRun({ ...runOptions(args, spec.info), images: args['num-images'] }, spec.info, config);
+    const run = resolveRun(
+      { ...runOptions(args, spec.info), images: args['num-images'] ?? ONE_IMAGE },
+      spec.info,
+      config,
+    );
     const memory = planModelMemory(
       spec,
       { ...load, ...memoryRequest(run) },

@@ -13,6 +13,7 @@ import { inspectCommand } from './inspect.js';
 import { planCommand } from './plan.js';
 import { arrangePrompts } from './prompts.js';
 import { setupCommand } from './setup.js';
+import { nearest } from './suggest.js';
 
 export const COMMANDS: readonly Command[] = [
   generateCommand,
@@ -53,6 +54,7 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
       .locale('en')
       .parserConfiguration({
         'dot-notation': false,
+        'camel-case-expansion': false,
         'parse-positional-numbers': false,
         // Prompts may begin with a dash.
         'populate--': true,
@@ -79,15 +81,33 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
       });
     }
     let output = '';
-    await parser.parseAsync(arrangePrompts(argv), {}, (_error, _args, text) => {
+    await parser.parseAsync(wordsOf(argv), {}, (_error, _args, text) => {
       output = text;
     });
     // Help and version.
     if (output !== '') io.stdout.write(`${output}\n`);
-    return exitCode;
+    return argv.length === 0 ? EXIT.badInput : exitCode;
   } catch (error) {
-    return report(error, context);
+    return report(error instanceof UsageError ? await withSuggestion(error, argv) : error, context);
   }
+}
+
+/** As the parser takes them. No words at all, and `help`, ask for help. */
+function wordsOf(argv: readonly string[]): string[] {
+  const [command, ...rest] = argv;
+  if (command === undefined) return ['--help'];
+  return command === 'help' ? [...rest, '--help'] : arrangePrompts(argv);
+}
+
+/** For a flag that no command has, the one that was meant. */
+async function withSuggestion(error: UsageError, argv: readonly string[]): Promise<UsageError> {
+  const [, unknown] = /^Unknown arguments?: ([\w-]+)/.exec(error.message) ?? [];
+  const { command, builder } = COMMANDS.find((one) => one.command.split(' ')[0] === argv[0]) ?? {};
+  if (unknown === undefined || command === undefined || !builder) return error;
+  const help = await builder(yargs().scriptName('jit-flux').exitProcess(false)).getHelp();
+  const flags = [...help.matchAll(/--([a-z][a-z-]+)/g)].map(([, flag]) => flag!);
+  const meant = nearest(unknown, [...new Set(flags)]);
+  return meant === undefined ? error : new UsageError(`${error.message}; did you mean --${meant}?`);
 }
 
 /** Lists that are meant as such: words, not flags. */

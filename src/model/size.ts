@@ -20,9 +20,11 @@ export function checkSide(option: 'width' | 'height', value: unknown, unit: numb
     (value as number) >= least &&
     (value as number) <= most;
   if (valid) return value as number;
+  const isNumber = typeof value === 'number' && Number.isFinite(value);
+  const nearest = isNumber && Math.min(most, Math.max(least, Math.round(value / unit) * unit));
   throw invalidArgument(
     option,
-    `a multiple of ${unit} from ${least} to ${most} (pixels, for ${model})`,
+    `a multiple of ${unit} from ${least} to ${most} (pixels, for ${model}${isNumber ? `; ${nearest} is the nearest` : ''})`,
     value,
   );
 }

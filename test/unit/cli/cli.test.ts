@@ -23,7 +23,7 @@ describe('jit-flux', () => {
     expect(await cli(['--version'])).toEqual({ code: 0, stdout: `${VERSION}\n`, stderr: '' });
   });
 
-  it.each([[[]], [['paint']], [['generate']], [['generate', 'a', 'b']], [['plan', '--colour', 'red']]])(
+  it.each([[['paint']], [['generate']], [['generate', 'a', 'b']], [['plan', '--colour', 'red']]])(
     'refuses %j',
     async (argv) => {
       const plain = await cli(argv);
