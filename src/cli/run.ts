@@ -30,6 +30,8 @@ const UNEXPECTED: readonly JitFluxErrorCode[] = [ERROR_CODES.NATIVE, ERROR_CODES
 
 /** A mistake in the command line itself, found by yargs. */
 class UsageError extends Error {}
+/** Of what the parser says: it quotes whole arguments, which may be of any length. */
+const MOST_CHARACTERS = 400;
 
 /**
  * Runs the command line. Never throws and never ends the process.
@@ -125,7 +127,8 @@ function report(error: unknown, context: Context): number {
   const interrupted = context.signal.aborted;
   const known = error instanceof JitFluxError ? error : undefined;
   const usage = error instanceof UsageError || (error instanceof Error && error.name === 'YError');
-  const message = error instanceof Error ? error.message : String(error);
+  const said = error instanceof Error ? error.message : String(error);
+  const message = usage && said.length > MOST_CHARACTERS ? `${said.slice(0, MOST_CHARACTERS)}...` : said;
   const code = known?.code ?? (usage ? ERROR_CODES.INVALID_ARGUMENT : 'ERR_UNEXPECTED');
   context.printJson({ error: { code, message, ...(known?.details && { details: known.details }) } });
   if (!context.json) {

@@ -123,7 +123,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
     sigmas: number[];
     signal?: AbortSignal;
   }): Promise<Conditioning> {
-    const c = readOptions(given, CONDITION);
+    const c = readFields(given, 'options', CONDITION);
     const guidance = oneOrEach('guidance', c.guidance ?? DEFAULT_GUIDANCE);
     for (const value of guidance) {
       if (!Number.isFinite(value) || value < 0) {
@@ -173,7 +173,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
       onProgress?: (p: { block: number; blocks: number }) => void;
     },
   ): Promise<Tensor> {
-    const i = readOptions<ForwardRequest>(given, FORWARD);
+    const i = readFields<ForwardRequest>(given, 'options', FORWARD);
     checkCallback('onProgress', i.onProgress);
     const prepared = handleOf(i.conditioning, 'conditioning', 'a Conditioning');
     const steps = oneOrEach('step', i.step);

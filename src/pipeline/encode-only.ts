@@ -23,13 +23,13 @@ export async function encodeOnly(
   given: LoadOptions & { maxSequenceLength?: number } = {},
 ): Promise<EncodedPrompts> {
   const prompts = checkPrompts(prompt);
-  const o = readLoadOptions(given, { maxSequenceLength: true });
+  const { maxSequenceLength, ...o } = readLoadOptions(given, { maxSequenceLength: true });
   const { signal } = o;
   checkLoadOptions(o);
   const source = requireFiles(
     await describeModel(model, { textEncoders: o.textEncoders, variant: o.variant, signal }),
   );
-  const length = resolveTextLength(o.maxSequenceLength, source.info);
+  const length = resolveTextLength(maxSequenceLength, source.info);
   if (o.memoryCheck !== false) {
     const request = {
       ...(o.dtype && { dtype: o.dtype }),

@@ -181,6 +181,11 @@ describe('an original checkpoint', () => {
 });
 
 describe('prompts encoded in advance', () => {
+  it('have as many text tokens as asked for', async () => {
+    using encoded = await encodeOnly(dev, 'a lighthouse', { maxSequenceLength: 16, threads: 1 });
+    expect(encoded.prompt.shape).toEqual([1, 16, expect.any(Number)]);
+  });
+
   it('refuse a bad device or type', async () => {
     for (const [option, value] of [
       ['device', 'tpu'],
