@@ -133,6 +133,7 @@ export const generateCommand = defineCommand({
       }
     }
     nameFiles(runs);
+    const isOne = runs.length === 1;
     const skipped = args['skip-existing'] ? await takeExisting(runs) : [];
     const { assertWritable, freePath } = await import('../image/index.js');
     for (const { files, out } of runs) {
@@ -162,16 +163,23 @@ export const generateCommand = defineCommand({
         from.doubts.push(`${typed.from} was made with other weights: the picture may differ`);
       }
       if (!args.quiet) for (const doubt of from?.doubts ?? []) context.note(`Warning: ${doubt}`);
-      for (const [i, run] of runs.entries()) {
-        const which = runs.length > 1 ? `${i + 1} of ${runs.length}: ` : '';
-        if (which && !args.quiet)
-          context.note(`${which}${run.resolved.prompts[0]}, seed ${run.resolved.seed}`);
-        done.push(await makePictures(pipeline, run, args, context));
+      try {
+        for (const [i, run] of runs.entries()) {
+          const { prompts, seed } = run.resolved;
+          const which = `${i + 1} of ${runs.length}: ${prompts[0]?.slice(0, MOST_SHOWN)}, seed ${seed}`;
+          if (!isOne && !args.quiet) context.note(which);
+          done.push(await makePictures(pipeline, run, args, context));
+        }
+      } catch (error) {
+        // What was made is not lost with what follows.
+        const paths = done.flatMap(({ images }) => images.map(({ path }) => path));
+        if (paths.length > 0) context.note(`Made before: ${paths.join(', ')}`);
+        throw error;
       }
     }
     const described = { name: spec.info.name, path: spec.path };
     const [only] = done;
-    if (prompts.length === 1 && seeds.length === 1 && only && skipped.length === 0) {
+    if (isOne && only) {
       const { images, seed, ...rest } = only;
       context.printJson({ images, seed, model: described, ...rest, memory });
     } else {
@@ -182,6 +190,9 @@ export const generateCommand = defineCommand({
     return isElsewhere ? EXIT.failure : EXIT.ok;
   },
 });
+
+/** Characters of a prompt in a line of progress. */
+const MOST_SHOWN = 60;
 
 /** One request and where its pictures go. */
 interface Run {

@@ -164,6 +164,20 @@ describe('jit-flux', () => {
       runs: [{ images: [{ path: 'jit-flux-5.png', seed: 5 }] }],
       skipped: ['jit-flux-3.png', 'jit-flux-4.png', 'stars.png'],
     });
+    // What was made before an interruption is told.
+    const endless = ['generate', 'a red circle', '--seed', '20-29', '--preset', 'dense', '--steps', '60'];
+    let sent = false;
+    const stopped = await jitFlux(
+      [...endless, ...size],
+      (child, text) => {
+        if (!sent && text.includes('2 of 10: a red circle, seed 21')) sent = child.kill('SIGINT');
+      },
+      cwd,
+    );
+    expect([stopped.code, stopped.stderr]).toEqual([
+      130,
+      expect.stringMatching(/\nMade before: jit-flux-20.png\nInterrupted\n$/),
+    ]);
     // One file name for all: they are numbered on.
     const numbered = [...common, ...size, '--seed', '1,2', '-o', 'all.png', '-q'];
     const { stdout } = await jitFlux(numbered, undefined, cwd);
