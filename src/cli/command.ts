@@ -4,7 +4,7 @@ import type { Argv } from 'yargs';
 /** Where a command writes, and what stops it. */
 export interface Io {
   /** Results. With `--json` exactly one JSON document. */
-  stdout: { write(text: string): unknown };
+  stdout: { write(text: string): unknown; columns?: number };
   /** Progress, warnings and errors. */
   stderr: NodeJS.WritableStream & { isTTY?: boolean };
   /** Prompts for `-`. Absent: there are none. */

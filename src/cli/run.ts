@@ -28,6 +28,10 @@ export const COMMANDS: readonly Command[] = [
 /** Errors that are ours, not the user's or the machine's. */
 const UNEXPECTED: readonly JitFluxErrorCode[] = [ERROR_CODES.NATIVE, ERROR_CODES.DISPOSED];
 
+/** Columns of help: as many as the terminal has, within reason. */
+const WIDEST = 100;
+const NARROWEST = 40;
+
 /** A mistake in the command line itself, found by yargs. */
 class UsageError extends Error {}
 /** Of what the parser says: it quotes whole arguments, which may be of any length. */
@@ -76,7 +80,7 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
       .epilogue(
         'Exit codes: 0 success, 1 unexpected failure, 2 bad input or environment, 130 interrupted (SIGTERM: 143)',
       )
-      .wrap(100);
+      .wrap(Math.min(WIDEST, Math.max(NARROWEST, io.stdout.columns ?? WIDEST)));
     for (const { command, describe, builder, run: execute } of COMMANDS) {
       parser.command(command, describe, builder, async (args) => {
         exitCode = (await execute(args as never, context)) ?? EXIT.ok;

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 
+import { run } from '../../../src/cli/run.js';
 import { nearest } from '../../../src/cli/suggest.js';
 import { cli } from './helpers.js';
 
@@ -38,5 +39,17 @@ describe('the flag that was meant', () => {
     const help = await cli(['help', 'plan']);
     expect([help.code, help.stdout]).toEqual([0, (await cli(['plan', '--help'])).stdout]);
     expect(help.stdout).toContain('--gpu-memory');
+  });
+
+  it.each([50, 80, 200])('that fits %i columns', async (columns) => {
+    let text = '';
+    await run(['generate', '--help'], {
+      stdout: { write: (part) => (text += part), columns },
+      stderr: process.stderr,
+      signal: new AbortController().signal,
+    });
+    expect(text).toContain('--skip-existing');
+    const longest = Math.max(...text.split('\n').map((line) => line.length));
+    expect(longest).toBeLessThanOrEqual(Math.min(columns, 100));
   });
 });
