@@ -95,7 +95,7 @@ describe('resolveRequest', () => {
 
   it('states the rule for sizes', () => {
     expect(() => resolve({ width: 100 })).toThrow(
-      'Expected a multiple of 8 from 32 to 8192 (pixels, for flux-tiny) for "width" but received 100 (number)',
+      'Expected a multiple of 8 from 32 to 8192 (pixels, for flux-tiny; 104 is the nearest) for "width" but received 100 (number)',
     );
     const flux = { ...model, decoder: { ...model.decoder, spatialFactor: 8 } };
     expect(() => resolveRequest({ prompt: 'x', width: 1000 }, flux)).toThrow(/multiple of 16/);
