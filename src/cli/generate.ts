@@ -112,12 +112,14 @@ export const generateCommand = defineCommand({
     using conditioning = file === undefined ? undefined : await loadConditioning(file, signal);
     const runs: Run[] = [];
     for (const { prompt, seed: own, out, ...options } of prompts) {
+      const said = { ...typed, ...given(options) };
+      const asked = from ? completed(said, from.flags) : said;
       for (const seed of own === undefined ? seeds : parseSeeds(String(own))) {
         const request: GenerateRequest = {
           ...given({ prompt, conditioning }),
           numImages: args['num-images'] ?? ONE_IMAGE,
-          ...runOptions({ ...args, ...given(options) }, spec.info),
-          ...given({ guidance: options.guidance ?? args.guidance, seed }),
+          ...runOptions(asked, spec.info),
+          ...given({ guidance: asked.guidance, seed }),
           signal,
         };
         const resolved = resolveRequest(request, spec.info, spec.transformer.config);
@@ -286,12 +288,26 @@ async function takeExisting(runs: Run[]): Promise<string[]> {
 
 const isFile = (info: Stats) => info.isFile();
 
+/** What a preset decides: one that is typed takes the place of all of these. */
+const OF_PRESET: readonly string[] = [
+  'steps',
+  'schedule',
+  'stage-ratios',
+  'token-ratios',
+  'anchors',
+  'activation',
+  'micro-flow',
+] satisfies (keyof FromPicture['flags'])[];
+
 /** Flags of a picture under those that were typed. */
 function completed<Args extends object>(typed: Args, flags: FromPicture['flags']): Args {
   const isTyped = (name: string) => (typed as Record<string, unknown>)[name] !== undefined;
-  // Encoded prompts take the place of the picture's.
-  const none = isTyped('conditioning') ? { 'text-tokens': undefined } : {};
-  const missing = Object.entries({ ...flags, ...none }).filter(([name]) => !isTyped(name));
+  const isReplaced = (name: string) =>
+    isTyped(name) ||
+    (isTyped('preset') && OF_PRESET.includes(name)) ||
+    // Encoded prompts bring their own.
+    (isTyped('conditioning') && name === 'text-tokens');
+  const missing = Object.entries(flags).filter(([name]) => !isReplaced(name));
   return { ...typed, ...Object.fromEntries(missing) };
 }
 

@@ -4,9 +4,9 @@
  * installed Python. Nothing is loaded here; a candidate is judged by its files alone.
  */
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { userInfo } from 'node:os';
-import { dirname, isAbsolute, join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { ERROR_CODES, JitFluxError, invalidArgument } from '../errors.js';
+import { userCacheDirectory } from '../files/user-cache.js';
 import { exposed, findExposure } from '../files/ownership.js';
 import { PACKAGE_ROOT } from '../files/package-root.js';
 import { findPythonTorch, pythonName } from './python.js';
@@ -121,21 +121,10 @@ export function readManifest(path = join(PACKAGE_ROOT, 'libtorch.json')): LibTor
  */
 export function cacheDirectory(env: NodeJS.ProcessEnv = process.env): string {
   if (env.JIT_FLUX_CACHE) return resolve(env.JIT_FLUX_CACHE);
-  if (env.XDG_CACHE_HOME && isAbsolute(env.XDG_CACHE_HOME)) return join(env.XDG_CACHE_HOME, 'jit-flux');
-  const home = env.HOME && isAbsolute(env.HOME) ? env.HOME : homeOfUser();
-  if (home === undefined)
+  const cache = userCacheDirectory(env);
+  if (cache === undefined)
     throw invalidArgument('JIT_FLUX_CACHE', 'a directory, as this user has no home,', env.JIT_FLUX_CACHE);
-  return join(home, '.cache', 'jit-flux');
-}
-
-/** By the system's list of users, which need not have an arbitrary one of a container. */
-function homeOfUser(): string | undefined {
-  try {
-    const { homedir } = userInfo();
-    return isAbsolute(homedir) ? homedir : undefined;
-  } catch {
-    return undefined;
-  }
+  return join(cache, 'jit-flux');
 }
 
 /** The folder that `setup` makes for a variant. */

@@ -1,8 +1,8 @@
 /** Models in the cache of Hugging Face's tools. */
 import { stat } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
 
+import { userCacheDirectory } from '../files/user-cache.js';
 import { listDirectory, readSmallFile } from '../files/small-file.js';
 
 /** `organisation/name`, as the hub names models. */
@@ -17,14 +17,17 @@ export function isRepository(name: string): boolean {
 }
 
 /** Where the hub's tools keep downloads: `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else in `~/.cache/huggingface`. */
-export function hubCache(env: NodeJS.ProcessEnv = process.env): string {
-  const cache = env['XDG_CACHE_HOME'] || join(homedir(), '.cache');
-  return env['HF_HUB_CACHE'] || join(env['HF_HOME'] || join(cache, 'huggingface'), 'hub');
+export function hubCache(env: NodeJS.ProcessEnv = process.env): string | undefined {
+  if (env.HF_HUB_CACHE) return env.HF_HUB_CACHE;
+  const cache = userCacheDirectory(env);
+  const home = env.HF_HOME || (cache && join(cache, 'huggingface'));
+  return home && join(home, 'hub');
 }
 
-/** The folder of a model in the cache, whether it is there or not. */
-export function repositoryFolder(name: string, env?: NodeJS.ProcessEnv): string {
-  return join(hubCache(env), `models--${name.replace('/', '--')}`);
+/** The folder of a model in the cache, whether it is there or not; undefined if this user has no cache. */
+export function repositoryFolder(name: string, env?: NodeJS.ProcessEnv): string | undefined {
+  const cache = hubCache(env);
+  return cache && join(cache, `models--${name.replace('/', '--')}`);
 }
 
 /**

@@ -131,11 +131,11 @@ async function resolveAny(model: string | ModelSpec, o: ResolveOptions): Promise
     if (known) return reuse(known, textEncoders);
     if (isRepository(model)) {
       const folder = repositoryFolder(model);
-      const snapshot = await currentSnapshot(folder, o);
+      const snapshot = folder && (await currentSnapshot(folder, o));
       if (snapshot !== undefined) return resolveAny(snapshot, o);
       throw new JitFluxError(
         ERROR_CODES.FILE_NOT_FOUND,
-        `${model} is neither a directory (${absolute}) nor in Hugging Face's cache (${folder}). ` +
+        `${model} is neither a directory (${absolute}) nor in Hugging Face's cache (${folder ?? 'this user has no home'}). ` +
           `To get it: hf download ${model}`,
         { path: absolute },
       );

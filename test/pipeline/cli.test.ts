@@ -254,6 +254,12 @@ describe('jit-flux', () => {
     expect((await jitFlux(['generate', ...other, '-q'])).code).toBe(0);
     const facts = readPngText(await readFile(path('two-2.png'))).metadata;
     expect(facts).toMatchObject({ seed: 9, steps: 5, schedule: 'shift', batch: 2 });
+    // A preset replaces all that it decides.
+    const dense = ['--preset', 'dense', '--steps', '2', '-o', path('dense.png'), '-q'];
+    expect((await jitFlux(['generate', '--from', path('first.png'), ...dense])).code).toBe(0);
+    expect(readPngText(await readFile(path('dense.png'))).metadata).toMatchObject({
+      ...{ seed: 7, guidance: 2, preset: 'dense', steps: 2, stageRatios: '1', activation: 'importance' },
+    });
     const one = await jitFlux([
       'generate',
       '--from',

@@ -201,6 +201,7 @@ describe("Hugging Face's cache", () => {
   it('is where its tools have it', () => {
     expect(hubCache({ HF_HUB_CACHE: '/a', HF_HOME: '/b' })).toBe('/a');
     expect(hubCache({ HF_HOME: '/b' })).toBe('/b/hub');
+    expect(hubCache({ XDG_CACHE_HOME: 'relative', HOME: '/h' })).toBe('/h/.cache/huggingface/hub');
     expect(hubCache({ XDG_CACHE_HOME: '/c' })).toBe('/c/huggingface/hub');
     expect(hubCache({})).toMatch(/\/\.cache\/huggingface\/hub$/);
     expect(repositoryFolder('org/name', { HF_HUB_CACHE: '/a' })).toBe('/a/models--org--name');
