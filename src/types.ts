@@ -98,6 +98,10 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
    */
   lift(v: T, anchors: Int32Array, grid: Grid): Promise<T>;
   /**
+   * Optional: the nearest-anchor field as it is, without the blur. Needed for runs whose `lifter` is `'nearest'`.
+   */
+  liftNearest?(v: T, anchors: Int32Array, grid: Grid): Promise<T>;
+  /**
    * ITA's importance: variance of the velocity over a 3x3 window (zero padding, division by 9), averaged over
    * channels. Returns B*N values.
    */
@@ -188,6 +192,15 @@ export interface ActivationContext {
  */
 export type ActivationPolicy = (ctx: ActivationContext) => Int32Array | Promise<Int32Array>;
 
+/**
+ * Spreads what is known at the anchors over the whole grid, as {@link JitOperators.lift} does: [B, M, C] to a new tensor
+ * [B, N, C]. `anchors` has one list for all images, [M], or one per image, [B*M]. The sampler disposes the result.
+ */
+export type Lifter<T extends TensorLike = TensorLike> = {
+  // As a method, so that a function over a backend's own tensors is one for TensorLike, too.
+  lift(v: T, anchors: Int32Array, grid: Grid): T | Promise<T>;
+}['lift'];
+
 export interface JitOptions {
   /** Named settings; every other option overrides the preset's value. Default `'jit-4x'`. */
   preset?: PresetName;
@@ -203,6 +216,12 @@ export interface JitOptions {
   /** Which tokens join at a transition. Default `'importance'`. */
   activation?: 'importance' | 'grid' | ActivationPolicy;
   microFlow?: MicroFlowOptions;
+  /**
+   * How velocities at the anchors, and the clean latents at a transition, are spread over all tokens. `'gaussian'`
+   * (default): the paper's augmented lifter, fused with the step. `'nearest'`: every token takes its nearest anchor's
+   * value. Or a function. The latter two are for ablations: they take a pass of their own.
+   */
+  lifter?: 'gaussian' | 'nearest' | Lifter;
   /**
    * Put the importance map of every transition into its {@link StepEvent}. The policy `'importance'` of native tensors
    * chooses without the map, which otherwise stays where the velocity lies. The pictures are the same. Default false.
@@ -240,10 +259,17 @@ export interface StepEvent<T extends TensorLike = TensorLike> {
   /** Active tokens per image. */
   activeTokens: number;
   totalTokens: number;
+  grid: [rows: number, cols: number];
   /** Wall time of the step, transition included. */
   milliseconds: number;
   /** Live handle to the state after this step; clone it to keep it. */
   latents: T;
+  /**
+   * Estimate of the clean latents that the run is heading for, [B, N, C]: x0 = x - sigma' v, of this step's state and
+   * velocity. A new tensor, which the caller disposes.
+   * @throws (rejects) ERR_JITFLUX_DISPOSED once the next step has begun or the run is over
+   */
+  clean(): Promise<T>;
   /** Set on the first step of a denser stage. */
   transition?: {
     /** Tokens that joined: [K], or [B*K] if `perImage`. */

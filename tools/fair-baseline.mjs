@@ -3,7 +3,7 @@
 // and by as many dense steps as cost the same FLOPs, against those of 50 dense steps from the same noise (PSNR, dB).
 //   node tools/fair-baseline.mjs [--prompts n] [--size pixels]
 import { parseArgs } from 'node:util';
-import { BUNDLED_MODEL, createPlan, FluxPipeline } from '../dist/index.js';
+import { BUNDLED_MODEL, createPlan, FluxPipeline, psnr } from '../dist/index.js';
 
 const { values } = parseArgs({
   options: { prompts: { type: 'string', default: '16' }, size: { type: 'string', default: '256' } },
@@ -22,16 +22,10 @@ const prompts = Array.from({ length: Number(values.prompts) }, (_, i) => {
 
 const pipeline = await FluxPipeline.load(BUNDLED_MODEL);
 const side = Number(values.size);
-const picture = async (/** @type {string} */ prompt, /** @type {number} */ seed, /** @type {object} */ o) =>
-  (await pipeline.generate({ prompt, seed, width: side, height: side, ...o })).images[0]?.data ??
-  new Uint8Array();
-
-/** Peak signal to noise ratio of bytes, in dB. */
-function psnr(/** @type {Uint8Array} */ a, /** @type {Uint8Array} */ b) {
-  let sum = 0;
-  for (let i = 0; i < a.length; i++) sum += (Number(a[i]) - Number(b[i])) ** 2;
-  return 10 * Math.log10((255 ** 2 * a.length) / sum);
-}
+const picture = async (/** @type {string} */ prompt, /** @type {number} */ seed, /** @type {object} */ o) => {
+  const { images } = await pipeline.generate({ prompt, seed, width: side, height: side, ...o });
+  return /** @type {import('../dist/index.js').GeneratedImage} */ (images[0]);
+};
 
 const tokens = side / 8;
 const model = { config: pipeline.config, textTokens: pipeline.model.text.length };

@@ -68,6 +68,8 @@ Napi::Object tensor_handle(Napi::Env env, const at::Tensor& tensor);
 std::function<napi_value(Napi::Env)> settle_tensor(at::Tensor tensor);
 // With a Float32Array of a float32 tensor's values, contiguous on the host.
 std::function<napi_value(Napi::Env)> settle_floats(at::Tensor host);
+// With a Float64Array.
+std::function<napi_value(Napi::Env)> settle_doubles(std::vector<double> values);
 // With an Int32Array.
 std::function<napi_value(Napi::Env)> settle_integers(std::vector<int32_t> values);
 

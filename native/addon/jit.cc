@@ -28,18 +28,19 @@ Napi::Value gather(const Napi::CallbackInfo& info) {
            {common_device({latents})});
 }
 
-// ({ velocity, anchors, grid }, job)
+// ({ velocity, anchors, grid, blur }, job)
 Napi::Value lift(const Napi::CallbackInfo& info) {
   const TensorFields o(info[0]);
   const at::Tensor v = o.tokens("velocity");
   const Grid grid = o.grid();
   auto anchors = o.token_lists("anchors", v.size(0), v.size(1), grid.tokens());
+  const jit::Blur blur = o.boolean("blur") ? jit::Blur::kGaussian : jit::Blur::kNone;
   Environment& environment = Environment::of(info.Env());
   const int device = common_device({v});
   jit::LifterCache& lifters = environment.lifters(device);
   return environment.run(info.Env(), info[1],
-                         [v, grid, anchors = std::move(anchors), &lifters](const Job&) {
-                           return settle_tensor(jit::lift(v, anchors, grid, lifters));
+                         [v, grid, blur, anchors = std::move(anchors), &lifters](const Job&) {
+                           return settle_tensor(jit::lift(v, anchors, grid, lifters, blur));
                          },
                          {device});
 }

@@ -11,6 +11,7 @@
 #include "addon/environment.h"
 #include "addon/errors.h"
 #include "addon/registration.h"
+#include "layers/arithmetic.h"
 #include "layers/finite.h"
 #include "node/metadata.h"
 #include "residency/weight_tensors.h"
@@ -38,6 +39,14 @@ std::function<napi_value(Napi::Env)> settle_floats(at::Tensor host) {
   return [host = std::move(host)](Napi::Env env) -> napi_value {
     Napi::Float32Array array = Napi::Float32Array::New(env, static_cast<size_t>(host.numel()));
     std::memcpy(array.Data(), host.const_data_ptr<float>(), host.nbytes());
+    return array;
+  };
+}
+
+std::function<napi_value(Napi::Env)> settle_doubles(std::vector<double> values) {
+  return [values = std::move(values)](Napi::Env env) -> napi_value {
+    Napi::Float64Array array = Napi::Float64Array::New(env, values.size());
+    std::copy(values.begin(), values.end(), array.Data());
     return array;
   };
 }
@@ -190,6 +199,61 @@ Napi::Value tensor_not_finite(const Napi::CallbackInfo& info) {
            {device_index(tensor)});
 }
 
+void expect_floating(const at::Tensor& tensor, const char* name) {
+  if (at::isFloatingType(tensor.scalar_type())) return;
+  throw Error(error_code::kInvalidTensor, "Expected numbers of a floating point type for \"" +
+                                              std::string(name) + "\" but received " +
+                                              describe_tensor(tensor));
+}
+
+// ({ tensor, scale, other?, otherScale }, job) -> scale * tensor + otherScale * other
+Napi::Value tensor_combine(const Napi::CallbackInfo& info) {
+  const TensorFields o(info[0]);
+  const at::Tensor tensor = o.tensor("tensor");
+  expect_floating(tensor, "tensor");
+  const double scale = o.number("scale");
+  const double other_scale = o.number("otherScale");
+  at::Tensor other;
+  if (!o.get("other").IsUndefined()) {
+    other = o.tensor("other");
+    expect_floating(other, "other");
+    if (other.sizes() != tensor.sizes()) {
+      throw Error(error_code::kInvalidTensor, "Expected two tensors of one shape but received " +
+                                                  describe_tensor(tensor) + " and " +
+                                                  describe_tensor(other));
+    }
+    common_device({tensor, other});
+  }
+  return Environment::of(info.Env())
+      .run(info.Env(), info[1],
+           [tensor, scale, other, other_scale](const Job&) {
+             return settle_tensor(linear_combination(tensor, scale, other, other_scale));
+           },
+           {device_index(tensor)});
+}
+
+// ({ tensor, reduction }, job) -> Float64Array of a number per image, see reduce_images
+Napi::Value tensor_reduce(const Napi::CallbackInfo& info) {
+  const TensorFields o(info[0]);
+  const at::Tensor tensor = o.tensor("tensor");
+  expect_floating(tensor, "tensor");
+  if (tensor.numel() == 0) {
+    throw Error(error_code::kInvalidTensor,
+                "Expected a tensor with elements but received " + describe_tensor(tensor));
+  }
+  const auto reduction = parse_choice<Reduction>(o.get("reduction"), "reduction",
+                                                 {{"sum", Reduction::kSum},
+                                                  {"norm", Reduction::kNorm},
+                                                  {"min", Reduction::kLeast},
+                                                  {"max", Reduction::kGreatest}});
+  return Environment::of(info.Env())
+      .run(info.Env(), info[1],
+           [tensor, reduction](const Job&) {
+             return settle_doubles(reduce_images(tensor, reduction));
+           },
+           {device_index(tensor)});
+}
+
 // (tensor, device, job): a copy there
 Napi::Value tensor_to(const Napi::CallbackInfo& info) {
   const at::Tensor tensor = *get_handle<at::Tensor>(info[0]);
@@ -281,6 +345,8 @@ void register_tensor(Napi::Env env, Napi::Object exports) {
   exports.Set("tensorInfo", Napi::Function::New<guarded<tensor_info>>(env));
   exports.Set("tensorClone", Napi::Function::New<guarded<tensor_clone>>(env));
   exports.Set("tensorTo", Napi::Function::New<guarded<tensor_to>>(env));
+  exports.Set("tensorCombine", Napi::Function::New<guarded<tensor_combine>>(env));
+  exports.Set("tensorReduce", Napi::Function::New<guarded<tensor_reduce>>(env));
   exports.Set("tensorLoad", Napi::Function::New<guarded<tensor_load>>(env));
   exports.Set("tensorNotFinite", Napi::Function::New<guarded<tensor_not_finite>>(env));
   exports.Set("tensorRead", Napi::Function::New<guarded<tensor_read>>(env));

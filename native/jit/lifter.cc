@@ -115,7 +115,7 @@ void lift_image_at(const Lifter& lifter, const float* v, const int32_t* tokens, 
 
 // `latents` null: lifts only.
 at::Tensor lift_images(const at::Tensor& v, const TokenLists& anchors, const Grid& grid,
-                       LifterCache& cache, float* latents, double d_sigma) {
+                       LifterCache& cache, Blur blur, float* latents, double d_sigma) {
   count(Counter::kLiftStep);
   const int64_t images = v.size(0);
   const int64_t count = v.size(1);
@@ -125,7 +125,9 @@ at::Tensor lift_images(const at::Tensor& v, const TokenLists& anchors, const Gri
   // Everything that may fail comes before the first image is changed.
   const at::Tensor blurred = on_accelerator() ? blur_scratch(grid, channels) : at::Tensor();
   std::vector<std::shared_ptr<const Lifter>> lifters;
-  for (int64_t b = 0; b < images; ++b) lifters.push_back(cache.get(anchors.of(b), count, grid));
+  for (int64_t b = 0; b < images; ++b) {
+    lifters.push_back(cache.get(anchors.of(b), count, grid, blur));
+  }
   for (int64_t b = 0; b < images; ++b) {
     const auto& lifter = lifters[b];
     lift_image(*lifter, v.const_data_ptr<float>() + b * count * channels,
@@ -138,8 +140,8 @@ at::Tensor lift_images(const at::Tensor& v, const TokenLists& anchors, const Gri
 
 }  // namespace
 
-Lifter::Lifter(const int32_t* list, int64_t count, const Grid& on)
-    : grid(on), anchors(list, list + count) {
+Lifter::Lifter(const int32_t* list, int64_t count, const Grid& on, Blur with)
+    : grid(on), anchors(list, list + count), blur(with) {
   const at::TensorOptions options = options_here(at::kInt);
   nearest = at::empty({on.tokens()}, options);
   positions = at::empty({on.tokens()}, options);
@@ -159,7 +161,7 @@ Lifter::Lifter(const int32_t* list, int64_t count, const Grid& on)
   // The released code's blur: sigma from the anchor density, kernel of 2 ceil(3 sigma) + 1 taps.
   const double density = static_cast<double>(count) / static_cast<double>(on.tokens());
   const double sigma = std::clamp(0.4 / std::sqrt(density), 1.0, 10.0);
-  radius = static_cast<int64_t>(std::ceil(3.0 * sigma));
+  radius = blur == Blur::kNone ? 0 : static_cast<int64_t>(std::ceil(3.0 * sigma));
   double sum = 0.0;
   std::vector<double> exact;
   for (int64_t j = -radius; j <= radius; ++j) {
@@ -188,28 +190,29 @@ kernels::device::Lift Lifter::on_device(const float* v, int64_t channels,
 }
 
 std::shared_ptr<const Lifter> LifterCache::get(const int32_t* anchors, int64_t count,
-                                               const Grid& grid) {
+                                               const Grid& grid, Blur blur) {
   for (auto it = lifters_.rbegin(); it != lifters_.rend(); ++it) {
     const Lifter& l = **it;
-    if (l.grid.rows == grid.rows && l.grid.cols == grid.cols &&
+    if (l.blur == blur && l.grid.rows == grid.rows && l.grid.cols == grid.cols &&
         static_cast<int64_t>(l.anchors.size()) == count &&
         std::equal(l.anchors.begin(), l.anchors.end(), anchors)) {
       return *it;
     }
   }
   if (lifters_.size() == kCapacity) lifters_.erase(lifters_.begin());
-  lifters_.push_back(std::make_shared<const Lifter>(anchors, count, grid));
+  lifters_.push_back(std::make_shared<const Lifter>(anchors, count, grid, blur));
   return lifters_.back();
 }
 
 at::Tensor lift(const at::Tensor& v, const TokenLists& anchors, const Grid& grid,
-                LifterCache& cache) {
-  return lift_images(v, anchors, grid, cache, nullptr, 0.0);
+                LifterCache& cache, Blur blur) {
+  return lift_images(v, anchors, grid, cache, blur, nullptr, 0.0);
 }
 
 at::Tensor lift_and_step(at::Tensor& latents, const at::Tensor& v, const TokenLists& anchors,
                          const Grid& grid, double d_sigma, LifterCache& cache) {
-  return lift_images(v, anchors, grid, cache, latents.mutable_data_ptr<float>(), d_sigma);
+  return lift_images(v, anchors, grid, cache, Blur::kGaussian, latents.mutable_data_ptr<float>(),
+                     d_sigma);
 }
 
 void lift_at(const at::Tensor& v, const TokenLists& anchors, const TokenLists& tokens,

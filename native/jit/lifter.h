@@ -16,6 +16,10 @@
 
 namespace jitflux::jit {
 
+// What the nearest-anchor field is blurred with: kGaussian is the paper's lifter, kNone leaves the
+// field as it is (an ablation).
+enum class Blur { kGaussian, kNone };
+
 // The augmented lifter of one anchor list: nearest-anchor map and blur kernel, on current_device().
 // Built once per stage.
 struct Lifter {
@@ -25,8 +29,9 @@ struct Lifter {
   at::Tensor positions;  // [N] int32, position in anchors, or -1
   at::Tensor weights;    // [2 radius + 1] float32, sums to 1
   int64_t radius = 0;
+  Blur blur;
 
-  Lifter(const int32_t* list, int64_t count, const Grid& on);
+  Lifter(const int32_t* list, int64_t count, const Grid& on, Blur with);
 
   // As an accelerator's kernels take it, with v [M, channels] and blur_scratch.
   kernels::device::Lift on_device(const float* v, int64_t channels,
@@ -37,7 +42,8 @@ struct Lifter {
 // thread only.
 class LifterCache {
  public:
-  std::shared_ptr<const Lifter> get(const int32_t* anchors, int64_t count, const Grid& grid);
+  std::shared_ptr<const Lifter> get(const int32_t* anchors, int64_t count, const Grid& grid,
+                                    Blur blur = Blur::kGaussian);
 
  private:
   static constexpr size_t kCapacity = 64;
@@ -46,7 +52,7 @@ class LifterCache {
 
 // S_k v + I_k(v): [B, M, C] -> [B, N, C].
 at::Tensor lift(const at::Tensor& v, const TokenLists& anchors, const Grid& grid,
-                LifterCache& cache);
+                LifterCache& cache, Blur blur = Blur::kGaussian);
 
 // The same, and latents [B, N, C] += d_sigma * lifted in the same pass over the grid. Returns the
 // lifted field [B, N, C].

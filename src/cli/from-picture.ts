@@ -28,7 +28,9 @@ const facts = z.looseObject({
   initialAnchors: z.enum(['checkerboard', 'strided', OWN]).optional(),
   activation: z.enum(['importance', 'grid', OWN]).optional(),
   microFlow: text,
+  lifter: z.enum(['gaussian', 'nearest', OWN]).optional(),
   latents: text,
+  conditioning: text,
   batch: number,
   device: text,
   dtype: z.enum(['float32', 'bfloat16', 'float16']).optional(),
@@ -72,7 +74,7 @@ export async function readFromPicture(path: string, signal: AbortSignal): Promis
     throw invalidArgument('from', `metadata of jit-flux (${field.join('.')}: ${message})`, path);
   }
   const found = parsed.data;
-  for (const name of ['initialAnchors', 'activation', 'latents'] as const) {
+  for (const name of ['initialAnchors', 'activation', 'lifter', 'latents', 'conditioning'] as const) {
     if (found[name] === OWN) {
       throw invalidArgument('from', `a picture of the command line: ${name} were a program's own`, path);
     }
@@ -106,6 +108,7 @@ function flagsOf(f: Facts) {
     anchors: f.initialAnchors as Exclude<Facts['initialAnchors'], typeof OWN>,
     activation: f.activation as Exclude<Facts['activation'], typeof OWN>,
     'micro-flow': f.microFlow,
+    lifter: f.lifter as Exclude<Facts['lifter'], typeof OWN>,
     device: f.device,
     dtype: f.dtype,
     quantize: f.quantize,

@@ -58,6 +58,11 @@ export const SAMPLING_FLAGS = {
     requiresArg: true,
     describe: 'how they are brought in: finite-time or relax:<steps>',
   },
+  lifter: {
+    choices: ['gaussian', 'nearest'] as const,
+    requiresArg: true,
+    describe: "how the anchors' velocity is spread over all tokens (default: gaussian)",
+  },
 } as const;
 
 /** What `generate`, `encode` and `plan` take of the options with which a model is loaded. */
@@ -177,6 +182,7 @@ export interface SamplingArgs {
   anchors: 'checkerboard' | 'strided' | undefined;
   activation: 'importance' | 'grid' | undefined;
   'micro-flow': string | undefined;
+  lifter: 'gaussian' | 'nearest' | undefined;
 }
 
 /**
@@ -203,6 +209,7 @@ function samplingOptions(args: SamplingArgs): JitOptions {
     schedule: schedule === undefined ? undefined : readScheduleText(schedule),
     initialAnchors: args.anchors,
     activation: args.activation,
+    lifter: args.lifter,
     microFlow: microFlow === undefined ? undefined : readMicroFlowText(microFlow, 'micro-flow'),
   });
 }

@@ -365,6 +365,16 @@ export interface NativeBinding extends ControlBinding {
   tensorClone(tensor: TensorHandle): TensorHandle;
   /** Images (first dimension) that hold NaN or infinite values. */
   tensorNotFinite(tensor: TensorHandle, job?: NativeJob): Promise<Int32Array>;
+  /** `scale * tensor + otherScale * other` in a new tensor of the type of `tensor`. */
+  tensorCombine(
+    o: { tensor: TensorHandle; scale: number; other?: TensorHandle | undefined; otherScale: number },
+    job?: NativeJob,
+  ): Promise<TensorHandle>;
+  /** One number per image (first dimension). */
+  tensorReduce(
+    o: { tensor: TensorHandle; reduction: 'sum' | 'norm' | 'min' | 'max' },
+    job?: NativeJob,
+  ): Promise<Float64Array>;
   tensorRead(tensor: TensorHandle, job?: NativeJob): Promise<Float32Array>;
   tensorLoad(
     path: string,
@@ -378,7 +388,8 @@ export interface NativeBinding extends ControlBinding {
     job?: NativeJob,
   ): Promise<TensorHandle>;
   lift(
-    o: { velocity: TensorHandle; anchors: Int32Array; grid: Grid },
+    /** `blur: false`: the nearest-anchor field as it is. */
+    o: { velocity: TensorHandle; anchors: Int32Array; grid: Grid; blur: boolean },
     job?: NativeJob,
   ): Promise<TensorHandle>;
   importance(o: { velocity: TensorHandle; grid: Grid }, job?: NativeJob): Promise<Float32Array>;

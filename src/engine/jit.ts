@@ -2,7 +2,7 @@ import { checkFloat, type Names, readOptions } from '../arguments.js';
 import { checkMicroFlow } from '../sampler/options.js';
 import { readGrid } from '../sampler/stages.js';
 import { runNative } from './call.js';
-import type { JitOperators, MicroFlowOptions } from '../types.js';
+import type { Grid, JitOperators, MicroFlowOptions } from '../types.js';
 import { handleOf } from './native-object.js';
 import { Tensor } from './tensor.js';
 
@@ -43,8 +43,11 @@ export const jit: Required<JitOperators<Tensor>> = {
   },
 
   async lift(v, anchors, grid) {
-    const o = { velocity: handleOf(v, 'v'), anchors, grid: readGrid(grid) };
-    return new Tensor(await runNative((binding, job) => binding.lift(o, job)));
+    return lift(v, { anchors, grid, blur: true });
+  },
+
+  async liftNearest(v, anchors, grid) {
+    return lift(v, { anchors, grid, blur: false });
   },
 
   async importance(velocity, grid) {
@@ -85,6 +88,14 @@ export const jit: Required<JitOperators<Tensor>> = {
     return new Tensor(await runNative((binding, job) => binding.step(o, job)));
   },
 };
+
+async function lift(
+  v: Tensor,
+  { anchors, grid, blur }: { anchors: Int32Array; grid: Grid; blur: boolean },
+): Promise<Tensor> {
+  const o = { velocity: handleOf(v, 'v'), anchors, grid: readGrid(grid), blur };
+  return new Tensor(await runNative((binding, job) => binding.lift(o, job)));
+}
 
 /** Share of the way to the target. */
 function microFlowWeight(o: MicroFlowOptions): number {

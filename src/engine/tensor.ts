@@ -1,5 +1,13 @@
-import { checkInteger, isArray, readOptions, readList, typedArrayKind } from '../arguments.js';
-import type { TensorHandle } from './binding.js';
+import {
+  checkBoolean,
+  checkFloat,
+  checkInteger,
+  isArray,
+  readOptions,
+  readList,
+  typedArrayKind,
+} from '../arguments.js';
+import type { NativeBinding, TensorHandle } from './binding.js';
 import { callNative, runNative } from './call.js';
 import { normalizeSeed } from '../sampler/random.js';
 import type { Device, DType, TensorData, TensorLike } from '../types.js';
@@ -86,6 +94,84 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     return runNative((binding, job) => binding.tensorNotFinite(handle, job));
   }
 
+  /**
+   * `this + scale * other` in a new tensor, of this one's type: float32 and smaller types are computed in float32.
+   * @param o.scale default 1
+   * @throws (rejects) ERR_JITFLUX_INVALID_TENSOR unless both are of floating point types, of one shape and on one device
+   */
+  async add(other: Tensor, o: { scale?: number | undefined } = {}): Promise<Tensor> {
+    const { scale = 1 } = readOptions(o, { scale: true });
+    return this.#combine(1, { other, scale: checkFloat('scale', scale) });
+  }
+
+  /** `factor * this` in a new tensor. As {@link add}. */
+  async scale(factor: number): Promise<Tensor> {
+    return this.#combine(checkFloat('factor', factor));
+  }
+
+  /** `(1 - weight) * this + weight * other` in a new tensor. As {@link add}; weights beyond 0 to 1 extrapolate. */
+  async mix(other: Tensor, weight: number): Promise<Tensor> {
+    const share = checkFloat('weight', weight);
+    return this.#combine(1 - share, { other, scale: share });
+  }
+
+  /** The square root of the sum of squares of all elements. As {@link sum}. */
+  norm(): Promise<number>;
+  norm(o: { perImage: true }): Promise<Float64Array>;
+  async norm(o: Reduce = {}): Promise<number | Float64Array> {
+    return this.#reduce('norm', o, (norms) => norms.reduce((all, norm) => Math.hypot(all, norm), 0));
+  }
+
+  /** The sum of all elements. `perImage`: a number for every image (first dimension). In float64, on the tensor's device. */
+  sum(): Promise<number>;
+  sum(o: { perImage: true }): Promise<Float64Array>;
+  async sum(o: Reduce = {}): Promise<number | Float64Array> {
+    return this.#reduce('sum', o, (sums) => sums.reduce((total, sum) => total + sum, 0));
+  }
+
+  /** The mean of all elements. As {@link sum}. */
+  mean(): Promise<number>;
+  mean(o: { perImage: true }): Promise<Float64Array>;
+  async mean(o: Reduce = {}): Promise<number | Float64Array> {
+    const images = this.shape[0] ?? 1;
+    const each = this.shape.slice(1).reduce((product, size) => product * size, 1);
+    const sums = await this.#reduce('sum', o, (all) => all.reduce((total, sum) => total + sum, 0));
+    return typeof sums === 'number' ? sums / (images * each) : sums.map((sum) => sum / each);
+  }
+
+  /** The least element. As {@link sum}; NaN if there is one. */
+  min(): Promise<number>;
+  min(o: { perImage: true }): Promise<Float64Array>;
+  async min(o: Reduce = {}): Promise<number | Float64Array> {
+    return this.#reduce('min', o, (least) => least.reduce((all, one) => Math.min(all, one), Infinity));
+  }
+
+  /** The greatest element. As {@link sum}; NaN if there is one. */
+  max(): Promise<number>;
+  max(o: { perImage: true }): Promise<Float64Array>;
+  async max(o: Reduce = {}): Promise<number | Float64Array> {
+    return this.#reduce('max', o, (greatest) => greatest.reduce((all, one) => Math.max(all, one), -Infinity));
+  }
+
+  async #combine(scale: number, more?: { other: Tensor; scale: number }): Promise<Tensor> {
+    const other = more && handleOf(more.other, 'other');
+    const o = { tensor: this.handle, scale, other, otherScale: more?.scale ?? 0 };
+    return new Tensor(await runNative((binding, job) => binding.tensorCombine(o, job)));
+  }
+
+  /** @param all of the numbers of all images */
+  async #reduce(
+    reduction: Parameters<NativeBinding['tensorReduce']>[0]['reduction'],
+    given: Reduce,
+    all: (perImage: Float64Array) => number,
+  ): Promise<number | Float64Array> {
+    const { perImage = false } = readOptions(given, { perImage: true });
+    checkBoolean('perImage', perImage);
+    const o = { tensor: this.handle, reduction };
+    const numbers = await runNative((binding, job) => binding.tensorReduce(o, job));
+    return perImage ? numbers : all(numbers);
+  }
+
   /** A copy on another device, or on the same. */
   async to(device: Device): Promise<Tensor> {
     const [handle, index] = [this.handle, deviceIndex(device)];
@@ -153,6 +239,10 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     const handle = this.handle;
     return new Tensor(callNative((binding) => binding.tensorClone(handle))) as this;
   }
+}
+
+interface Reduce {
+  perImage?: boolean | undefined;
 }
 
 /** Most images of a batch, far beyond what any memory holds. */

@@ -49,10 +49,7 @@ export function resolveRun(
   model: ModelInfo,
   config?: FluxConfig,
 ): ResolvedRun {
-  const unit = pixelsPerToken(model);
-  const width = checkSide('width', o.width ?? model.defaults.width, unit, model.name);
-  const height = checkSide('height', o.height ?? model.defaults.height, unit, model.name);
-  const grid: [number, number] = [height / unit, width / unit];
+  const { width, height, grid } = resolveSize(o, model);
   const textTokens = o.textTokens ?? resolveTextLength(o.maxSequenceLength, model);
   const sampling: JitOptions = Object.fromEntries(
     Object.entries(o).filter(([name, value]) => Object.hasOwn(JIT_OPTIONS, name) && value !== undefined),
@@ -65,6 +62,27 @@ export function resolveRun(
   if (plan.preset === 'custom' && asAsked) plan.preset = createPlan({ ...asAsked, ...geometry }).preset;
   const images = checkInteger('numImages', o.images ?? 1, 1, MAX_IMAGES);
   return { images, width, height, grid, textTokens, plan, sampling: own };
+}
+
+/**
+ * Size of a picture: what was asked for, or the model's.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function resolveSize(
+  o: { width?: number | undefined; height?: number | undefined },
+  model: SizedModel,
+): { width: number; height: number; grid: [rows: number, cols: number] } {
+  const unit = pixelsPerToken(model);
+  const width = checkSide('width', o.width ?? model.defaults.width, unit, model.name);
+  const height = checkSide('height', o.height ?? model.defaults.height, unit, model.name);
+  return { width, height, grid: [height / unit, width / unit] };
+}
+
+/** What of a model decides sizes. */
+export interface SizedModel {
+  name: string;
+  decoder: { spatialFactor: number };
+  defaults: { width: number; height: number };
 }
 
 /**

@@ -33,6 +33,7 @@ const SAMPLING: Rules<JitOptions> = {
   initialAnchors: (anchors) => (typeof anchors === 'object' ? [...anchors] : anchors),
   // Two functions may do the same, but nobody can tell.
   activation: (policy) => (typeof policy === 'function' ? ALONE : policy),
+  lifter: (lifter = 'gaussian') => (typeof lifter === 'function' ? ALONE : lifter),
   // A run has maps in all of its events, or in none.
   importanceInEvents: (wanted = false) => wanted,
   // In the plan.
@@ -69,8 +70,8 @@ const REQUEST: Rules<ResolvedRequest> = {
 };
 
 /**
- * Requests with equal keys may share a run. Undefined for a request that shares with none: whose noise or activation
- * policy is its own.
+ * Requests with equal keys may share a run. Undefined for a request that shares with none: whose noise, activation
+ * policy or lifter is its own.
  */
 export function batchKey(request: ResolvedRequest): string | undefined {
   const parts = partsThatMustEqual(request, REQUEST);

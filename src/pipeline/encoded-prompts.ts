@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from 'node:util';
 
 import { z } from 'zod';
 
-import { checkPath, type Names, readFields, readOptions, readPlain } from '../arguments.js';
+import { checkPath, type Names, readFields, readList, readOptions, readPlain } from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { writeFileAtomic } from '../files/write-file.js';
 import { inspectWeights, loadTensors, Tensor } from '../engine/index.js';
@@ -54,6 +54,25 @@ const CONTENT: Names<Content> = {
   tokens: true,
   warnings: true,
 };
+/** What {@link EncodedPrompts.from} takes. */
+export interface EncodedTensors {
+  /** Text tokens, [prompts, tokens, width] float32. */
+  prompt: Tensor;
+  /** [prompts, width] float32. */
+  pooled: Tensor;
+  /** The texts, for metadata of pictures. */
+  prompts?: readonly string[] | undefined;
+  /**
+   * Name of the model whose text encoders these are of. Pictures whose model has this name say their prompt as if it had
+   * been encoded anew; others, and those of the default, say that the encoding was a program's own.
+   */
+  model?: string | undefined;
+}
+
+const ENCODED_TENSORS: Names<EncodedTensors> = { prompt: true, pooled: true, prompts: true, model: true };
+/** Instead of a model's name. */
+const OWN_ENCODERS = "(a program's own)";
+
 /** Values of all lists that are saved. */
 const MOST_VALUES = 1 << 20;
 
@@ -147,6 +166,47 @@ export class EncodedPrompts {
       Buffer.from(values.buffer, values.byteOffset, values.byteLength),
     );
     await writeFileAtomic(path, Buffer.concat([size, padded, ...data]), { signal });
+  }
+
+  /**
+   * Encoded prompts of a program's own, from wherever it has them (another text encoder, interpolated prompts). Both are
+   * copied to the CPU.
+   * @throws (rejects) ERR_JITFLUX_INVALID_TENSOR for other shapes and types, and for NaN and infinite values
+   */
+  static async from(given: EncodedTensors): Promise<EncodedPrompts> {
+    const o = readOptions(given, ENCODED_TENSORS);
+    for (const name of ['prompt', 'pooled'] as const) {
+      if (!Tensor.owns(o[name])) throw invalidArgument(name, 'a Tensor', o[name]);
+    }
+    const rows = o.prompt.shape[0] ?? 0;
+    for (const [name, dimensions] of [
+      ['prompt', 3],
+      ['pooled', 2],
+    ] as const) {
+      const { shape, dtype } = o[name];
+      if (dtype === 'float32' && shape.length === dimensions && shape[0] === rows) continue;
+      const wanted = dimensions === 3 ? '[prompts, tokens, width]' : `[${rows}, width]`;
+      const received = `${dtype} [${shape.join(', ')}]`;
+      throw invalidArgument(name, `a float32 tensor ${wanted}`, received, ERROR_CODES.INVALID_TENSOR);
+    }
+    const { model = OWN_ENCODERS } = o;
+    if (typeof model !== 'string') throw invalidArgument('model', 'a string', model);
+    const expected = `a list of ${rows} strings`;
+    const prompts = o.prompts
+      ? readList(o.prompts, 'prompts', expected, [rows, rows])
+      : Array.from({ length: rows }, (_, i) => `(encoded prompt ${i + 1})`);
+    for (const text of prompts)
+      if (typeof text !== 'string') throw invalidArgument('prompts', expected, text);
+    const [prompt, pooled] = await Promise.all([o.prompt.to('cpu'), o.pooled.to('cpu')]);
+    const content = { prompt, pooled, prompts, model, tokens: prompts.map(() => ({})), warnings: [] };
+    return requireFinite(new EncodedPrompts(content), (row) =>
+      invalidArgument(
+        'prompt and pooled',
+        'finite numbers',
+        `NaN or infinite values in row ${row}`,
+        ERROR_CODES.INVALID_TENSOR,
+      ),
+    );
   }
 
   /** See {@link loadEncodedPrompts}. */

@@ -13,7 +13,8 @@ import {
   type MemoryReport,
   Tensor,
 } from '../engine/index.js';
-import type { FluxConfig, StepEvent } from '../types.js';
+import { readGrid } from '../sampler/stages.js';
+import type { FluxConfig, Grid, StepEvent } from '../types.js';
 import { Activity } from './activity.js';
 import { batchKey } from './batching.js';
 import { checkLoadOptions } from '../model/component-options.js';
@@ -26,6 +27,7 @@ import {
   noTextEncoders,
   runGeneration,
 } from './generation.js';
+import { DecodedImage } from './image.js';
 import { loadLatentDecoder } from './latent-decoder.js';
 import { checkMemory, memoryAvailableTo, type MemoryPlan, planModelMemory } from '../model/memory-plan.js';
 import { modelFingerprint } from '../model/fingerprint.js';
@@ -34,13 +36,20 @@ import { checkChannels, checkTextWidths, describeModel, requireFiles } from '../
 import { doubts, type ModelInfo, type ModelSpec } from '../model/spec.js';
 import { OpenRequest } from './open-request.js';
 import { queueOptions } from './queue-options.js';
-import { resolveTextLength } from '../model/run.js';
-import { checkPrompts, type ResolvedRequest, resolveRequest } from './request.js';
+import { resolveSize, resolveTextLength } from '../model/run.js';
+import { checkLatents, checkPrompts, type ResolvedRequest, resolveRequest } from './request.js';
+import { Resources } from './resources.js';
 import { type QueueOptions, RequestQueue, type Reservation, type Turn } from './request-queue.js';
 import { ReservedSteps } from './reserved-steps.js';
 import { type PipelineStats, PipelineStatistics } from './statistics.js';
 import { loadTextConditioner } from './text-conditioner.js';
-import type { GenerateRequest, GenerateResult, PipelineOptions, WarmUpOptions } from './types.js';
+import type {
+  DecodeRequest,
+  GenerateRequest,
+  GenerateResult,
+  PipelineOptions,
+  WarmUpOptions,
+} from './types.js';
 
 /** Side of the picture that {@link FluxPipeline.warmUp} draws, where the model's own is not smaller. */
 const WARM_UP_PIXELS = 256;
@@ -207,6 +216,52 @@ export class FluxPipeline {
     return this.#inTurn(signal, async (ours) =>
       requireFinite(await encodePrompts(this.#parts, prompts, { length, signal: ours })),
     );
+  }
+
+  /**
+   * Pictures of latents: of `output: 'latent'`, of a sampler of your own, or of a step's event, of which the clean estimate
+   * is decoded, the picture that the run is heading for:
+   * `onStep: async (event) => show(await pipeline.decode(event))`.
+   * It takes no turn in the queue and runs between the steps of whatever is at work, so that it may be awaited in `onStep`.
+   * @param from packed latents [images, tokens, channels] float32, or an event
+   * @returns one picture per image; their files say nothing of how they were made
+   * @throws (rejects) ERR_JITFLUX_INVALID_TENSOR for latents of another size, ERR_JITFLUX_NOT_FINITE, ERR_JITFLUX_DISPOSED,
+   *   ERR_JITFLUX_ABORTED
+   */
+  async decode(
+    from: Tensor | Pick<StepEvent<Tensor>, 'clean' | 'grid'>,
+    o: DecodeRequest = {},
+  ): Promise<DecodedImage[]> {
+    this.#assertOpen();
+    const { signal, width, height } = readOptions(o, { width: true, height: true, signal: true });
+    const event = Tensor.owns(from) ? undefined : readStepEvent(from);
+    if (event && (width ?? height) !== undefined) {
+      throw invalidArgument('width', 'no size beside an event, which has its own', width ?? height);
+    }
+    // A getter may have disposed it.
+    this.#assertOpen();
+    const size = event ? sizeOf(event.grid, this.model) : resolveSize({ width, height }, this.model);
+    const activity = new Activity(signal);
+    this.#activities.add(activity);
+    try {
+      throwIfAborted(activity.signal);
+      using resources = new Resources();
+      const tokens = event ? resources.add(await event.clean()) : (from as Tensor);
+      const [rows, cols] = size.grid;
+      checkLatents(tokens, [undefined, rows * cols, this.model.decoder.channels * 4]);
+      const { decoder } = this.#parts;
+      const pixels = await decoder.decode(tokens, { grid: size.grid, signal: activity.signal });
+      throwIfAborted(activity.signal);
+      const images = tokens.shape[0]!;
+      const bytes = pixels.length / images;
+      return Array.from({ length: images }, (_, image) => {
+        const data = pixels.slice(image * bytes, (image + 1) * bytes);
+        return new DecodedImage({ width: size.width, height: size.height, data }, {});
+      });
+    } finally {
+      this.#activities.delete(activity);
+      activity.end();
+    }
   }
 
   /**
@@ -502,6 +557,25 @@ function nameOf(model: unknown): string {
   } catch {
     return '(no model)';
   }
+}
+
+/** What `decode` needs of a step's event. @throws ERR_JITFLUX_INVALID_ARGUMENT */
+function readStepEvent(given: Pick<StepEvent<Tensor>, 'clean' | 'grid'>) {
+  const expected = "latents (a Tensor) or a step's event";
+  const { clean, grid } = readFields(given, 'from', { clean: true, grid: true }, expected);
+  if (typeof clean !== 'function') throw invalidArgument('from', expected, given);
+  const own = async (): Promise<Tensor> => {
+    const latents: Tensor = await Reflect.apply(clean, given, []);
+    assertTensor(latents, 'from.clean()');
+    return latents;
+  };
+  return { clean: own, grid: readGrid(grid, 'from.grid') };
+}
+
+/** Size of the pictures of a grid. */
+function sizeOf([rows, cols]: Grid, model: ModelInfo): ReturnType<typeof resolveSize> {
+  const unit = pixelsPerToken(model);
+  return resolveSize({ width: cols * unit, height: rows * unit }, model);
 }
 
 /** @throws ERR_JITFLUX_INVALID_ARGUMENT for what only looks like a tensor */

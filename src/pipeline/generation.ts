@@ -1,9 +1,10 @@
 /** One sampling run from prompts to pictures, for one request or for several that share it. */
 import { ERROR_CODES, invalidArgument, type JitFluxError, throwIfAborted } from '../errors.js';
-import { type FluxTransformer, JitSampler, latentOps, Tensor } from '../engine/index.js';
+import { type FluxTransformer, JitSampler, Tensor } from '../engine/index.js';
 import type { Device, StepEvent } from '../types.js';
 import { EncodedPrompts } from './encoded-prompts.js';
 import { GeneratedImage } from './image.js';
+import { noiseOf } from './initial-noise.js';
 import type { LatentDecoder } from './latent-decoder.js';
 import type { ModelInfo } from '../model/spec.js';
 import { type LoadedAs, pictureMetadata } from './picture-facts.js';
@@ -77,7 +78,7 @@ export async function* runGeneration(
       grid,
       latents: common.latents
         ? await onDevice(common.latents, model.device, resources)
-        : resources.add(await initialNoise(model, grid, seeds)),
+        : resources.add(await noiseOf(model.info, { grid, seeds, device: model.device })),
       seed: seeds,
       signal,
     }),
@@ -103,6 +104,7 @@ export async function* runGeneration(
         : [],
       ...(!isImage && { latents: copyImages(sampler.latents, images) }),
       seed: request.seed,
+      seeds: request.seeds.map(plainSeed),
       plan: request.plan,
       warnings: [...warnings, ...modelWarnings(model, request)],
       batch: { requests: requests.length, images: seeds.length },
@@ -153,6 +155,10 @@ export function eventOfImages(
   return {
     ...event,
     latents,
+    clean: async () => {
+      using all = await event.clean();
+      return copyImages(all, [first, first + count]);
+    },
     anchors: shared ? anchors.slice() : own(anchors),
     ...(transition && {
       transition: {
@@ -203,20 +209,6 @@ async function stack(
   const here = [];
   for (const tensor of rows) here.push(await onDevice(tensor, device, resources));
   return resources.add(await Tensor.stack(here, { repeats }));
-}
-
-/**
- * Initial noise, packed. Every image is drawn as [1, C, h, w] from its own seed, as diffusers does with a list of
- * generators, so that it does not depend on the batch.
- */
-async function initialNoise(
-  { info, device }: ModelParts,
-  grid: ResolvedRequest['grid'],
-  seeds: readonly bigint[],
-): Promise<Tensor> {
-  const shape = [seeds.length, info.decoder.channels, grid[0] * 2, grid[1] * 2];
-  using noise = Tensor.randn(shape, { seed: seeds, device });
-  return await latentOps.pack(noise);
 }
 
 function modelWarnings(

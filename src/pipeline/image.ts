@@ -1,32 +1,27 @@
 import { checkBoolean, reading, readOptions } from '../arguments.js';
 import { encodePng, encodePngAsync, type PngMetadata, type RgbImage } from '../image/index.js';
 
-/** Options of {@link GeneratedImage.toPNG}. */
+/** Options of {@link DecodedImage.toPNG}. */
 export interface PngOptions {
   /** Whether the file says how the picture was made. Default true. */
   metadata?: boolean;
 }
 
-/** A generated picture and how to make it again. */
-export class GeneratedImage implements RgbImage {
+/** A picture that has been decoded. */
+export class DecodedImage implements RgbImage {
   readonly width: number;
   readonly height: number;
   /** 8-bit RGB, row by row from the top left. */
   readonly data: Uint8Array;
-  readonly prompt: string;
-  /** Seed of this picture: a request for one picture with this seed gives it again. */
-  readonly seed: number | bigint;
-  /** Written into the PNG: everything that the picture follows from (docs/research.md). */
+  /** Written into the PNG. Of a generated picture: everything that it follows from (docs/research.md). */
   readonly metadata: PngMetadata;
 
   /** @internal */
-  constructor(o: { image: RgbImage; prompt: string; seed: number | bigint; metadata: PngMetadata }) {
-    this.width = o.image.width;
-    this.height = o.image.height;
-    this.data = o.image.data;
-    this.prompt = o.prompt;
-    this.seed = o.seed;
-    this.metadata = o.metadata;
+  constructor(image: RgbImage, metadata: PngMetadata) {
+    this.width = image.width;
+    this.height = image.height;
+    this.data = image.data;
+    this.metadata = metadata;
   }
 
   /**
@@ -48,5 +43,19 @@ export class GeneratedImage implements RgbImage {
 
   #metadata({ metadata = true }: PngOptions): PngMetadata {
     return checkBoolean('metadata', metadata) ? reading('metadata', () => this.metadata) : {};
+  }
+}
+
+/** A generated picture and how to make it again. */
+export class GeneratedImage extends DecodedImage {
+  readonly prompt: string;
+  /** Seed of this picture: a request for one picture with this seed gives it again. */
+  readonly seed: number | bigint;
+
+  /** @internal */
+  constructor(o: { image: RgbImage; prompt: string; seed: number | bigint; metadata: PngMetadata }) {
+    super(o.image, o.metadata);
+    this.prompt = o.prompt;
+    this.seed = o.seed;
   }
 }

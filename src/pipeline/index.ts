@@ -1,7 +1,8 @@
 export { FluxPipeline } from './flux-pipeline.js';
 export { encodeOnly } from './encode-only.js';
-export { EncodedPrompts, loadEncodedPrompts } from './encoded-prompts.js';
-export { GeneratedImage, type PngOptions } from './image.js';
+export { initialNoise, type InitialNoiseOptions } from './initial-noise.js';
+export { EncodedPrompts, loadEncodedPrompts, type EncodedTensors } from './encoded-prompts.js';
+export { DecodedImage, GeneratedImage, type PngOptions } from './image.js';
 export {
   planMemory,
   type ComponentMemory,
@@ -42,6 +43,7 @@ export type { AvailableMemory } from '../model/available-memory.js';
 export type { Durations, Outcome, Phase, PipelineStats } from './statistics.js';
 export {
   DEFAULT_MAX_QUEUE,
+  type DecodeRequest,
   type GenerateRequest,
   type GenerateResult,
   type GenerateTimings,

@@ -42,7 +42,7 @@ export interface PictureFacts {
 export function pictureMetadata(facts: PictureFacts, r: ResolvedRequest): PngMetadata {
   const { prompt, seed, guidance, model, loaded, batch } = facts;
   const settings = resolveOptions(r.sampling);
-  const { activation, initialAnchors } = settings;
+  const { activation, initialAnchors, lifter } = settings;
   const { fingerprint, ...computed } = loaded;
   const metadata: PngMetadata = {
     prompt,
@@ -59,7 +59,10 @@ export function pictureMetadata(facts: PictureFacts, r: ResolvedRequest): PngMet
     initialAnchors: typeof initialAnchors === 'string' ? initialAnchors : OWN,
     activation: typeof activation === 'string' ? activation : OWN,
     microFlow: microFlowText(settings.microFlow),
+    ...(lifter !== 'gaussian' && { lifter: typeof lifter === 'string' ? lifter : OWN }),
     ...(r.latents && { latents: OWN }),
+    // Of another model's encoders, or none: the prompt alone does not give it again.
+    ...(r.conditioning && r.conditioning.model !== model && { conditioning: OWN }),
     ...(batch > 1 && { batch }),
     ...computed,
     model,

@@ -89,7 +89,9 @@ export function resolveRequest(
   const request = readOptions(given, REQUEST_OPTIONS, 'request');
   const conditioning = request.conditioning && readConditioning(request, config);
   const prompts = conditioning?.prompts ?? checkPrompts(request.prompt);
-  const numImages = checkInteger('numImages', request.numImages ?? 1, 1, MAX_IMAGES);
+  const list = isArray(request.seed) ? readSeeds(request.seed) : undefined;
+  const perPrompt = list && prompts.length > 0 ? Math.max(1, Math.floor(list.length / prompts.length)) : 1;
+  const numImages = checkInteger('numImages', request.numImages ?? perPrompt, 1, MAX_IMAGES);
   const images = prompts.length * numImages;
   if (images > MAX_IMAGES) {
     throw invalidArgument(
@@ -113,8 +115,12 @@ export function resolveRequest(
     throw invalidArgument('onStep', 'a function', request.onStep);
   }
 
-  const seed = request.seed ?? randomInt(2 ** 32);
-  normalizeSeed(seed);
+  if (list && list.length !== images) {
+    const each = `${prompts.length} x ${numImages}`;
+    throw invalidArgument('seed', `one seed, or one per picture (${each})`, `${list.length} seeds`);
+  }
+  const seed = list?.[0] ?? (request.seed as number | bigint | undefined) ?? randomInt(2 ** 32);
+  const first = normalizeSeed(seed);
   if (request.latents !== undefined) {
     checkLatents(request.latents, [images, plan.totalTokens, model.decoder.channels * 4]);
   }
@@ -124,8 +130,8 @@ export function resolveRequest(
     numImages,
     guidance,
     guidanceGiven: request.guidance !== undefined,
-    seed,
-    seeds: Array.from({ length: images }, (_, image) => imageSeed(seed, image)),
+    seed: plainSeed(seed),
+    seeds: list ?? Array.from({ length: images }, (_, image) => imageSeed(first, image)),
     output,
     ...(conditioning && { conditioning }),
     ...(request.latents && { latents: request.latents }),
@@ -209,6 +215,13 @@ export function checkPrompts(prompt: unknown): string[] {
   });
 }
 
+/** A list of seeds, one per picture. */
+function readSeeds(given: readonly unknown[]): bigint[] {
+  const expected = `a seed, or a list of 1 to ${MAX_IMAGES} seeds`;
+  const list = readList(given as readonly (number | bigint)[], 'seed', expected, [1, MAX_IMAGES]);
+  return list.map((seed, image) => normalizeSeed(seed, `seed[${image}]`));
+}
+
 /** A callback, called as the method of the object that it was given in. */
 function calledOn<A extends unknown[]>(
   self: object,
@@ -222,15 +235,21 @@ export function plainSeed(seed: number | bigint): number | bigint {
   return seed <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(seed) : BigInt(seed);
 }
 
-function checkLatents(latents: Tensor, expected: number[]): void {
+/**
+ * Checks packed latents. @param expected their shape; undefined: any number of images from 1 to {@link MAX_IMAGES}
+ * @throws ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_DISPOSED
+ */
+export function checkLatents(latents: Tensor, expected: readonly (number | undefined)[]): void {
   const option = 'latents';
-  const wanted = `a float32 tensor [${expected.join(', ')}]`;
+  const wanted = `a float32 tensor [${expected.map((size) => size ?? `1 to ${MAX_IMAGES}`).join(', ')}]`;
   const code = ERROR_CODES.INVALID_TENSOR;
   const { shape, dtype, disposed } = readTensor(latents, option, wanted, code);
   if (disposed) {
     throw new JitFluxError(ERROR_CODES.DISPOSED, `The tensor "${option}" has been disposed`, { option });
   }
-  const fits = shape.length === expected.length && shape.every((size, axis) => size === expected[axis]);
+  const isOne = (size: number, axis: number) =>
+    expected[axis] === undefined ? size >= 1 && size <= MAX_IMAGES : size === expected[axis];
+  const fits = shape.length === expected.length && shape.every(isOne);
   if (!fits || dtype !== 'float32') {
     throw invalidArgument(option, wanted, `${dtype} [${shape.join(', ')}]`, code);
   }

@@ -16,13 +16,16 @@ export interface GenerateRequest extends RunOptions {
    * changed nor disposed.
    */
   conditioning?: EncodedPrompts;
-  /** Drives everything random: image b uses seed + b. Default: drawn at random, see {@link GenerateResult.seed}. */
-  seed?: number | bigint;
+  /**
+   * Drives everything random: image b uses seed + b. Or a list of one seed per picture. Default: drawn at random, see
+   * {@link GenerateResult.seed}.
+   */
+  seed?: number | bigint | readonly (number | bigint)[];
   /** Strength of the embedded guidance, >= 0. Default: the model's. */
   guidance?: number;
   /** Initial noise instead of the seed's, packed [images, tokens, channels] float32. Neither changed nor disposed. */
   latents?: Tensor;
-  /** Pictures per prompt, default 1. All pictures of a request are sampled as one batch, at most 64. */
+  /** Pictures per prompt. Default: 1, or as many as a list of seeds has for each. All pictures of a request are sampled as one batch, at most 64. */
   numImages?: number;
   /**
    * Called after every step. A promise is waited for before the next one; an exception or a rejection ends the request. (The
@@ -54,14 +57,24 @@ export interface GenerateResult {
   images: GeneratedImage[];
   /** With `output: 'latent'`: the final latents, packed [images, tokens, channels]; the caller disposes them. */
   latents?: Tensor;
-  /** The seed that was used. */
+  /** The seed that was used; of a list the first. */
   seed: number | bigint;
+  /** Those of all pictures. */
+  seeds: (number | bigint)[];
   /** What was run, with token counts and FLOPs of every stage. */
   plan: JitPlan;
   warnings: GenerateWarning[];
   /** What was sampled together: this request alone, unless `dynamicBatching` put others beside it. */
   batch: { requests: number; images: number };
   timings: GenerateTimings;
+}
+
+/** Options of {@link FluxPipeline.decode}. */
+export interface DecodeRequest {
+  /** Pixels of the pictures whose latents these are. Default: the model's. A step's event has its own. */
+  width?: number | undefined;
+  height?: number | undefined;
+  signal?: AbortSignal | undefined;
 }
 
 /** Options of {@link FluxPipeline.warmUp}. */

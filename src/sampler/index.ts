@@ -38,6 +38,7 @@ export type {
   JitOperators,
   JitOptions,
   JitPlan,
+  Lifter,
   MicroFlowOptions,
   PresetName,
   SampleOptions,

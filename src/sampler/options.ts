@@ -5,6 +5,7 @@ import { ERROR_CODES, invalidArgument } from '../errors.js';
 import type {
   ActivationPolicy,
   JitOptions,
+  Lifter,
   MicroFlowOptions,
   PresetName,
   ScheduleOptions,
@@ -27,6 +28,8 @@ export interface ResolvedOptions {
   initialAnchors: 'checkerboard' | 'strided' | Int32Array;
   activation: 'importance' | 'grid' | ActivationPolicy;
   microFlow: MicroFlowOptions;
+  /** No preset sets it. */
+  lifter: 'gaussian' | 'nearest' | Lifter;
   /** See {@link JitOptions}; no preset sets it. */
   importanceInEvents: boolean;
 }
@@ -41,6 +44,7 @@ export const JIT_OPTIONS: Names<JitOptions> = {
   initialAnchors: true,
   activation: true,
   microFlow: true,
+  lifter: true,
   importanceInEvents: true,
 };
 
@@ -83,6 +87,7 @@ export function resolveOptions(given: JitOptions = {}): ResolvedOptions {
     initialAnchors: checkInitialAnchors(o.initialAnchors ?? preset.initialAnchors),
     activation: checkActivation(o.activation ?? preset.activation),
     microFlow: checkMicroFlow(o.microFlow ?? preset.microFlow),
+    lifter: checkLifter(o.lifter ?? 'gaussian'),
     importanceInEvents: checkBoolean('importanceInEvents', o.importanceInEvents ?? false),
   };
   if (!matches(resolved, preset)) resolved.preset = 'custom';
@@ -105,6 +110,11 @@ function checkInitialAnchors(value: 'checkerboard' | 'strided' | Int32Array) {
 function checkActivation(value: 'importance' | 'grid' | ActivationPolicy) {
   if (value === 'importance' || value === 'grid' || typeof value === 'function') return value;
   throw invalidArgument('activation', "'importance', 'grid' or a function", value);
+}
+
+function checkLifter(value: 'gaussian' | 'nearest' | Lifter) {
+  if (value === 'gaussian' || value === 'nearest' || typeof value === 'function') return value;
+  throw invalidArgument('lifter', "'gaussian', 'nearest' or a function", value);
 }
 
 /** @throws ERR_JITFLUX_INVALID_ARGUMENT */
@@ -136,6 +146,9 @@ function matches(o: ResolvedOptions, preset: Preset): boolean {
     ]);
   };
   return (
-    o.initialAnchors === preset.initialAnchors && o.activation === preset.activation && key(o) === key(preset)
+    o.initialAnchors === preset.initialAnchors &&
+    o.activation === preset.activation &&
+    o.lifter === 'gaussian' &&
+    key(o) === key(preset)
   );
 }

@@ -18,6 +18,7 @@ import type {
   Grid,
   JitOperators,
   JitPlan,
+  Lifter,
   SampleOptions,
   StagePlan,
   StepEvent,
@@ -109,8 +110,12 @@ export class SamplerCore<T extends TensorLike = TensorLike>
 
   /** Active tokens of each image, in activation order. */
   #anchors: Int32Array[] = [];
-  /** Full velocity [B, N, C] of the last step, kept only for a transition. */
+  /** Full velocity [B, N, C] of the last step, kept for its event and for a transition. */
   #velocity: T | undefined;
+  /** Clean estimates that consumers have asked for and that are being computed. */
+  readonly #estimates = new Set<Promise<unknown>>();
+  /** The step whose event the consumer holds. */
+  #eventOf: number | undefined;
   #noise: T | undefined;
 
   constructor(model: VelocityModel<T>, options: SampleOptions<T>, backend: SamplerBackend<T>) {
@@ -122,6 +127,9 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     this.#grid = this.plan.grid;
     const seedOf = seedsOf(seed);
     this.#backend = readBackend(backend);
+    if (this.#settings.lifter === 'nearest' && this.#backend.operators.liftNearest === undefined) {
+      throw invalidArgument('lifter', "'gaussian' or a function: this backend has no liftNearest", 'nearest');
+    }
     const [batch, channels] = checkLatents(latents, this.plan.totalTokens);
     if (microFlowNoise !== undefined) {
       checkTensor('microFlowNoise', microFlowNoise, [batch, this.plan.totalTokens, channels]);
@@ -184,8 +192,7 @@ export class SamplerCore<T extends TensorLike = TensorLike>
           const transition =
             step > 0 && step === stage.firstStep ? await this.#transition(stage, step) : undefined;
           const lists = toLists(this.#anchors);
-          // The velocity is needed again only if the next step begins another stage.
-          await this.#advance(stage, step, lists, step === end - 1 && stage.stage > 0);
+          await this.#advance(stage, step, lists);
           const event: StepEvent<T> = {
             step,
             steps: plan.steps,
@@ -195,31 +202,58 @@ export class SamplerCore<T extends TensorLike = TensorLike>
             anchors: lists.list.slice(),
             activeTokens: stage.activeTokens,
             totalTokens: plan.totalTokens,
+            grid: [this.#grid[0], this.#grid[1]],
             milliseconds: performance.now() - started,
             latents: this.#latents,
+            clean: () => this.#cleanEstimate(step),
             ...(transition !== undefined && { transition }),
           };
           this.#checkActive();
           this.#phase = 'suspended';
+          this.#eventOf = step;
           yield event;
+          this.#eventOf = undefined;
           this.#resume();
+          // A consumer need not await what it asked for; the tensors must not change under the operator.
+          await Promise.allSettled(this.#estimates);
+          // It is needed again only if the next step begins another stage.
+          if (step < end - 1 || stage.stage === 0) this.#releaseVelocity();
         }
       }
     } catch (error) {
       throw this.#translate(error);
     } finally {
+      await Promise.allSettled(this.#estimates);
       if (this.#phase !== 'disposed') this.#phase = 'finished';
       this.#cleanUp();
     }
   }
 
+  /** {@link StepEvent.clean} of the event of `step`. */
+  async #cleanEstimate(step: number): Promise<T> {
+    const velocity = this.#velocity;
+    if (this.#phase === 'disposed') throw disposedError();
+    if (this.#eventOf !== step || velocity === undefined) {
+      const why = 'its clean estimate is to be had until the next step begins';
+      throw new JitFluxError(ERROR_CODES.DISPOSED, `The event of step ${step + 1} is over: ${why}`, { step });
+    }
+    const sigma = this.plan.sigmasWithTerminal[step + 1]!;
+    const estimate = this.#backend.operators.predictClean(this.#latents, velocity, sigma);
+    this.#estimates.add(estimate);
+    try {
+      return await estimate;
+    } finally {
+      this.#estimates.delete(estimate);
+    }
+  }
+
+  #releaseVelocity(): void {
+    if (this.#velocity !== undefined) this.#release(this.#velocity);
+    this.#velocity = undefined;
+  }
+
   /** Model evaluation and Euler update of one step. */
-  async #advance(
-    stage: StagePlan,
-    step: number,
-    { list, perImage }: TokenLists,
-    keep: boolean,
-  ): Promise<void> {
+  async #advance(stage: StagePlan, step: number, { list, perImage }: TokenLists): Promise<void> {
     const sigma = this.plan.sigmas[step]!;
     const dSigma = this.plan.sigmasWithTerminal[step + 1]! - sigma;
     const dense = stage.activeTokens === this.plan.totalTokens;
@@ -232,11 +266,9 @@ export class SamplerCore<T extends TensorLike = TensorLike>
       ...(this.#signal !== undefined && { signal: this.#signal }),
     };
     this.#checkActive();
-    const full = await this.#stepFrom(request, stage, perImage, dSigma).catch((error: unknown) => {
+    this.#velocity = await this.#stepFrom(request, stage, perImage, dSigma).catch((error: unknown) => {
       throw located(error, { step, steps: this.plan.steps, stage: stage.stage, sigma });
     });
-    if (keep) this.#velocity = full;
-    else this.#release(full);
   }
 
   /** Evaluates the model and updates the latents; returns the full velocity, which is held. */
@@ -246,7 +278,9 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     perImage: boolean,
     dSigma: number,
   ): Promise<T> {
-    if (typeof this.#model.advance === 'function') {
+    // A step in one call has the paper's lifter.
+    const isFused = request.anchors === undefined || this.#settings.lifter === 'gaussian';
+    if (isFused && typeof this.#model.advance === 'function') {
       const full = await this.#model.advance({ latents: this.#latents, perImage, dSigma, ...request });
       if (full === this.#latents) {
         throw invalidArgument(
@@ -284,11 +318,17 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     this.#receive('velocity', velocity, active);
     if (tokens !== this.#latents) this.#release(tokens);
 
+    const isLifted = anchors !== undefined && this.#settings.lifter !== 'gaussian';
+    if (isLifted) {
+      const lifted = await this.#lift(velocity, anchors);
+      this.#release(velocity);
+      velocity = lifted;
+    }
     this.#checkActive();
     const full = this.#receive(
       'operators.step',
       await operators.step(this.#latents, velocity, {
-        ...(anchors && { anchors }),
+        ...(anchors && !isLifted && { anchors }),
         grid: this.#grid,
         dSigma,
       }),
@@ -296,6 +336,47 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     );
     if (full !== velocity) this.#release(velocity);
     return full;
+  }
+
+  /** {@link Lifter} other than `'gaussian'`: [B, M, C] to [B, N, C], which is held. */
+  async #lift(values: T, anchors: Int32Array): Promise<T> {
+    const { lifter } = this.#settings;
+    this.#checkActive();
+    const { operators } = this.#backend;
+    const given = [values, anchors.slice(), [this.#grid[0], this.#grid[1]]] as const;
+    const lifted =
+      typeof lifter === 'function'
+        ? await (lifter as Lifter<T>)(...given)
+        : await operators.liftNearest!(...given);
+    if (lifted === values || lifted === this.#latents) {
+      throw invalidArgument('lifter', 'a tensor of its own', 'its argument', ERROR_CODES.INVALID_TENSOR);
+    }
+    return this.#receive('lifter', lifted, this.plan.totalTokens);
+  }
+
+  /**
+   * The clean latents as the micro-flow's target interpolates them: with a lifter that is not the paper's they are
+   * interpolated here, and then known at every token.
+   * @returns what `microFlowTarget` takes; `clean` is held
+   */
+  async #interpolated(
+    clean: T,
+    { anchors, perImage }: { anchors: Int32Array; perImage: boolean },
+  ): Promise<{ clean: T; anchors: Int32Array }> {
+    if (this.#settings.lifter === 'gaussian') return { clean, anchors };
+    const { totalTokens: total } = this.plan;
+    const { operators } = this.#backend;
+    const count = perImage ? anchors.length / this.#batch : anchors.length;
+    const known = this.#receive(
+      'operators.gather',
+      await operators.gather(clean, anchors, { perImage }),
+      count,
+    );
+    this.#release(clean);
+    const lifted = await this.#lift(known, anchors);
+    this.#release(known);
+    const lists = perImage ? this.#batch : 1;
+    return { clean: lifted, anchors: Int32Array.from({ length: lists * total }, (_, i) => i % total) };
   }
 
   /** Extends the active sets for the stage that begins and brings the newcomers to its noise level. */
@@ -350,13 +431,13 @@ export class SamplerCore<T extends TensorLike = TensorLike>
         await operators.predictClean(this.#latents, velocity, sigma),
         total,
       );
+      const interpolated = await this.#interpolated(clean, { anchors, perImage });
       this.#checkActive();
       const target = this.#receive(
         'operators.microFlowTarget',
         await operators.microFlowTarget({
-          clean,
+          ...interpolated,
           noise,
-          anchors,
           newTokens,
           sigma,
           grid: this.#grid,
@@ -364,14 +445,13 @@ export class SamplerCore<T extends TensorLike = TensorLike>
         }),
         count,
       );
-      this.#release(clean);
+      this.#release(interpolated.clean);
       this.#checkActive();
       await operators.microFlow(this.#latents, { ...this.#settings.microFlow, newTokens, target, perImage });
       this.#release(target);
     }
     const map = importance === undefined ? undefined : await importance;
-    this.#release(velocity);
-    this.#velocity = undefined;
+    this.#releaseVelocity();
     if (stage.stage === 0 && this.#noise !== undefined) {
       this.#release(this.#noise);
       this.#noise = undefined;
@@ -544,6 +624,7 @@ const MAX_BATCH = 1 << 20;
 const OPERATORS: Names<JitOperators> = {
   gather: true,
   lift: true,
+  liftNearest: true,
   importance: true,
   selectTokens: true,
   predictClean: true,
@@ -552,7 +633,7 @@ const OPERATORS: Names<JitOperators> = {
   step: true,
 };
 /** What the sampler can do without: `lift` is for those who sample on their own. */
-const DISPENSABLE: readonly string[] = ['selectTokens', 'lift', 'advance'];
+const DISPENSABLE: readonly string[] = ['selectTokens', 'lift', 'liftNearest', 'advance'];
 
 /** The functions of a model, which stay what they are for the whole run. */
 function readModel<T extends TensorLike>(model: VelocityModel<T>): VelocityModel<T> {

@@ -6,6 +6,7 @@ import type { Grid } from '../../src/types.js';
 import { expectError } from '../support/errors.js';
 import { readManifest } from '../support/manifest.js';
 import { expectWithin, maxAbs, printParityTable } from '../support/parity.js';
+import { nearestPositions } from '../support/reference-operators.js';
 import { SafeTensors } from '../support/safetensors.js';
 
 printParityTable('JiT operators, against the released code');
@@ -283,12 +284,13 @@ describe('against a brute-force search', () => {
         0,
         1 + random.below(trial % 2 === 0 ? Math.min(5, order.length) : order.length),
       );
-      // A channel that holds the anchor's list position; without blur the nearest map would be read off directly, so
-      // compare with a blur of the brute-force field instead.
+      // A channel that holds the anchor's list position: without the blur it is the nearest map.
       using v = Tensor.from(
         Float32Array.from(anchors, (_, i) => i),
         [1, anchors.length, 1],
       );
+      using nearest = await jit.liftNearest(v, anchors, [rows, cols]);
+      expect([...(await nearest.toFloat32Array())]).toEqual([...nearestPositions(anchors, [rows, cols])]);
       using lifted = await jit.lift(v, anchors, [rows, cols]);
       expect(maxAbs(await lifted.toFloat32Array(), bruteForceLift(anchors, rows, cols))).toBeLessThan(1e-3);
     }

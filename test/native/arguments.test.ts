@@ -71,7 +71,13 @@ const CASES: Case[] = [
   },
   { export: 'tensorRandn', good: () => ({ shape: [2, 2], seeds: [1n, 2n], dtype: 'float32', device: -1 }) },
   { export: 'gather', good: () => ({ latents: handle('grid'), anchors, perImage: false }) },
-  { export: 'lift', good: () => ({ velocity: handle('some'), anchors, grid: GRID }) },
+  { export: 'lift', good: () => ({ velocity: handle('some'), anchors, grid: GRID, blur: false }) },
+  {
+    export: 'tensorCombine',
+    good: () => ({ tensor: handle('grid'), scale: 2, other: handle('other'), otherScale: -1 }),
+    optional: ['other'],
+  },
+  { export: 'tensorReduce', good: () => ({ tensor: handle('grid'), reduction: 'norm' }) },
   { export: 'importance', good: () => ({ velocity: handle('grid'), grid: GRID }) },
   {
     export: 'selectTokens',

@@ -34,6 +34,15 @@ const PROGRAMS: Record<string, (stdout: string) => void> = {
     // Another picture, but one of the same latents' size.
     expect(sparse).toBeLessThan(1);
   },
+  // Its argument is the prompt.
+  'preview.mjs': (stdout) => {
+    const likeness = [...stdout.matchAll(/^step \d+: (\S+) dB from the picture$/gm)].map(([, dB]) =>
+      Number(dB),
+    );
+    expect(likeness).toHaveLength(11);
+    expect(likeness.at(-1)).toBe(Infinity);
+    expect(likeness[9]).toBeGreaterThan(likeness[0]!);
+  },
   'other-backbone.mjs': (stdout) => {
     const found = [
       ...stdout.matchAll(/^seed \d: (\w+), rms error 0\.000, (\d+) of 4608 tokens evaluated$/gm),

@@ -14,7 +14,8 @@ import { COMMANDS } from '../../src/cli/run.js';
 const INTERNAL = [
   // Takes ownership of a native handle, which nobody but the engine has.
   /^new (Tensor|Conditioning|FluxTransformer|ClipTextEncoder|T5Encoder|Autoencoder|TorchScriptModule)$/,
-  /^new (FluxPipeline|EncodedPrompts)$/,
+  // Of what a pipeline makes.
+  /^new (FluxPipeline|EncodedPrompts|DecodedImage)$/,
   /^Tensor\.on$/,
   /^Random\.is$/,
   /#runJob$/,
@@ -22,6 +23,9 @@ const INTERNAL = [
 
 /** What another target calls with the same arguments. */
 const WITH: Record<string, string> = {
+  // Of its subclass.
+  'DecodedImage#toPNG': 'GeneratedImage#toPNG',
+  'DecodedImage#toPNGAsync': 'GeneratedImage#toPNGAsync',
   'SamplerCore#[Symbol.dispose]': 'SamplerCore#dispose',
   // Of the sampler's base class.
   'JitSampler#[Symbol.asyncIterator]': 'new JitSampler',

@@ -247,6 +247,16 @@ function microFlow(latents: ArrayTensor, o: Parameters<JitOperators<ArrayTensor>
 export const referenceOperators: JitOperators<ArrayTensor> = {
   gather: async (latents, anchors, o) => gather(latents, anchors, o?.perImage === true),
   lift: async (v, anchors, grid) => lift(v, anchors, grid),
+
+  async liftNearest(v, anchors, grid) {
+    const [batch, count] = sizes(v);
+    const perImage = isPerImage(anchors, count, batch);
+    const lists = Array.from({ length: perImage ? batch : 1 }, (_, b) =>
+      nearestPositions(listOf(anchors, b, batch, perImage), grid),
+    );
+    return gather(v, Int32Array.from(lists.flatMap((list) => [...list])), perImage);
+  },
+
   importance: async (velocity, grid) => importance(velocity, grid),
   predictClean: async (latents, velocity, sigma) => predictClean(latents, velocity, sigma),
   microFlow: async (latents, o) => microFlow(latents, o),

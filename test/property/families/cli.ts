@@ -39,7 +39,7 @@ const ENCODERS = ['--text-encoders', 'empty'];
 const SAMPLING = [
   ...['--preset', 'jit-4x', '--width', '64', '--height', '64', '--steps', '4', '--text-tokens', '24'],
   ...['--num-images', '1', '--stage-ratios', '0.4,1', '--token-ratios', '0.5,1', '--schedule', 'static:1'],
-  ...['--anchors', 'strided', '--activation', 'grid', '--micro-flow', 'relax:2'],
+  ...['--anchors', 'strided', '--activation', 'grid', '--micro-flow', 'relax:2', '--lifter', 'nearest'],
 ];
 
 /** A command with every option that it has, as it would be typed. */

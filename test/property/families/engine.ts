@@ -282,12 +282,19 @@ export const family: Family<World> = {
     ofTensor('toFloat32Array', () => [], { async: true }),
     ofTensor('notFinite', () => [], { async: true }),
     ofTensor('to', () => ['cpu'], { async: true }),
+    ofTensor('add', (w) => [randn(w, [2, 3]), { scale: 0.5 }], { async: true }),
+    ofTensor('scale', () => [0.5], { async: true }),
+    ofTensor('mix', (w) => [randn(w, [2, 3]), 0.5], { async: true }),
+    ...['norm', 'sum', 'mean', 'min', 'max'].map((name) =>
+      ofTensor(name, () => [{ perImage: true }], { async: true }),
+    ),
     ofTensor('images', () => [0, 1]),
     ofTensor('clone', () => []),
     ofTensor('dispose', () => []),
 
     member('jit', 'gather', (w) => [latents(w), anchors(), { perImage: false }], { async: true }),
     member('jit', 'lift', (w) => [some(w), anchors(), GRID], { async: true }),
+    member('jit', 'liftNearest', (w) => [some(w), anchors(), GRID], { async: true }),
     member('jit', 'importance', (w) => [latents(w), GRID], { async: true }),
     member(
       'jit',

@@ -189,6 +189,9 @@ export const family: Family<World> = {
       () => [{ width: 2, height: 2, data: new Uint8Array(12) }, { prompt: 'x' }, { signal: signal() }],
       { slow: 2 },
     ),
+    ...(['psnr', 'ssim'] as const).map((name) =>
+      plain(name, () => [pictureOfSide(12), pictureOfSide(12)], { async: false, slow: 2 }),
+    ),
     plain('readPngText', (w) => [picture(w.main).toPNG()], { async: false }),
     {
       name: 'new GeneratedImage',
@@ -231,6 +234,12 @@ export const family: Family<World> = {
     },
   ],
 };
+
+const pictureOfSide = (side: number) => ({
+  width: side,
+  height: side,
+  data: new Uint8Array(side * side * 3),
+});
 
 function picture({ GeneratedImage }: Main) {
   const image = { width: 2, height: 2, data: new Uint8Array(12) };

@@ -30,6 +30,7 @@ const request = () => ({
   schedule: { kind: 'static' as const, shift: 3 },
   initialAnchors: 'strided' as const,
   microFlow: { mode: 'relax' as const, steps: 3 },
+  lifter: 'gaussian' as const,
   importanceInEvents: true,
   seed: 7,
   guidance: 3,
@@ -289,6 +290,43 @@ export const family: Family<World> = {
             throw new Deliberate('mine');
           },
         }),
+    },
+    method('decode', (w) => [
+      w.main.Tensor.randn([1, TOKENS, 64], { seed: 3 }),
+      { width: SIDE, height: SIDE, signal: signal() },
+    ]),
+    {
+      ...method('decode', (w) => {
+        const latents = w.main.Tensor.randn([1, TOKENS, 64], { seed: 3 });
+        return [{ clean: async () => latents, grid: [SIDE / 8, SIDE / 8] }];
+      }),
+      name: "FluxPipeline#decode of a step's event",
+      passes: true,
+    },
+    {
+      name: 'initialNoise',
+      good: ({ pipeline }) => {
+        const { name, decoder, defaults } = pipeline!.model;
+        return [
+          { name, decoder: { ...decoder }, defaults: { ...defaults } },
+          { width: SIDE, height: SIDE, seed: [1, 2n], images: 2, device: 'cpu' },
+        ];
+      },
+      async: true,
+      call: ({ main }, args) => (main.initialNoise as Methods[string])(...args),
+    },
+    {
+      name: 'EncodedPrompts.from',
+      good: (w) => [
+        {
+          prompt: w.main.Tensor.randn([1, 4, 8], { seed: 3 }),
+          pooled: w.main.Tensor.randn([1, 6], { seed: 3 }),
+          prompts: ['a circle'],
+          model: 'mine',
+        },
+      ],
+      async: true,
+      call: ({ main }, args) => (main.EncodedPrompts.from as Methods[string])(...args),
     },
     method('encodePrompt', () => [['a circle', 'a square'], { maxSequenceLength: 8, signal: signal() }]),
     method('warmUp', () => [{ signal: signal(), onProgress: () => undefined }]),

@@ -41,6 +41,7 @@ const jitOptions = () => ({
   initialAnchors: 'strided' as const,
   activation: 'grid' as const,
   microFlow: { mode: 'relax', steps: 3 } satisfies Required<MicroFlowOptions> as MicroFlowOptions,
+  lifter: 'gaussian' as const,
   importanceInEvents: true,
 });
 

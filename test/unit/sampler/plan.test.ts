@@ -59,6 +59,7 @@ describe('options', () => {
     expect(resolveOptions()).toEqual({
       preset: 'jit-4x',
       ...PRESETS['jit-4x'],
+      lifter: 'gaussian',
       importanceInEvents: false,
     });
     expect(resolveOptions({ preset: undefined } as unknown as JitOptions).preset).toBe('jit-4x');

@@ -1,10 +1,17 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ERROR_CODES, SamplerCore, imageSeed, type SamplerBackend } from '../../../src/sampler/index.js';
 import { activateByImportance } from '../../../src/sampler/anchors.js';
-import type { ActivationContext, JitOperators, SampleOptions, VelocityModel } from '../../../src/types.js';
+import type {
+  ActivationContext,
+  JitOperators,
+  SampleOptions,
+  StepEvent,
+  VelocityModel,
+} from '../../../src/types.js';
 import {
   ArrayTensor,
   maxDifference,
+  nearestPositions,
   referenceBackend,
   referenceOperators,
 } from '../../support/reference-operators.js';
@@ -585,12 +592,13 @@ describe('resources', () => {
     expect(sampler.latents.disposed).toBe(true);
   });
 
-  it('holds little between steps: the state, and at most the last velocity and the noise', async () => {
+  it('holds little between steps: the state, the last velocity and at most the noise', async () => {
     using sampler = create({ latents });
     for await (const event of sampler) {
       const noiseIsNeeded = event.stage === 1;
-      const beforeTransition = event.step === 6 || event.step === 10;
-      expect(ArrayTensor.live - before).toBe(1 + Number(noiseIsNeeded) + Number(beforeTransition));
+      // For the clean estimate.
+      const velocity = 1;
+      expect(ArrayTensor.live - before).toBe(1 + velocity + Number(noiseIsNeeded));
     }
   });
 
@@ -764,3 +772,150 @@ describe('abort', () => {
     await expect(toArray(create({ signal: controller.signal }, model))).rejects.toBe(failure);
   });
 });
+
+describe('the lifter', () => {
+  it('as a function does what the fused one does, where it computes the same', async () => {
+    for (const preset of ['jit-4x', 'jit-7x'] as const) {
+      for (const batch of [1, 2]) {
+        const options = { preset, seed: 4, latents: noise(4, batch) };
+        const fused = await finish(options);
+        const seen: number[] = [];
+        const own = await finish({
+          ...options,
+          lifter: (v, anchors, grid) => {
+            seen.push(v.shape[1]!);
+            expect(grid).toEqual(GRID);
+            expect([v.shape[1], batch * v.shape[1]!]).toContain(anchors.length);
+            return referenceOperators.lift(v as ArrayTensor, anchors, grid);
+          },
+        });
+        expect(own.final).toEqual(fused.final);
+        // The steps of the sparse stages, and the clean latents of each transition.
+        const { plan } = own.sampler;
+        const sparse = plan.tokensPerStep.filter((tokens) => tokens < N);
+        expect(seen).toHaveLength(sparse.length + plan.stages.length - 1);
+      }
+    }
+  });
+
+  it("'nearest' spreads the nearest anchor's value", async () => {
+    const [nearest, own] = await Promise.all([
+      finish({ lifter: 'nearest', seed: 2 }),
+      finish({
+        seed: 2,
+        lifter: async (v, anchors, grid) => {
+          const places = nearestPositions(anchors, grid);
+          return referenceOperators.gather(v as ArrayTensor, places, {});
+        },
+      }),
+    ]);
+    expect(nearest.final).toEqual(own.final);
+    expect(nearest.final).not.toEqual((await finish({ seed: 2 })).final);
+    expect(nearest.sampler.plan.preset).toBe('custom');
+  });
+
+  it('is checked, and so is what it gives', async () => {
+    expectError(() => create({ lifter: 'cubic' as never }), ERROR_CODES.INVALID_ARGUMENT, /gaussian.*cubic/);
+    const others = { ...referenceOperators };
+    delete others.liftNearest;
+    expectError(
+      () => create({ lifter: 'nearest' }, new WaveModel(), { ...referenceBackend, operators: others }),
+      ERROR_CODES.INVALID_ARGUMENT,
+      /liftNearest/,
+    );
+    const before = ArrayTensor.live;
+    const failure = new Error('broken');
+    for (const [lifter, code] of [
+      [(v: ArrayTensor) => v, ERROR_CODES.INVALID_TENSOR],
+      [() => ArrayTensor.zeros([1, N, C + 1]), ERROR_CODES.INVALID_TENSOR],
+      [() => Promise.resolve(undefined as never), ERROR_CODES.INVALID_TENSOR],
+      [() => Promise.reject(failure), undefined],
+    ] as const) {
+      const sampler = create({ lifter });
+      const run = toArray(sampler);
+      if (code) await expectRejection(run, code, /lifter/);
+      else await expect(run).rejects.toBe(failure);
+      sampler.dispose();
+    }
+    // The initial noise of every run, which nobody disposes.
+    expect(ArrayTensor.live).toBe(before + 4);
+  });
+
+  it('leaves the model its whole step where all tokens are active', async () => {
+    const model = new WaveModel();
+    let steps = 0;
+    const advance: NonNullable<VelocityModel<ArrayTensor>['advance']> = async ({ latents, dSigma, ...i }) => {
+      steps++;
+      expect(i.anchors).toBeUndefined();
+      const velocity = await model.velocity({ tokens: latents, ...i });
+      return referenceOperators.step(latents, velocity, { grid: GRID, dSigma });
+    };
+    const sampler = create({ lifter: 'nearest' }, { velocity: (i) => model.velocity(i), advance });
+    await toArray(sampler);
+    expect(steps).toBe(sampler.plan.stages.at(-1)!.steps);
+  });
+});
+
+describe('the clean estimate of an event', () => {
+  it('is x - sigma v of the state after the step; of the last step the state', async () => {
+    const model = new WaveModel();
+    const velocities: Float32Array[] = [];
+    const sampler = create({ seed: 3 }, model, {
+      ...withOperators({
+        step: async (latents, velocity, o) => {
+          const full = await referenceOperators.step(latents, velocity, o);
+          velocities.push(full.data.slice());
+          return full;
+        },
+      }),
+    });
+    const before = ArrayTensor.live;
+    for await (const event of sampler) {
+      expect(event.grid).toEqual(GRID);
+      using clean = disposable(await event.clean());
+      const expected = event.latents.data.map((x, i) => x - event.nextSigma * velocities[event.step]![i]!);
+      expect(maxDifference(clean.tensor.data, expected)).toBeLessThan(1e-6);
+      if (event.nextSigma === 0) expect(clean.tensor.data).toEqual(event.latents.data);
+    }
+    expect(ArrayTensor.live).toBe(before);
+  });
+
+  it('is to be had until the next step begins', async () => {
+    const sampler = create();
+    let last: StepEvent<ArrayTensor> | undefined;
+    for await (const event of sampler) {
+      if (last) await expectRejection(last.clean(), ERROR_CODES.DISPOSED, /step 1 is over/);
+      if (event.step === 1) break;
+      last = event;
+    }
+    await expectRejection(last!.clean(), ERROR_CODES.DISPOSED);
+    sampler.dispose();
+    await expectRejection(last!.clean(), ERROR_CODES.DISPOSED, /disposed/);
+  });
+
+  it('that nobody waits for is computed before its tensors change', async () => {
+    const order: string[] = [];
+    let asked: Promise<ArrayTensor> | undefined;
+    const sampler = create({}, new WaveModel(), {
+      ...withOperators({
+        predictClean: async (latents, velocity, sigma) => {
+          await new Promise((resolve) => setTimeout(resolve, 5));
+          order.push(velocity.disposed ? 'disposed' : 'computed');
+          return referenceOperators.predictClean(latents, velocity, sigma);
+        },
+        step: async (...args) => {
+          order.push('step');
+          return referenceOperators.step(...args);
+        },
+      }),
+    });
+    for await (const event of sampler) {
+      if (event.step === 1) break;
+      asked = event.clean();
+    }
+    expect(order.slice(0, 3)).toEqual(['step', 'computed', 'step']);
+    (await asked)?.dispose();
+  });
+});
+
+const disposable = (tensor: ArrayTensor) => ({ tensor, [Symbol.dispose]: () => tensor.dispose() });
