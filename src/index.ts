@@ -117,12 +117,17 @@ export {
   type SetupResult,
 } from './libtorch/provision.js';
 export {
+  contactSheet,
+  encodeImage,
   encodePng,
   encodePngAsync,
   METADATA_KEYWORD,
   psnr,
   readPngText,
   ssim,
+  type ContactSheetOptions,
+  type EncodeImageOptions,
+  type ImageFormat,
   type PngMetadata,
   type PngText,
   type RgbImage,

@@ -24,6 +24,24 @@ const specialTokens = z.looseObject({
   pad_token: specialToken.nullish(),
 });
 
+/** Tokens that were added to a vocabulary, as `added_tokens.json` and `tokenizer_config.json` have them. */
+const addedTokens = z.record(z.string(), z.int().nonnegative());
+const addedTokensById = z.looseObject({
+  added_tokens_decoder: z
+    .record(
+      z.string().regex(/^\d{1,9}$/),
+      z.looseObject({
+        content: z.string(),
+        single_word: z.boolean().optional(),
+        lstrip: z.boolean().optional(),
+        rstrip: z.boolean().optional(),
+        normalized: z.boolean().optional(),
+        special: z.boolean().optional(),
+      }),
+    )
+    .optional(),
+});
+
 /**
  * Looks for a tokenizer's files.
  * @returns the names of the files that are missing; empty if the directory has what it takes
@@ -37,6 +55,7 @@ export function findTokenizer(directory: string, kind: TokenizerKind): string[] 
 /**
  * CLIP's tokenizer: `vocab.json` and `merges.txt`, or a `tokenizer.json`. Special tokens, padding among them, are
  * those of `tokenizer_config.json` and `special_tokens_map.json`; without these FLUX's, which pads with the end token.
+ * Tokens that were added to the vocabulary (`added_tokens.json`) are found in a prompt as they are written.
  * @throws ERR_JITFLUX_INVALID_MODEL, ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_ABORTED
  */
 export async function loadClipTokenizer(
@@ -62,12 +81,15 @@ export async function loadClipTokenizer(
     if (value === undefined) throw invalidTokenizer(vocabPath, `it has no token ${token}`);
     return value;
   };
+  const added = await readAddedTokens(directory, o.signal);
+  for (const own of [start, end]) added.delete(own);
   // What transformers' CLIPConverter makes of the same files.
   const json = {
     version: '1.0',
     added_tokens: [
       { id: id(start), content: start, special: true, normalized: true },
       { id: id(end), content: end, special: true, normalized: false },
+      ...[...added].map(([content, token]) => ({ ...token, content })),
     ],
     normalizer: {
       type: 'Sequence',
@@ -135,17 +157,43 @@ function requireFiles(directory: string, kind: TokenizerKind): void {
 async function readSpecialTokens(directory: string, signal: AbortSignal | undefined) {
   let result: z.infer<typeof specialTokens> = {};
   for (const name of ['special_tokens_map.json', 'tokenizer_config.json']) {
-    const path = join(directory, name);
-    if (!existsSync(path)) continue;
-    const parsed = specialTokens.safeParse(await readTokenizerJson(path, signal));
-    if (!parsed.success) {
-      const issue = parsed.error.issues[0];
-      throw invalidTokenizer(path, `${issue?.path.join('.') || 'the file'}: ${issue?.message ?? 'invalid'}`);
-    }
-    const named = Object.entries(parsed.data).filter(([, token]) => token !== null && token !== undefined);
+    const found = (await readIfThere(join(directory, name), specialTokens, signal)) ?? {};
+    const named = Object.entries(found).filter(([, token]) => token !== null && token !== undefined);
     result = { ...result, ...Object.fromEntries(named) };
   }
   return result;
+}
+
+/** By content. `tokenizer_config.json`, which newer versions of transformers write, wins over `added_tokens.json`. */
+async function readAddedTokens(
+  directory: string,
+  signal: AbortSignal | undefined,
+): Promise<Map<string, object>> {
+  const config = await readIfThere(join(directory, 'tokenizer_config.json'), addedTokensById, signal);
+  const listed = config?.added_tokens_decoder;
+  if (listed) {
+    return new Map(
+      Object.entries(listed).map(([id, { content, single_word, lstrip, rstrip, normalized, special }]) => [
+        content,
+        { id: Number(id), single_word, lstrip, rstrip, normalized, special },
+      ]),
+    );
+  }
+  const ids = (await readIfThere(join(directory, 'added_tokens.json'), addedTokens, signal)) ?? {};
+  return new Map(Object.entries(ids).map(([content, id]) => [content, { id, normalized: true }]));
+}
+
+/** @throws ERR_JITFLUX_INVALID_MODEL naming the field */
+async function readIfThere<T>(
+  path: string,
+  schema: z.ZodType<T>,
+  signal: AbortSignal | undefined,
+): Promise<T | undefined> {
+  if (!existsSync(path)) return undefined;
+  const parsed = schema.safeParse(await readTokenizerJson(path, signal));
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  throw invalidTokenizer(path, `${issue?.path.join('.') || 'the file'}: ${issue?.message ?? 'invalid'}`);
 }
 
 /** Pairs in order of rank, below an optional line with the version. */

@@ -189,6 +189,16 @@ export const family: Family<World> = {
       () => [{ width: 2, height: 2, data: new Uint8Array(12) }, { prompt: 'x' }, { signal: signal() }],
       { slow: 2 },
     ),
+    plain('contactSheet', () => [[pictureOfSide(12), pictureOfSide(3)], { columns: 2, gap: 1 }], {
+      async: false,
+    }),
+    ...(['png', 'jpeg', 'webp'] as const).map((format) => ({
+      ...plain('encodeImage', () => [
+        pictureOfSide(12),
+        { format, quality: 80, metadata: { prompt: 'a picture', seed: 7 }, signal: signal() },
+      ]),
+      slow: 2,
+    })),
     ...(['psnr', 'ssim'] as const).map((name) =>
       plain(name, () => [pictureOfSide(12), pictureOfSide(12)], { async: false, slow: 2 }),
     ),

@@ -98,6 +98,43 @@ describe('files', () => {
     expect((await loadClipTokenizer(directory)).encode('a', 77).ids.at(-1)).toBe(782);
   });
 
+  it('finds tokens that were added to the vocabulary', async () => {
+    await cp(CLIP, directory, { recursive: true });
+    const ids = async (text: string) => [...(await loadClipTokenizer(directory)).encode(text, 77).ids];
+    const plain = await ids('a cat');
+    const config = join(directory, 'tokenizer_config.json');
+    const map = (await json('tokenizer_config.json').catch(() => ({}))) as object;
+    await writeFile(join(directory, 'added_tokens.json'), '{"<my-cat>": 900, "<|endoftext|>": 782}');
+    const added = await ids('a <my-cat>');
+    // Start, "a", the token, end.
+    expect(added.slice(0, 4)).toEqual([plain[0], plain[1], 900, 782]);
+    expect(await ids('a cat')).toEqual(plain);
+    // As newer versions of transformers write them; these win.
+    const token = {
+      content: '<My-Cat>',
+      lstrip: false,
+      normalized: false,
+      rstrip: false,
+      single_word: false,
+    };
+    await writeFile(
+      config,
+      JSON.stringify({ ...map, added_tokens_decoder: { 901: { ...token, special: false } } }),
+    );
+    expect((await ids('a <My-Cat>')).slice(0, 4)).toEqual([plain[0], plain[1], 901, 782]);
+    expect(await ids('a <my-cat>')).not.toContain(900);
+    for (const [name, content] of [
+      ['tokenizer_config.json', '{"added_tokens_decoder": {"x": {"content": "y"}}}'],
+      ['tokenizer_config.json', '{"added_tokens_decoder": {"1": {}}}'],
+      ['added_tokens.json', '{"y": "1"}'],
+      ['added_tokens.json', '["y"]'],
+    ] as const) {
+      await writeFile(config, JSON.stringify(map));
+      await writeFile(join(directory, name), content);
+      await expect(loadClipTokenizer(directory)).rejects.toMatchObject({ code: 'ERR_JITFLUX_INVALID_MODEL' });
+    }
+  });
+
   it('says what is missing', async () => {
     expect(findTokenizer(directory, 'clip')).toEqual(['vocab.json', 'merges.txt']);
     expect(findTokenizer(directory, 't5')).toEqual(['tokenizer.json']);
