@@ -14,18 +14,8 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'; // prettier-ignore
 import { availableParallelism, tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
-import {
-  ROOT,
-  UserError,
-  capture,
-  log,
-  main,
-  newest,
-  run,
-  takeFlag,
-  takeOption,
-  toolPath,
-} from './lib/tools.mjs';
+import { ROOT, UserError, capture, log, main, newest, run, takeFlag, takeOption } from './lib/tools.mjs';
+import { compileTypeScript } from './lib/steps.mjs';
 
 const FOLDER = join(ROOT, 'test', 'fuzz');
 const FINDINGS = join(FOLDER, 'findings');
@@ -141,7 +131,7 @@ function prepare(targets) {
   if (targets.some(({ native }) => !native)) {
     const compiled = join(ROOT, 'dist', 'index.js');
     if (newest(compiled) < newest(join(ROOT, 'src'))) {
-      run(process.execPath, [toolPath('typescript', 'bin', 'tsc'), '-p', 'tsconfig.build.json']);
+      compileTypeScript();
     }
   }
 }

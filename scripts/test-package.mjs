@@ -24,6 +24,7 @@ import {
 import { homedir, tmpdir } from 'node:os';
 import { basename, delimiter, join, relative } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
+import { compilerArguments, MODES } from './lib/type-consumers.mjs';
 import { ensureLibTorch, ensureTypeScript, compiledModule } from './lib/steps.mjs';
 import {
   ROOT,
@@ -233,6 +234,13 @@ async function testPackage(scratch, { prebuild, nodes }) {
   await step('nothing was written into the package', () => equal(snapshot(installed), before));
   spawnSync('chmod', ['-R', 'u+w', join(npmProject, 'node_modules')]);
 
+  const compileConsumers = (
+    /** @type {string} */ tsc,
+    /** @type {import('./lib/type-consumers.mjs').Mode} */ mode,
+  ) => {
+    check(process.execPath, [tsc, ...compilerArguments(mode)], { cwd: npmProject, env });
+    say(`${mode.module}, ${mode.moduleResolution}: ${mode.files.join(', ')}`);
+  };
   await step('TypeScript consumers, skipLibCheck false', () => {
     // Those of this checkout: of their versions nothing is to be learnt.
     const types = join(npmProject, 'node_modules', '@types');
@@ -240,28 +248,21 @@ async function testPackage(scratch, { prebuild, nodes }) {
     if (!existsSync(join(types, 'node')))
       symlinkSync(realpathSync(join(ROOT, 'node_modules', '@types', 'node')), join(types, 'node'));
     for (const name of ['types.mts', 'types.cts']) copyFileSync(join(PROGRAMS, name), join(npmProject, name));
-    /** @type {[module: string, resolution: string, files: string[]][]} */
-    const modes = [
-      ['nodenext', 'nodenext', ['types.mts', 'types.cts']],
-      ['preserve', 'bundler', ['types.mts']],
-      // Still what `module: commonjs` means in many projects.
-      ['commonjs', 'node10', ['types.cts']],
-    ];
-    for (const [module, moduleResolution, files] of modes) {
-      const options = ['--module', module, '--moduleResolution', moduleResolution, '--target', 'es2022'];
-      const strict = [
-        '--strict',
-        '--exactOptionalPropertyTypes',
-        '--skipLibCheck',
-        'false',
-        '--types',
-        'node',
-        '--esModuleInterop',
-      ];
-      const tsc = toolPath('typescript', 'bin', 'tsc');
-      check(process.execPath, [tsc, '--noEmit', ...options, ...strict, ...files], { cwd: npmProject, env });
-      say(`${module}, ${moduleResolution}: ${files.join(', ')}`);
-    }
+    const tsc = toolPath('typescript', 'bin', 'tsc');
+    for (const mode of MODES) compileConsumers(tsc, mode);
+  });
+  await step('TypeScript consumers, the newest TypeScript', () => {
+    const directory = join(scratch, 'typescript');
+    newProject(directory);
+    const options = ['--ignore-scripts', '--prefer-online', '--no-audit', '--no-fund'];
+    const install = start('npm', ['install', 'typescript@latest', ...options], { cwd: directory, env });
+    if (install.status !== 0) throw new Skip(`it cannot be fetched: ${lastLine(install.stderr)}`);
+    const home = join(directory, 'node_modules', 'typescript');
+    const { version } = JSON.parse(readFileSync(join(home, 'package.json'), 'utf8'));
+    say(version);
+    for (const mode of MODES)
+      if (mode.before === undefined || parseInt(version) < mode.before)
+        compileConsumers(join(home, 'bin', 'tsc'), mode);
   });
 
   const pnpmProject = join(scratch, 'pnpm');

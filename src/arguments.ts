@@ -85,6 +85,25 @@ export function readOptions<T extends object>(value: T, names: Names<T>, option 
   return fields;
 }
 
+/** Given to the constructors that only this package calls. The package does not export it. */
+export const OURS: unique symbol = Symbol('jit-flux');
+
+/**
+ * Refuses a construction by anybody else. TypeScript does it by `private`, of which JavaScript knows nothing.
+ * @param key {@link OURS}
+ * @param type the class
+ * @param instead what makes such an object
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function checkConstruction(key: unknown, type: string, instead: string): asserts key is typeof OURS {
+  if (key === OURS) return;
+  throw new JitFluxError(
+    ERROR_CODES.INVALID_ARGUMENT,
+    `${type} has no constructor for you to call; use ${instead}`,
+    { type, instead },
+  );
+}
+
 /** Whether a value is an array, of whatever realm. Unlike `Array.isArray` it takes a revoked Proxy for none. */
 export function isArray(value: unknown): value is readonly unknown[] {
   try {

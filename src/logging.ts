@@ -18,9 +18,9 @@ export interface LogEntry {
 
 export interface LoggerOptions {
   /** The most talkative level to be passed on; `'silent'`: none. Default: `JIT_FLUX_LOG_LEVEL`, or `'warn'`. */
-  level?: LogLevel | 'silent';
+  level?: LogLevel | 'silent' | undefined;
   /** Takes the messages. What it throws is ignored. Default: lines on standard error. */
-  log?: (entry: LogEntry) => void;
+  log?: ((entry: LogEntry) => void) | undefined;
 }
 
 /** Takes a native library's messages up to a level. */

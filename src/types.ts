@@ -50,11 +50,11 @@ export interface VelocityModel<T extends TensorLike = TensorLike> {
    */
   velocity(i: {
     tokens: T;
-    anchors?: Int32Array;
-    grid: [rows: number, cols: number];
+    anchors?: Int32Array | undefined;
+    grid: Grid;
     step: number;
     sigma: number;
-    signal?: AbortSignal;
+    signal?: AbortSignal | undefined;
   }): Promise<T>;
 
   /**
@@ -65,16 +65,18 @@ export interface VelocityModel<T extends TensorLike = TensorLike> {
    * @param i.anchors as in `velocity`; `perImage`: one list of equal length per image, [B*M]
    * @returns the velocity of all tokens, [B, N, C] float32; the sampler disposes it
    */
-  advance?(i: {
-    latents: T;
-    anchors?: Int32Array;
-    perImage: boolean;
-    grid: [rows: number, cols: number];
-    step: number;
-    sigma: number;
-    dSigma: number;
-    signal?: AbortSignal;
-  }): Promise<T>;
+  advance?:
+    | ((i: {
+        latents: T;
+        anchors?: Int32Array | undefined;
+        perImage: boolean;
+        grid: Grid;
+        step: number;
+        sigma: number;
+        dSigma: number;
+        signal?: AbortSignal | undefined;
+      }) => Promise<T>)
+    | undefined;
 }
 
 /**
@@ -91,7 +93,7 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
    * Rows of `latents` [B, N, C] at the anchors: [B, M, C], in the order of the list.
    * @param o.perImage `anchors` holds one list per image, [B*M]; default false: one list for all, [M]
    */
-  gather(latents: T, anchors: Int32Array, o?: { perImage?: boolean }): Promise<T>;
+  gather(latents: T, anchors: Int32Array, o?: { perImage?: boolean | undefined }): Promise<T>;
   /**
    * SAG-ODE's augmented lifter (paper eq. for Pi_k): anchors keep their value exactly, every other token gets the
    * Gaussian-blurred nearest-anchor field. Among equally near anchors the one earliest in the list wins.
@@ -112,10 +114,12 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
    * backend has it, and else sorts the importance map in JavaScript. One list per image: [B*count].
    * @param o.perImage `anchors` holds one list per image; default false
    */
-  selectTokens?(
-    velocity: T,
-    o: { anchors: Int32Array; count: number; grid: Grid; perImage?: boolean },
-  ): Promise<Int32Array>;
+  selectTokens?:
+    | ((
+        velocity: T,
+        o: { anchors: Int32Array; count: number; grid: Grid; perImage?: boolean | undefined },
+      ) => Promise<Int32Array>)
+    | undefined;
   /** Tweedie's estimate of the clean latent: x0 = x - sigma * v. */
   predictClean(latents: T, velocity: T, sigma: number): Promise<T>;
   /**
@@ -125,7 +129,7 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
    */
   microFlow(
     latents: T,
-    o: MicroFlowOptions & { newTokens: Int32Array; target: T; perImage?: boolean },
+    o: MicroFlowOptions & { newTokens: Int32Array; target: T; perImage?: boolean | undefined },
   ): Promise<void>;
   /**
    * The micro-flow's target (1 - sigma) * lift(clean at the old anchors) + sigma * noise, at the new tokens: [B, K, C].
@@ -140,7 +144,7 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
     newTokens: Int32Array;
     sigma: number;
     grid: Grid;
-    perImage?: boolean;
+    perImage?: boolean | undefined;
   }): Promise<T>;
   /**
    * Fused scatter + lift + Euler: latents += dSigma * Lift(velocity), in place.
@@ -148,7 +152,11 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
    * @returns the full velocity field [B, N, C]
    * @throws (rejects) ERR_JITFLUX_NOT_FINITE if NaN or infinite values are in the latents then
    */
-  step(latents: T, velocity: T, o: { anchors?: Int32Array; grid: Grid; dSigma: number }): Promise<T>;
+  step(
+    latents: T,
+    velocity: T,
+    o: { anchors?: Int32Array | undefined; grid: Grid; dSigma: number },
+  ): Promise<T>;
 }
 
 export type PresetName = 'dense' | 'jit-4x' | 'jit-7x';
@@ -173,7 +181,7 @@ export interface ActivationContext {
   stage: number;
   step: number;
   sigma: number;
-  grid: [rows: number, cols: number];
+  grid: Grid;
   /** Index of the image in the batch. */
   image: number;
   /** Active tokens so far, in activation order. */
@@ -203,30 +211,30 @@ export type Lifter<T extends TensorLike = TensorLike> = {
 
 export interface JitOptions {
   /** Named settings; every other option overrides the preset's value. Default `'jit-4x'`. */
-  preset?: PresetName;
+  preset?: PresetName | undefined;
   /** Number of model evaluations (NFE). */
-  steps?: number;
+  steps?: number | undefined;
   /** Cumulative share of the steps at which each stage ends, ascending, the last 1. */
-  stageRatios?: number[];
+  stageRatios?: number[] | undefined;
   /** Share of tokens that are active in each stage, the last 1. */
-  tokenRatios?: number[];
-  schedule?: ScheduleOptions;
+  tokenRatios?: number[] | undefined;
+  schedule?: ScheduleOptions | undefined;
   /** Pattern of the first stage's anchors, or the anchors themselves. Default `'checkerboard'`. */
-  initialAnchors?: 'checkerboard' | 'strided' | Int32Array;
+  initialAnchors?: 'checkerboard' | 'strided' | Int32Array | undefined;
   /** Which tokens join at a transition. Default `'importance'`. */
-  activation?: 'importance' | 'grid' | ActivationPolicy;
-  microFlow?: MicroFlowOptions;
+  activation?: 'importance' | 'grid' | ActivationPolicy | undefined;
+  microFlow?: MicroFlowOptions | undefined;
   /**
    * How velocities at the anchors, and the clean latents at a transition, are spread over all tokens. `'gaussian'`
    * (default): the paper's augmented lifter, fused with the step. `'nearest'`: every token takes its nearest anchor's
    * value. Or a function. The latter two are for ablations: they take a pass of their own.
    */
-  lifter?: 'gaussian' | 'nearest' | Lifter;
+  lifter?: 'gaussian' | 'nearest' | Lifter | undefined;
   /**
    * Put the importance map of every transition into its {@link StepEvent}. The policy `'importance'` of native tensors
    * chooses without the map, which otherwise stays where the velocity lies. The pictures are the same. Default false.
    */
-  importanceInEvents?: boolean;
+  importanceInEvents?: boolean | undefined;
 }
 
 /** Options of a sampling run. */
@@ -235,13 +243,13 @@ export interface SampleOptions<T extends TensorLike = TensorLike> extends JitOpt
   /** Initial noise, packed [B, N, C] float32. Not modified. */
   latents: T;
   /** Fixed noise of the micro-flow targets, packed [B, N, C]. Default: drawn from `seed`. */
-  microFlowNoise?: T;
+  microFlowNoise?: T | undefined;
   /**
    * Seeds the micro-flow noise and any random anchor choice, through named sub-streams: image b of the batch uses
    * seed + b. Or a list with one seed per image. Default 0.
    */
-  seed?: number | bigint | readonly (number | bigint)[];
-  signal?: AbortSignal;
+  seed?: number | bigint | readonly (number | bigint)[] | undefined;
+  signal?: AbortSignal | undefined;
 }
 
 /** State after one step of the sampler. */
@@ -322,6 +330,9 @@ export interface JitPlan {
   };
 }
 
+/** What of a description is known; fields of the rest are absent or undefined. */
+export type PartlyKnown<T> = { [Field in keyof T]?: T[Field] | undefined };
+
 /** Architecture of a FLUX transformer, inferred from its tensors. */
 export interface FluxConfig {
   doubleBlocks: number;
@@ -338,7 +349,7 @@ export interface FluxConfig {
   pooledDim: number;
   mlpRatio: number;
   guidance: boolean;
-  ropeAxes: [number, number, number];
+  ropeAxes: readonly [number, number, number];
 }
 
 /** Architecture of a CLIP text encoder. */
@@ -399,12 +410,12 @@ export interface DecodeOptions {
    * cells that share `overlap` (default a quarter) with their neighbours, exactly as diffusers' `tiled_decode` cuts and
    * blends them; slivers may remain at the end.
    */
-  tiling?: 'auto' | boolean | { tileSize: number; overlap?: number };
+  tiling?: 'auto' | boolean | { tileSize: number; overlap?: number | undefined } | undefined;
   /** Memory for one picture's activations, weights and finished picture not counted. Default 2 GiB. */
-  memoryBudgetBytes?: number;
+  memoryBudgetBytes?: number | undefined;
   signal?: AbortSignal | undefined;
   /** Called with the blocks done so far, over all tiles and pictures. */
-  onProgress?: (p: { done: number; total: number }) => void;
+  onProgress?: ((p: { done: number; total: number }) => void) | undefined;
 }
 
 /**
@@ -415,29 +426,29 @@ export type BlockWeights = 'packed' | 'mapped' | 'int8' | 'resident' | 'streamed
 
 export interface LoadOptions {
   /** Where the model computes. Default `'cpu'`. */
-  device?: Device;
+  device?: Device | undefined;
   /** Type of weights and activations. Default: `'float32'` on the CPU, `'bfloat16'` on a GPU. float16: on a GPU only. */
-  dtype?: 'float32' | 'bfloat16' | 'float16';
+  dtype?: 'float32' | 'bfloat16' | 'float16' | undefined;
   /**
    * `'int8'`: the transformer blocks' linear layers multiply 8-bit integers, weights quantised per output channel and
    * activations per token: about 1.6 times as fast as bfloat16 with half its memory, and slightly less exact
    * (docs/performance.md). Everything else stays in `dtype`. Of a pipeline the transformer's alone; text encoders have
    * `quantizeTextEncoders`, the autoencoder is not quantised. {@link T5Encoder.load} takes it too.
    */
-  quantize?: 'int8';
+  quantize?: 'int8' | undefined;
   /**
    * `'int8'`: the same for the blocks of a pipeline's T5 encoder. Its weights are read and quantised while it is loaded:
    * memory of this process (4.6 GB for T5-XXL), half of what bfloat16 maps. On the CPU only, and not for TorchScript text
    * encoders. CLIP, which is small, stays as it is.
    */
-  quantizeTextEncoders?: 'int8';
+  quantizeTextEncoders?: 'int8' | undefined;
   /**
    * Reorder the transformer blocks' weights, when they are first used, into the layout in which they are multiplied
    * fastest: memory of this process. false: they stay in the file's mapping, which processes share and the system may
    * drop; the pictures are the same. Default: true, or in a pipeline whatever fits into memory. Has no meaning with
    * `quantize`.
    */
-  packWeights?: boolean;
+  packWeights?: boolean | undefined;
   /**
    * false: all weights are read into memory of this process while the model is loaded, none are used from a mapping of
    * the file, and the file is closed afterwards (with `keepModulation: false` it stays open and is read for each
@@ -445,66 +456,74 @@ export interface LoadOptions {
    * time while loading and the memory that mappings share between processes and the system may take back
    * ({@link planMemory} counts it); the pictures are the same. Default true.
    */
-  mapWeights?: boolean;
+  mapWeights?: boolean | undefined;
   /**
    * GPU only. The transformer blocks' weights stay in page-locked host memory and every pass copies them to the GPU,
    * two blocks ahead of the computation: for GPUs that cannot hold them. Default: false, or in a pipeline if they do
    * not fit.
    */
-  weightStreaming?: boolean;
+  weightStreaming?: boolean | undefined;
   /**
    * GPU only, not with `weightStreaming`. Record the kernels of a pass (one record per number of tokens: three for a
    * JiT run) and launch them as one CUDA graph. The pictures are the same. Default false.
    */
-  cudaGraphs?: boolean;
+  cudaGraphs?: boolean | undefined;
   /**
    * Where the text encoders of a pipeline compute, if not on `device`: `'cpu'` leaves the GPU to the transformer.
    * TorchScript ones always compute on the CPU. Default: `device`.
    */
-  textEncoderDevice?: Device;
+  textEncoderDevice?: Device | undefined;
   /** Where the autoencoder of a pipeline computes; as `textEncoderDevice`. */
-  decoderDevice?: Device;
+  decoderDevice?: Device | undefined;
   /** Threads of the native engine. Default: physical cores. */
-  threads?: number;
+  threads?: number | undefined;
   /** Checks the CRC-32 of every record of a TorchScript archive (reads the whole file). Default false. */
-  verify?: boolean;
+  verify?: boolean | undefined;
   /**
    * `'reference'` rounds timestep*1000 and guidance*1000 to the model's dtype as diffusers and BFL do;
    * `'exact'` keeps float32. They differ only below float32. Default `'reference'`.
    */
-  timeEmbedding?: 'reference' | 'exact';
+  timeEmbedding?: 'reference' | 'exact' | undefined;
   /**
    * Directory of a FLUX.1 snapshot whose text encoders and tokenizers (`text_encoder/`, `text_encoder_2/`,
    * `tokenizer/`, `tokenizer_2/`) to use; original checkpoints come without. `false`: none are loaded, and requests
    * give a `conditioning` instead of a prompt. Default: those of the model's own directory.
    */
-  textEncoders?: string | false;
+  textEncoders?: string | false | undefined;
   /**
    * Which weights to take where a model's directories have several: `'fp16'` for `model.fp16.safetensors`. Default: those
    * without a variant.
    */
-  variant?: string;
+  variant?: string | undefined;
   /**
    * `false`: text encoders are loaded for a prompt and released after it, which takes time for every prompt and spares
    * their memory while sampling (9.5 GB for T5-XXL in bfloat16). Default true.
    */
-  keepTextEncoders?: boolean;
+  keepTextEncoders?: boolean | undefined;
   /** `false`: likewise for the autoencoder, around every decode. Default true. */
-  keepDecoder?: boolean;
+  keepDecoder?: boolean | undefined;
   /**
    * Before anything is loaded, the memory that it will take is estimated (see `planMemory`) and a model that cannot fit
    * is refused with ERR_JITFLUX_OUT_OF_MEMORY. Give the largest request to expect, or `false` to skip the check.
    * Default: the model's default size, one picture.
    */
   memoryCheck?:
-    boolean | { width?: number; height?: number; images?: number; textTokens?: number; steps?: number };
+    | boolean
+    | {
+        width?: number | undefined;
+        height?: number | undefined;
+        images?: number | undefined;
+        textTokens?: number | undefined;
+        steps?: number | undefined;
+      }
+    | undefined;
   /**
    * Keep the transformer's modulation weights in memory between pictures: 27 % of FLUX.1-dev's parameters, needed once
    * per picture. false: they are read from the file each time and dropped at once. Default true.
    */
-  keepModulation?: boolean;
+  keepModulation?: boolean | undefined;
   /** Lets the code inside TorchScript text encoders and VAEs run. Not needed for the bundled model. Default false. */
-  allowTorchScriptCode?: boolean;
-  onProgress?: (p: { loadedBytes: number; totalBytes: number; tensor: string }) => void;
-  signal?: AbortSignal;
+  allowTorchScriptCode?: boolean | undefined;
+  onProgress?: ((p: { loadedBytes: number; totalBytes: number; tensor: string }) => void) | undefined;
+  signal?: AbortSignal | undefined;
 }

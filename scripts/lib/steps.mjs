@@ -2,6 +2,7 @@
 import { existsSync, mkdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { writeCommonJsDeclarations } from './commonjs-declarations.mjs';
 import { ROOT, UserError, capture, hasCode, log, newest, run, toolPath } from './tools.mjs';
 
 const MINIMUM_NODE = [20, 19];
@@ -62,11 +63,23 @@ export function ensureTypeScript() {
     return;
   log('compiling the TypeScript');
   const started = new Date();
-  run(process.execPath, [toolPath('typescript', 'bin', 'tsc'), '-p', 'tsconfig.build.json'], { name: 'tsc' });
+  compileTypeScript();
   // The time of the start: a source that was changed meanwhile counts as newer.
   mkdirSync(dirname(stamp), { recursive: true });
   writeFileSync(stamp, '');
   utimesSync(stamp, started, started);
+}
+
+/**
+ * src/ to dist/, with the declarations for `require`.
+ * @param {{ allowFailure?: boolean }} [o]
+ * @returns {number | null} of tsc, which writes dist/ in spite of errors
+ */
+export function compileTypeScript({ allowFailure = false } = {}) {
+  const tsc = [toolPath('typescript', 'bin', 'tsc'), '-p', 'tsconfig.build.json'];
+  const status = run(process.execPath, tsc, { name: 'tsc', allowFailure });
+  writeCommonJsDeclarations(join(ROOT, 'dist'));
+  return status;
 }
 
 /**
@@ -91,13 +104,7 @@ export async function compiledModule(name) {
   const compiled = join(ROOT, 'dist', `${name}.js`);
   const sources = ['src/libtorch', 'src/files', 'src/errors.ts'].map((path) => newest(join(ROOT, path)));
   if (newest(compiled) < Math.max(...sources)) {
-    const status = run(
-      process.execPath,
-      [toolPath('typescript', 'bin', 'tsc'), '-p', 'tsconfig.build.json'],
-      {
-        allowFailure: true,
-      },
-    );
+    const status = compileTypeScript({ allowFailure: true });
     if (!existsSync(compiled)) throw new UserError('The TypeScript sources do not compile');
     if (status !== 0)
       log('warning: the TypeScript sources have errors (above); going on with the native build');

@@ -15,7 +15,7 @@ import {
   compareVersions,
   systemLibraries,
 } from '../libtorch/requirements.js';
-import { VERSION } from '../pipeline/version.js';
+import { VERSION } from '../files/version.js';
 import { defineCommand, EXIT } from './command.js';
 import { formatBytes, formatDuration } from './format.js';
 import { checkCuda, cudaFacts, type Check } from './cuda-check.js';
@@ -188,8 +188,8 @@ async function checkModel(): Promise<Check> {
   const name = 'bundled model';
   try {
     // Its files alone: what is in them, native code would have to tell, which is a check of its own.
-    const { BUNDLED_MODEL, checkModelIndex, findModelFiles, MODEL_INDEX } =
-      await import('../model/model-directory.js');
+    const { checkModelIndex, findModelFiles } = await import('../model/model-directory.js');
+    const { BUNDLED_MODEL, MODEL_INDEX } = await import('../model/bundled-model.js');
     const { readJsonFile } = await import('../files/json.js');
     const index = checkModelIndex(await readJsonFile(join(BUNDLED_MODEL, MODEL_INDEX)));
     const { path } = await findModelFiles(BUNDLED_MODEL, index);

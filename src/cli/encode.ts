@@ -1,6 +1,6 @@
 /** `jit-flux encode`: prompt to a file that `generate --conditioning` takes. */
 import { invalidArgument } from '../errors.js';
-import { BUNDLED_MODEL } from '../model/model-directory.js';
+import { BUNDLED_MODEL } from '../model/bundled-model.js';
 import { checkPrompts } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
 import { numberFlag } from './number-flag.js';

@@ -6,7 +6,7 @@ import { basename, extname } from 'node:path';
 import { invalidArgument } from '../errors.js';
 import type { FluxPipeline, GenerateRequest, GenerateTimings, GenerateWarning } from '../pipeline/index.js';
 import { modelFingerprint } from '../model/fingerprint.js';
-import { BUNDLED_MODEL } from '../model/model-directory.js';
+import { BUNDLED_MODEL } from '../model/bundled-model.js';
 import { memoryRequest } from '../model/memory-plan.js';
 import { requireFiles, resolveModel } from '../model/resolve-model.js';
 import { resolveRequest, type ResolvedRequest } from '../pipeline/request.js';

@@ -2,7 +2,7 @@
 import { open, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { MODEL_INDEX } from '../model/model-directory.js';
+import { MODEL_INDEX } from '../model/bundled-model.js';
 import { resolveModel } from '../model/resolve-model.js';
 import type { ModelSpec } from '../model/spec.js';
 import { DEFAULT_PRESET } from '../sampler/presets.js';

@@ -2,7 +2,7 @@
 import yargs from 'yargs';
 
 import { ERROR_CODES, JitFluxError, type JitFluxErrorCode, withoutControls } from '../errors.js';
-import { VERSION } from '../pipeline/version.js';
+import { VERSION } from '../files/version.js';
 import { type Command, type Context, EXIT, type Io } from './command.js';
 import { convertCommand } from './convert.js';
 import { doctorCommand } from './doctor.js';

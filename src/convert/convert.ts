@@ -33,15 +33,15 @@ export interface ConversionProgress {
 
 export interface ConvertOptions {
   /** Default: by the output's extension; `'torchscript'` for a snapshot. */
-  format?: WeightFormat;
+  format?: WeightFormat | undefined;
   /** Type of all floating point tensors. Default `'keep'`: each keeps its own. */
-  dtype?: TargetDType;
+  dtype?: TargetDType | undefined;
   /** Go on where an interrupted conversion to the same output stopped. Default true. */
-  resume?: boolean;
+  resume?: boolean | undefined;
   /** Check the CRC-32 of a TorchScript input's records first (reads it once more). Default false. */
-  verify?: boolean;
-  onProgress?: (p: ConversionProgress) => void;
-  signal?: AbortSignal;
+  verify?: boolean | undefined;
+  onProgress?: ((p: ConversionProgress) => void) | undefined;
+  signal?: AbortSignal | undefined;
 }
 
 export interface ConvertedFile {

@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { ERROR_CODES, JitFluxError } from '../errors.js';
 import { readJsonFileIfPresent } from '../files/json.js';
 import { listDirectory } from '../files/small-file.js';
-import { MODEL_INDEX } from '../model/model-directory.js';
+import { MODEL_INDEX } from '../model/bundled-model.js';
 
 /** A component with weights. */
 export interface WeightComponent {

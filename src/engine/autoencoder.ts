@@ -1,4 +1,4 @@
-import { checkCallback, checkPath, type Names, readFields, readOptions } from '../arguments.js';
+import { checkCallback, checkPath, type Names, OURS, readFields, readOptions } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import type { AutoencoderHandle, NativeTiling } from './binding.js';
 import { callNative, runNative } from './call.js';
@@ -9,7 +9,7 @@ import {
   readAutoencoderConfig,
 } from './component-config.js';
 import { loadJob, nativeLoadOptions, readLoadOptions } from './load-options.js';
-import { Tensor } from './tensor.js';
+import { Tensor, tensorOf } from './tensor.js';
 import { NativeModel } from './native-model.js';
 import { handleOf } from './native-object.js';
 
@@ -22,8 +22,13 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
   readonly config: Readonly<AutoencoderConfig>;
   readonly #device: number;
 
-  private constructor(handle: AutoencoderHandle, config: AutoencoderConfig, device: number) {
-    super(handle, 'autoencoder');
+  private constructor(
+    key: typeof OURS,
+    handle: AutoencoderHandle,
+    config: AutoencoderConfig,
+    device: number,
+  ) {
+    super(key, handle, 'autoencoder');
     this.config = Object.freeze(config);
     this.#device = device;
   }
@@ -57,7 +62,7 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
       (binding, job) => binding.loadAutoencoder(path, options, job),
       loadJob(o),
     );
-    return new Autoencoder(handle, { ...config, scalingFactor, shiftFactor }, common.device);
+    return new Autoencoder(OURS, handle, { ...config, scalingFactor, shiftFactor }, common.device);
   }
 
   /**
@@ -84,7 +89,7 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
         progress: onProgress && ((done, total) => onProgress({ done, total })),
       }),
     );
-    return new Tensor(picture);
+    return tensorOf(picture);
   }
 
   /**
@@ -109,7 +114,7 @@ export class Autoencoder extends NativeModel<AutoencoderHandle> {
         progress: onProgress && ((done, total) => onProgress({ done, total })),
       }),
     );
-    return { mean: new Tensor(mean), logvar: new Tensor(logvar) };
+    return { mean: tensorOf(mean), logvar: tensorOf(logvar) };
   }
 
   /** Upper bound of the activations' memory when h x w latent cells are decoded without tiling. */

@@ -9,6 +9,7 @@ import type {
   ClipConfig,
   DType,
   FluxConfig,
+  PartlyKnown,
   Grid,
   LoadOptions,
   T5Config,
@@ -93,7 +94,7 @@ export interface WeightInspection {
 }
 
 /** What shapes tell of a FLUX transformer; the RoPE axes if a rule or the file's metadata tells them. */
-export type FluxArchitecture = Omit<FluxConfig, 'ropeAxes'> & Partial<Pick<FluxConfig, 'ropeAxes'>>;
+export type FluxArchitecture = Omit<FluxConfig, 'ropeAxes'> & PartlyKnown<Pick<FluxConfig, 'ropeAxes'>>;
 /** What shapes tell of CLIP's text encoder. */
 export type ClipArchitecture = Omit<ClipConfig, 'heads' | 'eosTokenId'>;
 /** What shapes tell of T5's encoder. */
@@ -129,7 +130,7 @@ export interface WeightFileDescription {
   /** Of sizes and samples of the files: 16 hexadecimal digits. */
   fingerprint: string;
   /** Tensors beside those of the part, which are not used; their first names. */
-  extra?: { count: number; names: string[] };
+  extra?: { count: number; names: string[] } | undefined;
 }
 
 /** A part whose tensors are complete and fit together. */
@@ -137,7 +138,7 @@ export type DescribedPart = {
   [Part in PartName]: {
     part: Part;
     /** Key layout, of the parts that have two. */
-    layout?: 'diffusers' | 'original';
+    layout?: 'diffusers' | 'original' | undefined;
     /** What stands before the names of all parameters, possibly empty. */
     prefix: string;
     architecture: PartArchitectures[Part];
@@ -148,11 +149,11 @@ export type DescribedPart = {
 /** Tensors that are none of the known parts, or not as such a part needs them. */
 export interface UnknownPart {
   /** What the names look like. */
-  part?: PartName;
+  part?: PartName | undefined;
   layout?: undefined;
   prefix?: undefined;
   architecture?: undefined;
-  problem: { code: string; message: string; details?: Record<string, unknown> };
+  problem: { code: string; message: string; details?: Record<string, unknown> | undefined };
 }
 
 /** One part of a model, and what it has to do. */
@@ -449,7 +450,7 @@ export interface NativeBinding extends ControlBinding {
       cudaGraphs: boolean;
       timeEmbedding: NonNullable<LoadOptions['timeEmbedding']>;
       keepModulation: boolean;
-      ropeAxes?: number[] | undefined;
+      ropeAxes?: readonly number[] | undefined;
     },
     job?: NativeJob,
   ): Promise<{ handle: TransformerHandle; config: FluxConfig }>;
@@ -547,7 +548,7 @@ export interface WeightsBinding extends ControlBinding {
       verify: boolean;
       /** Identity of an earlier conversion to the same output; not repeated if nothing has changed. */
       completed: string;
-      ropeAxes?: number[] | undefined;
+      ropeAxes?: readonly number[] | undefined;
     },
     job?: NativeJob,
   ): Promise<WeightConversion>;

@@ -1,10 +1,10 @@
-import { checkPath, readOptions } from '../arguments.js';
+import { checkPath, OURS, readOptions } from '../arguments.js';
 import type { ClipHandle } from './binding.js';
 import { runNative } from './call.js';
 import type { ClipConfig, LoadOptions } from '../types.js';
 import { checkClipSettings, type ClipSettings, readClipConfig } from './component-config.js';
 import { loadJob, nativeLoadOptions, readLoadOptions } from './load-options.js';
-import { Tensor } from './tensor.js';
+import { Tensor, tensorOf } from './tensor.js';
 import { NativeModel } from './native-model.js';
 import { handleOf } from './native-object.js';
 
@@ -16,8 +16,8 @@ export class ClipTextEncoder extends NativeModel<ClipHandle> {
   /** Inferred from the tensors; heads and end of text from config.json. */
   readonly config: Readonly<ClipConfig>;
 
-  private constructor(handle: ClipHandle, config: ClipConfig) {
-    super(handle, 'CLIP text encoder');
+  private constructor(key: typeof OURS, handle: ClipHandle, config: ClipConfig) {
+    super(key, handle, 'CLIP text encoder');
     this.config = Object.freeze(config);
   }
 
@@ -52,7 +52,7 @@ export class ClipTextEncoder extends NativeModel<ClipHandle> {
       (binding, job) => binding.loadClipTextEncoder(path, options, job),
       loadJob(o),
     );
-    return new ClipTextEncoder(handle, config);
+    return new ClipTextEncoder(OURS, handle, config);
   }
 
   /**
@@ -71,6 +71,6 @@ export class ClipTextEncoder extends NativeModel<ClipHandle> {
     const { pooled, hidden } = await this.runJob((binding, job) => binding.encodeClip(encoder, tokens, job), {
       signal,
     });
-    return { pooled: new Tensor(pooled), hidden: new Tensor(hidden) };
+    return { pooled: tensorOf(pooled), hidden: tensorOf(hidden) };
   }
 }

@@ -11,7 +11,7 @@ import { z } from 'zod';
 import { checkInteger, checkNumber, readFields } from '../arguments.js';
 import { ERROR_CODES, JitFluxError } from '../errors.js';
 import { readJsonFileIfPresent } from '../files/json.js';
-import type { AutoencoderConfig, ClipConfig, FluxConfig, T5Config } from '../types.js';
+import type { AutoencoderConfig, ClipConfig, FluxConfig, PartlyKnown, T5Config } from '../types.js';
 
 /** What is read of a component's config.json. */
 export interface ComponentSettings<Settings, Architecture> {
@@ -25,7 +25,7 @@ export interface ComponentSettings<Settings, Architecture> {
 
 /** Of a FLUX transformer. */
 export interface TransformerSettings {
-  ropeAxes?: [number, number, number] | undefined;
+  ropeAxes?: FluxConfig['ropeAxes'] | undefined;
 }
 
 /** Of CLIP's text encoder. */
@@ -299,6 +299,6 @@ function isOfKind(json: unknown, kinds: readonly string[]): boolean {
   return names.length === 0 || names.some((name) => kinds.includes(name));
 }
 
-function given<T extends object>(values: { [K in keyof T]?: T[K] | undefined }): Partial<T> {
+function given<T extends object>(values: PartlyKnown<T>): Partial<T> {
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as Partial<T>;
 }

@@ -4,6 +4,7 @@ import {
   checkInteger,
   checkPath,
   isArray,
+  OURS,
   type Names,
   readFields,
   readOptions,
@@ -13,24 +14,29 @@ import { invalidArgument } from '../errors.js';
 import { readGrid } from '../sampler/stages.js';
 import type { ConditioningHandle, TransformerHandle } from './binding.js';
 import { runNative } from './call.js';
-import type { BlockWeights, FluxConfig, LoadOptions, VelocityModel } from '../types.js';
+import type { BlockWeights, FluxConfig, Grid, LoadOptions, VelocityModel } from '../types.js';
 import { requestedBlockWeights } from './block-weights.js';
 import { readTransformerConfig } from './component-config.js';
 import { loadJob, nativeLoadOptions, readLoadOptions } from './load-options.js';
-import { Tensor } from './tensor.js';
+import { Tensor, tensorOf } from './tensor.js';
 import { NativeModel } from './native-model.js';
 import { handleOf, NativeObject } from './native-object.js';
+
+let conditioningOf: (handle: ConditioningHandle, images: number, steps: number) => Conditioning;
 
 /** What {@link FluxTransformer.condition} prepared: text tokens and every block's modulation, for all steps. */
 export class Conditioning extends NativeObject<ConditioningHandle> {
   readonly images: number;
   readonly steps: number;
 
-  /** @internal */
-  constructor(handle: ConditioningHandle, images: number, steps: number) {
-    super(handle, 'conditioning');
+  private constructor(key: typeof OURS, handle: ConditioningHandle, images: number, steps: number) {
+    super(key, handle, 'conditioning', 'FluxTransformer.condition');
     this.images = images;
     this.steps = steps;
+  }
+
+  static {
+    conditioningOf = (handle, images, steps) => new Conditioning(OURS, handle, images, steps);
   }
 }
 
@@ -42,8 +48,8 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
   readonly config: FluxConfig;
   readonly #device: number;
 
-  private constructor(handle: TransformerHandle, config: FluxConfig, device: number) {
-    super(handle, 'transformer');
+  private constructor(key: typeof OURS, handle: TransformerHandle, config: FluxConfig, device: number) {
+    super(key, handle, 'transformer');
     this.config = Object.freeze(config);
     this.#device = device;
   }
@@ -61,9 +67,9 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
   static async load(
     path: string,
     given: LoadOptions & {
-      ropeAxes?: [number, number, number];
+      ropeAxes?: FluxConfig['ropeAxes'] | undefined;
       /** @internal Decided already, in place of `quantize`, `packWeights` and `weightStreaming`. */
-      blockWeights?: BlockWeights;
+      blockWeights?: BlockWeights | undefined;
     } = {},
   ): Promise<FluxTransformer> {
     const o = readLoadOptions(given, { ropeAxes: true, blockWeights: true });
@@ -87,7 +93,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
       (binding, job) => binding.loadTransformer(path, options, job),
       loadJob(o),
     );
-    return new FluxTransformer(handle, config, options.device);
+    return new FluxTransformer(OURS, handle, config, options.device);
   }
 
   /**
@@ -98,7 +104,10 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
    *   block)
    */
   async prepare(
-    given: { signal?: AbortSignal; onProgress?: (p: { block: number; blocks: number }) => void } = {},
+    given: {
+      signal?: AbortSignal | undefined;
+      onProgress?: ((p: { block: number; blocks: number }) => void) | undefined;
+    } = {},
   ): Promise<void> {
     const { signal, onProgress } = readOptions(given, { signal: true, onProgress: true });
     checkCallback('onProgress', onProgress);
@@ -119,9 +128,9 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
   async condition(given: {
     prompt: Tensor;
     pooled: Tensor;
-    guidance?: number | number[];
+    guidance?: number | number[] | undefined;
     sigmas: number[];
-    signal?: AbortSignal;
+    signal?: AbortSignal | undefined;
   }): Promise<Conditioning> {
     const c = readFields(given, 'options', CONDITION);
     const guidance = oneOrEach('guidance', c.guidance ?? DEFAULT_GUIDANCE);
@@ -147,7 +156,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
     const handle = await Tensor.on(this.#device, [c.prompt, c.pooled], ([prompt, pooled]) =>
       this.runJob((binding, job) => binding.condition({ ...o, prompt, pooled }, job), { signal: c.signal }),
     );
-    return new Conditioning(handle, images, o.sigmas.length);
+    return conditioningOf(handle, images, o.sigmas.length);
   }
 
   /**
@@ -164,13 +173,13 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
    *   ERR_JITFLUX_DISPOSED, ERR_JITFLUX_ABORTED (within one block, on a GPU within this call)
    */
   async forward(
-    given: ({ tokens: Tensor } | { latents: Tensor; perImage?: boolean }) & {
-      anchors?: Int32Array;
-      grid: readonly [rows: number, cols: number];
+    given: ({ tokens: Tensor } | { latents: Tensor; perImage?: boolean | undefined }) & {
+      anchors?: Int32Array | undefined;
+      grid: Grid;
       conditioning: Conditioning;
       step: number | number[];
-      signal?: AbortSignal;
-      onProgress?: (p: { block: number; blocks: number }) => void;
+      signal?: AbortSignal | undefined;
+      onProgress?: ((p: { block: number; blocks: number }) => void) | undefined;
     },
   ): Promise<Tensor> {
     const i = readFields<ForwardRequest>(given, 'options', FORWARD);
@@ -193,7 +202,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
       step: Int32Array.from(steps),
     };
     const { onProgress } = i;
-    return new Tensor(
+    return tensorOf(
       await this.runJob((binding, job) => binding.forward(o, job), {
         signal: i.signal,
         progress: onProgress && ((block, blocks) => onProgress({ block, blocks })),
@@ -215,7 +224,7 @@ export class FluxTransformer extends NativeModel<TransformerHandle> {
       step: Int32Array.of(checkInteger('step', i.step, 0, conditioning.steps - 1)),
       dSigma: checkFloat('dSigma', dSigma),
     };
-    return new Tensor(await this.runJob((binding, job) => binding.advance(o, job), { signal: i.signal }));
+    return tensorOf(await this.runJob((binding, job) => binding.advance(o, job), { signal: i.signal }));
   }
 
   /** With `weightStreaming`: what it cost since the last call. Undefined otherwise. */

@@ -15,7 +15,7 @@ export type { WeightEntry, WeightInspection } from './binding.js';
  */
 export async function inspectWeights(
   path: string,
-  o: { verify?: boolean; metadata?: boolean; signal?: AbortSignal } = {},
+  o: { verify?: boolean | undefined; metadata?: boolean | undefined; signal?: AbortSignal | undefined } = {},
 ): Promise<WeightInspection> {
   const names = { verify: true, metadata: true, signal: true } as const;
   const { verify = false, metadata: wanted = false, signal } = readOptions(o, names);

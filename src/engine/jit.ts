@@ -4,7 +4,7 @@ import { readGrid } from '../sampler/stages.js';
 import { runNative } from './call.js';
 import type { Grid, JitOperators, MicroFlowOptions } from '../types.js';
 import { handleOf } from './native-object.js';
-import { Tensor } from './tensor.js';
+import { Tensor, tensorOf } from './tensor.js';
 
 type Options<Name extends keyof JitOperators> = NonNullable<
   Parameters<NonNullable<JitOperators<Tensor>[Name]>>[Name extends 'step'
@@ -35,11 +35,11 @@ const TARGET: Names<Options<'microFlowTarget'>> = {
 const STEP: Names<Options<'step'>> = { anchors: true, grid: true, dSigma: true };
 
 /** The JiT operators on native tensors; see {@link JitOperators} for their contracts. */
-export const jit: Required<JitOperators<Tensor>> = {
+export const jit: { [Name in keyof JitOperators]-?: NonNullable<JitOperators<Tensor>[Name]> } = {
   async gather(latents, anchors, given = {}) {
     const { perImage = false } = readOptions(given, { perImage: true });
     const o = { latents: handleOf(latents, 'latents'), anchors, perImage };
-    return new Tensor(await runNative((binding, job) => binding.gather(o, job)));
+    return tensorOf(await runNative((binding, job) => binding.gather(o, job)));
   },
 
   async lift(v, anchors, grid) {
@@ -64,7 +64,7 @@ export const jit: Required<JitOperators<Tensor>> = {
   async predictClean(latents, velocity, sigma) {
     const o = { latents: handleOf(latents, 'latents'), velocity: handleOf(velocity, 'velocity') };
     const level = checkFloat('sigma', sigma);
-    return new Tensor(await runNative((binding, job) => binding.predictClean({ ...o, sigma: level }, job)));
+    return tensorOf(await runNative((binding, job) => binding.predictClean({ ...o, sigma: level }, job)));
   },
 
   async microFlow(latents, given) {
@@ -78,14 +78,14 @@ export const jit: Required<JitOperators<Tensor>> = {
     const { clean, noise, grid, sigma, perImage = false, ...rest } = readOptions(given, TARGET);
     const tensors = { clean: handleOf(clean, 'clean'), noise: handleOf(noise, 'noise') };
     const o = { ...rest, ...tensors, sigma: checkFloat('sigma', sigma), perImage, grid: readGrid(grid) };
-    return new Tensor(await runNative((binding, job) => binding.microFlowTarget(o, job)));
+    return tensorOf(await runNative((binding, job) => binding.microFlowTarget(o, job)));
   },
 
   async step(latents, velocity, given) {
     const { anchors, grid, dSigma } = readOptions(given, STEP);
     const tensors = { latents: handleOf(latents, 'latents'), velocity: handleOf(velocity, 'velocity') };
     const o = { ...tensors, anchors, grid: readGrid(grid), dSigma: checkFloat('dSigma', dSigma) };
-    return new Tensor(await runNative((binding, job) => binding.step(o, job)));
+    return tensorOf(await runNative((binding, job) => binding.step(o, job)));
   },
 };
 
@@ -94,7 +94,7 @@ async function lift(
   { anchors, grid, blur }: { anchors: Int32Array; grid: Grid; blur: boolean },
 ): Promise<Tensor> {
   const o = { velocity: handleOf(v, 'v'), anchors, grid: readGrid(grid), blur };
-  return new Tensor(await runNative((binding, job) => binding.lift(o, job)));
+  return tensorOf(await runNative((binding, job) => binding.lift(o, job)));
 }
 
 /** Share of the way to the target. */

@@ -1,5 +1,5 @@
 import { runNative } from './call.js';
-import { Tensor } from './tensor.js';
+import { Tensor, tensorOf } from './tensor.js';
 
 /**
  * Tensors of a weight file as float32 on the CPU, in the order of `names`, and the texts that the file holds beside them;
@@ -15,5 +15,5 @@ export async function loadTensors(
     (binding, job) => binding.tensorLoad(path, [...names], job),
     o,
   );
-  return { tensors: tensors.map((handle) => new Tensor(handle)), metadata: Object.fromEntries(metadata) };
+  return { tensors: tensors.map((handle) => tensorOf(handle)), metadata: Object.fromEntries(metadata) };
 }

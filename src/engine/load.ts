@@ -3,11 +3,11 @@
  * Nothing is loaded before the first call of {@link loadNative}, or of {@link loadWeightsLibrary}, which needs no
  * LibTorch.
  */
-import { readFileSync, realpathSync } from 'node:fs';
+import { realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { ERROR_CODES, JitFluxError } from '../errors.js';
-import { PACKAGE_ROOT } from '../files/package-root.js';
+import { VERSION } from '../files/version.js';
 import { connectNativeLog } from '../logging.js';
 import type { ControlBinding, NativeBinding, WeightsBinding } from './binding.js';
 import { SETUP_COMMAND, minorVersion, type LibTorch } from '../libtorch/libtorch.js';
@@ -203,20 +203,14 @@ function assertFits(core: NativeCore, libraries: NativeLibraries, libtorch: LibT
 }
 
 function assertVersion(version: string | undefined, library: string): void {
-  const expected = packageVersion();
-  if (version !== undefined && version !== expected) {
+  if (version !== undefined && version !== VERSION) {
     throw new JitFluxError(
       ERROR_CODES.NATIVE_LOAD,
-      `${library} belongs to jit-flux ${version}, but this is ${expected}. ` +
+      `${library} belongs to jit-flux ${version}, but this is ${VERSION}. ` +
         `Run \`${BUILD_COMMAND}\` in a source checkout, or reinstall the package.`,
-      { found: version, required: expected, library },
+      { found: version, required: VERSION, library },
     );
   }
-}
-
-function packageVersion(): string {
-  return (JSON.parse(readFileSync(join(PACKAGE_ROOT, 'package.json'), 'utf8')) as { version: string })
-    .version;
 }
 
 function samePath(a: string, b: string): boolean {

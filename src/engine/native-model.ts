@@ -1,3 +1,4 @@
+import type { OURS } from '../arguments.js';
 import { ERROR_CODES, JitFluxError } from '../errors.js';
 import type { AnyHandle } from './binding.js';
 import { callNative, type JobOptions, runNative } from './call.js';
@@ -14,8 +15,8 @@ export abstract class NativeModel<H extends AnyHandle> extends NativeObject<H> i
   readonly #jobs = new JobGroup();
 
   /** @internal Takes ownership of the handle. */
-  protected constructor(handle: H, name: string) {
-    super(handle, name);
+  protected constructor(key: typeof OURS, handle: H, name: string) {
+    super(key, handle, name, `${new.target.name}.load`);
     this.#name = name;
     undisposed.register(this, { handle, name }, this);
   }

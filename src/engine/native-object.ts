@@ -1,3 +1,4 @@
+import { checkConstruction, type OURS } from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import type { AnyHandle } from './binding.js';
 import { callNative } from './call.js';
@@ -13,8 +14,10 @@ export abstract class NativeObject<H extends AnyHandle> implements Disposable {
   /**
    * @internal Takes ownership of the handle.
    * @param name for the message of ERR_JITFLUX_DISPOSED
+   * @param instead what callers use in place of the constructor
    */
-  protected constructor(handle: H, name: string) {
+  protected constructor(key: typeof OURS, handle: H, name: string, instead: string) {
+    checkConstruction(key, new.target.name, instead);
     this.#handle = handle;
     this.#name = name;
   }

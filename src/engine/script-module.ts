@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
-import { checkBoolean, readOptions, readList } from '../arguments.js';
+import { checkBoolean, OURS, readOptions, readList } from '../arguments.js';
 import {
   ERROR_CODES,
   invalidArgument,
@@ -11,7 +11,7 @@ import {
 import { type FileProblem, readSmallFile } from '../files/small-file.js';
 import type { ScriptModuleHandle } from './binding.js';
 import { runNative } from './call.js';
-import { Tensor } from './tensor.js';
+import { Tensor, tensorOf } from './tensor.js';
 import { TRUSTED_ARCHIVES } from './trusted-archives.js';
 import { NativeModel } from './native-model.js';
 import { handleOf } from './native-object.js';
@@ -26,8 +26,8 @@ const MOST_INPUTS = 1000;
  * on the CPU, whatever device the rest is on: where its code makes tensors was decided when it was exported.
  */
 export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
-  private constructor(handle: ScriptModuleHandle) {
-    super(handle, 'TorchScript module');
+  private constructor(key: typeof OURS, handle: ScriptModuleHandle) {
+    super(key, handle, 'TorchScript module');
   }
 
   /**
@@ -39,7 +39,7 @@ export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
    */
   static async load(
     path: string,
-    given: { allowTorchScriptCode?: boolean; signal?: AbortSignal | undefined } = {},
+    given: { allowTorchScriptCode?: boolean | undefined; signal?: AbortSignal | undefined } = {},
   ): Promise<TorchScriptModule> {
     const o = readOptions(given, { allowTorchScriptCode: true, signal: true });
     // A string that names no file is not found, as any other name of none.
@@ -60,11 +60,11 @@ export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
     const handle = await runNative((binding, job) => binding.loadScriptModule(bytes, basename(path), job), {
       signal: o.signal,
     });
-    return new TorchScriptModule(handle);
+    return new TorchScriptModule(OURS, handle);
   }
 
   /** Calls `forward`; its result must be a tensor or a tuple of tensors. */
-  async run(inputs: Tensor[], o: { signal?: AbortSignal } = {}): Promise<Tensor[]> {
+  async run(inputs: readonly Tensor[], o: { signal?: AbortSignal | undefined } = {}): Promise<Tensor[]> {
     const { signal } = readOptions(o, { signal: true });
     const module = this.handle;
     const list = readList(inputs, 'inputs', `a list of at most ${MOST_INPUTS} tensors`, [0, MOST_INPUTS]);
@@ -72,7 +72,7 @@ export class TorchScriptModule extends NativeModel<ScriptModuleHandle> {
     const outputs = await this.runJob((binding, job) => binding.runScriptModule(module, handles, job), {
       signal,
     });
-    return outputs.map((handle) => new Tensor(handle));
+    return outputs.map((handle) => tensorOf(handle));
   }
 }
 

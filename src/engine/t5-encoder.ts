@@ -1,11 +1,11 @@
-import { checkPath, readOptions } from '../arguments.js';
+import { checkPath, OURS, readOptions } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 import type { T5Handle } from './binding.js';
 import { runNative } from './call.js';
 import type { LoadOptions, T5Config } from '../types.js';
 import { checkT5Settings, readT5Config, type T5Settings } from './component-config.js';
 import { loadJob, nativeLoadOptions, readLoadOptions } from './load-options.js';
-import { Tensor } from './tensor.js';
+import { Tensor, tensorOf } from './tensor.js';
 import { NativeModel } from './native-model.js';
 import { handleOf } from './native-object.js';
 
@@ -17,8 +17,8 @@ export class T5Encoder extends NativeModel<T5Handle> {
   /** Inferred from the tensors. */
   readonly config: Readonly<T5Config>;
 
-  private constructor(handle: T5Handle, config: T5Config) {
-    super(handle, 'T5 encoder');
+  private constructor(key: typeof OURS, handle: T5Handle, config: T5Config) {
+    super(key, handle, 'T5 encoder');
     this.config = Object.freeze(config);
   }
 
@@ -61,7 +61,7 @@ export class T5Encoder extends NativeModel<T5Handle> {
       (binding, job) => binding.loadT5Encoder(path, options, job),
       loadJob(o),
     );
-    return new T5Encoder(handle, config);
+    return new T5Encoder(OURS, handle, config);
   }
 
   /**
@@ -73,8 +73,6 @@ export class T5Encoder extends NativeModel<T5Handle> {
   async encode(ids: Tensor, o: { signal?: AbortSignal | undefined } = {}): Promise<Tensor> {
     const { signal } = readOptions(o, { signal: true });
     const [encoder, tokens] = [this.handle, handleOf(ids, 'ids')];
-    return new Tensor(
-      await this.runJob((binding, job) => binding.encodeT5(encoder, tokens, job), { signal }),
-    );
+    return tensorOf(await this.runJob((binding, job) => binding.encodeT5(encoder, tokens, job), { signal }));
   }
 }

@@ -3,6 +3,7 @@ import {
   checkFloat,
   checkInteger,
   isArray,
+  OURS,
   readOptions,
   readList,
   typedArrayKind,
@@ -13,6 +14,9 @@ import { normalizeSeed } from '../sampler/random.js';
 import type { Device, DType, TensorData, TensorLike } from '../types.js';
 import { deviceIndex } from './device.js';
 import { handleOf, NativeObject } from './native-object.js';
+
+/** @internal The tensor of a handle, whose ownership it takes. */
+export let tensorOf: (handle: TensorHandle) => Tensor;
 
 /**
  * A handle to a tensor in native memory. Elements stay native unless asked for. Dispose it when done; the garbage
@@ -26,13 +30,16 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
   readonly dtype: DType;
   readonly device: Device;
 
-  /** @internal Takes ownership of the handle. */
-  constructor(handle: TensorHandle) {
+  private constructor(key: typeof OURS, handle: TensorHandle) {
+    super(key, handle, 'tensor', 'Tensor.from or Tensor.randn');
     const info = callNative((binding) => binding.tensorInfo(handle));
-    super(handle, 'tensor');
     this.shape = Object.freeze(info.shape);
     this.dtype = info.dtype;
     this.device = info.device as Device;
+  }
+
+  static {
+    tensorOf = (handle) => new Tensor(OURS, handle);
   }
 
   /**
@@ -43,7 +50,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
   static from(
     data: TensorData,
     shape: readonly number[],
-    o: { device?: Device; dtype?: DType } = {},
+    o: { device?: Device | undefined; dtype?: DType | undefined } = {},
   ): Tensor {
     const given = readOptions(o, { device: true, dtype: true });
     const device = deviceIndex(given.device);
@@ -51,7 +58,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     const dtype =
       given.dtype ?? (kind === 'Float32Array' ? 'float32' : kind === 'Int32Array' ? 'int32' : 'int64');
     const native = { data, shape: readShape(shape), dtype, device };
-    return new Tensor(callNative((binding) => binding.tensorFrom(native)));
+    return tensorOf(callNative((binding) => binding.tensorFrom(native)));
   }
 
   /**
@@ -64,8 +71,8 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     shape: readonly number[],
     o: {
       seed: number | bigint | readonly (number | bigint)[];
-      device?: Device;
-      dtype?: DType;
+      device?: Device | undefined;
+      dtype?: DType | undefined;
     },
   ): Tensor {
     const given = readOptions(o, { seed: true, device: true, dtype: true });
@@ -76,7 +83,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
       : [given.seed];
     const seeds = list.map((seed) => normalizeSeed(seed));
     const native = { shape: readShape(shape), seeds, dtype: given.dtype ?? 'float32', device };
-    return new Tensor(callNative((binding) => binding.tensorRandn(native)));
+    return tensorOf(callNative((binding) => binding.tensorRandn(native)));
   }
 
   /** The elements as float32, in row-major order. */
@@ -156,7 +163,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
   async #combine(scale: number, more?: { other: Tensor; scale: number }): Promise<Tensor> {
     const other = more && handleOf(more.other, 'other');
     const o = { tensor: this.handle, scale, other, otherScale: more?.scale ?? 0 };
-    return new Tensor(await runNative((binding, job) => binding.tensorCombine(o, job)));
+    return tensorOf(await runNative((binding, job) => binding.tensorCombine(o, job)));
   }
 
   /** @param all of the numbers of all images */
@@ -175,7 +182,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
   /** A copy on another device, or on the same. */
   async to(device: Device): Promise<Tensor> {
     const [handle, index] = [this.handle, deviceIndex(device)];
-    return new Tensor(await runNative((binding, job) => binding.tensorTo(handle, index, job)));
+    return tensorOf(await runNative((binding, job) => binding.tensorTo(handle, index, job)));
   }
 
   /**
@@ -213,7 +220,10 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
    * @returns a copy
    * @throws ERR_JITFLUX_INVALID_TENSOR, ERR_JITFLUX_INVALID_ARGUMENT
    */
-  static async stack(tensors: readonly Tensor[], o: { repeats?: readonly number[] } = {}): Promise<Tensor> {
+  static async stack(
+    tensors: readonly Tensor[],
+    o: { repeats?: readonly number[] | undefined } = {},
+  ): Promise<Tensor> {
     const expected = `a list of 1 to ${MOST_IMAGES}`;
     const list = readList(tensors, 'tensors', `${expected} tensors`, [1, MOST_IMAGES]);
     const given = readOptions(o, { repeats: true }).repeats ?? list.map(() => 1);
@@ -222,7 +232,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
       tensors: list.map((tensor, i) => handleOf(tensor, `tensors[${i}]`)),
       repeats: Int32Array.from(repeats, (count, i) => checkInteger(`repeats[${i}]`, count, 1, MOST_IMAGES)),
     };
-    return new Tensor(await runNative((binding, job) => binding.stackImages(stacked, job)));
+    return tensorOf(await runNative((binding, job) => binding.stackImages(stacked, job)));
   }
 
   /**
@@ -232,12 +242,12 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
    */
   images(first: number, count = 1): Tensor {
     const handle = this.handle;
-    return new Tensor(callNative((binding) => binding.imagesOf({ tensor: handle, first, count })));
+    return tensorOf(callNative((binding) => binding.imagesOf({ tensor: handle, first, count })));
   }
 
   clone(): this {
     const handle = this.handle;
-    return new Tensor(callNative((binding) => binding.tensorClone(handle))) as this;
+    return tensorOf(callNative((binding) => binding.tensorClone(handle))) as this;
   }
 }
 

@@ -69,21 +69,21 @@ export interface SetupProgress {
 
 export interface SetupOptions {
   /** `'cpu'`, `'cu130'`, or `'auto'`: cu130 where an NVIDIA device can make use of it. Default `'cpu'`. */
-  variant?: string;
+  variant?: string | undefined;
   /**
    * A local copy of the pinned archive, or a directory that holds all archives under their names: for machines without
    * network access.
    */
-  from?: string;
+  from?: string | undefined;
   /** Default: `JIT_FLUX_CACHE`, else `$XDG_CACHE_HOME/jit-flux`, else `~/.cache/jit-flux`. */
-  cacheDir?: string;
+  cacheDir?: string | undefined;
   /** Replace what is in the cache. Default false. */
-  force?: boolean;
-  onProgress?: (progress: SetupProgress) => void;
-  signal?: AbortSignal;
-  /** @internal for tests */ manifest?: LibTorchManifest;
-  /** @internal for tests */ env?: NodeJS.ProcessEnv;
-  /** @internal for tests */ lockTimes?: Pick<LockOptions, 'staleAfter' | 'beat' | 'poll'>;
+  force?: boolean | undefined;
+  onProgress?: ((progress: SetupProgress) => void) | undefined;
+  signal?: AbortSignal | undefined;
+  /** @internal for tests */ manifest?: LibTorchManifest | undefined;
+  /** @internal for tests */ env?: NodeJS.ProcessEnv | undefined;
+  /** @internal for tests */ lockTimes?: Pick<LockOptions, 'staleAfter' | 'beat' | 'poll'> | undefined;
 }
 
 export interface SetupResult {

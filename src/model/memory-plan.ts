@@ -23,7 +23,7 @@ import {
   textPlacement,
   transformerPlacement,
 } from './component-options.js';
-import { pixelsPerToken } from './model-directory.js';
+import { pixelsPerToken } from './size.js';
 import { describeModel } from './resolve-model.js';
 import { type ResolvedRun, resolveRun, resolveTextLength } from './run.js';
 import type { ModelKind, ModelSpec, ProgramFile } from './spec.js';
@@ -100,15 +100,15 @@ export interface MemoryPlan {
 
 /** The request to plan for. Everything has the model's default. */
 export interface MemoryPlanRequest {
-  width?: number;
-  height?: number;
+  width?: number | undefined;
+  height?: number | undefined;
   /** Pictures of a batch, default 1. */
-  images?: number;
-  textTokens?: number;
+  images?: number | undefined;
+  textTokens?: number | undefined;
   /** Steps; their modulation vectors are computed in advance. */
-  steps?: number;
+  steps?: number | undefined;
   /** Requests at work at a time, default 1. Each holds latents and conditioning of its own. */
-  concurrency?: number;
+  concurrency?: number | undefined;
 }
 
 /** The request of a run, for its memory plan. */
@@ -471,10 +471,19 @@ const isText = ({ component }: ComponentMemory) => component.startsWith('text_en
 function complete<Found extends object, Example extends object>(
   found: Found,
   example: Example,
-): (Found & Required<Pick<Found, keyof Found & keyof Example>>) | undefined {
-  return Object.keys(example).every((name) => found[name as keyof Found] !== undefined)
-    ? (found as Found & Required<Pick<Found, keyof Found & keyof Example>>)
-    : undefined;
+): Complete<Found, Example> | undefined {
+  return isComplete(found, example) ? found : undefined;
+}
+
+type Complete<Found, Example> = Found & {
+  [Name in keyof Found & keyof Example]-?: NonNullable<Found[Name]>;
+};
+
+function isComplete<Found extends object, Example extends object>(
+  found: Found,
+  example: Example,
+): found is Complete<Found, Example> {
+  return Object.keys(example).every((name) => found[name as keyof Found] !== undefined);
 }
 
 /** Which components work in a phase. */

@@ -8,13 +8,7 @@ import { isAbsolute, join } from 'node:path';
 import { z } from 'zod';
 
 import { ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
-import { PACKAGE_ROOT } from '../files/package-root.js';
-
-/** Name of the file that describes a model directory. */
-export const MODEL_INDEX = 'model_index.json';
-
-/** Directory of the model that ships with this package. */
-export const BUNDLED_MODEL: string = join(PACKAGE_ROOT, 'models', 'flux-tiny');
+import { MODEL_INDEX } from './bundled-model.js';
 
 /** A path inside the model directory. Checked as text: it must not lead out, whatever the platform. */
 const componentPath = z
@@ -80,11 +74,6 @@ export interface ModelDirectory {
   index: ModelIndex;
   /** Absolute paths of the parts. */
   files: { tokenizer: string; textEncoder: string; transformer: string; decoder: string };
-}
-
-/** Side of one packed token in pixels: 16 for FLUX.1, 8 for flux-tiny. */
-export function pixelsPerToken(index: { decoder: { spatialFactor: number } }): number {
-  return index.decoder.spatialFactor * 2;
 }
 
 /**

@@ -37,16 +37,11 @@ import { FLUX_1_DEV } from '../sampler/flops.js';
 import { findTokenizer, type TokenizerKind } from '../text/snapshot-tokenizers.js';
 import type { FluxConfig } from '../types.js';
 import { checkSpec } from './check-spec.js';
+import { BUNDLED_MODEL, MODEL_INDEX } from './bundled-model.js';
 import { findWeights } from './find-weights.js';
 import { currentSnapshot, isRepository, repositoryFolder } from './hub-cache.js';
 import { KNOWN_MODELS, knownModel } from './known-models.js';
-import {
-  BUNDLED_MODEL,
-  checkModelIndex,
-  findModelFiles,
-  MODEL_INDEX,
-  type ModelDirectory,
-} from './model-directory.js';
+import { checkModelIndex, findModelFiles, type ModelDirectory } from './model-directory.js';
 import { familyDefaults, readSchedule, type ScheduleFile } from './model-family.js';
 import type {
   Inference,
@@ -389,11 +384,11 @@ function unusedTensors(weights: WeightDescription | undefined): Inference[] {
 async function transformerConfig(
   weights: WeightDescription,
   signal: AbortSignal | undefined,
-): Promise<{ config: FluxConfig; ropeAxes: [number, number, number] | undefined }> {
+): Promise<{ config: FluxConfig; ropeAxes: FluxConfig['ropeAxes'] | undefined }> {
   const { settings } = await readTransformerConfig(weights.path, { signal });
   const { ropeAxes } = settings;
   const found = architectureOf(weights, 'transformer');
-  return { config: { ropeAxes: FLUX_1_DEV.ropeAxes, ...found, ...(ropeAxes && { ropeAxes }) }, ropeAxes };
+  return { config: { ...found, ropeAxes: ropeAxes ?? found.ropeAxes ?? FLUX_1_DEV.ropeAxes }, ropeAxes };
 }
 
 /**

@@ -6,8 +6,7 @@ import { checkInteger } from '../arguments.js';
 import { createPlan, type PlanModel } from '../sampler/index.js';
 import { JIT_OPTIONS } from '../sampler/options.js';
 import type { FluxConfig, JitOptions, JitPlan } from '../types.js';
-import { pixelsPerToken } from './model-directory.js';
-import { checkSide } from './size.js';
+import { checkSide, pixelsPerToken } from './size.js';
 import type { ModelInfo } from './spec.js';
 
 /** Most pictures of one request. They are sampled as one batch. */
@@ -30,10 +29,10 @@ export interface ResolvedRun {
 /** What a run is resolved from: the part of a request that decides what a run does and costs. */
 export interface RunOptions extends JitOptions {
   /** Pixels; a multiple of the model's pixels per token (16 for FLUX.1, 8 for flux-tiny). Default: the model's. */
-  width?: number;
-  height?: number;
+  width?: number | undefined;
+  height?: number | undefined;
   /** Number of text tokens, at most the model's (512 for FLUX.1). Default: the model's (512 for dev, 256 for schnell). */
-  maxSequenceLength?: number;
+  maxSequenceLength?: number | undefined;
 }
 
 /**
@@ -45,7 +44,7 @@ export interface RunOptions extends JitOptions {
  * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_UNKNOWN_PRESET, ERR_JITFLUX_INVALID_ANCHORS
  */
 export function resolveRun(
-  o: RunOptions & { images?: number; textTokens?: number | undefined },
+  o: RunOptions & { images?: number | undefined; textTokens?: number | undefined },
   model: ModelInfo,
   config?: FluxConfig,
 ): ResolvedRun {

@@ -5,6 +5,11 @@ export const MIN_SIDE_TOKENS = 4;
 /** Most pixels along a side. */
 export const MAX_SIDE_PIXELS = 8192;
 
+/** Side of one packed token in pixels: 16 for FLUX.1, 8 for flux-tiny. */
+export function pixelsPerToken(index: { decoder: { spatialFactor: number } }): number {
+  return index.decoder.spatialFactor * 2;
+}
+
 /**
  * Checks a picture's width or height.
  * @param unit pixels per token

@@ -8,6 +8,7 @@ import type {
   AutoencoderConfig,
   ClipConfig,
   FluxConfig,
+  PartlyKnown,
   PresetName,
   ScheduleOptions,
   T5Config,
@@ -30,7 +31,7 @@ export interface ModelInfo {
     /** Most text tokens. */
     length: number;
     /** Text tokens of a request that does not say. Default: `length`. */
-    defaultLength?: number;
+    defaultLength?: number | undefined;
     /** Prompts that the model was made for. */
     examples?: string[] | undefined;
   };
@@ -48,9 +49,9 @@ export interface ModelInfo {
     height: number;
     guidance: number;
     /** Preset of a request that names none. Default `'jit-4x'`. */
-    preset?: PresetName;
+    preset?: PresetName | undefined;
     /** Number of steps and schedule of the preset `'dense'`, if they are the model's own. */
-    dense?: { steps: number; schedule: ScheduleOptions };
+    dense?: { steps: number; schedule: ScheduleOptions } | undefined;
   };
 }
 
@@ -60,7 +61,7 @@ export interface Inference {
   value: string;
   why: string;
   /** Whether the signs contradict each other or are too few, so that the user should look. */
-  doubtful?: true;
+  doubtful?: true | undefined;
 }
 
 /** Files of a FLUX.1 model's text encoders. `weights` and `tokenizer` are absent from a named model. */
@@ -76,7 +77,7 @@ export interface TextEncoderSpec<Architecture, Settings> {
   /** Directory. */
   tokenizer?: string | undefined;
   /** What its tensors and its config.json say. */
-  architecture: Partial<Architecture>;
+  architecture: PartlyKnown<Architecture>;
   settings: Settings;
 }
 
@@ -109,7 +110,7 @@ export interface ModelSpec {
     weights?: WeightDescription | undefined;
     config: FluxConfig;
     /** As the model's settings state them; else the rule of FLUX.1 holds. */
-    ropeAxes?: [number, number, number] | undefined;
+    ropeAxes?: readonly [number, number, number] | undefined;
   };
   /** Undefined if no text encoders were asked for. */
   text?: NativeText | TorchScriptText | undefined;

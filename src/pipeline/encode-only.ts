@@ -2,7 +2,7 @@
 import { readLoadOptions } from '../engine/index.js';
 import type { LoadOptions } from '../types.js';
 import { checkLoadOptions, textPlacement } from '../model/component-options.js';
-import { EncodedPrompts, requireFinite } from './encoded-prompts.js';
+import { type EncodedPrompts, encodedPromptsOf, requireFinite } from './encoded-prompts.js';
 import { checkMemory, memoryAvailableTo, planEncoding } from '../model/memory-plan.js';
 import { describeModel, requireFiles } from '../model/resolve-model.js';
 import type { ModelSpec } from '../model/spec.js';
@@ -20,7 +20,7 @@ import { loadTextConditioner } from './text-conditioner.js';
 export async function encodeOnly(
   model: string | ModelSpec,
   prompt: string | string[],
-  given: LoadOptions & { maxSequenceLength?: number } = {},
+  given: LoadOptions & { maxSequenceLength?: number | undefined } = {},
 ): Promise<EncodedPrompts> {
   const prompts = checkPrompts(prompt);
   const { maxSequenceLength, ...o } = readLoadOptions(given, { maxSequenceLength: true });
@@ -47,7 +47,7 @@ export async function encodeOnly(
       length,
       signal: signal ?? new AbortController().signal,
     });
-    return await requireFinite(new EncodedPrompts({ ...conditions, prompts, model: source.info.name }));
+    return await requireFinite(encodedPromptsOf({ ...conditions, prompts, model: source.info.name }));
   } finally {
     conditioner.dispose();
   }

@@ -3,13 +3,22 @@ import { isDeepStrictEqual } from 'node:util';
 
 import { z } from 'zod';
 
-import { checkPath, type Names, readFields, readList, readOptions, readPlain } from '../arguments.js';
+import {
+  checkConstruction,
+  checkPath,
+  type Names,
+  OURS,
+  readFields,
+  readList,
+  readOptions,
+  readPlain,
+} from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { writeFileAtomic } from '../files/write-file.js';
 import { inspectWeights, loadTensors, Tensor } from '../engine/index.js';
 import type { FluxConfig } from '../types.js';
 import type { TokenCounts } from './text-conditioner.js';
-import { VERSION } from './version.js';
+import { VERSION } from '../files/version.js';
 import type { GenerateWarning } from './warning.js';
 
 const FORMAT = 'jit-flux-conditioning';
@@ -76,6 +85,9 @@ const OWN_ENCODERS = "(a program's own)";
 /** Values of all lists that are saved. */
 const MOST_VALUES = 1 << 20;
 
+/** @internal Encoded prompts, which take ownership of the tensors. */
+export let encodedPromptsOf: (content: Content) => EncodedPrompts;
+
 /**
  * One or several prompts, encoded: what text encoders give to the transformer. Use it in any number of requests
  * (`conditioning`), save it, load it in another process: pictures are the same as from the prompt itself. Dispose it
@@ -95,14 +107,18 @@ export class EncodedPrompts {
   /** Truncation and unknown words. */
   readonly warnings: GenerateWarning[];
 
-  /** @internal Takes ownership of the tensors. */
-  constructor(o: Content) {
+  private constructor(key: typeof OURS, o: Content) {
+    checkConstruction(key, new.target.name, 'FluxPipeline.encodePrompt, encodeOnly or loadEncodedPrompts');
     this.prompt = o.prompt;
     this.pooled = o.pooled;
     this.prompts = o.prompts;
     this.model = o.model;
     this.tokens = o.tokens;
     this.warnings = o.warnings;
+  }
+
+  static {
+    encodedPromptsOf = (content) => new EncodedPrompts(OURS, content);
   }
 
   get disposed(): boolean {
@@ -199,7 +215,7 @@ export class EncodedPrompts {
       if (typeof text !== 'string') throw invalidArgument('prompts', expected, text);
     const [prompt, pooled] = await Promise.all([o.prompt.to('cpu'), o.pooled.to('cpu')]);
     const content = { prompt, pooled, prompts, model, tokens: prompts.map(() => ({})), warnings: [] };
-    return requireFinite(new EncodedPrompts(content), (row) =>
+    return requireFinite(encodedPromptsOf(content), (row) =>
       invalidArgument(
         'prompt and pooled',
         'finite numbers',
@@ -251,7 +267,7 @@ export async function loadEncodedPrompts(
     pooled.dispose();
     throw corrupt(path, 'it was replaced while it was read');
   }
-  const result = new EncodedPrompts({ prompt, pooled, prompts, tokens, warnings, model: metadata.model });
+  const result = encodedPromptsOf({ prompt, pooled, prompts, tokens, warnings, model: metadata.model });
   return requireFinite(result, (row) => corrupt(path, `NaN or infinite values in row ${row}`));
 }
 
@@ -329,7 +345,7 @@ function corrupt(path: string, why: string, cause?: unknown): JitFluxError {
 
 /** One token of zeros, for runs whose picture does not matter. */
 export function blankPrompts(model: string, { textDim, pooledDim }: FluxConfig): EncodedPrompts {
-  return new EncodedPrompts({
+  return encodedPromptsOf({
     prompt: Tensor.from(new Float32Array(textDim), [1, 1, textDim]),
     pooled: Tensor.from(new Float32Array(pooledDim), [1, pooledDim]),
     ...{ prompts: ['(blank)'], model, tokens: [{}], warnings: [] },

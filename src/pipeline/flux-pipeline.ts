@@ -1,7 +1,15 @@
 /** Prompt to picture: text conditioner, transformer, sampler, decoder. */
 import { publishStep, traceLoad } from '../diagnostics.js';
 import { onAbort } from '../abort.js';
-import { checkCallback, checkInteger, type Names, readFields, readOptions } from '../arguments.js';
+import {
+  checkCallback,
+  checkConstruction,
+  checkInteger,
+  type Names,
+  OURS,
+  readFields,
+  readOptions,
+} from '../arguments.js';
 import { settled } from '../callbacks.js';
 import { abortedError, ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { log } from '../logging.js';
@@ -27,11 +35,11 @@ import {
   noTextEncoders,
   runGeneration,
 } from './generation.js';
-import { DecodedImage } from './image.js';
+import { type DecodedImage, decodedImageOf } from './image.js';
 import { loadLatentDecoder } from './latent-decoder.js';
 import { checkMemory, memoryAvailableTo, type MemoryPlan, planModelMemory } from '../model/memory-plan.js';
 import { modelFingerprint } from '../model/fingerprint.js';
-import { pixelsPerToken } from '../model/model-directory.js';
+import { pixelsPerToken } from '../model/size.js';
 import { checkChannels, checkTextWidths, describeModel, requireFiles } from '../model/resolve-model.js';
 import { doubts, type ModelInfo, type ModelSpec } from '../model/spec.js';
 import { OpenRequest } from './open-request.js';
@@ -78,7 +86,13 @@ export class FluxPipeline {
   readonly #activities = new Set<Activity>();
   #disposing: Promise<void> | undefined;
 
-  private constructor(parts: ModelParts, plan: MemoryPlan | undefined, queue: Required<QueueOptions>) {
+  private constructor(
+    key: typeof OURS,
+    parts: ModelParts,
+    plan: MemoryPlan | undefined,
+    queue: Required<QueueOptions>,
+  ) {
+    checkConstruction(key, new.target.name, 'FluxPipeline.load');
     this.model = parts.info;
     this.config = parts.transformer.config;
     this.#parts = parts;
@@ -149,7 +163,7 @@ export class FluxPipeline {
         device,
         milliseconds,
       });
-      return new FluxPipeline(parts as ModelParts, plan, queue);
+      return new FluxPipeline(OURS, parts as ModelParts, plan, queue);
     } catch (error) {
       disposeParts(parts);
       throw error;
@@ -204,7 +218,7 @@ export class FluxPipeline {
    */
   async encodePrompt(
     prompt: string | string[],
-    o: { maxSequenceLength?: number; signal?: AbortSignal } = {},
+    o: { maxSequenceLength?: number | undefined; signal?: AbortSignal | undefined } = {},
   ): Promise<EncodedPrompts> {
     this.#assertOpen();
     const prompts = checkPrompts(prompt);
@@ -256,7 +270,7 @@ export class FluxPipeline {
       const bytes = pixels.length / images;
       return Array.from({ length: images }, (_, image) => {
         const data = pixels.slice(image * bytes, (image + 1) * bytes);
-        return new DecodedImage({ width: size.width, height: size.height, data }, {});
+        return decodedImageOf({ width: size.width, height: size.height, data });
       });
     } finally {
       this.#activities.delete(activity);

@@ -2,8 +2,8 @@
 import { ERROR_CODES, invalidArgument, type JitFluxError, throwIfAborted } from '../errors.js';
 import { type FluxTransformer, JitSampler, Tensor } from '../engine/index.js';
 import type { Device, StepEvent } from '../types.js';
-import { EncodedPrompts } from './encoded-prompts.js';
-import { GeneratedImage } from './image.js';
+import { type EncodedPrompts, encodedPromptsOf } from './encoded-prompts.js';
+import { type GeneratedImage, generatedImageOf } from './image.js';
 import { noiseOf } from './initial-noise.js';
 import type { LatentDecoder } from './latent-decoder.js';
 import type { ModelInfo } from '../model/spec.js';
@@ -188,7 +188,7 @@ export async function encodePrompts(
     length,
     widths: transformer.config,
   });
-  return new EncodedPrompts({ ...conditions, prompts, model: info.name });
+  return encodedPromptsOf({ ...conditions, prompts, model: info.name });
 }
 
 export function noTextEncoders({ name }: ModelInfo): JitFluxError {
@@ -250,7 +250,7 @@ function picturesOf(
   return r.seeds.map((imageSeed, image) => {
     const prompt = r.prompts[Math.floor(image / r.numImages)] ?? '';
     const seed = plainSeed(imageSeed);
-    return new GeneratedImage({
+    return generatedImageOf({
       image: { width: r.width, height: r.height, data: pixels.slice(image * size, (image + 1) * size) },
       prompt,
       seed,

@@ -1,11 +1,24 @@
-import { checkBoolean, reading, readOptions } from '../arguments.js';
+import { checkBoolean, checkConstruction, OURS, reading, readOptions } from '../arguments.js';
 import { encodePng, encodePngAsync, type PngMetadata, type RgbImage } from '../image/index.js';
 
 /** Options of {@link DecodedImage.toPNG}. */
 export interface PngOptions {
   /** Whether the file says how the picture was made. Default true. */
-  metadata?: boolean;
+  metadata?: boolean | undefined;
 }
+
+/** What a {@link GeneratedImage} is made of. */
+interface ImageContent {
+  image: RgbImage;
+  prompt: string;
+  seed: number | bigint;
+  metadata: PngMetadata;
+}
+
+/** @internal */
+export let decodedImageOf: (image: RgbImage) => DecodedImage;
+/** @internal */
+export let generatedImageOf: (content: ImageContent) => GeneratedImage;
 
 /** A picture that has been decoded. */
 export class DecodedImage implements RgbImage {
@@ -16,12 +29,16 @@ export class DecodedImage implements RgbImage {
   /** Written into the PNG. Of a generated picture: everything that it follows from (docs/research.md). */
   readonly metadata: PngMetadata;
 
-  /** @internal */
-  constructor(image: RgbImage, metadata: PngMetadata) {
+  protected constructor(key: typeof OURS, image: RgbImage, metadata: PngMetadata) {
+    checkConstruction(key, new.target.name, 'FluxPipeline.generate or decode');
     this.width = image.width;
     this.height = image.height;
     this.data = image.data;
     this.metadata = metadata;
+  }
+
+  static {
+    decodedImageOf = (image) => new DecodedImage(OURS, image, {});
   }
 
   /**
@@ -36,7 +53,7 @@ export class DecodedImage implements RgbImage {
    * The same bytes, encoded on a thread of their own.
    * @throws ERR_JITFLUX_ABORTED
    */
-  async toPNGAsync(o: PngOptions & { signal?: AbortSignal } = {}): Promise<Uint8Array> {
+  async toPNGAsync(o: PngOptions & { signal?: AbortSignal | undefined } = {}): Promise<Uint8Array> {
     const { signal, ...options } = readOptions(o, { metadata: true, signal: true });
     return encodePngAsync(this, this.#metadata(options), { signal });
   }
@@ -52,10 +69,13 @@ export class GeneratedImage extends DecodedImage {
   /** Seed of this picture: a request for one picture with this seed gives it again. */
   readonly seed: number | bigint;
 
-  /** @internal */
-  constructor(o: { image: RgbImage; prompt: string; seed: number | bigint; metadata: PngMetadata }) {
-    super(o.image, o.metadata);
+  private constructor(key: typeof OURS, o: ImageContent) {
+    super(key, o.image, o.metadata);
     this.prompt = o.prompt;
     this.seed = o.seed;
+  }
+
+  static {
+    generatedImageOf = (content) => new GeneratedImage(OURS, content);
   }
 }

@@ -12,7 +12,7 @@ export {
   type MemoryPlanRequest,
   type PhaseMemory,
 } from '../model/memory-plan.js';
-export { BUNDLED_MODEL, MODEL_INDEX, pixelsPerToken } from '../model/model-directory.js';
+export { BUNDLED_MODEL } from '../model/bundled-model.js';
 export { KNOWN_MODELS, type KnownModel } from '../model/known-models.js';
 export { resolveModel, type ResolveOptions } from '../model/resolve-model.js';
 export type { RunOptions } from '../model/run.js';

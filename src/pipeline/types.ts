@@ -10,31 +10,31 @@ export type { GenerateWarning } from './warning.js';
 /** What to generate. Everything but `prompt` or `conditioning`, of which exactly one is given, has a default. */
 export interface GenerateRequest extends RunOptions {
   /** One prompt, or one per picture (times {@link numImages}). */
-  prompt?: string | string[];
+  prompt?: string | string[] | undefined;
   /**
    * Prompts that were encoded before, by `encodePrompt` or in another process; they take the place of `prompt`. Neither
    * changed nor disposed.
    */
-  conditioning?: EncodedPrompts;
+  conditioning?: EncodedPrompts | undefined;
   /**
    * Drives everything random: image b uses seed + b. Or a list of one seed per picture. Default: drawn at random, see
    * {@link GenerateResult.seed}.
    */
-  seed?: number | bigint | readonly (number | bigint)[];
+  seed?: number | bigint | readonly (number | bigint)[] | undefined;
   /** Strength of the embedded guidance, >= 0. Default: the model's. */
-  guidance?: number;
+  guidance?: number | undefined;
   /** Initial noise instead of the seed's, packed [images, tokens, channels] float32. Neither changed nor disposed. */
-  latents?: Tensor;
+  latents?: Tensor | undefined;
   /** Pictures per prompt. Default: 1, or as many as a list of seeds has for each. All pictures of a request are sampled as one batch, at most 64. */
-  numImages?: number;
+  numImages?: number | undefined;
   /**
    * Called after every step. A promise is waited for before the next one; an exception or a rejection ends the request. (The
    * requests of a batch wait for each other.)
    */
-  onStep?: (event: StepEvent<Tensor>) => void | Promise<void>;
-  signal?: AbortSignal;
+  onStep?: ((event: StepEvent<Tensor>) => void | Promise<void>) | undefined;
+  signal?: AbortSignal | undefined;
   /** `'latent'` skips the decoder and returns {@link GenerateResult.latents}. Default `'image'`. */
-  output?: 'image' | 'latent';
+  output?: 'image' | 'latent' | undefined;
 }
 
 /** Wall time in milliseconds. */
@@ -79,9 +79,9 @@ export interface DecodeRequest {
 
 /** Options of {@link FluxPipeline.warmUp}. */
 export interface WarmUpOptions {
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Called while the transformer's weights are prepared, after every block. */
-  onProgress?: (p: { block: number; blocks: number }) => void;
+  onProgress?: ((p: { block: number; blocks: number }) => void) | undefined;
 }
 
 /** Options of {@link FluxPipeline.load}: those of a model, and how a pipeline serves its requests. */
@@ -90,11 +90,11 @@ export interface PipelineOptions extends LoadOptions {
    * Requests at work at a time, 1 to 64. Their steps take turns on the same device: a short request need not wait for a
    * long one, and each takes longer. Every one holds latents and conditioning of its own. Default 1.
    */
-  concurrency?: number;
+  concurrency?: number | undefined;
   /**
    * Requests that may wait; one more is rejected with ERR_JITFLUX_QUEUE_FULL. 0: none. Default {@link DEFAULT_MAX_QUEUE}.
    */
-  maxQueue?: number;
+  maxQueue?: number | undefined;
   /**
    * Lets requests that wait be sampled together, up to `maxImages` pictures (2 to 64) in one batch: those of `generate`
    * that have the same size, sampling options and number of text tokens, and neither latents nor an activation policy of
@@ -102,7 +102,7 @@ export interface PipelineOptions extends LoadOptions {
    * (default 0) for others. A picture equals that of a request alone but for rounding, since matrices of other shapes
    * are multiplied. Default: off.
    */
-  dynamicBatching?: { maxImages: number; maxWaitMilliseconds?: number };
+  dynamicBatching?: { maxImages: number; maxWaitMilliseconds?: number | undefined } | undefined;
 }
 
 /** Requests that may wait for a pipeline, unless `maxQueue` says otherwise. */

@@ -20,9 +20,9 @@ export interface PlanModel {
 export interface PlanOptions extends JitOptions {
   grid: Grid;
   /** Checked, but without influence on the plan. */
-  seed?: number | bigint;
+  seed?: number | bigint | undefined;
   /** Given this, the plan counts FLOPs (of one image). */
-  model?: PlanModel;
+  model?: PlanModel | undefined;
 }
 
 const PLAN_OPTIONS: Names<PlanOptions> = { ...JIT_OPTIONS, grid: true, seed: true, model: true };

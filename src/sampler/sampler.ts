@@ -259,7 +259,7 @@ export class SamplerCore<T extends TensorLike = TensorLike>
     const dense = stage.activeTokens === this.plan.totalTokens;
 
     const request = {
-      grid: [this.#grid[0], this.#grid[1]] as [number, number],
+      grid: [this.#grid[0], this.#grid[1]] as const,
       step,
       sigma,
       ...(!dense && { anchors: list }),

@@ -109,7 +109,7 @@ export function divideStages(o: {
   tokens: number;
   stageRatios: readonly number[];
   tokenRatios: readonly number[];
-  initialCount?: number;
+  initialCount?: number | undefined;
 }): Stage[] {
   const names = {
     steps: true,

@@ -23,7 +23,7 @@ import {
   Tensor,
   TorchScriptModule,
 } from '../../src/index.js';
-import { VERSION } from '../../src/pipeline/version.js';
+import { VERSION } from '../../src/files/version.js';
 import { deferred } from '../support/deferred.js';
 
 const SMALL = {

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 import { convertModel } from '../../src/convert/index.js';
-import { BUNDLED_MODEL } from '../../src/model/model-directory.js';
+import { BUNDLED_MODEL } from '../../src/model/bundled-model.js';
 import type { MemoryPlan } from '../../src/model/memory-plan.js';
 import type { JitPlan } from '../../src/types.js';
 import { writeTinySnapshot } from '../support/tiny-snapshot.js';

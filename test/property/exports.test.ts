@@ -12,10 +12,9 @@ import { COMMANDS } from '../../src/cli/run.js';
 
 /** What no caller is to call: the documentation does not list it, and types say `@internal`. */
 const INTERNAL = [
-  // Takes ownership of a native handle, which nobody but the engine has.
+  // Private; test/unit/constructors.test.ts calls them.
   /^new (Tensor|Conditioning|FluxTransformer|ClipTextEncoder|T5Encoder|Autoencoder|TorchScriptModule)$/,
-  // Of what a pipeline makes.
-  /^new (FluxPipeline|EncodedPrompts|DecodedImage)$/,
+  /^new (FluxPipeline|EncodedPrompts|DecodedImage|GeneratedImage)$/,
   /^Tensor\.on$/,
   /^Random\.is$/,
   /#runJob$/,

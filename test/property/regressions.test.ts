@@ -9,7 +9,6 @@ import {
   ERROR_CODES,
   FluxPipeline,
   FluxTransformer,
-  GeneratedImage,
   inspectWeights,
   jit,
   JitFluxError,
@@ -40,6 +39,7 @@ import {
   staticSigmas,
   subSeed,
 } from '../../src/sampler/index.js';
+import { generatedImageOf } from '../../src/pipeline/image.js';
 import { VALUES } from '../support/hostile/values.js';
 import { fixturePath } from '../support/safetensors.js';
 import { ArrayTensor, referenceBackend } from '../support/reference-operators.js';
@@ -392,7 +392,7 @@ describe('the main entry', () => {
   it('what a picture says is checked on the calling thread', async () => {
     const image = { width: 1, height: 1, data: new Uint8Array(3) };
     const make = (metadata: unknown) =>
-      new GeneratedImage({ image, prompt: 'a', seed: 1, metadata: metadata as never });
+      generatedImageOf({ image, prompt: 'a', seed: 1, metadata: metadata as never });
     for (const metadata of [{ a: () => undefined }, { ['k'.repeat(80)]: 1 }, { 'a\0b': 1 }, 7]) {
       refusal(() => make(metadata).toPNG(), /"metadata/);
       await rejection(() => make(metadata).toPNGAsync(), /"metadata/);

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { roomsOf } from '../../scripts/lib/arrows.mjs';
+import { VERSION } from '../../src/files/version.js';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 const text = (path: string) => readFileSync(join(ROOT, path), 'utf8');
@@ -155,4 +156,13 @@ describe('decisions', () => {
     const headings = [...text(join('docs', 'adr', name)).matchAll(/^## (.+)$/gm)].map(([, title]) => title);
     expect(headings).toEqual(['Context', 'Decision', 'Consequences']);
   });
+});
+
+it('the lock file is of the version that package.json says, and src/ reads it there', () => {
+  const { version } = JSON.parse(text('package.json')) as { version: string };
+  const lock = JSON.parse(text('package-lock.json')) as {
+    version: string;
+    packages: Record<string, { version: string }>;
+  };
+  expect([VERSION, lock.version, lock.packages['']!.version]).toEqual([version, version, version]);
 });

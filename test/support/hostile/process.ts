@@ -82,19 +82,20 @@ export interface Report {
 }
 
 /**
+ * @param o.program what runs it. Default: hostile calls
  * @param o.seconds after which the process counts as hanging
  * @throws Error with the case that it was at, if the process crashes or hangs
  */
 export async function runInProcess(
   family: string,
-  o: { seed: number; runs: number; seconds: number; flags?: readonly string[] },
+  o: { seed: number; runs: number; seconds: number; flags?: readonly string[]; program?: string },
 ): Promise<Report> {
   const child = spawn(
     process.execPath,
     [
       ...(o.flags ?? []),
       '--enable-source-maps',
-      join(compile(), 'test/property/child.js'),
+      join(compile(), o.program ?? 'test/property/child.js'),
       family,
       String(o.seed),
       String(o.runs),

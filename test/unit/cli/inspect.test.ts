@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 
-import { BUNDLED_MODEL } from '../../../src/model/model-directory.js';
+import { BUNDLED_MODEL } from '../../../src/model/bundled-model.js';
 import type { ModelSpec } from '../../../src/model/spec.js';
 import { cli, errorOf } from './helpers.js';
 

@@ -12,7 +12,7 @@ import {
   RUNTIME_BYTES,
 } from '../../../src/model/memory-plan.js';
 import { resolveModel } from '../../../src/model/resolve-model.js';
-import { BUNDLED_MODEL } from '../../../src/model/model-directory.js';
+import { BUNDLED_MODEL } from '../../../src/model/bundled-model.js';
 import type { ModelSpec } from '../../../src/model/spec.js';
 import { FLUX_1_DEV, FLUX_TINY } from '../../../src/sampler/index.js';
 

@@ -4,7 +4,9 @@ import { join } from 'node:path';
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
-import { BUNDLED_MODEL, checkModelIndex, pixelsPerToken } from '../../../src/model/model-directory.js';
+import { BUNDLED_MODEL } from '../../../src/model/bundled-model.js';
+import { checkModelIndex } from '../../../src/model/model-directory.js';
+import { pixelsPerToken } from '../../../src/model/size.js';
 import { resolveModel } from '../../../src/model/resolve-model.js';
 
 const text = await readFile(join(BUNDLED_MODEL, 'model_index.json'), 'utf8');

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 
-import { BUNDLED_MODEL } from '../../../src/model/model-directory.js';
+import { BUNDLED_MODEL } from '../../../src/model/bundled-model.js';
 import { readAutoencoderConfig } from '../../../src/engine/component-config.js';
 import { requireFiles, resolveModel } from '../../../src/model/resolve-model.js';
 import { resolveRequest } from '../../../src/pipeline/request.js';

@@ -3,7 +3,8 @@ import { join } from 'node:path';
 
 import { describe, expect, it } from 'vitest';
 
-import { BUNDLED_MODEL, checkModelIndex } from '../../../src/model/model-directory.js';
+import { BUNDLED_MODEL } from '../../../src/model/bundled-model.js';
+import { checkModelIndex } from '../../../src/model/model-directory.js';
 import { MAX_IMAGES } from '../../../src/model/run.js';
 import { plainSeed, resolveRequest } from '../../../src/pipeline/request.js';
 import type { GenerateRequest } from '../../../src/pipeline/types.js';
