@@ -1,8 +1,9 @@
 /** `jit-flux convert`: weights in another format or dtype. */
 import { ERROR_CODES, JitFluxError } from '../errors.js';
+import { choiceFlag } from './choice-flag.js';
 import { defineCommand } from './command.js';
 import { formatBytes, table } from './format.js';
-import { given } from './options.js';
+import { given, quietFlag } from './options.js';
 import { transferProgress } from './progress.js';
 
 export const convertCommand = defineCommand({
@@ -20,17 +21,19 @@ export const convertCommand = defineCommand({
         demandOption: true,
         describe: 'directory for a snapshot; else a .pt or .safetensors file; an existing one is replaced',
       })
-      .option('dtype', {
-        choices: ['keep', 'float32', 'bfloat16', 'float16'] as const,
-        requiresArg: true,
-        default: 'keep' as const,
-        describe: 'type of all floating point tensors',
-      })
-      .option('format', {
-        choices: ['torchscript', 'safetensors'] as const,
-        requiresArg: true,
-        describe: "default: by the output's extension; torchscript for a snapshot",
-      })
+      .option(
+        'dtype',
+        choiceFlag('dtype', ['keep', 'float32', 'bfloat16', 'float16'], {
+          default: 'keep',
+          describe: 'type of all floating point tensors',
+        }),
+      )
+      .option(
+        'format',
+        choiceFlag('format', ['torchscript', 'safetensors'], {
+          describe: "default: by the output's extension; torchscript for a snapshot",
+        }),
+      )
       .option('resume', {
         type: 'boolean',
         default: true,
@@ -41,7 +44,7 @@ export const convertCommand = defineCommand({
         default: false,
         describe: 'check the CRC-32 of a TorchScript input first',
       })
-      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no progress' })
+      .option('quiet', quietFlag('no progress'))
       .example('$0 convert FLUX.1-dev flux-dev --dtype bfloat16', '')
       .example('$0 convert flux1-dev.safetensors transformer.pt', ''),
   async run(args, context) {
@@ -50,8 +53,7 @@ export const convertCommand = defineCommand({
     let result;
     try {
       result = await convertModel(args.input, args.output, {
-        ...given({ format: args.format }),
-        dtype: args.dtype,
+        ...given({ format: args.format, dtype: args.dtype }),
         resume: args.resume,
         verify: args.verify,
         onProgress: ({ component, writtenBytes, totalBytes }) =>

@@ -17,10 +17,12 @@ import {
 } from '../libtorch/requirements.js';
 import { VERSION } from '../files/version.js';
 import { defineCommand, EXIT } from './command.js';
-import { formatBytes, formatDuration } from './format.js';
+import { formatBytes, formatDuration, wrapText } from './format.js';
 import { checkCuda, cudaFacts, type Check } from './cuda-check.js';
 import type { CudaReport, SelfTestReport } from './self-test.js';
 
+/** Of what follows the mark of a check. */
+const INDENT = 6;
 const SELF_TEST_TIMEOUT = 120_000;
 const REPORT_IT =
   'Please report this with the output of `npx jit-flux doctor --json`. Rebuilding (`npm run build:native`) or ' +
@@ -49,8 +51,9 @@ export const doctorCommand = defineCommand({
     const show = (check: Check) => {
       checks.push(check);
       const mark = { ok: 'ok', warning: 'warn', failed: 'FAIL', skipped: 'skip' }[check.status];
-      context.print(`${mark.padEnd(5)} ${check.name}: ${check.detail.replaceAll('\n', '\n      ')}`);
-      if (check.remedy) context.print(`      -> ${check.remedy}`);
+      const lines = `${mark.padEnd(5)} ${check.name}: ${check.detail.replaceAll('\n', '\n      ')}`;
+      context.print(wrapText(lines, context.stdout.columns, INDENT));
+      if (check.remedy) context.print(wrapText(`      -> ${check.remedy}`, context.stdout.columns, INDENT));
     };
     context.print(`jit-flux ${VERSION}`);
     show(checkNode());

@@ -3,32 +3,34 @@ import { invalidArgument } from '../errors.js';
 import { BUNDLED_MODEL } from '../model/bundled-model.js';
 import { checkPrompts } from '../pipeline/request.js';
 import { defineCommand } from './command.js';
+import { LETTERS } from './flags.js';
 import { numberFlag } from './number-flag.js';
 import { typedPrompts } from './prompts.js';
-import { ENCODER_FLAGS, given, loadOptions, MEMORY_CHECK_FLAG } from './options.js';
+import { ENCODER_FLAGS, given, loadOptions, MEMORY_CHECK_FLAG, MODEL_FLAG, quietFlag } from './options.js';
 
 export const encodeCommand = defineCommand({
   command: 'encode [prompt..]',
   describe: 'Run the text encoders only, and save what they say',
   builder: (yargs) =>
     yargs
-      .positional('prompt', { type: 'string', array: true, describe: 'what to draw, in quotes' })
+      .positional('prompt', {
+        alias: LETTERS.prompt,
+        type: 'string',
+        array: true,
+        describe: 'what to draw, in quotes',
+      })
       .option('out', {
-        alias: 'o',
+        alias: LETTERS.out,
         type: 'string',
         requiresArg: true,
         default: 'conditioning.safetensors',
         describe: 'file to write; an existing one is replaced',
       })
-      .option('model', {
-        type: 'string',
-        requiresArg: true,
-        describe: 'model directory or checkpoint (default: the bundled flux-tiny)',
-      })
+      .option('model', MODEL_FLAG)
       .option('text-tokens', numberFlag('text-tokens', { describe: "default: the model's" }))
       .options(ENCODER_FLAGS)
       .option('memory-check', MEMORY_CHECK_FLAG)
-      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no warnings' })
+      .option('quiet', quietFlag('no warnings'))
       .example('$0 encode "a lighthouse at dawn" --model FLUX.1-dev -o lighthouse.safetensors', ''),
   async run(args, context) {
     const { signal } = context;

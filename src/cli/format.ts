@@ -17,16 +17,69 @@ export function toJson(document: unknown): string {
   );
 }
 
-/** Columns padded to equal width. Numbers, percentages and the like (columns named in `right`) end flush. */
-export function table(rows: readonly (readonly string[])[], right: readonly number[] = []): string[] {
+/** How a table fits a terminal. */
+export interface TableFit {
+  /** Of the terminal; undefined: any width will do. */
+  columns?: number | undefined;
+  /** Columns of the table to leave out, the first first, until it fits. */
+  drop?: readonly number[];
+}
+
+const GAP = '  ';
+/** Narrower than this a last column is not broken: it would become one word a line. */
+const NARROWEST_COLUMN = 16;
+
+/**
+ * Columns padded to equal width. Numbers, percentages and the like (columns named in `right`) end flush. What is too long in the
+ * last column goes on in the next line.
+ */
+export function table(
+  rows: readonly (readonly string[])[],
+  right: readonly number[] = [],
+  { columns, drop = [] }: TableFit = {},
+): string[] {
   const widths: number[] = [];
   for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, cell.length)));
-  return rows.map((row) =>
-    row
-      .map((cell, i) => (right.includes(i) ? cell.padStart(widths[i] ?? 0) : cell.padEnd(widths[i] ?? 0)))
-      .join('  ')
-      .trimEnd(),
-  );
+  const dropped = new Set<number>();
+  const kept = () => widths.map((_, i) => i).filter((i) => !dropped.has(i));
+  const width = () => kept().reduce((sum, i) => sum + widths[i]! + GAP.length, -GAP.length);
+  for (const i of drop) if (columns !== undefined && width() > columns) dropped.add(i);
+  const last = kept().at(-1) ?? 0;
+  const indent = width() - (widths[last] ?? 0);
+  const isBroken = columns !== undefined && columns - indent >= NARROWEST_COLUMN && !right.includes(last);
+  return rows.flatMap((row) => {
+    const line = kept()
+      .filter((i) => i < row.length)
+      .map((i) => (right.includes(i) ? row[i]!.padStart(widths[i]!) : row[i]!.padEnd(widths[i]!)))
+      .join(GAP)
+      .trimEnd();
+    return isBroken ? wrapText(line, columns, indent).split('\n') : [line];
+  });
+}
+
+/**
+ * Breaks lines at spaces. Words that are longer than a line stay whole.
+ * @param columns undefined: nothing is broken
+ * @param indent of the lines that follow; default: that of the line itself
+ */
+export function wrapText(text: string, columns: number | undefined, indent?: number): string {
+  if (columns === undefined) return text;
+  return text
+    .split('\n')
+    .flatMap((line) => {
+      const lines: string[] = [];
+      const margin = ' '.repeat(indent ?? /^ */.exec(line)![0].length);
+      let rest = line;
+      while (rest.length > columns) {
+        const before = rest.lastIndexOf(' ', columns);
+        const at = before > margin.length ? before : rest.indexOf(' ', Math.max(columns, margin.length));
+        if (at < 0) break;
+        lines.push(rest.slice(0, at).trimEnd());
+        rest = margin + rest.slice(at).trimStart();
+      }
+      return [...lines, rest];
+    })
+    .join('\n');
 }
 
 /** `1.5 GB`; decimal units. */

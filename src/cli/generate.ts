@@ -12,6 +12,8 @@ import { requireFiles, resolveModel } from '../model/resolve-model.js';
 import { resolveRequest, type ResolvedRequest } from '../pipeline/request.js';
 import type { JitPlan } from '../types.js';
 import { type Context, defineCommand, EXIT } from './command.js';
+import { describeMemory, describeModelChoice, describeRunChoice, describeTimings } from './details.js';
+import { LETTERS } from './flags.js';
 import { formatDuration } from './format.js';
 import { type FromPicture, readFromPicture } from './from-picture.js';
 import {
@@ -19,7 +21,9 @@ import {
   LOAD_FLAGS,
   loadOptions,
   MEMORY_CHECK_FLAG,
+  MODEL_FLAG,
   ONE_IMAGE,
+  quietFlag,
   runOptions,
   SAMPLING_FLAGS,
 } from './options.js';
@@ -33,6 +37,7 @@ export const generateCommand = defineCommand({
   builder: (yargs) =>
     yargs
       .positional('prompt', {
+        alias: LETTERS.prompt,
         type: 'string',
         array: true,
         describe: 'what to draw, in quotes; - reads standard input, one prompt per line',
@@ -54,19 +59,16 @@ export const generateCommand = defineCommand({
         describe: 'encoded prompts of `jit-flux encode` instead of a prompt; no text encoders are loaded',
       })
       .option('out', {
-        alias: 'o',
+        alias: LETTERS.out,
         type: 'string',
         requiresArg: true,
         describe:
           'PNG file to write, numbered if there are several; an existing one is replaced (default: jit-flux-<seed>.png, or the next free name)',
       })
-      .option('model', {
-        type: 'string',
-        requiresArg: true,
-        describe: 'model directory or checkpoint (default: the bundled flux-tiny)',
-      })
+      .option('model', MODEL_FLAG)
       .options(SAMPLING_FLAGS)
       .option('seed', {
+        alias: LETTERS.seed,
         type: 'string',
         requiresArg: true,
         describe: 'one, or several for every prompt: 1,2,5-8 (default: random, printed)',
@@ -84,13 +86,13 @@ export const generateCommand = defineCommand({
         default: true,
         describe: 'write into the file how it was made (--no-metadata: leave that out)',
       })
-      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no progress, no warnings' })
+      .option('quiet', quietFlag('no progress, no warnings'))
       .example('$0 generate "a red circle over the sea" -o circle.png', '')
       .example('$0 generate --from circle.png --seed 8', 'the same with another seed'),
   async run(typed, context) {
     const { signal } = context;
     const from = typed.from === undefined ? undefined : await readFromPicture(typed.from, signal);
-    const args = from ? completed(typed, from.flags) : typed;
+    const args = from ? completed(typed, from.flags, context.set) : typed;
     const load = loadOptions(args);
     if (from?.timeEmbedding) load.timeEmbedding = from.timeEmbedding;
     const { conditioning: file } = args;
@@ -101,7 +103,11 @@ export const generateCommand = defineCommand({
       prompts.push({ prompt: from.prompt });
     }
     if ((prompts.length === 0) === (file === undefined)) {
-      throw invalidArgument('prompt', 'either a prompt or --conditioning', words[0]);
+      const expected =
+        file === undefined
+          ? 'a prompt in quotes (or --prompt-file, --from, --conditioning)'
+          : 'nothing beside --conditioning, which brings its own';
+      throw invalidArgument('prompt', expected, words[0]);
     }
     if (file !== undefined) prompts.push({});
     const seeds = parseSeeds(args.seed);
@@ -113,7 +119,9 @@ export const generateCommand = defineCommand({
     const runs: Run[] = [];
     for (const { prompt, seed: own, out, ...options } of prompts) {
       const said = { ...typed, ...given(options) };
-      const asked = from ? completed(said, from.flags) : said;
+      const asked = from
+        ? completed(said, from.flags, without(context.set, Object.keys(given(options))))
+        : said;
       for (const seed of own === undefined ? seeds : parseSeeds(String(own))) {
         const request: GenerateRequest = {
           ...given({ prompt, conditioning }),
@@ -136,6 +144,7 @@ export const generateCommand = defineCommand({
     }
     nameFiles(runs);
     const isOne = runs.length === 1;
+    for (const line of describeModelChoice(spec, load)) context.detail(line);
     const skipped = args['skip-existing'] ? await takeExisting(runs) : [];
     const { assertWritable, freePath } = await import('../image/index.js');
     for (const { files, out } of runs) {
@@ -160,6 +169,7 @@ export const generateCommand = defineCommand({
         signal,
       });
       ({ plan: memory } = await pipeline.memory());
+      for (const line of memory ? describeMemory(memory) : []) context.detail(line);
       const weights = modelFingerprint(spec);
       if (from?.fingerprint !== undefined && weights !== from.fingerprint) {
         from.doubts.push(`${typed.from} was made with other weights: the picture may differ`);
@@ -230,6 +240,7 @@ async function makePictures(
   args: { quiet: boolean; metadata: boolean },
   context: Context,
 ): Promise<RunReport> {
+  for (const line of describeRunChoice(resolved)) context.detail(line);
   const progress = await generationProgress(context, resolved.plan, { enabled: !args.quiet });
   let result;
   try {
@@ -237,6 +248,8 @@ async function makePictures(
   } finally {
     progress.close();
   }
+  for (const line of describeTimings(result.timings)) context.detail(line);
+  const decoded = performance.now();
   const { writeFileOrElsewhere } = await import('../image/index.js');
   const images: RunReport['images'] = [];
   for (const [i, image] of result.images.entries()) {
@@ -249,9 +262,10 @@ async function makePictures(
     const { width, height, prompt, seed } = image;
     images.push({ path, width, height, prompt, seed, elsewhere: failed?.message });
   }
+  context.detail(`Write ${formatDuration(performance.now() - decoded)}`);
   if (!args.quiet) for (const { message } of result.warnings) context.note(`Warning: ${message}`);
   for (const { path, width, height, seed } of images) {
-    context.print(args.quiet ? path : `${path}  ${width}x${height}  seed ${seed}`);
+    context.print(args.quiet ? path : `${path}  ${width}x${height}  seed ${seed}`, path);
   }
   const { plan, warnings, timings, seed } = result;
   if (!args.quiet) {
@@ -297,19 +311,27 @@ const OF_PRESET: readonly string[] = [
   'anchors',
   'activation',
   'micro-flow',
+  'lifter',
 ] satisfies (keyof FromPicture['flags'])[];
 
-/** Flags of a picture under those that were typed. */
-function completed<Args extends object>(typed: Args, flags: FromPicture['flags']): Args {
-  const isTyped = (name: string) => (typed as Record<string, unknown>)[name] !== undefined;
+/** Flags of a picture under those that were typed, and above those that are set in the environment or a file. */
+function completed<Args extends object>(
+  typed: Args,
+  flags: FromPicture['flags'],
+  set: ReadonlySet<string>,
+): Args {
+  const isTyped = (name: string) => (typed as Record<string, unknown>)[name] !== undefined && !set.has(name);
   const isReplaced = (name: string) =>
     isTyped(name) ||
     (isTyped('preset') && OF_PRESET.includes(name)) ||
     // Encoded prompts bring their own.
     (isTyped('conditioning') && name === 'text-tokens');
-  const missing = Object.entries(flags).filter(([name]) => !isReplaced(name));
+  const missing = Object.entries(flags).filter(([name, value]) => value !== undefined && !isReplaced(name));
   return { ...typed, ...Object.fromEntries(missing) };
 }
+
+const without = (all: ReadonlySet<string>, some: readonly string[]) =>
+  new Set([...all].filter((name) => !some.includes(name)));
 
 /** @throws ERR_JITFLUX_INVALID_ARGUMENT if the picture's model is not the bundled one */
 function modelOf(from: FromPicture | undefined): string {

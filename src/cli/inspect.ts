@@ -31,7 +31,7 @@ export const inspectCommand = defineCommand({
     if (await isModel(args.file)) {
       const spec = await resolveModel(args.file, { signal: context.signal });
       context.printJson(spec);
-      for (const line of describeModel(spec)) context.print(line);
+      for (const line of describeModel(spec, context.stdout.columns)) context.print(line);
       return;
     }
     const { inspectWeights } = await import('../engine/index.js');
@@ -86,7 +86,7 @@ export const inspectCommand = defineCommand({
         ['rope axes', config.ropeAxes.join(', ')],
       );
     }
-    for (const line of table(rows)) context.print(line);
+    for (const line of table(rows, [], { columns: context.stdout.columns })) context.print(line);
     if (args.tensors) {
       context.print();
       const list = tensors.map(({ name, dtype, shape, bytes }) => [
@@ -95,7 +95,7 @@ export const inspectCommand = defineCommand({
         `[${shape.join(', ')}]`,
         formatBytes(bytes),
       ]);
-      for (const line of table(list, [3])) context.print(line);
+      for (const line of table(list, [3], { columns: context.stdout.columns })) context.print(line);
     }
     if (!problem) return;
     if (!context.json) context.note(`jit-flux: ${problem.message} [${problem.code}]`);
@@ -129,7 +129,7 @@ async function inspectPicture(path: string, context: Context): Promise<void> {
     ['size', `${width}x${height}`],
     ...facts.map(([name, value]) => [name, String(value)]),
   ];
-  for (const line of table(rows)) context.print(line);
+  for (const line of table(rows, [], { columns: context.stdout.columns })) context.print(line);
   if (!metadata) context.note(`${path} does not say how it was made, or another program made it`);
 }
 
@@ -144,7 +144,10 @@ async function isModel(path: string): Promise<boolean> {
   return !(await exists(path)) && !/[/.](pt|safetensors|json)$|\//.test(path);
 }
 
-function describeModel({ kind, path, info, transformer, text, decoder, inferred }: ModelSpec): string[] {
+function describeModel(
+  { kind, path, info, transformer, text, decoder, inferred }: ModelSpec,
+  columns: number | undefined,
+): string[] {
   const parts = [
     ['transformer', transformer.weights] as const,
     ...(text?.kind === 'native'
@@ -160,26 +163,30 @@ function describeModel({ kind, path, info, transformer, text, decoder, inferred 
   const { width, height, guidance, preset, dense } = info.defaults;
   const { config } = transformer;
   return [
-    ...table([
-      ['model', info.name],
-      ['kind', kind],
-      ...(path === undefined ? [] : [['path', path]]),
-      ...(info.license === undefined ? [] : [['licence', info.license]]),
-      ...(config
-        ? [
-            ['blocks', `${config.doubleBlocks} double, ${config.singleBlocks} single`],
-            ['hidden size', `${config.hiddenSize} = ${config.heads} heads x ${config.headDim}`],
-          ]
-        : []),
-      ['text tokens', `${info.text.defaultLength ?? info.text.length}, at most ${info.text.length}`],
-      ['latents', `${info.decoder.channels} channels, ${info.decoder.spatialFactor} pixels each`],
-      ['default', `${width}x${height}, guidance ${guidance}, preset ${preset ?? DEFAULT_PRESET}`],
-      ...(dense ? [['dense', `${dense.steps} steps, ${dense.schedule.kind} schedule`]] : []),
-      ...inferred.map(({ what, value, why, doubtful }) => [
-        doubtful ? `${what} (doubtful)` : what,
-        `${value}: ${why}`,
-      ]),
-    ]),
+    ...table(
+      [
+        ['model', info.name],
+        ['kind', kind],
+        ...(path === undefined ? [] : [['path', path]]),
+        ...(info.license === undefined ? [] : [['licence', info.license]]),
+        ...(config
+          ? [
+              ['blocks', `${config.doubleBlocks} double, ${config.singleBlocks} single`],
+              ['hidden size', `${config.hiddenSize} = ${config.heads} heads x ${config.headDim}`],
+            ]
+          : []),
+        ['text tokens', `${info.text.defaultLength ?? info.text.length}, at most ${info.text.length}`],
+        ['latents', `${info.decoder.channels} channels, ${info.decoder.spatialFactor} pixels each`],
+        ['default', `${width}x${height}, guidance ${guidance}, preset ${preset ?? DEFAULT_PRESET}`],
+        ...(dense ? [['dense', `${dense.steps} steps, ${dense.schedule.kind} schedule`]] : []),
+        ...inferred.map(({ what, value, why, doubtful }) => [
+          doubtful ? `${what} (doubtful)` : what,
+          `${value}: ${why}`,
+        ]),
+      ],
+      [],
+      { columns },
+    ),
     '',
     ...table(
       [
@@ -198,6 +205,7 @@ function describeModel({ kind, path, info, transformer, text, decoder, inferred 
         }),
       ],
       [3, 4],
+      { columns, drop: [1, 3] },
     ),
   ];
 }

@@ -25,6 +25,7 @@ const code = await run(process.argv.slice(2), {
   stderr: process.stderr,
   stdin: process.stdin,
   signal: controller.signal,
+  env: process.env,
 });
 if (code === EXIT.interrupted && received !== undefined) process.exitCode = exitCodeOf(received);
 else if (code !== EXIT.ok) process.exitCode = code;

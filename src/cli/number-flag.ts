@@ -1,4 +1,5 @@
 import { invalidArgument } from '../errors.js';
+import { refuse } from './refused.js';
 
 /**
  * A flag that takes a number. The parser's own make NaN of what is none, and nobody could say any more what was typed.
@@ -21,7 +22,7 @@ export function numberFlag<Default extends number | undefined = undefined>(
       const text: unknown = Array.isArray(typed) ? typed.at(-1) : typed;
       if (typeof text !== 'string') return text as Default;
       const value = text.trim() === '' ? NaN : Number(text);
-      if (Number.isNaN(value)) throw invalidArgument(name, 'a number', text);
+      if (Number.isNaN(value)) return refuse(invalidArgument(name, 'a number', text));
       return value;
     },
   };

@@ -4,6 +4,8 @@ import { checkLoadOptions } from '../model/component-options.js';
 import { MAX_IMAGES, resolveTextLength, type RunOptions } from '../model/run.js';
 import type { ModelInfo } from '../model/spec.js';
 import type { InferredOptionTypes } from 'yargs';
+import { choiceFlag } from './choice-flag.js';
+import { LETTERS } from './flags.js';
 import { numberFlag } from './number-flag.js';
 import { readListText, readMicroFlowText, readScheduleText } from '../sampler/settings-text.js';
 import type { Device, JitOptions, LoadOptions, PresetName } from '../types.js';
@@ -18,16 +20,19 @@ export const SAMPLING_FLAGS = {
     requiresArg: true,
     describe: "dense, jit-4x or jit-7x (default: the model's, mostly jit-4x)",
   },
-  width: numberFlag('width', { describe: "pixels (default: the model's)" }),
-  height: numberFlag('height', { describe: "pixels (default: the model's)" }),
+  width: { ...numberFlag('width', { describe: "pixels (default: the model's)" }), alias: LETTERS.width },
+  height: { ...numberFlag('height', { describe: "pixels (default: the model's)" }), alias: LETTERS.height },
   steps: numberFlag('steps', { describe: "number of steps (default: the preset's)" }),
   'text-tokens': numberFlag('text-tokens', {
     describe: "text tokens per picture (default: the model's)",
   }),
-  'num-images': numberFlag('num-images', {
-    default: ONE_IMAGE,
-    describe: `pictures of one run, 1 to ${MAX_IMAGES}`,
-  }),
+  'num-images': {
+    ...numberFlag('num-images', {
+      default: ONE_IMAGE,
+      describe: `pictures of one run, 1 to ${MAX_IMAGES}`,
+    }),
+    alias: LETTERS['num-images'],
+  },
   'stage-ratios': {
     type: 'string',
     requiresArg: true,
@@ -43,26 +48,20 @@ export const SAMPLING_FLAGS = {
     requiresArg: true,
     describe: 'noise levels: shift, static:<shift>, beta:<alpha>,<beta> or sigmas:<level>,<level>,...',
   },
-  anchors: {
-    choices: ['checkerboard', 'strided'] as const,
-    requiresArg: true,
+  anchors: choiceFlag('anchors', ['checkerboard', 'strided'], {
     describe: "pattern of the first stage's anchor tokens",
-  },
-  activation: {
-    choices: ['importance', 'grid'] as const,
-    requiresArg: true,
+  }),
+  activation: choiceFlag('activation', ['importance', 'grid'], {
     describe: 'which tokens join at the next stage',
-  },
+  }),
   'micro-flow': {
     type: 'string',
     requiresArg: true,
     describe: 'how they are brought in: finite-time or relax:<steps>',
   },
-  lifter: {
-    choices: ['gaussian', 'nearest'] as const,
-    requiresArg: true,
+  lifter: choiceFlag('lifter', ['gaussian', 'nearest'], {
     describe: "how the anchors' velocity is spread over all tokens (default: gaussian)",
-  },
+  }),
 } as const;
 
 /** What `generate`, `encode` and `plan` take of the options with which a model is loaded. */
@@ -78,17 +77,13 @@ export const ENCODER_FLAGS = {
     describe: 'which weights to take where the model has several: fp16 for model.fp16.safetensors',
   },
   device: { type: 'string', requiresArg: true, describe: 'cpu, cuda or cuda:<index> (default: cpu)' },
-  dtype: {
-    choices: ['float32', 'bfloat16', 'float16'] as const,
-    requiresArg: true,
+  dtype: choiceFlag('dtype', ['float32', 'bfloat16', 'float16'], {
     describe: 'type of weights and activations (default: float32, on a GPU bfloat16; float16: GPU only)',
-  },
-  'quantize-text-encoders': {
-    choices: ['int8'] as const,
-    requiresArg: true,
-    describe: 'multiply 8-bit integers in T5: half of its memory, faster, slightly less exact',
-  },
-  threads: numberFlag('threads', { describe: 'default: physical cores' }),
+  }),
+  'quantize-text-encoders': choiceFlag('quantize-text-encoders', ['int8'], {
+    describe: 'multiply 8-bit integers in T5: half of its memory, faster, slightly less exact; CPU only',
+  }),
+  threads: { ...numberFlag('threads', { describe: 'default: physical cores' }), alias: LETTERS.threads },
   'map-weights': {
     type: 'boolean',
     default: true,
@@ -109,11 +104,9 @@ export const ENCODER_FLAGS = {
  */
 export const LOAD_FLAGS = {
   ...ENCODER_FLAGS,
-  quantize: {
-    choices: ['int8'] as const,
-    requiresArg: true,
-    describe: 'multiply 8-bit integers in the transformer: faster, slightly less exact',
-  },
+  quantize: choiceFlag('quantize', ['int8'], {
+    describe: 'multiply 8-bit integers in the transformer: faster, slightly less exact; CPU only',
+  }),
   'release-encoders': {
     type: 'boolean',
     default: false,
@@ -130,6 +123,18 @@ export const LOAD_FLAGS = {
     describe: 'leave the GPU to the transformer: text encoders and decoder compute on the CPU',
   },
 } as const;
+
+/** Of the commands that load a model; without it, it is the bundled one. */
+export const MODEL_FLAG = {
+  alias: LETTERS.model,
+  type: 'string',
+  requiresArg: true,
+  describe: 'model directory or checkpoint (default: the bundled flux-tiny)',
+} as const;
+
+/** @param describe what else it does without */
+export const quietFlag = (describe: string) =>
+  ({ alias: LETTERS.quiet, type: 'boolean', default: false, describe }) as const;
 
 /** Of the commands that load a model. */
 export const MEMORY_CHECK_FLAG = {

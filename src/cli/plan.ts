@@ -1,20 +1,22 @@
 /** `jit-flux plan`: what a preset will do, without doing it. */
+import { checkNumber } from '../arguments.js';
+import { isAccelerator } from '../engine/index.js';
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import { availableMemory } from '../model/available-memory.js';
 import { checkPlannedOptions } from '../model/component-options.js';
-import { KNOWN_MODELS } from '../model/known-models.js';
-import { type MemoryPlan, memoryRequest, type PhaseMemory, planModelMemory } from '../model/memory-plan.js';
+import { memoryRequest, planModelMemory } from '../model/memory-plan.js';
 import { type ResolveOptions, resolveModel } from '../model/resolve-model.js';
 import { type ResolvedRun, resolveRun } from '../model/run.js';
 import { doubts, type ModelSpec } from '../model/spec.js';
 import { fluxFlops } from '../sampler/index.js';
-import type { FluxConfig } from '../types.js';
+import type { Device, FluxConfig } from '../types.js';
 import { defineCommand } from './command.js';
+import { describeMemory, describeModelChoice } from './details.js';
 import { table } from './format.js';
+import { LETTERS } from './flags.js';
 import { numberFlag } from './number-flag.js';
 import { LOAD_FLAGS, loadOptions, runOptions, SAMPLING_FLAGS, ONE_IMAGE } from './options.js';
-
-const NAMES = [...KNOWN_MODELS, 'flux-tiny'];
+import { MODEL_NAMES } from './words.js';
 
 export const planCommand = defineCommand({
   command: 'plan',
@@ -23,10 +25,11 @@ export const planCommand = defineCommand({
     yargs
       .options(SAMPLING_FLAGS)
       .option('model', {
+        alias: LETTERS.model,
         type: 'string',
         requiresArg: true,
         default: 'flux.1-dev',
-        describe: `${NAMES.join(', ')}, or the path of a model`,
+        describe: `${MODEL_NAMES.join(', ')}, or the path of a model`,
       })
       .options(LOAD_FLAGS)
       .option(
@@ -38,6 +41,7 @@ export const planCommand = defineCommand({
       .example('$0 plan --preset jit-7x --width 1024 --height 1024', 'FLUX.1-dev at 1024x1024'),
   async run(args, context) {
     const { textEncoders, variant, ...load } = loadOptions(args, checkPlannedOptions);
+    const free = gpuMemory(args['gpu-memory'], load.device);
     const { signal } = context;
     const spec = await findModel(args.model, { textEncoders, variant, signal });
     const { config } = spec.transformer;
@@ -51,17 +55,28 @@ export const planCommand = defineCommand({
       { ...load, ...memoryRequest(run) },
       {
         host: await availableMemory(),
-        ...(args['gpu-memory'] !== undefined && { device: args['gpu-memory'] * 2 ** 30 }),
+        ...(free !== undefined && { device: free }),
       },
     );
     const { width, height, images, textTokens, plan } = run;
     const { inferred } = spec;
+    for (const line of describeModelChoice(spec, load)) context.detail(line);
     context.printJson({ model: args.model, width, height, images, textTokens, ...plan, memory, inferred });
-    for (const line of describeRun(run, args.model, config)) context.print(line);
-    for (const line of describeMemory(memory)) context.print(line);
+    for (const line of describeRun(run, args.model, config, context.stdout.columns)) context.print(line);
+    context.print();
+    for (const line of describeMemory(memory, context.stdout.columns)) context.print(line);
     for (const doubt of doubts(spec)) context.note(`Warning: ${doubt}`);
   },
 });
+
+/** Bytes that are free on the GPU. @throws ERR_JITFLUX_INVALID_ARGUMENT, also if no GPU is planned for */
+function gpuMemory(gibibytes: number | undefined, device: Device | undefined): number | undefined {
+  if (gibibytes === undefined) return undefined;
+  const option = 'gpu-memory';
+  if (!isAccelerator(device)) throw invalidArgument(option, 'nothing without --device cuda', gibibytes);
+  checkNumber(option, gibibytes, 'GiB, more than 0 and at most 65536', (v) => v > 0 && v <= 65536);
+  return gibibytes * 2 ** 30;
+}
 
 /** @throws ERR_JITFLUX_INVALID_ARGUMENT naming the known models if it is neither one of them nor a path */
 async function findModel(model: string, o: ResolveOptions): Promise<ModelSpec> {
@@ -69,44 +84,20 @@ async function findModel(model: string, o: ResolveOptions): Promise<ModelSpec> {
     return await resolveModel(model, o);
   } catch (error) {
     if (error instanceof JitFluxError && error.code === ERROR_CODES.FILE_NOT_FOUND) {
-      const names = `${NAMES.slice(0, -1).join(', ')} or ${NAMES.at(-1)}`;
+      const names = `${MODEL_NAMES.slice(0, -1).join(', ')} or ${MODEL_NAMES.at(-1)}`;
       throw invalidArgument('model', `${names}, or the path of a model`, model);
     }
     throw error;
   }
 }
 
-/** The memory plan as lines of text. */
-function describeMemory(memory: MemoryPlan): string[] {
-  const gb = (bytes: number) => (bytes / 1e9).toFixed(2);
-  const parts = memory.components.map((part) => [
-    part.component,
-    part.device,
-    part.parameters === undefined ? '' : (part.parameters / 1e6).toFixed(1),
-    gb(part.fileBytes),
-    `${gb(part.residentBytes)}${part.mapped ? ' mapped' : ''}`,
-    gb(part.transientBytes),
-  ]);
-  const { available, accelerator } = memory;
-  const phases = (bytesOf: (phase: PhaseMemory) => number) =>
-    memory.phases.map((phase) => `${phase.phase} ${gb(bytesOf(phase))}`).join(', ');
-  return [
-    '',
-    `memory in GB, ${memory.dtype}${memory.blockWeights === 'int8' ? ' with int8 blocks' : ''}`,
-    ...table([['part', 'on', 'M parameters', 'file', 'weights', 'while it works'], ...parts], [2, 3, 4, 5]),
-    `${accelerator ? 'host: ' : ''}${phases(({ bytes }) => bytes)}; ` +
-      `available ${available ? gb(available.bytes) : 'unknown'}: ${memory.fits ? 'fits' : 'does not fit'}`,
-    ...(accelerator
-      ? [
-          `${accelerator.device}: ${phases(({ deviceBytes }) => deviceBytes ?? 0)}; transformer ${memory.blockWeights}; ` +
-            `available ${accelerator.availableBytes === undefined ? 'unknown (--gpu-memory)' : gb(accelerator.availableBytes)}`,
-        ]
-      : []),
-  ];
-}
-
 /** The run as lines of text. */
-function describeRun({ plan, ...run }: ResolvedRun, model: string, config: FluxConfig): string[] {
+function describeRun(
+  { plan, ...run }: ResolvedRun,
+  model: string,
+  config: FluxConfig,
+  columns: number | undefined,
+): string[] {
   const [rows, cols] = plan.grid;
   const denseStep = fluxFlops(config, plan.totalTokens, run.textTokens).total;
   // Tera, giga or mega, so that a small model's figures are not all zero.
@@ -130,7 +121,7 @@ function describeRun({ plan, ...run }: ResolvedRun, model: string, config: FluxC
     `${plan.preset}, ${model}, ${run.width}x${run.height}: ${rows} x ${cols} = ${plan.totalTokens} tokens, ` +
       `${run.textTokens} text tokens, ${plan.steps} steps`,
     '',
-    ...table(cells, [0, 1, 2, 3, 4, 5]),
+    ...table(cells, [0, 1, 2, 3, 4, 5], { columns, drop: [3, 4] }),
     '',
   ];
   if (flops) {
@@ -143,10 +134,12 @@ function describeRun({ plan, ...run }: ResolvedRun, model: string, config: FluxC
     );
   }
   lines.push('sigmas');
-  for (let i = 0; i < plan.sigmasWithTerminal.length; i += 10) {
+  // Of 8 characters each.
+  const perLine = Math.max(1, Math.min(10, Math.floor(((columns ?? Infinity) - 2) / 8)));
+  for (let i = 0; i < plan.sigmasWithTerminal.length; i += perLine) {
     lines.push(
       `  ${plan.sigmasWithTerminal
-        .slice(i, i + 10)
+        .slice(i, i + perLine)
         .map((sigma) => sigma.toFixed(4))
         .join('  ')}`,
     );

@@ -29,15 +29,16 @@ export async function generationProgress(
     return formatDuration((spent / doneWeight) * (weight - doneWeight));
   };
 
-  if (!context.stderr.isTTY) {
+  if (!context.stderr.isTTY || context.verbose) {
     let stage = -1;
     return {
       step(event) {
         advance(event.activeTokens, event.milliseconds);
-        if (event.stage !== stage) {
+        if (event.stage !== stage || context.verbose) {
           stage = event.stage;
           const tokens = `${event.activeTokens} of ${plan.totalTokens} tokens`;
-          context.note(`Step ${event.step + 1} of ${plan.steps}: stage ${stage}, ${tokens}`);
+          const time = context.verbose ? `, ${formatDuration(event.milliseconds)}` : '';
+          context.note(`Step ${event.step + 1} of ${plan.steps}: stage ${stage}, ${tokens}${time}`);
         }
         if (event.step + 1 === plan.steps) {
           context.note(`Sampled ${plan.steps} steps in ${formatDuration(spent)}`);
@@ -47,10 +48,14 @@ export async function generationProgress(
     };
   }
 
-  const bar = await createBar(
-    context,
-    'Stage {stage} {bar} {value}/{total} | {active}/{tokens} tokens | {ms} ms/step | ETA {left}',
-  );
+  const [steps, tokens] = [String(plan.steps).length, String(plan.totalTokens).length];
+  const bar = (await barFactory(context))([
+    ['Stage {stage} ', 8],
+    ['{bar} {value}/{total}', 2 + 2 * steps],
+    [' | ETA {left}', 6 + LONGEST.duration],
+    [' | {ms} ms/step', 11 + LONGEST.milliseconds],
+    [' | {active}/{tokens} tokens', 11 + 2 * tokens],
+  ]);
   let started = false;
   return {
     step(event) {
@@ -108,7 +113,12 @@ export async function transferProgress(context: Context, o: { enabled: boolean }
         if (!bars || p.total === 0)
           context.note(capitalize(p.phase) + (what === undefined ? '' : ` ${what}`) + (who ?? ''));
         else {
-          bar = bars(`${capitalize(p.phase)} {bar} {amount} of {size} | ETA {eta_formatted}`);
+          const size = formatBytes(p.total);
+          bar = bars([
+            [`${capitalize(p.phase)} `, p.phase.length + 1],
+            ['{bar} {amount} of {size}', 5 + LONGEST.amount + size.length],
+            [' | ETA {eta_formatted}', 6 + LONGEST.duration],
+          ]);
           bar.start(p.total, 0, { amount: formatBytes(0), size: formatBytes(p.total) });
         }
       }
@@ -123,18 +133,47 @@ export async function transferProgress(context: Context, o: { enabled: boolean }
   };
 }
 
-async function createBar(context: Context, format: string): Promise<SingleBar> {
-  return (await barFactory(context))(format);
+/** Characters of what changes. */
+const LONGEST = { duration: 11, milliseconds: 5, amount: 8 };
+/** Of the bar itself. */
+const WIDEST_BAR = 30;
+const NARROWEST_BAR = 10;
+/** Of a terminal that does not tell. */
+const USUAL_COLUMNS = 80;
+
+/** A part of a line with a bar, and how many characters it takes without the bar. The first two matter most. */
+type BarPart = readonly [format: string, characters: number];
+
+/** As much of the line as fits a terminal. */
+function fitBar(parts: readonly BarPart[], columns: number): { format: string; barsize: number } {
+  const kept: BarPart[] = [];
+  // The cursor needs a place, too.
+  let left = columns - 1 - NARROWEST_BAR;
+  for (const part of parts) {
+    if (kept.length >= 2 && part[1] > left) break;
+    kept.push(part);
+    left -= part[1];
+  }
+  const barsize = Math.max(1, Math.min(WIDEST_BAR, left + NARROWEST_BAR));
+  return { format: kept.map(([format]) => format).join(''), barsize };
 }
 
-async function barFactory(context: Context): Promise<(format: string) => SingleBar> {
+async function barFactory(context: Context): Promise<(parts: readonly BarPart[]) => SingleBar> {
   const { default: progress } = await import('cli-progress');
-  return (format) =>
-    new progress.SingleBar(
+  return (parts) => {
+    const { format, barsize } = fitBar(parts, context.stderr.columns ?? USUAL_COLUMNS);
+    return new progress.SingleBar(
       // The cursor stays visible, so that a killed process leaves the terminal as it was.
-      { format, stream: context.stderr, hideCursor: false, barsize: 30, gracefulExit: false },
+      {
+        format: context.dim(format),
+        stream: context.stderr,
+        hideCursor: false,
+        barsize,
+        gracefulExit: false,
+      },
       progress.Presets.shades_classic,
     );
+  };
 }
 
 function capitalize(text: string): string {

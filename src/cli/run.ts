@@ -1,41 +1,21 @@
 /** The command line as a function: arguments in, exit code out. */
-import yargs from 'yargs';
+import yargs, { type Argv } from 'yargs';
 
-import { ERROR_CODES, JitFluxError, type JitFluxErrorCode, withoutControls } from '../errors.js';
 import { VERSION } from '../files/version.js';
-import { type Command, type Context, EXIT, type Io } from './command.js';
-import { convertCommand } from './convert.js';
-import { doctorCommand } from './doctor.js';
-import { toJson } from './format.js';
-import { encodeCommand } from './encode.js';
-import { generateCommand } from './generate.js';
-import { inspectCommand } from './inspect.js';
-import { planCommand } from './plan.js';
+import { type Command, EXIT, type Io } from './command.js';
+import { COMMANDS } from './commands.js';
+import { COMPLETION_REQUEST, completionsOf } from './complete.js';
+import { commandName, COMMON_FLAGS, flagsOf, flagWords } from './flags.js';
+import { Invocation, UsageError } from './invocation.js';
 import { arrangePrompts } from './prompts.js';
-import { setupCommand } from './setup.js';
+import { throwRefused } from './refused.js';
 import { nearest } from './suggest.js';
 
-export const COMMANDS: readonly Command[] = [
-  generateCommand,
-  encodeCommand,
-  planCommand,
-  inspectCommand,
-  convertCommand,
-  setupCommand,
-  doctorCommand,
-];
-
-/** Errors that are ours, not the user's or the machine's. */
-const UNEXPECTED: readonly JitFluxErrorCode[] = [ERROR_CODES.NATIVE, ERROR_CODES.DISPOSED];
+export { COMMANDS };
 
 /** Columns of help: as many as the terminal has, within reason. */
 const WIDEST = 100;
 const NARROWEST = 40;
-
-/** A mistake in the command line itself, found by yargs. */
-class UsageError extends Error {}
-/** Of what the parser says: it quotes whole arguments, which may be of any length. */
-const MOST_CHARACTERS = 400;
 
 /**
  * Runs the command line. Never throws and never ends the process.
@@ -43,17 +23,16 @@ const MOST_CHARACTERS = 400;
  * @returns 0; 1 for an unexpected failure; 2 for bad input or a bad environment; 130 after an interrupt
  */
 export async function run(argv: readonly string[], io: Io): Promise<number> {
-  // Needed before parsing, because parsing can fail.
-  const json = argv.includes('--json') || argv.includes('--json=true');
-  const context: Context = {
-    ...io,
-    json,
-    print: (line = '') => void (json || io.stdout.write(`${withoutControls(line)}\n`)),
-    printJson: (document) => void (json && io.stdout.write(`${toJson(document)}\n`)),
-    note: (line) => void io.stderr.write(`${withoutControls(line)}\n`),
-  };
+  if (argv[0] === COMPLETION_REQUEST) {
+    for (const word of completionsOf(argv.slice(1), COMMANDS)) io.stdout.write(`${word}\n`);
+    return EXIT.ok;
+  }
+  const command = COMMANDS.find((one) => commandName(one) === flagWords(argv).find(isCommand));
+  const invocation = new Invocation(argv, io, command);
+  const { context } = invocation;
   let exitCode: number = EXIT.ok;
   try {
+    if (command && !asksOnly(argv)) await invocation.readSettings(command);
     const parser = yargs()
       .scriptName('jit-flux')
       .usage('$0 <command>\n\nFLUX image generation in Node, accelerated by Just-in-Time sparse sampling')
@@ -66,10 +45,9 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
         'populate--': true,
       })
       .middleware(takeLast, true)
-      .option('json', { type: 'boolean', default: false, describe: 'print one JSON document on stdout' })
+      .options(COMMON_FLAGS)
       .strict()
-      .demandCommand(1, 1, 'Name a command')
-      .recommendCommands()
+      .demandCommand(1, 'Name a command')
       .exitProcess(false)
       .showHelpOnFail(false)
       .fail((message: string | null, error: Error | undefined) => {
@@ -77,12 +55,21 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
       })
       .alias('h', 'help')
       .version(VERSION)
+      .alias('V', 'version')
+      // In the epilogue: the parser would put it in front of all others.
+      .completion('completion', false)
       .epilogue(
-        'Exit codes: 0 success, 1 unexpected failure, 2 bad input or environment, 130 interrupted (SIGTERM: 143)',
+        'Exit codes: 0 success, 1 unexpected failure, 2 bad input or environment, 130 interrupted (SIGTERM: 143). ' +
+          '`jit-flux completion` prints a script with which bash or zsh ($SHELL) completes what is typed.',
       )
       .wrap(Math.min(WIDEST, Math.max(NARROWEST, io.stdout.columns ?? WIDEST)));
     for (const { command, describe, builder, run: execute } of COMMANDS) {
-      parser.command(command, describe, builder, async (args) => {
+      const build = (argv: Argv) => {
+        const built = builder(argv);
+        for (const [flag, { value }] of invocation.settings) built.default(flag, value);
+        return built.middleware(throwRefused, true);
+      };
+      parser.command(command, describe, build, async (args) => {
         exitCode = (await execute(args as never, context)) ?? EXIT.ok;
       });
     }
@@ -90,13 +77,25 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
     await parser.parseAsync(wordsOf(argv), {}, (_error, _args, text) => {
       output = text;
     });
-    // Help and version.
+    // Help, version and the script of completions.
     if (output !== '') io.stdout.write(`${output}\n`);
     return argv.length === 0 ? EXIT.badInput : exitCode;
   } catch (error) {
-    return report(error instanceof UsageError ? await withSuggestion(error, argv) : error, context);
+    return invocation.report(error instanceof UsageError ? withSuggestion(error, command, argv) : error);
+  } finally {
+    invocation.end();
   }
 }
+
+const isCommand = (word: string) => COMMANDS.some((one) => commandName(one) === word);
+
+/** Help or version: no defaults are looked for, and none that is wrong is in the way. */
+function asksOnly(argv: readonly string[]): boolean {
+  const words = flagWords(argv);
+  return argv[0] === 'help' || words.some((word) => ASKING.includes(word));
+}
+
+const ASKING: readonly string[] = ['-h', '--help', '-V', '--version'];
 
 /** As the parser takes them. No words at all, and `help`, ask for help. */
 function wordsOf(argv: readonly string[]): string[] {
@@ -105,14 +104,21 @@ function wordsOf(argv: readonly string[]): string[] {
   return command === 'help' ? [...rest, '--help'] : arrangePrompts(argv);
 }
 
-/** For a flag that no command has, the one that was meant. */
-async function withSuggestion(error: UsageError, argv: readonly string[]): Promise<UsageError> {
-  const [, unknown] = /^Unknown arguments?: ([\w-]+)/.exec(error.message) ?? [];
-  const { command, builder } = COMMANDS.find((one) => one.command.split(' ')[0] === argv[0]) ?? {};
-  if (unknown === undefined || command === undefined || !builder) return error;
-  const help = await builder(yargs().scriptName('jit-flux').exitProcess(false)).getHelp();
-  const flags = [...help.matchAll(/--([a-z][a-z-]+)/g)].map(([, flag]) => flag!);
-  const meant = nearest(unknown, [...new Set(flags)]);
+/** For a command or flag that there is not, the one that was meant. */
+function withSuggestion(
+  error: UsageError,
+  command: Command | undefined,
+  argv: readonly string[],
+): UsageError {
+  const [, unknown] = /^Unknown (?:arguments?|commands?): ([\w-]+)/.exec(error.message) ?? [];
+  if (unknown === undefined) return error;
+  if (command === undefined && argv.includes(unknown)) {
+    const meant = nearest(unknown, COMMANDS.map(commandName));
+    return new UsageError(
+      `Unknown command: ${unknown}${meant === undefined ? '' : `; did you mean ${meant}?`}`,
+    );
+  }
+  const meant = command && nearest(unknown, [...flagsOf(command).keys()]);
   return meant === undefined ? error : new UsageError(`${error.message}; did you mean --${meant}?`);
 }
 
@@ -124,25 +130,4 @@ function takeLast(args: Record<string, unknown>): void {
   for (const [name, value] of Object.entries(args)) {
     if (Array.isArray(value) && !WORDS.includes(name)) args[name] = value.at(-1);
   }
-}
-
-/** Tells the user what went wrong and chooses the exit code. */
-function report(error: unknown, context: Context): number {
-  const interrupted = context.signal.aborted;
-  const known = error instanceof JitFluxError ? error : undefined;
-  const usage = error instanceof UsageError || (error instanceof Error && error.name === 'YError');
-  const said = error instanceof Error ? error.message : String(error);
-  const message = usage && said.length > MOST_CHARACTERS ? `${said.slice(0, MOST_CHARACTERS)}...` : said;
-  const code = known?.code ?? (usage ? ERROR_CODES.INVALID_ARGUMENT : 'ERR_UNEXPECTED');
-  context.printJson({ error: { code, message, ...(known?.details && { details: known.details }) } });
-  if (!context.json) {
-    if (interrupted && (known?.code === ERROR_CODES.ABORTED || !known)) context.note('Interrupted');
-    else {
-      context.note(`jit-flux: ${message}${known ? ` [${code}]` : ''}`);
-      if (usage) context.note('See jit-flux --help');
-      else if (!known && error instanceof Error && error.stack) context.note(error.stack);
-    }
-  }
-  if (interrupted) return EXIT.interrupted;
-  return usage || (known && !UNEXPECTED.includes(known.code)) ? EXIT.badInput : EXIT.failure;
 }

@@ -1,6 +1,6 @@
 /** `jit-flux setup`: fetches LibTorch. */
 import { defineCommand } from './command.js';
-import { given } from './options.js';
+import { given, quietFlag } from './options.js';
 import { transferProgress } from './progress.js';
 
 export const setupCommand = defineCommand({
@@ -27,7 +27,7 @@ export const setupCommand = defineCommand({
         describe: 'where to put it (default: $JIT_FLUX_CACHE or ~/.cache/jit-flux)',
       })
       .option('force', { type: 'boolean', default: false, describe: 'replace what is there' })
-      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'no progress' }),
+      .option('quiet', quietFlag('no progress')),
   async run(args, context) {
     const [{ setupLibTorch }, { AUTO_VARIANT, chooseVariant }] = await Promise.all([
       import('../libtorch/provision.js'),

@@ -57,8 +57,9 @@ export function nativeLoadOptions(o: LoadOptions): {
   verify: boolean;
   mapWeights: boolean;
 } {
-  const device = deviceIndex(o.device);
+  // What cannot work on any machine is told before the machine is asked.
   checkLoadValues(o);
+  const device = deviceIndex(o.device);
   return {
     device,
     dtype: computeDType(o),
@@ -86,7 +87,11 @@ export function checkLoadValues(o: LoadOptions): void {
     const value: string | undefined = o[option];
     if (value === undefined) continue;
     if (value !== 'int8') throw invalidArgument(option, "'int8' or nothing", value);
-    if (onAccelerator) throw invalidArgument(option, 'nothing on a GPU', value);
+    if (onAccelerator) {
+      const why =
+        'nothing on a GPU, where weights in 8 bits do not run (those that do not fit there are streamed)';
+      throw invalidArgument(option, why, value);
+    }
   }
   for (const option of ['weightStreaming', 'cudaGraphs'] as const) {
     if (o[option] !== undefined) checkBoolean(option, o[option]);

@@ -6,7 +6,7 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { ERROR_CODES, JitFluxError, invalidArgument } from '../errors.js';
-import { userCacheDirectory } from '../files/user-cache.js';
+import { userCacheDirectory } from '../files/user-directories.js';
 import { exposed, findExposure } from '../files/ownership.js';
 import { PACKAGE_ROOT } from '../files/package-root.js';
 import { findPythonTorch, pythonName } from './python.js';

@@ -2,7 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
-import { userCacheDirectory } from '../files/user-cache.js';
+import { userCacheDirectory } from '../files/user-directories.js';
 import { listDirectory, readSmallFile } from '../files/small-file.js';
 
 /** `organisation/name`, as the hub names models. */

@@ -592,7 +592,7 @@ class Parts {
   requireAll(path: string, text?: TextFiles): void {
     if (this.#missing.length === 0) return;
     const hint = text
-      ? `. An original checkpoint comes without text encoders: name a snapshot that has them (textEncoders, --text-encoders)`
+      ? `. An original checkpoint comes without text encoders: name a snapshot that has them (textEncoders)`
       : '';
     throw new JitFluxError(
       ERROR_CODES.INVALID_MODEL,

@@ -8,7 +8,8 @@ import { family as engine } from './families/engine.js';
 import { family as model } from './families/model.js';
 import { family as pipeline } from './families/pipeline.js';
 import { family as samplerFamily } from './families/sampler.js';
-import { COMMANDS } from '../../src/cli/run.js';
+import { COMMANDS } from '../../src/cli/commands.js';
+import { commandName, COMMON_FLAGS, flagsOf, LETTERS } from '../../src/cli/flags.js';
 
 /** What no caller is to call: the documentation does not list it, and types say `@internal`. */
 const INTERNAL = [
@@ -118,25 +119,27 @@ it('a new export is noticed', () => {
   expect(functionsOf(entry)).toEqual(['added', 'holder.method', 'new Added', 'Added#act']);
 });
 
-it('every option of every command is typed', async () => {
-  const { default: yargs } = await import('yargs');
-  const typed = (command: string): string[] =>
-    cli.targets
-      .filter(({ name }) => name.split(' ')[1] === command)
-      .flatMap((target) => target.good({} as never) as unknown[])
-      .map((word) => (typeof word === 'object' ? (word as { word: string }).word : (word as string)));
-  const aliases: Record<string, string> = { '-q': 'quiet', '-o': 'out' };
-  const missing = COMMANDS.flatMap(({ command, builder }) => {
-    const name = command.split(' ')[0]!;
-    const words = new Set(
-      typed(name).map((word) => aliases[word] ?? word.replace(/^--(no-)?/, '').replace(/=.*/, '')),
+it('every option of every command is typed', () => {
+  const letters = new Map([
+    ...Object.entries(LETTERS).map(([flag, letter]) => [`-${letter}`, flag] as const),
+    [`-${COMMON_FLAGS.verbose.alias}`, 'verbose'],
+  ]);
+  const typed = (command?: string): Set<string> =>
+    new Set(
+      cli.targets
+        .filter(({ name }) => command === undefined || name.split(' ')[1] === command)
+        .flatMap((target) => target.good({} as never) as unknown[])
+        .map((word) => (typeof word === 'object' ? (word as { word: string }).word : (word as string)))
+        .map((word) => letters.get(word) ?? word.replace(/^--(no-)?/, '').replace(/=.*/, '')),
     );
-    const parser = builder(yargs()) as unknown as { getOptions(): { key: Record<string, boolean> } };
-    const positional = new Set((command.match(/[<[](\w+)/g) ?? []).map((word) => word.slice(1)));
-    return Object.keys(parser.getOptions().key)
-      .filter((option) => option.length > 1 && !['help', 'version'].includes(option))
-      .filter((option) => !positional.has(option) && !words.has(option))
-      .map((option) => `${name} --${option}`);
+  const missing = COMMANDS.flatMap((command) => {
+    const name = commandName(command);
+    const words = typed(name);
+    return [...flagsOf(command).keys()]
+      .filter((flag) => !Object.hasOwn(COMMON_FLAGS, flag) && !words.has(flag))
+      .map((flag) => `${name} --${flag}`);
   });
   expect(missing).toEqual([]);
+  // Those of all commands with one of these.
+  expect(Object.keys(COMMON_FLAGS).filter((flag) => !typed().has(flag))).toEqual([]);
 });

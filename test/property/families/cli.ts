@@ -89,6 +89,7 @@ async function judge({ run, scratch, root }: World, words: string[]): Promise<vo
       },
     }),
     signal: new AbortController().signal,
+    env: { XDG_CONFIG_HOME: join(scratch, 'settings'), JIT_FLUX_THREADS: '1' },
   };
   const code = await run(argv, io);
   const fail = (what: string): never => {
@@ -97,7 +98,10 @@ async function judge({ run, scratch, root }: World, words: string[]): Promise<vo
     );
   };
   if (code !== 0 && code !== 2) fail(`exit code ${code}`);
-  if (/\n\s+at .*[:(]/.test(err) || /\n\s+at .*[:(]/.test(out)) fail('a stack trace');
+  // With --verbose it is asked for.
+  const isVerbose = argv.some((word) => /^(--verbose|-[a-zA-Z]*v)/.test(word));
+  const hasStack = (text: string) => /\n\s+at .*[:(]/.test(text);
+  if ((!isVerbose && hasStack(err)) || hasStack(out)) fail('a stack trace');
   const isJson = argv.includes('--json') || argv.includes('--json=true');
   if (isJson && out !== '') {
     try {
@@ -142,6 +146,11 @@ export const family: Family<World> = {
     'unknown option',
     'a command',
     'colour',
+    'verbose',
+    'colours',
+    'no settings',
+    'settings',
+    'letters',
   ],
   own: () => ({
     help: () => '--help',
@@ -153,6 +162,11 @@ export const family: Family<World> = {
     'unknown option': () => '--__proto__=1',
     'a command': () => 'plan',
     colour: () => '\x1b[31mred\x1b[0m\r\n',
+    verbose: () => '--verbose',
+    colours: () => '--color',
+    'no settings': () => '--no-config',
+    settings: () => '--config=/nonexistent',
+    letters: () => '-qvW',
   }),
   targets: [
     command('plan', () => [
@@ -165,6 +179,7 @@ export const family: Family<World> = {
       ...LOAD,
       ...TRANSFORMER,
     ]),
+    command('plan --json', () => ['plan', '--json', '-v', '--no-color', '--config', 'ROOT/package.json']),
     command('plan --json', () => ['plan', '--json', '--model', 'flux-tiny', ...SAMPLING]),
     command('inspect', () => ['inspect', 'ROOT/models/flux-tiny', '--tensors', '--json']),
     command('inspect', () => ['inspect', 'ROOT/test/fixtures/flux/flux-nano.safetensors', '--tensors'], {

@@ -1,5 +1,6 @@
 import { Writable } from 'node:stream';
 
+import type { Io } from '../../../src/cli/command.js';
 import { run } from '../../../src/cli/run.js';
 
 export interface Outcome {
@@ -12,6 +13,7 @@ export interface Outcome {
 export async function cli(
   argv: string[],
   signal: AbortSignal = new AbortController().signal,
+  more: Pick<Io, 'env'> = {},
 ): Promise<Outcome> {
   let stdout = '';
   let stderr = '';
@@ -24,6 +26,7 @@ export async function cli(
       },
     }),
     signal,
+    ...more,
   });
   return { code, stdout, stderr };
 }

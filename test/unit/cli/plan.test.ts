@@ -51,6 +51,19 @@ describe('jit-flux plan', () => {
     expect(memory.accelerator).toMatchObject({ device: 'cuda:7', availableBytes: 80 * 2 ** 30 });
   });
 
+  it('says whether it fits before anything is fetched', async () => {
+    const fits = async (model: string, gigabytes: string) => {
+      const flags = ['--dtype', 'bfloat16', '--device', 'cuda', '--gpu-memory', gigabytes];
+      const { stdout } = await cli(['plan', '--model', model, ...flags]);
+      return stdout.trimEnd().split('\n').at(-1);
+    };
+    for (const model of ['flux.1-dev', 'flux.1-schnell']) {
+      expect(await fits(model, '80')).toMatch(/^cuda: .*; transformer resident; available 85.90: fits$/);
+      expect(await fits(model, '24')).toMatch(/^cuda: .*; transformer streamed; available 25.77: fits$/);
+      expect(await fits(model, '8')).toMatch(/: does not fit$/);
+    }
+  });
+
   it('counts mapped weights as copies with --no-map-weights', async () => {
     const memory = async (flags: string[]) => {
       const { stdout } = await cli([...FLUX_7X, '--dtype', 'bfloat16', ...flags, '--json']);
@@ -64,8 +77,19 @@ describe('jit-flux plan', () => {
 
   it.each([
     ['--device gpu', 'ERR_JITFLUX_INVALID_ARGUMENT', 'device'],
-    ['--device cuda --quantize int8', 'ERR_JITFLUX_INVALID_ARGUMENT', 'quantize'],
-    ['--device cuda --quantize-text-encoders int8', 'ERR_JITFLUX_INVALID_ARGUMENT', 'quantizeTextEncoders'],
+    ['--device cuda --quantize int8', 'ERR_JITFLUX_INVALID_ARGUMENT', 'streamed) for --quantize'],
+    [
+      '--model flux.1-schnell --device cuda --gpu-memory 24 --quantize int8',
+      'ERR_JITFLUX_INVALID_ARGUMENT',
+      '--quantize',
+    ],
+    ['--gpu-memory 24', 'ERR_JITFLUX_INVALID_ARGUMENT', 'nothing without --device cuda for --gpu-memory'],
+    ['--device cuda --gpu-memory 0', 'ERR_JITFLUX_INVALID_ARGUMENT', 'more than 0'],
+    [
+      '--device cuda --quantize-text-encoders int8',
+      'ERR_JITFLUX_INVALID_ARGUMENT',
+      '--quantize-text-encoders',
+    ],
     [
       '--model flux-tiny --quantize-text-encoders int8',
       'ERR_JITFLUX_INVALID_ARGUMENT',
@@ -76,10 +100,10 @@ describe('jit-flux plan', () => {
     ['--width abc', 'ERR_JITFLUX_INVALID_ARGUMENT', 'width'],
     ['--model flux.2', 'ERR_JITFLUX_INVALID_ARGUMENT', 'flux.1-dev, flux.1-schnell or flux-tiny'],
     ['--model constructor', 'ERR_JITFLUX_INVALID_ARGUMENT', 'flux-tiny'],
-    ['--text-tokens 0', 'ERR_JITFLUX_INVALID_ARGUMENT', 'text-tokens'],
+    ['--text-tokens 0', 'ERR_JITFLUX_INVALID_ARGUMENT', '--text-tokens'],
     ['--steps -3', 'ERR_JITFLUX_INVALID_ARGUMENT', 'steps'],
-    ['--token-ratios 0,0.5,1', 'ERR_JITFLUX_INVALID_ARGUMENT', 'tokenRatios'],
-    ['--stage-ratios 0.4,0.65,0.9', 'ERR_JITFLUX_INVALID_ARGUMENT', 'stageRatios'],
+    ['--token-ratios 0,0.5,1', 'ERR_JITFLUX_INVALID_ARGUMENT', '--token-ratios'],
+    ['--stage-ratios 0.4,0.65,0.9', 'ERR_JITFLUX_INVALID_ARGUMENT', '--stage-ratios'],
     ['--stage-ratios 0.4,,1', 'ERR_JITFLUX_INVALID_ARGUMENT', 'stage-ratios'],
     ['--prest jit-7x', 'ERR_JITFLUX_INVALID_ARGUMENT', 'prest'],
     ['--width', 'ERR_JITFLUX_INVALID_ARGUMENT', 'width'],

@@ -3,11 +3,18 @@ import { Writable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
 
 import type { Context } from '../../../src/cli/command.js';
-import { formatBytes, formatCount, formatDuration, table, toJson } from '../../../src/cli/format.js';
+import {
+  formatBytes,
+  formatCount,
+  formatDuration,
+  table,
+  toJson,
+  wrapText,
+} from '../../../src/cli/format.js';
 import { generationProgress, transferProgress } from '../../../src/cli/progress.js';
 import { createPlan } from '../../../src/sampler/index.js';
 
-function capture(isTTY: boolean): { context: Context; text: () => string } {
+function capture(isTTY: boolean, columns?: number): { context: Context; text: () => string } {
   let text = '';
   const stderr = Object.assign(
     new Writable({
@@ -16,16 +23,20 @@ function capture(isTTY: boolean): { context: Context; text: () => string } {
         done();
       },
     }),
-    { isTTY },
+    { isTTY, ...(columns !== undefined && { columns }) },
   );
   const context: Context = {
     stdout: { write: () => undefined },
     stderr,
     signal: new AbortController().signal,
     json: false,
+    verbose: false,
+    set: new Set(),
     print: () => undefined,
     printJson: () => undefined,
     note: (line) => void stderr.write(`${line}\n`),
+    detail: () => undefined,
+    dim: (text) => text,
   };
   return { context, text: () => text };
 }
@@ -55,7 +66,26 @@ describe('generationProgress', () => {
 
   it('draws a bar on a terminal', async () => {
     const text = await play(true, true);
-    expect(text).toMatch(/Stage \d .*\/11 \| \d+\/256 tokens \| 100 ms\/step \| ETA /);
+    expect(text).toMatch(/Stage \d .*\/11 \| ETA .* \| 100 ms\/step \| \d+\/256 tokens/);
+  });
+
+  it.each([50, 80, 120])('fits %i columns', async (columns) => {
+    const { context, text } = capture(true, columns);
+    const large = createPlan({ preset: 'jit-4x', grid: [64, 64] });
+    const progress = await generationProgress(context, large, { enabled: true });
+    large.tokensPerStep.forEach((activeTokens, step) =>
+      progress.step({ step, stage: large.stageOfStep[step]!, activeTokens, milliseconds: 8000 }),
+    );
+    progress.close();
+    // What moves the cursor takes no place.
+    const lines = text()
+      .split('\x1b')
+      .map((part) => part.replace(/^(?:\[\??\d*[A-Za-z]|[78])/, ''));
+    const longest = Math.max(...lines.map((line) => line.length));
+    expect(longest).toBeGreaterThan(columns / 2);
+    expect(longest).toBeLessThan(columns);
+    expect(text()).toContain('18/18');
+    expect(text().includes('tokens')).toBe(columns >= 80);
   });
 
   it('is silent when asked', async () => {
@@ -109,6 +139,25 @@ describe('formatting', () => {
         [1],
       ),
     ).toEqual(['a     1', 'bcd  22']);
+  });
+
+  it('fits a terminal', () => {
+    const rows = [
+      ['a', '1', 'some words to read'],
+      ['bcd', '22', 'x'],
+    ];
+    expect(table(rows, [1], { columns: 26 })).toEqual([
+      'a     1  some words to',
+      '         read',
+      'bcd  22  x',
+    ]);
+    expect(table(rows, [1, 2], { columns: 24, drop: [1, 0] })).toEqual([
+      'a    some words to read',
+      'bcd                   x',
+    ]);
+    expect(wrapText('  one two three\nfour', 9)).toBe('  one two\n  three\nfour');
+    expect(wrapText('a very-long-word b', 6)).toBe('a\nvery-long-word\nb');
+    expect(wrapText('one two', undefined)).toBe('one two');
   });
 
   it('keeps large integers exact in JSON', () => {

@@ -21,11 +21,20 @@ describe('the flag that was meant', () => {
     for (const [argv, message] of [
       [['generate', 'a b', '--guidence', '3'], 'Unknown argument: guidence; did you mean --guidance?'],
       [['plan', '--gpu-memry', '24'], 'Unknown argument: gpu-memry; did you mean --gpu-memory?'],
+      [['genrate', 'a b'], 'Unknown command: genrate; did you mean generate?'],
+      [['plan', '--dtype', 'bfloat'], 'received "bfloat"; did you mean bfloat16?'],
+      [['plan', '--dtype', 'bf16'], 'received "bf16"; did you mean bfloat16?'],
+      [['plan', '--preset', 'jit4x'], 'did you mean jit-4x?'],
+      [['plan', '--schedule', 'bata:1,2'], 'did you mean beta?'],
+      [['plan', '--activation', 'gird'], 'did you mean grid?'],
+      [['plan', '--device', 'gpu'], 'did you mean cuda?'],
+      [['plan', '--model', 'flux.1-schnel'], 'did you mean flux.1-schnell?'],
+      [['setup', '--variant', 'cuda130'], 'did you mean cu130?'],
       [['plan', '--zzzz'], 'Unknown argument: zzzz\n'],
-      [['plan', '--height', 'abc'], 'Expected a number for "height" but received "abc" (string)'],
-      [['plan', '--steps', ''], 'Expected a number for "steps" but received "" (string)'],
+      [['plan', '--height', 'abc'], 'Expected a number for --height but received "abc" [ERR'],
+      [['plan', '--steps', ''], 'Expected a number for --steps but received "" [ERR'],
       [['plan', `--${'z'.repeat(5000)}`], `${'z'.repeat(300)}`],
-      [['plan', '--height', '1080'], '1088 is the nearest) for "height" but received 1080'],
+      [['plan', '--height', '1080'], '1088 is the nearest) for --height but received 1080'],
     ] as const) {
       const { code, stderr } = await cli([...argv]);
       expect([code, stderr]).toEqual([2, expect.stringContaining(message)]);

@@ -1,0 +1,54 @@
+/** Words that flags take, where the parser knows no choices: for suggestions and for completion. */
+import { KNOWN_MODELS } from '../model/known-models.js';
+import { AUTO_VARIANT } from '../libtorch/variant.js';
+import { PRESET_NAMES } from '../sampler/presets.js';
+import type { Flag } from './flags.js';
+import { nearest } from './suggest.js';
+
+/** Models that are known by a name, without files. */
+export const MODEL_NAMES: readonly string[] = [...KNOWN_MODELS, 'flux-tiny'];
+
+/** By flag, or by command and flag. What a word ends in a colon after, is followed by numbers. */
+const WORDS: ReadonlyMap<string, readonly string[]> = new Map(
+  Object.entries({
+    preset: PRESET_NAMES,
+    device: ['cpu', 'cuda'],
+    schedule: ['shift', 'static:', 'beta:', 'sigmas:'],
+    'micro-flow': ['finite-time', 'relax:'],
+    'plan model': MODEL_NAMES,
+    'setup variant': ['cpu', 'cu130', AUTO_VARIANT],
+  }),
+);
+
+/** What other programs call them. */
+const SYNONYMS: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    bf16: 'bfloat16',
+    fp16: 'float16',
+    half: 'float16',
+    fp32: 'float32',
+    full: 'float32',
+    gpu: 'cuda',
+    q8_0: 'int8',
+    '4x': 'jit-4x',
+    '7x': 'jit-7x',
+  }),
+);
+
+/** The words that a flag of a command takes; none: any, such as a path. */
+export function wordsOf(
+  command: string,
+  { name, choices }: Pick<Flag, 'name' | 'choices'>,
+): readonly string[] {
+  return choices ?? WORDS.get(`${command} ${name}`) ?? WORDS.get(name) ?? [];
+}
+
+/** Of these words the one that was meant by another. */
+export function meantBy(typed: string, words: readonly string[]): string | undefined {
+  const withoutNumbers = (word: string) => word.replace(/:.*/, '');
+  const said = withoutNumbers(typed).toLowerCase();
+  const known = words.map(withoutNumbers);
+  const synonym = SYNONYMS.get(said);
+  const meant = synonym !== undefined && known.includes(synonym) ? synonym : nearest(said, known);
+  return meant === withoutNumbers(typed) ? undefined : meant;
+}
