@@ -42,6 +42,8 @@ export const ERROR_CODES = {
   LIBTORCH_VERSION: 'ERR_JITFLUX_LIBTORCH_VERSION',
   /** The native libraries of this package are missing or could not be loaded. */
   NATIVE_LOAD: 'ERR_JITFLUX_NATIVE_LOAD',
+  /** A bundler has taken the package's code away from its files, or a file of the package was not copied with it. */
+  BUNDLED: 'ERR_JITFLUX_BUNDLED',
   /** Downloading or unpacking LibTorch failed. */
   SETUP_FAILED: 'ERR_JITFLUX_SETUP_FAILED',
   /** The requested device does not exist or is not supported by this build. */

@@ -15,7 +15,7 @@ import {
   compareVersions,
   systemLibraries,
 } from '../libtorch/requirements.js';
-import { VERSION } from '../files/version.js';
+import { VERSION } from '../files/package-files.js';
 import { defineCommand, EXIT } from './command.js';
 import { formatBytes, formatDuration, wrapText } from './format.js';
 import { checkCuda, cudaFacts, type Check } from './cuda-check.js';

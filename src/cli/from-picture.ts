@@ -4,7 +4,7 @@ import { z } from 'zod';
 import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
 import { readSmallFile } from '../files/small-file.js';
 import { OWN } from '../pipeline/picture-facts.js';
-import { VERSION } from '../files/version.js';
+import { VERSION } from '../files/package-files.js';
 import { PRESET_NAMES } from '../sampler/presets.js';
 import type { PngMetadata } from '../image/index.js';
 

@@ -1,7 +1,7 @@
 /** The command line as a function: arguments in, exit code out. */
 import yargs, { type Argv } from 'yargs';
 
-import { VERSION } from '../files/version.js';
+import { VERSION } from '../files/package-files.js';
 import { type Command, EXIT, type Io } from './command.js';
 import { COMMANDS } from './commands.js';
 import { COMPLETION_REQUEST, completionsOf } from './complete.js';

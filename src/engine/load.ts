@@ -7,7 +7,7 @@ import { realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { resolve } from 'node:path';
 import { ERROR_CODES, JitFluxError } from '../errors.js';
-import { VERSION } from '../files/version.js';
+import { VERSION } from '../files/package-files.js';
 import { connectNativeLog } from '../logging.js';
 import type { ControlBinding, NativeBinding, WeightsBinding } from './binding.js';
 import { SETUP_COMMAND, minorVersion, type LibTorch } from '../libtorch/libtorch.js';

@@ -1,11 +1,10 @@
 /** PNG encoding on a thread of its own, for programs whose event loop must not wait for it. */
 import { onAbort } from '../abort.js';
-import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 
 import { abortedError, ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import { readOptions } from '../arguments.js';
-import { PACKAGE_ROOT } from '../files/package-root.js';
+import { PACKAGE_FILES, shippedFile } from '../files/package-files.js';
 import { checkImage, checkMetadata, type PngMetadata, type RgbImage } from './png.js';
 
 /** To the thread. */
@@ -26,9 +25,6 @@ interface Waiting {
   resolve(png: Uint8Array): void;
   reject(error: unknown): void;
 }
-
-/** Built, also when this file is run from its source. */
-const PROGRAM = join(PACKAGE_ROOT, 'dist', 'image', 'png-worker.js');
 
 let worker: Worker | undefined;
 let lastId = 0;
@@ -64,10 +60,11 @@ export async function encodePngAsync(
 }
 
 function start(): Worker {
+  const program = shippedFile(PACKAGE_FILES.pngWorker);
   let thread: Worker;
   try {
     // The flags of the main program (--eval, --input-type) are not for this one.
-    thread = new Worker(PROGRAM, { execArgv: [], name: 'jit-flux png' });
+    thread = new Worker(program, { execArgv: [], name: 'jit-flux png' });
   } catch (cause) {
     throw threadFailed((cause as Error).message, cause);
   }

@@ -8,7 +8,7 @@ import { dirname, join, resolve } from 'node:path';
 import { ERROR_CODES, JitFluxError, invalidArgument } from '../errors.js';
 import { userCacheDirectory } from '../files/user-directories.js';
 import { exposed, findExposure } from '../files/ownership.js';
-import { PACKAGE_ROOT } from '../files/package-root.js';
+import { PACKAGE_FILES, shippedFile } from '../files/package-files.js';
 import { findPythonTorch, pythonName } from './python.js';
 
 export const SETUP_COMMAND = 'npx jit-flux setup';
@@ -109,7 +109,7 @@ interface Attempt {
   reason: string;
 }
 
-export function readManifest(path = join(PACKAGE_ROOT, 'libtorch.json')): LibTorchManifest {
+export function readManifest(path = shippedFile(PACKAGE_FILES.libtorch)): LibTorchManifest {
   return JSON.parse(readFileSync(path, 'utf8')) as LibTorchManifest;
 }
 

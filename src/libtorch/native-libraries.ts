@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { ERROR_CODES, JitFluxError, invalidArgument } from '../errors.js';
-import { PACKAGE_ROOT } from '../files/package-root.js';
+import { PACKAGE_FILES, PACKAGE_ROOT } from '../files/package-files.js';
 import { cudaVariant, findLibTorch, readManifest, type LibTorch } from './libtorch.js';
 import { hasNvidiaDevice } from './nvidia.js';
 
@@ -113,12 +113,13 @@ function cudaPlaces(options: LocateOptions): Place[] {
   return placesOf(options, 'Cuda', '-cuda');
 }
 
-function placesOf({ root = PACKAGE_ROOT }: LocateOptions, build: string, suffix: string): Place[] {
+function placesOf({ root }: LocateOptions, build: string, suffix: string): Place[] {
+  const prebuilds = root === undefined ? PACKAGE_FILES.prebuilds : join(root, 'prebuilds');
   return [
-    { directory: join(root, 'build', build), loader: 'jit_flux.node' },
+    { directory: join(root ?? PACKAGE_ROOT, 'build', build), loader: 'jit_flux.node' },
     // prebuildify names the file after the package.
     {
-      directory: join(root, 'prebuilds', `${process.platform}-${process.arch}${suffix}`),
+      directory: join(prebuilds, `${process.platform}-${process.arch}${suffix}`),
       loader: 'jit-flux.node',
       prebuilt: true,
     },
@@ -175,7 +176,9 @@ function missing(places: Place[], variant: Variant | undefined): JitFluxError {
     `The native libraries of jit-flux${isCuda ? ' for CUDA' : ''} are missing. Looked in:\n` +
       `${tried.map((line) => `  - ${line}`).join('\n')}\n` +
       `In a source checkout run \`${command}\`; otherwise ` +
-      (isCuda ? 'unset JIT_FLUX_VARIANT.' : 'reinstall the package.'),
+      (isCuda
+        ? 'unset JIT_FLUX_VARIANT.'
+        : 'reinstall the package, or, if a bundler has copied it, let it copy its whole folder (docs/install.md).'),
     { tried, command },
   );
 }

@@ -18,7 +18,7 @@ import { writeFileAtomic } from '../files/write-file.js';
 import { inspectWeights, loadTensors, Tensor } from '../engine/index.js';
 import type { FluxConfig } from '../types.js';
 import type { TokenCounts } from './text-conditioner.js';
-import { VERSION } from '../files/version.js';
+import { VERSION } from '../files/package-files.js';
 import type { GenerateWarning } from './warning.js';
 
 const FORMAT = 'jit-flux-conditioning';

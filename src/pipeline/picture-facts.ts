@@ -4,7 +4,7 @@ import { resolveOptions } from '../sampler/index.js';
 import { listText, microFlowText, scheduleText } from '../sampler/settings-text.js';
 import type { LoadOptions } from '../types.js';
 import type { ResolvedRequest } from './request.js';
-import { VERSION } from '../files/version.js';
+import { VERSION } from '../files/package-files.js';
 
 /** Of a setting that was a function, a list of tokens or a tensor of the program's: it cannot be repeated from a file. */
 export const OWN = 'own';

@@ -1,10 +1,9 @@
 /** Long prompts, encoded on a thread: an adversary's 20,000 characters take seconds. */
 import { onAbort } from '../abort.js';
-import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 
 import { abortedError, ERROR_CODES, JitFluxError, type JitFluxErrorCode } from '../errors.js';
-import { PACKAGE_ROOT } from '../files/package-root.js';
+import { PACKAGE_FILES, shippedFile } from '../files/package-files.js';
 import type { EncodedPrompt, TokenizerSource } from './types.js';
 
 /** To the thread. */
@@ -17,9 +16,6 @@ export interface TokenizerTask {
 /** From the thread. Errors lose their class on the way. */
 export type TokenizerReply =
   { encoded: EncodedPrompt[] } | { code: JitFluxErrorCode; message: string; path: unknown };
-
-/** Built, also when this file is run from its source. */
-const PROGRAM = join(PACKAGE_ROOT, 'dist', 'text', 'tokenizer-worker.js');
 
 /** Of the thread's JavaScript. The largest tokenizers and 20,000 characters take a quarter of it. */
 const MAX_HEAP_MEGABYTES = 1024;
@@ -51,8 +47,9 @@ export async function encodeOnThread(
 }
 
 function start(task: TokenizerTask): Worker {
+  const program = shippedFile(PACKAGE_FILES.tokenizerWorker);
   try {
-    return new Worker(PROGRAM, {
+    return new Worker(program, {
       workerData: task,
       // The flags of the main program (--eval, --input-type) are not for this one.
       execArgv: [],

@@ -23,7 +23,7 @@ import {
   Tensor,
   TorchScriptModule,
 } from '../../src/index.js';
-import { VERSION } from '../../src/files/version.js';
+import { VERSION } from '../../src/files/package-files.js';
 import { deferred } from '../support/deferred.js';
 
 const SMALL = {

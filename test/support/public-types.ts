@@ -2,7 +2,7 @@
 import { dirname, join } from 'node:path';
 import ts from 'typescript';
 
-import { PACKAGE_ROOT } from '../../src/files/package-root.js';
+import { PACKAGE_ROOT } from '../../src/files/package-files.js';
 
 const DIST = join(PACKAGE_ROOT, 'dist');
 export const ENTRIES = ['index.d.ts', 'sampler/index.d.ts'].map((name) => join(DIST, name));

@@ -7,7 +7,7 @@ import ts from 'typescript';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 
 import { compilerArguments, MODES } from '../../scripts/lib/type-consumers.mjs';
-import { PACKAGE_ROOT } from '../../src/files/package-root.js';
+import { PACKAGE_ROOT } from '../../src/files/package-files.js';
 
 let project: string;
 beforeAll(() => {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { roomsOf } from '../../scripts/lib/arrows.mjs';
-import { VERSION } from '../../src/files/version.js';
+import { VERSION } from '../../src/files/package-files.js';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 const text = (path: string) => readFileSync(join(ROOT, path), 'utf8');

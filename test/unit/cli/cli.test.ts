@@ -4,7 +4,7 @@ import { join } from 'node:path';
 
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
-import { VERSION } from '../../../src/files/version.js';
+import { VERSION } from '../../../src/files/package-files.js';
 import { cli, errorOf } from './helpers.js';
 
 describe('jit-flux', () => {
