@@ -1,5 +1,6 @@
 /** Output files that are either complete or not there. */
 import { createHash, randomBytes } from 'node:crypto';
+import { fsync } from 'node:fs';
 import {
   link,
   lstat,
@@ -13,6 +14,7 @@ import {
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join, parse, resolve } from 'node:path';
+import { promisify } from 'node:util';
 
 import { ERROR_CODES, JitFluxError, systemErrorOf, throwIfAborted } from '../errors.js';
 import { livenessOf, ownIdentity } from './process-identity.js';
@@ -35,13 +37,16 @@ export async function writeFileAtomic(
   const target = await targetOf(path);
   await throughTemporary(path, target, async (temporary, file) => {
     await file.writeFile(data);
-    await file.sync();
+    await flush(file.fd);
     await file.close();
     throwIfAborted(o.signal);
     if (o.replace === false) await renameToNew(temporary, target);
     else await rename(temporary, target);
   });
 }
+
+/** `FileHandle.sync`, which Yarn's Plug'n'Play does not have. */
+const flush = promisify(fsync);
 
 /** `rename`, which fails with EEXIST if the target is there. Node has no RENAME_NOREPLACE. */
 async function renameToNew(temporary: string, target: string): Promise<void> {

@@ -5,6 +5,7 @@ import { Worker } from 'node:worker_threads';
 import { abortedError, ERROR_CODES, JitFluxError, throwIfAborted } from '../errors.js';
 import { readOptions } from '../arguments.js';
 import { PACKAGE_FILES, shippedFile } from '../files/package-files.js';
+import { threadFlags } from '../files/thread-flags.js';
 import { checkImage, checkMetadata, type PngMetadata, type RgbImage } from './png.js';
 
 /** To the thread. */
@@ -63,8 +64,7 @@ function start(): Worker {
   const program = shippedFile(PACKAGE_FILES.pngWorker);
   let thread: Worker;
   try {
-    // The flags of the main program (--eval, --input-type) are not for this one.
-    thread = new Worker(program, { execArgv: [], name: 'jit-flux png' });
+    thread = new Worker(program, { execArgv: threadFlags(), name: 'jit-flux png' });
   } catch (cause) {
     throw threadFailed((cause as Error).message, cause);
   }

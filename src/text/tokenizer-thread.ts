@@ -4,6 +4,7 @@ import { Worker } from 'node:worker_threads';
 
 import { abortedError, ERROR_CODES, JitFluxError, type JitFluxErrorCode } from '../errors.js';
 import { PACKAGE_FILES, shippedFile } from '../files/package-files.js';
+import { threadFlags } from '../files/thread-flags.js';
 import type { EncodedPrompt, TokenizerSource } from './types.js';
 
 /** To the thread. */
@@ -51,8 +52,7 @@ function start(task: TokenizerTask): Worker {
   try {
     return new Worker(program, {
       workerData: task,
-      // The flags of the main program (--eval, --input-type) are not for this one.
-      execArgv: [],
+      execArgv: threadFlags(),
       name: 'jit-flux tokenizer',
       resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MEGABYTES },
     });
