@@ -3,6 +3,7 @@
  *
  * Importing this module loads no native code; that happens on first use of a tensor, model or pipeline.
  */
+import './disposal.js';
 export {
   BUNDLED_MODEL,
   DEFAULT_MAX_QUEUE,

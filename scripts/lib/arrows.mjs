@@ -48,7 +48,7 @@ export const ALLOWED = {
     base: [],
   },
   typescript: {
-    index: ['pipeline', 'convert', 'model', 'engine', 'libtorch', 'sampler', 'text', 'image', 'diagnostics', 'logging', 'arguments', 'errors', 'types'], // prettier-ignore
+    index: ['pipeline', 'convert', 'model', 'engine', 'libtorch', 'sampler', 'text', 'image', 'diagnostics', 'logging', 'arguments', 'errors', 'types', 'disposal'], // prettier-ignore
     cli: ['pipeline', 'convert', 'model', 'engine', 'libtorch', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'arguments', 'errors', 'types'], // prettier-ignore
     pipeline: ['model', 'engine', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'arguments', 'callbacks', 'abort', 'errors', 'types'], // prettier-ignore
     convert: ['model', 'engine', 'files', 'arguments', 'errors', 'types'],
@@ -56,7 +56,7 @@ export const ALLOWED = {
     engine: ['libtorch', 'sampler', 'files', 'logging', 'arguments', 'callbacks', 'abort', 'errors', 'types'],
     libtorch: ['files', 'arguments', 'callbacks', 'errors'],
     // Published as jit-flux/sampler too: pure, nothing but arithmetic.
-    sampler: ['arguments', 'errors', 'types'],
+    sampler: ['arguments', 'errors', 'types', 'disposal'],
     text: ['files', 'abort', 'errors'],
     image: ['files', 'arguments', 'abort', 'errors'],
     files: ['abort', 'errors'],
@@ -68,6 +68,8 @@ export const ALLOWED = {
     abort: ['errors'],
     errors: [],
     types: [],
+    // What a context of node:vm lacks.
+    disposal: [],
   },
 };
 

@@ -31,6 +31,7 @@ import {
   throwIfAborted,
 } from '../errors.js';
 import { readJsonFile } from '../files/json.js';
+import { shippedFile } from '../files/package-files.js';
 import { listDirectory } from '../files/small-file.js';
 import { deepFreeze } from '../sampler/freeze.js';
 import { FLUX_1_DEV } from '../sampler/flops.js';
@@ -121,6 +122,7 @@ async function resolveAny(model: string | ModelSpec, o: ResolveOptions): Promise
   const absolute = resolve(model);
   const found = await stat(absolute).catch(() => undefined);
   if (!found) {
+    if (absolute === BUNDLED_MODEL) shippedFile(absolute); // a better error
     if (model === basename(BUNDLED_MODEL)) return resolveAny(BUNDLED_MODEL, o);
     const known = knownModel(model);
     if (known) return reuse(known, textEncoders);

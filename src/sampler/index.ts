@@ -3,6 +3,7 @@
  * functions, and the sampling loop over any tensor library through {@link SamplerBackend}.
  */
 
+import '../disposal.js';
 export { SamplerCore, type SamplerBackend } from './sampler.js';
 export { createPlan, type PlanModel, type PlanOptions } from './plan.js';
 export { resolveOptions, type ResolvedOptions } from './options.js';

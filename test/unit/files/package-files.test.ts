@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, cpSync, existsSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { rolldown } from 'rolldown';
 import { describe, expect, it } from 'vitest';
@@ -61,6 +61,39 @@ describe('a package without its files', () => {
     expect(() => shippedFile(path)).toThrow(path);
     writeFileSync(path, '');
     expect(shippedFile(path)).toBe(path);
+  });
+});
+
+describe('a package of which a tracer has copied the code alone', () => {
+  const PROGRAM = `
+    const { BUNDLED_MODEL, FluxPipeline, encodePngAsync, setupLibTorch } = await import('./jit-flux/dist/index.js');
+    const image = { width: 1, height: 1, data: new Uint8Array(3) };
+    const calls = [
+      () => FluxPipeline.load(BUNDLED_MODEL),
+      () => encodePngAsync(image),
+      () => setupLibTorch(),
+    ];
+    for (const call of calls) await call().catch(({ code, details }) => console.log(code, details.path));
+  `;
+
+  it('names the file that is needed', () => {
+    const folder = temporaryDirectory();
+    const copy = join(folder, 'jit-flux');
+    cpSync(join(PACKAGE_ROOT, 'dist'), join(copy, 'dist'), {
+      recursive: true,
+      filter: (path) => !path.endsWith('-worker.js'),
+    });
+    copyFileSync(join(PACKAGE_ROOT, 'package.json'), join(copy, 'package.json'));
+    symlinkSync(join(PACKAGE_ROOT, 'node_modules'), join(folder, 'node_modules'));
+    const output = execFileSync(process.execPath, ['--input-type=module', '-e', PROGRAM], {
+      cwd: folder,
+      encoding: 'utf8',
+      env: { ...process.env, JIT_FLUX_CACHE: join(folder, 'cache') },
+    });
+    const missing = ['models/flux-tiny', 'dist/image/png-worker.js', 'libtorch.json'];
+    expect(output.trim().split('\n')).toEqual(
+      missing.map((path) => `${ERROR_CODES.BUNDLED} ${join(copy, path)}`),
+    );
   });
 });
 
