@@ -40,7 +40,7 @@ import {
 /** Bytes. npm refuses some 230 MB; a package that is installed into every container should be far below. */
 const BUDGET = { packed: 20e6, unpacked: 40e6 };
 const SHIPPED =
-  /^(package\.json|README\.md|LICENSE|libtorch\.json|(dist|src)\/.+|models\/flux-tiny\/[^/]+|prebuilds\/linux-x64(-cuda)?\/(jit-flux\.node|libjit_flux_(weights|core|cuda)\.so))$/;
+  /^(package\.json|(README|CHANGELOG|CONTRIBUTING|SECURITY|bench\/README|tools\/flux-tiny\/README)\.md|LICENSE|libtorch\.json|(dist|src|docs)\/.+|examples\/[^/]+\.mjs|models\/flux-tiny\/[^/]+|prebuilds\/linux-x64(-cuda)?\/(jit-flux\.node|libjit_flux_(weights|core|cuda)\.so))$/;
 /** What a project may use: Node and npm, and what the launchers of npm and pnpm are written with. */
 const COMMANDS = ['node', 'npm', 'npx', 'sh', 'sed', 'dirname', 'uname'];
 const COMPILERS = ['cc', 'gcc', 'g++', 'c++', 'clang', 'make', 'cmake', 'ninja', 'python3', 'node-gyp'];
@@ -472,7 +472,7 @@ function checkContents({ files }) {
     path.replace(/^\.\//, ''),
   );
   needed.push('README.md', 'LICENSE', 'libtorch.json', 'dist/sampler/index.cjs', 'dist/cli/self-test.js');
-  needed.push('models/flux-tiny/model_index.json');
+  needed.push('models/flux-tiny/model_index.json', 'docs/install.md', 'examples/generate.mjs');
   for (const name of ['jit-flux.node', 'libjit_flux_weights.so', 'libjit_flux_core.so'])
     needed.push(`prebuilds/linux-x64/${name}`);
   const missing = needed.filter((path) => !paths.includes(path));

@@ -1,4 +1,5 @@
 /** The documentation names what there is, and nothing else. */
+import { execFileSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -97,19 +98,53 @@ const PAGES = [
     .map((name) => `docs/${name}`),
 ];
 
-it.each(PAGES)('links of %s lead somewhere', (page) => {
-  // What is in code is no link.
+/** Relative links of a page, as they are written. What is in code is no link. */
+function linksOf(page: string): string[] {
   const text = read(page)
     .replace(/^```[^]*?^```/gm, '')
     .replace(/`[^`\n]*`/g, '');
-  const targets = [...text.matchAll(/\]\(<?([^)>\s]+)>?\)/g)].map(([, target]) => target as string);
-  const broken = targets.filter((target) => {
-    if (/^[a-z]+:/.test(target)) return false;
-    const [path, anchor] = target.split('#') as [string, string?];
-    const file = path === '' ? join(ROOT, page) : resolve(ROOT, dirname(page), decodeURIComponent(path));
+  return [...text.matchAll(/\]\(<?([^)>\s]+)>?\)/g)]
+    .map(([, target]) => target as string)
+    .filter((target) => !/^[a-z]+:/.test(target));
+}
+
+/** The file that a link leads to, and the place in it. */
+function targetOf(page: string, link: string): { file: string; anchor?: string | undefined } {
+  const [path, anchor] = link.split('#') as [string, string?];
+  return {
+    file: path === '' ? join(ROOT, page) : resolve(ROOT, dirname(page), decodeURIComponent(path)),
+    anchor,
+  };
+}
+
+it.each(PAGES)('links of %s lead somewhere', (page) => {
+  const broken = linksOf(page).filter((link) => {
+    const { file, anchor } = targetOf(page, link);
     if (!existsSync(file)) return true;
     return anchor !== undefined && file.endsWith('.md') && !anchorsOf(file).has(anchor);
   });
+  expect(broken).toEqual([]);
+});
+
+it('links of the package lead to what is in the package', () => {
+  const output = execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], {
+    cwd: ROOT,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  const [{ files }] = JSON.parse(output) as [{ files: { path: string }[] }];
+  const shipped = new Set<string>();
+  // Folders too.
+  for (const { path } of files)
+    for (let part = path; part !== '.'; part = dirname(part)) shipped.add(join(ROOT, part));
+  const pages = files.map(({ path }) => path).filter((path) => path.endsWith('.md'));
+  expect(pages).toContain('README.md');
+  expect(pages).toContain('docs/install.md');
+  const broken = pages.flatMap((page) =>
+    linksOf(page)
+      .filter((link) => !shipped.has(targetOf(page, link).file.replace(/\/$/, '')))
+      .map((link) => `${page}: ${link}`),
+  );
   expect(broken).toEqual([]);
 });
 
