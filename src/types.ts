@@ -102,7 +102,7 @@ export interface JitOperators<T extends TensorLike = TensorLike> {
   /**
    * Optional: the nearest-anchor field as it is, without the blur. Needed for runs whose `lifter` is `'nearest'`.
    */
-  liftNearest?(v: T, anchors: Int32Array, grid: Grid): Promise<T>;
+  liftNearest?: ((v: T, anchors: Int32Array, grid: Grid) => Promise<T>) | undefined;
   /**
    * ITA's importance: variance of the velocity over a 3x3 window (zero padding, division by 9), averaged over
    * channels. Returns B*N values.

@@ -243,7 +243,7 @@ export class FluxPipeline {
    *   ERR_JITFLUX_ABORTED
    */
   async decode(
-    from: Tensor | Pick<StepEvent<Tensor>, 'clean' | 'grid'>,
+    from: Tensor | { clean: () => Promise<Tensor>; grid: Grid },
     o: DecodeRequest = {},
   ): Promise<DecodedImage[]> {
     this.#assertOpen();
@@ -574,7 +574,7 @@ function nameOf(model: unknown): string {
 }
 
 /** What `decode` needs of a step's event. @throws ERR_JITFLUX_INVALID_ARGUMENT */
-function readStepEvent(given: Pick<StepEvent<Tensor>, 'clean' | 'grid'>) {
+function readStepEvent(given: { clean: () => Promise<Tensor>; grid: Grid }) {
   const expected = "latents (a Tensor) or a step's event";
   const { clean, grid } = readFields(given, 'from', { clean: true, grid: true }, expected);
   if (typeof clean !== 'function') throw invalidArgument('from', expected, given);

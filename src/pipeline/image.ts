@@ -15,6 +15,9 @@ interface ImageContent {
   metadata: PngMetadata;
 }
 
+/** Make pictures. */
+const MAKERS = 'FluxPipeline.generate or decode';
+
 /** @internal */
 export let decodedImageOf: (image: RgbImage) => DecodedImage;
 /** @internal */
@@ -29,8 +32,8 @@ export class DecodedImage implements RgbImage {
   /** Written into the PNG. Of a generated picture: everything that it follows from (docs/research.md). */
   readonly metadata: PngMetadata;
 
-  protected constructor(key: typeof OURS, image: RgbImage, metadata: PngMetadata) {
-    checkConstruction(key, new.target.name, 'FluxPipeline.generate or decode');
+  protected constructor(key: unknown, image: RgbImage, metadata: PngMetadata) {
+    checkConstruction(key, new.target.name, MAKERS);
     this.width = image.width;
     this.height = image.height;
     this.data = image.data;
@@ -70,6 +73,7 @@ export class GeneratedImage extends DecodedImage {
   readonly seed: number | bigint;
 
   private constructor(key: typeof OURS, o: ImageContent) {
+    checkConstruction(key, new.target.name, MAKERS);
     super(key, o.image, o.metadata);
     this.prompt = o.prompt;
     this.seed = o.seed;

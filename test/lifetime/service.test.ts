@@ -27,7 +27,7 @@ const PROMPTS = [
 const load = (o?: PipelineOptions) => FluxPipeline.load(BUNDLED_MODEL, o);
 const request = (i: number, more: Partial<GenerateRequest> = {}): GenerateRequest => ({
   ...SMALL,
-  prompt: PROMPTS[i % PROMPTS.length] as string,
+  prompt: PROMPTS[i % PROMPTS.length],
   seed: 10 + i,
   ...more,
 });

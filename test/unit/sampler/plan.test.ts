@@ -62,7 +62,7 @@ describe('options', () => {
       lifter: 'gaussian',
       importanceInEvents: false,
     });
-    expect(resolveOptions({ preset: undefined } as unknown as JitOptions).preset).toBe('jit-4x');
+    expect(resolveOptions({ preset: undefined }).preset).toBe('jit-4x');
   });
 
   it('name the preset unless more than the steps differs', () => {
