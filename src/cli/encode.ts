@@ -35,7 +35,9 @@ export const encodeCommand = defineCommand({
   async run(args, context) {
     const { signal } = context;
     const words = typedPrompts(args);
-    if (words.length > 1) throw invalidArgument('prompt', 'one prompt', words.length);
+    if (words.length !== 1) {
+      throw invalidArgument('prompt', 'one prompt in quotes', words.length === 0 ? undefined : words.length);
+    }
     const [prompt] = checkPrompts(words[0]);
     const { assertWritable } = await import('../image/index.js');
     await assertWritable(args.out);

@@ -125,7 +125,7 @@ export async function readPicture(
 ): Promise<{ width: number; height: number; text: Record<string, string>; metadata?: PngMetadata }> {
   const { readPngText } = await import('../image/index.js');
   const data = await readSmallFile(path, { maxBytes: MAX_PICTURE_BYTES, signal });
-  const { text, metadata } = readPngText(data);
+  const { text, metadata } = readingPicture(path, () => readPngText(data));
   const isComplete = data.length >= 24;
   if (!isComplete) throw new JitFluxError(ERROR_CODES.CORRUPT_FILE, `${path} has no header`, { path });
   return {
@@ -134,4 +134,14 @@ export async function readPicture(
     text,
     ...(metadata && { metadata }),
   };
+}
+
+/** Errors of a reader that knows no path, with it. */
+function readingPicture<R>(path: string, read: () => R): R {
+  try {
+    return read();
+  } catch (cause) {
+    if (!(cause instanceof JitFluxError)) throw cause;
+    throw new JitFluxError(cause.code, `${path}: ${cause.message}`, { ...cause.details, path }, { cause });
+  }
 }

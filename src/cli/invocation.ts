@@ -120,7 +120,8 @@ export class Invocation {
       }
     }
     const isUnexpected = !usage && !known && !context.json && !isInterrupt;
-    if (context.verbose || isUnexpected) for (const text of stacksOf(error)) this.#say(text, text);
+    if ((context.verbose && !usage) || isUnexpected)
+      for (const text of stacksOf(error)) this.#say(text, text);
     if (interrupted) return EXIT.interrupted;
     return usage || (known && !UNEXPECTED.includes(known.code)) ? EXIT.badInput : EXIT.failure;
   }

@@ -1,15 +1,17 @@
 /** The command line as a function: arguments in, exit code out. */
 import yargs, { type Argv } from 'yargs';
 
+import { invalidArgument } from '../errors.js';
 import { VERSION } from '../files/package-files.js';
 import { type Command, EXIT, type Io } from './command.js';
 import { COMMANDS } from './commands.js';
 import { COMPLETION_REQUEST, completionsOf } from './complete.js';
-import { commandName, COMMON_FLAGS, flagsOf, flagWords } from './flags.js';
+import { commandName, COMMON_FLAGS, type Flag, flagsOf, flagWords, positionalsOf } from './flags.js';
 import { Invocation, UsageError } from './invocation.js';
 import { arrangePrompts } from './prompts.js';
 import { throwRefused } from './refused.js';
 import { nearest } from './suggest.js';
+import { flagMeantBy, MODEL_NAMES } from './words.js';
 
 export { COMMANDS };
 
@@ -32,6 +34,7 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
   const { context } = invocation;
   let exitCode: number = EXIT.ok;
   try {
+    if (argv[0] === 'help' && argv[1] !== undefined && !command) throw new UsageError('Unknown command');
     if (command && !asksOnly(argv)) await invocation.readSettings(command);
     const parser = yargs()
       .scriptName('jit-flux')
@@ -63,11 +66,12 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
           '`jit-flux completion` prints a script with which bash or zsh ($SHELL) completes what is typed.',
       )
       .wrap(Math.min(WIDEST, Math.max(NARROWEST, io.stdout.columns ?? WIDEST)));
-    for (const { command, describe, builder, run: execute } of COMMANDS) {
+    for (const one of COMMANDS) {
+      const { command, describe, builder, run: execute } = one;
       const build = (argv: Argv) => {
         const built = builder(argv);
         for (const [flag, { value }] of invocation.settings) built.default(flag, value);
-        return built.middleware(throwRefused, true);
+        return built.middleware([refuseNegations(flagsOf(one)), throwRefused], true);
       };
       parser.command(command, describe, build, async (args) => {
         exitCode = (await execute(args as never, context)) ?? EXIT.ok;
@@ -104,22 +108,54 @@ function wordsOf(argv: readonly string[]): string[] {
   return command === 'help' ? [...rest, '--help'] : arrangePrompts(argv);
 }
 
-/** For a command or flag that there is not, the one that was meant. */
+/** For a command, flag or word that there is not, the one that was meant, and for one that is missing its name. */
 function withSuggestion(
   error: UsageError,
   command: Command | undefined,
   argv: readonly string[],
 ): UsageError {
-  const [, unknown] = /^Unknown (?:arguments?|commands?): ([\w-]+)/.exec(error.message) ?? [];
-  if (unknown === undefined) return error;
-  if (command === undefined && argv.includes(unknown)) {
-    const meant = nearest(unknown, COMMANDS.map(commandName));
-    return new UsageError(
-      `Unknown command: ${unknown}${meant === undefined ? '' : `; did you mean ${meant}?`}`,
-    );
+  const [, unknown] = /^Unknown (?:arguments?|commands?): (.+?)(?:, |$)/s.exec(error.message) ?? [];
+  if (command === undefined) return withoutCommand(error, argv);
+  const [, there] = /^Not enough non-option arguments: got (\d+)/.exec(error.message) ?? [];
+  if (there !== undefined) {
+    const missing = positionalsOf(command).slice(Number(there));
+    return new UsageError(`Missing <${missing.join('> and <')}>: jit-flux ${command.command}`);
   }
-  const meant = command && nearest(unknown, [...flagsOf(command).keys()]);
+  if (unknown === undefined) return error;
+  const flags = [...flagsOf(command).keys()];
+  if (MODEL_NAMES.includes(unknown) && flags.includes('model')) {
+    return new UsageError(`${error.message}; did you mean --model ${unknown}?`);
+  }
+  const meant = flagMeantBy(unknown, flags);
   return meant === undefined ? error : new UsageError(`${error.message}; did you mean --${meant}?`);
+}
+
+/** What was meant where no command is named: one, a flag of the program, or a prompt. */
+function withoutCommand(error: UsageError, argv: readonly string[]): UsageError {
+  const words = flagWords(argv);
+  const word = words.find((one) => !one.startsWith('-') && one !== 'help');
+  if (word === undefined) {
+    const typed = words.find((one) => one.startsWith('--'))?.slice(2);
+    const meant = typed && nearest(typed, ['help', 'version']);
+    return meant ? new UsageError(`Unknown flag: --${typed}; did you mean --${meant}?`) : error;
+  }
+  if (/\s/.test(word)) return new UsageError(`Name a command: jit-flux generate ${JSON.stringify(word)}`);
+  const meant = nearest(word, COMMANDS.map(commandName));
+  const flag = ['help', 'version'].find((one) => one === word);
+  const suggestion = meant ?? (flag && `--${flag}`);
+  return new UsageError(
+    `Unknown command: ${word}${suggestion === undefined ? '' : `; did you mean ${suggestion}?`}`,
+  );
+}
+
+/** Only a switch can be negated; of another flag the parser would make `false`. `--no-config` is without a file. */
+function refuseNegations(flags: ReadonlyMap<string, Flag>): (args: Record<string, unknown>) => void {
+  return (args) => {
+    for (const { name, isBoolean } of flags.values()) {
+      if (isBoolean || args[name] !== false || name === 'config') continue;
+      throw invalidArgument(name, 'a value, as it is no switch,', `--no-${name}`);
+    }
+  };
 }
 
 /** Lists that are meant as such: words, not flags. */

@@ -63,6 +63,9 @@ export function inFlags(sentence: string, flags: Flags, o: { quoted: boolean } =
   return said.replace(WITHOUT_FLAG, '');
 }
 
+/** Of a value in a message. Everything that is typed is text. */
+const TYPE = / \((?:string|number|boolean|bigint|array)\)(?=; known|$)/;
+
 /** What the command line says of an error. */
 export interface SaidError {
   message: string;
@@ -84,16 +87,15 @@ export function errorInFlags(
   if (OURS.includes(option)) return { message: error.message, flag: undefined };
   const flag = flagOf(option, flags);
   const beginning = `Expected ${String(expected)} for "${option}" but received `;
-  if (!error.message.startsWith(beginning)) return { message: inFlags(error.message, flags), flag };
+  if (!error.message.startsWith(beginning)) {
+    return { message: inFlags(error.message, flags).replace(TYPE, ''), flag };
+  }
   const name =
     flag === undefined ? (positionals.includes(option) ? `<${option}>` : `"${option}"`) : `--${flag}`;
-  // Everything that is typed is text.
-  const received = error.message
-    .slice(beginning.length)
-    .replace(/ \((?:string|number|boolean|bigint|array)\)$/, '');
+  const received = error.message.slice(beginning.length).replace(TYPE, '');
   const but = received === 'undefined' ? '' : ` but received ${received}`;
-  return {
-    message: `Expected ${inFlags(String(expected), flags, { quoted: true })} for ${name}${but}`,
-    flag,
-  };
+  const wanted = inFlags(String(expected), flags, { quoted: true });
+  // Of more than one sentence the last is told from the flag.
+  const comma = /[:;] /.test(wanted.replace(/\([^)]*\)/g, '')) ? ',' : '';
+  return { message: `Expected ${wanted}${comma} for ${name}${but}`, flag };
 }

@@ -46,6 +46,7 @@ export async function readSettings(
   commands: readonly Command[],
   o: { env: NodeJS.ProcessEnv; file: string | false | undefined; signal: AbortSignal },
 ): Promise<Map<string, Setting>> {
+  if (o.file === '') throw invalidArgument('config', 'the path of a file', o.file);
   const flags = flagsOf(command);
   const settings =
     o.file === false ? new Map<string, Setting>() : await readFileSettings(command, commands, o);

@@ -8,8 +8,12 @@ export function nearest(word: string, known: readonly string[]): string | undefi
     const distance = editDistance(word, candidate);
     if (distance < least) [best, least] = [candidate, distance];
   }
-  return best;
+  if (best !== undefined || word.length < SHORTEST_PART) return best;
+  return known.find((candidate) => candidate.includes(word));
 }
+
+/** Letters of a part by which a whole word is known: `schnell`, `checker`. */
+const SHORTEST_PART = 3;
 
 /** Letters to insert, to drop, to replace or to swap with their neighbour (optimal string alignment). */
 function editDistance(a: string, b: string): number {

@@ -29,6 +29,7 @@ const SYNONYMS: ReadonlyMap<string, string> = new Map(
     fp32: 'float32',
     full: 'float32',
     gpu: 'cuda',
+    cuda: 'cu130',
     q8_0: 'int8',
     '4x': 'jit-4x',
     '7x': 'jit-7x',
@@ -51,4 +52,30 @@ export function meantBy(typed: string, words: readonly string[]): string | undef
   const synonym = SYNONYMS.get(said);
   const meant = synonym !== undefined && known.includes(synonym) ? synonym : nearest(said, known);
   return meant === withoutNumbers(typed) ? undefined : meant;
+}
+
+/** Flags of other programs (sd-cli, diffusers) that have another name here. */
+const OTHER_FLAGS: ReadonlyMap<string, string> = new Map(
+  Object.entries({
+    output: 'out',
+    size: 'width',
+    resolution: 'width',
+    'cfg-scale': 'guidance',
+    'guidance-scale': 'guidance',
+    'batch-count': 'num-images',
+    'batch-size': 'num-images',
+    'num-steps': 'steps',
+    'sample-steps': 'steps',
+    'num-inference-steps': 'steps',
+    'max-sequence-length': 'text-tokens',
+    precision: 'dtype',
+    type: 'dtype',
+    'offload-to-cpu': 'stream-weights',
+  }),
+);
+
+/** Of these flags the one that was meant by another. */
+export function flagMeantBy(typed: string, flags: readonly string[]): string | undefined {
+  const other = OTHER_FLAGS.get(typed.replaceAll('_', '-'));
+  return other !== undefined && flags.includes(other) ? other : nearest(typed, flags);
 }

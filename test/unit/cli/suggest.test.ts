@@ -30,13 +30,28 @@ describe('the flag that was meant', () => {
       [['plan', '--device', 'gpu'], 'did you mean cuda?'],
       [['plan', '--model', 'flux.1-schnel'], 'did you mean flux.1-schnell?'],
       [['setup', '--variant', 'cuda130'], 'did you mean cu130?'],
+      [['generate', 'a b', '--cfg-scale', '3'], 'did you mean --guidance?'],
+      [['generate', 'a b', '--num_inference_steps', '3'], 'did you mean --steps?'],
+      [['plan', '--model', 'schnell'], 'did you mean flux.1-schnell?'],
+      [['plan', 'flux.1-dev'], 'did you mean --model flux.1-dev?'],
+      [['plan', '--no-model'], 'for --model but received "--no-model"'],
+      [['plan', '--config='], 'Expected the path of a file'],
+      [['a red circle'], 'Name a command: jit-flux generate "a red circle"'],
+      [['version'], 'did you mean --version?'],
+      [['--hlep'], 'did you mean --help?'],
+      [['help', 'paln'], 'Unknown command: paln; did you mean plan?'],
+      [['inspect'], 'Missing <file>: jit-flux inspect <file>'],
+      [['convert', 'in.pt'], 'Missing <output>: jit-flux convert <input> <output>'],
+      [['encode'], 'Expected one prompt in quotes for <prompt> [ERR'],
+      [['generate'], 'Expected a prompt in quotes (or --prompt-file, --from, --conditioning) for <prompt>'],
+      [['generate', 'a b', '--from', 'package.json'], 'package.json: This is not a PNG file'],
       [['plan', '--zzzz'], 'Unknown argument: zzzz\n'],
       [['plan', '--height', 'abc'], 'Expected a number for --height but received "abc" [ERR'],
       [['plan', '--steps', ''], 'Expected a number for --steps but received "" [ERR'],
       [['plan', `--${'z'.repeat(5000)}`], `${'z'.repeat(300)}`],
       [['plan', '--height', '1080'], '1088 is the nearest) for --height but received 1080'],
     ] as const) {
-      const { code, stderr } = await cli([...argv]);
+      const { code, stderr } = await cli([...argv], undefined, { env: { XDG_CONFIG_HOME: '/nonexistent' } });
       expect([code, stderr]).toEqual([2, expect.stringContaining(message)]);
       expect(stderr.length).toBeLessThan(600);
     }
