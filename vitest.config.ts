@@ -42,6 +42,8 @@ export default defineConfig({
     pool: 'forks',
     testTimeout: 60_000 * SLOWNESS,
     hookTimeout: 60_000 * SLOWNESS,
+    // What whoever runs the tests has set for the command line is not for them.
+    env: { XDG_CONFIG_HOME: '/nonexistent' },
     // Of scripts/test-asan.mjs and scripts/coverage.mjs.
     setupFiles: process.env.JIT_FLUX_TEST_SETUP ?? [],
     projects: [

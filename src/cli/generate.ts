@@ -169,7 +169,7 @@ export const generateCommand = defineCommand({
         signal,
       });
       ({ plan: memory } = await pipeline.memory());
-      for (const line of memory ? describeMemory(memory) : []) context.detail(line);
+      for (const line of memory ? describeMemory(memory, context.stderr.columns) : []) context.detail(line);
       const weights = modelFingerprint(spec);
       if (from?.fingerprint !== undefined && weights !== from.fingerprint) {
         from.doubts.push(`${typed.from} was made with other weights: the picture may differ`);

@@ -56,6 +56,54 @@ describe('jit-flux', () => {
     ...['--width', '128', '--height', '128', '--seed', '7', ...flags],
   ];
 
+  it('has --from between what is typed and what is set', async () => {
+    const path = (name: string) => join(directory, name);
+    const first = await jitFlux([...generate('own.png', '--steps', '4', '-q')]);
+    expect(first.code, first.stderr).toBe(0);
+    await writeFile(path('settings.json'), JSON.stringify({ width: 64, steps: 9, 'num-images': 2 }));
+    const set = ['--config', path('settings.json')];
+    const again = await jitFlux([
+      'generate',
+      '--from',
+      path('own.png'),
+      '-H',
+      '64',
+      '-o',
+      path('set.png'),
+      '-q',
+      ...set,
+    ]);
+    expect(again.code, again.stderr).toBe(0);
+    // The picture's width and steps, the flag's height, the file's number.
+    for (const name of ['set-1.png', 'set-2.png']) {
+      expect(readPngText(await readFile(path(name))).metadata).toMatchObject({
+        width: 128,
+        height: 64,
+        steps: 4,
+      });
+    }
+  });
+
+  it('tells phases and decisions with --verbose, and the document alone on standard output', async () => {
+    const { code, stdout, stderr } = await jitFlux(generate('v.png', '--preset', 'jit-7x', '-v', '--json'));
+    expect(code, stderr).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ plan: { preset: 'jit-7x' } });
+    for (const line of [
+      /^Model flux-tiny \(jit-flux\) in \//m,
+      /^Device cpu, float32$/m,
+      /^\[native\] debug: /m,
+      /^\[jit-flux\] info: loaded flux-tiny in /m,
+      /^Run: jit-7x, 11 steps, 128x128, 1 picture, seed 7, guidance 3.5, 24 text tokens$/m,
+      /^Step 11 of 11: stage 0, 256 of 256 tokens, \d+ ms$/m,
+      /^Encode \d.*\nCondition .*\nStage 2: 4 steps of \d+ tokens, /m,
+      /^Decode \d.*\nTotal .*\nWrite \d/m,
+    ]) {
+      expect(stderr).toMatch(line);
+    }
+    const plain = await jitFlux(generate('p.png', '--preset', 'jit-7x'));
+    expect(plain.stderr).not.toMatch(/Decode|debug/);
+  });
+
   it('generates the same file twice', async () => {
     const first = await jitFlux(generate('a.png', '--preset', 'jit-4x'));
     expect(first.code, first.stderr).toBe(0);

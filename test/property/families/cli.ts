@@ -112,7 +112,8 @@ async function judge({ run, scratch, root }: World, words: string[]): Promise<vo
     }
   }
   const told = isJson ? out : err + out;
-  if (code === 2 && !/\bERR_JITFLUX_[A-Z_]+\b|See jit-flux --help|FAIL/.test(told)) fail('no message');
+  if (code === 2 && !/\bERR_JITFLUX_[A-Z_]+\b|See jit-flux (?:\w+ )?--help|FAIL/.test(told))
+    fail('no message');
   if (err.length > 20_000) fail('a message of any length');
 }
 
@@ -169,16 +170,8 @@ export const family: Family<World> = {
     letters: () => '-qvW',
   }),
   targets: [
-    command('plan', () => [
-      'plan',
-      '--model',
-      'flux.1-dev',
-      '--gpu-memory',
-      '24',
-      ...SAMPLING,
-      ...LOAD,
-      ...TRANSFORMER,
-    ]),
+    command('plan', () => ['plan', '--model', 'flux.1-dev', ...SAMPLING, ...LOAD, ...TRANSFORMER]),
+    command('plan', () => ['plan', '-m', 'flux.1-dev', '--device', 'cuda', '--gpu-memory', '24']),
     command('plan --json', () => ['plan', '--json', '-v', '--no-color', '--config', 'ROOT/package.json']),
     command('plan --json', () => ['plan', '--json', '--model', 'flux-tiny', ...SAMPLING]),
     command('inspect', () => ['inspect', 'ROOT/models/flux-tiny', '--tensors', '--json']),

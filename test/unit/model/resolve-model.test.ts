@@ -123,7 +123,7 @@ describe('kinds of models', () => {
       });
     }
     await expect(resolveModel(work)).rejects.toMatchObject(
-      fails('ERR_JITFLUX_INVALID_MODEL', /missing: the CLIP text encoder .*--text-encoders/),
+      fails('ERR_JITFLUX_INVALID_MODEL', /missing: the CLIP text encoder .*textEncoders/),
     );
   });
 });
