@@ -4,9 +4,14 @@ import type { Argv } from 'yargs';
 /** Where a command writes, and what stops it. */
 export interface Io {
   /** Results. With `--json` exactly one JSON document. */
-  stdout: { write(text: string): unknown; columns?: number };
+  stdout: { write(text: string | Uint8Array): unknown; columns?: number; isTTY?: boolean };
   /** Progress, warnings and errors. */
-  stderr: NodeJS.WritableStream & { isTTY?: boolean; columns?: number };
+  stderr: NodeJS.WritableStream & {
+    isTTY?: boolean;
+    columns?: number;
+    rows?: number;
+    getColorDepth?: () => number;
+  };
   /** Prompts for `-`. Absent: there are none. */
   stdin?: AsyncIterable<string | Uint8Array>;
   /** Aborted by SIGINT. */

@@ -1,5 +1,6 @@
 /** All commands, in the order of the help. */
 import type { Command } from './command.js';
+import { compareCommand } from './compare.js';
 import { convertCommand } from './convert.js';
 import { doctorCommand } from './doctor.js';
 import { encodeCommand } from './encode.js';
@@ -10,6 +11,7 @@ import { setupCommand } from './setup.js';
 
 export const COMMANDS: readonly Command[] = [
   generateCommand,
+  compareCommand,
   encodeCommand,
   planCommand,
   inspectCommand,

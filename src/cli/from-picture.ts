@@ -1,12 +1,12 @@
 /** Settings of a picture that was made before, as the flags that would make it again. */
 import { z } from 'zod';
 
-import { ERROR_CODES, invalidArgument, JitFluxError } from '../errors.js';
+import { invalidArgument, JitFluxError } from '../errors.js';
 import { readSmallFile } from '../files/small-file.js';
 import { OWN } from '../pipeline/picture-facts.js';
 import { VERSION } from '../files/package-files.js';
 import { PRESET_NAMES } from '../sampler/presets.js';
-import type { PngMetadata } from '../image/index.js';
+import type { ImageFacts } from '../image/index.js';
 
 /** Larger than the PNG of any picture that is made here. */
 export const MAX_PICTURE_BYTES = 2 ** 30;
@@ -32,6 +32,7 @@ const facts = z.looseObject({
   latents: text,
   conditioning: text,
   batch: number,
+  compared: text,
   device: text,
   dtype: z.enum(['float32', 'bfloat16', 'float16']).optional(),
   quantize: z.literal('int8').optional(),
@@ -59,7 +60,7 @@ export interface FromPicture {
 }
 
 /**
- * Reads a PNG file that jit-flux wrote.
+ * Reads a picture that jit-flux wrote.
  * @throws ERR_JITFLUX_FILE_NOT_FOUND, ERR_JITFLUX_UNSUPPORTED_FORMAT, ERR_JITFLUX_CORRUPT_FILE;
  *   ERR_JITFLUX_INVALID_ARGUMENT for one that does not say how it was made, or was made with something of a program's own
  */
@@ -74,6 +75,8 @@ export async function readFromPicture(path: string, signal: AbortSignal): Promis
     throw invalidArgument('from', `metadata of jit-flux (${field.join('.')}: ${message})`, path);
   }
   const found = parsed.data;
+  if (found.compared !== undefined)
+    throw invalidArgument('from', 'one picture; this is a comparison of several', path);
   for (const name of ['initialAnchors', 'activation', 'lifter', 'latents', 'conditioning'] as const) {
     if (found[name] === OWN) {
       throw invalidArgument('from', `a picture of the command line: ${name} were a program's own`, path);
@@ -118,29 +121,14 @@ function flagsOf(f: Facts) {
   };
 }
 
-/** A picture's size and texts. */
-export async function readPicture(
-  path: string,
-  signal: AbortSignal,
-): Promise<{ width: number; height: number; text: Record<string, string>; metadata?: PngMetadata }> {
-  const { readPngText } = await import('../image/index.js');
-  const data = await readSmallFile(path, { maxBytes: MAX_PICTURE_BYTES, signal });
-  const { text, metadata } = readingPicture(path, () => readPngText(data));
-  const isComplete = data.length >= 24;
-  if (!isComplete) throw new JitFluxError(ERROR_CODES.CORRUPT_FILE, `${path} has no header`, { path });
-  return {
-    width: data.readUInt32BE(16),
-    height: data.readUInt32BE(20),
-    text,
-    ...(metadata && { metadata }),
-  };
-}
-
-/** Errors of a reader that knows no path, with it. */
-function readingPicture<R>(path: string, read: () => R): R {
+/** A picture's format, size and texts. */
+export async function readPicture(path: string, signal: AbortSignal): Promise<ImageFacts> {
+  const { readImageFacts } = await import('../image/index.js');
+  const file = await readSmallFile(path, { maxBytes: MAX_PICTURE_BYTES, signal });
   try {
-    return read();
+    return await readImageFacts(file);
   } catch (cause) {
+    // The reader knows no path.
     if (!(cause instanceof JitFluxError)) throw cause;
     throw new JitFluxError(cause.code, `${path}: ${cause.message}`, { ...cause.details, path }, { cause });
   }

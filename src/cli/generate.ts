@@ -1,7 +1,7 @@
-/** `jit-flux generate`: prompt to PNG. */
+/** `jit-flux generate`: prompt to picture. */
 import type { Stats } from 'node:fs';
 import { stat } from 'node:fs/promises';
-import { basename, extname } from 'node:path';
+import { basename } from 'node:path';
 
 import { invalidArgument } from '../errors.js';
 import type { FluxPipeline, GenerateRequest, GenerateTimings, GenerateWarning } from '../pipeline/index.js';
@@ -10,6 +10,7 @@ import { BUNDLED_MODEL } from '../model/bundled-model.js';
 import { memoryRequest } from '../model/memory-plan.js';
 import { requireFiles, resolveModel } from '../model/resolve-model.js';
 import { resolveRequest, type ResolvedRequest } from '../pipeline/request.js';
+import type { RgbImage } from '../image/index.js';
 import type { JitPlan } from '../types.js';
 import { type Context, defineCommand, EXIT } from './command.js';
 import { describeMemory, describeModelChoice, describeRunChoice, describeTimings } from './details.js';
@@ -28,6 +29,17 @@ import {
   SAMPLING_FLAGS,
 } from './options.js';
 import { numberFlag } from './number-flag.js';
+import {
+  checkOutput,
+  checkQuality,
+  checkSheet,
+  outputFiles,
+  PICTURE_FLAGS,
+  type PictureArgs,
+  showPicture,
+  STDOUT,
+  writePicture,
+} from './picture-output.js';
 import { generationProgress } from './progress.js';
 import { MOST_RUNS, parseSeeds, type PromptLine, readPrompts, typedPrompts } from './prompts.js';
 
@@ -63,7 +75,12 @@ export const generateCommand = defineCommand({
         type: 'string',
         requiresArg: true,
         describe:
-          'PNG file to write, numbered if there are several; an existing one is replaced (default: jit-flux-<seed>.png, or the next free name)',
+          'file to write: .png, .jpg, .webp, or - for standard output; numbered if there are several; an existing one is replaced (default: jit-flux-<seed>.png, or the next free name)',
+      })
+      .option('grid', {
+        type: 'string',
+        requiresArg: true,
+        describe: 'file for all pictures of this call side by side, besides their own',
       })
       .option('model', MODEL_FLAG)
       .options(SAMPLING_FLAGS)
@@ -81,16 +98,15 @@ export const generateCommand = defineCommand({
       .option('guidance', numberFlag('guidance', { describe: "default: the model's" }))
       .options(LOAD_FLAGS)
       .option('memory-check', MEMORY_CHECK_FLAG)
-      .option('metadata', {
-        type: 'boolean',
-        default: true,
-        describe: 'write into the file how it was made (--no-metadata: leave that out)',
-      })
+      .options(PICTURE_FLAGS)
       .option('quiet', quietFlag('no progress, no warnings'))
       .example('$0 generate "a red circle over the sea" -o circle.png', '')
-      .example('$0 generate --from circle.png --seed 8', 'the same with another seed'),
-  async run(typed, context) {
-    const { signal } = context;
+      .example('$0 generate --from circle.png --seed 8', 'the same with another seed')
+      .example('$0 generate "a red circle" --seed 1-9 -o circle.jpg --grid all.jpg', ''),
+  async run(typed, io) {
+    const { signal } = io;
+    // Standard output is the picture's then.
+    const context = typed.out === STDOUT ? { ...io, print: (line = '') => io.note(line) } : io;
     const from = typed.from === undefined ? undefined : await readFromPicture(typed.from, signal);
     const args = from ? completed(typed, from.flags, context.set) : typed;
     const load = loadOptions(args);
@@ -146,11 +162,15 @@ export const generateCommand = defineCommand({
     const isOne = runs.length === 1;
     for (const line of describeModelChoice(spec, load)) context.detail(line);
     const skipped = args['skip-existing'] ? await takeExisting(runs) : [];
-    const { assertWritable, freePath } = await import('../image/index.js');
+    await checkQuality(args.quality, [
+      ...runs.flatMap(({ files }) => files),
+      ...(args.grid === undefined ? [] : [args.grid]),
+    ]);
     for (const { files, out } of runs) {
-      // A name that nobody has chosen must not cost anybody a picture.
-      for (const path of files) await assertWritable(out === undefined ? await freePath(path) : path);
+      for (const path of files) await checkOutput({ path, replace: out !== undefined }, 'out', context);
     }
+    const sheet =
+      args.grid === undefined ? undefined : await openSheet(args.grid, { prompts, runs, skipped }, context);
     for (const path of skipped) if (!args.quiet) context.note(`${path} is there already`);
 
     const done: RunReport[] = [];
@@ -180,7 +200,9 @@ export const generateCommand = defineCommand({
           const { prompts, seed } = run.resolved;
           const which = `${i + 1} of ${runs.length}: ${prompts[0]?.slice(0, MOST_SHOWN)}, seed ${seed}`;
           if (!isOne && !args.quiet) context.note(which);
-          done.push(await makePictures(pipeline, run, args, context));
+          const { report, images } = await makePictures(pipeline, run, args, context);
+          done.push(report);
+          sheet?.images.push(...images);
         }
       } catch (error) {
         // What was made is not lost with what follows.
@@ -189,16 +211,18 @@ export const generateCommand = defineCommand({
         throw error;
       }
     }
+    const grid = sheet && (await writeSheet(sheet, args, context));
     const described = { name: spec.info.name, path: spec.path };
     const [only] = done;
     if (isOne && only) {
       const { images, seed, ...rest } = only;
-      context.printJson({ images, seed, model: described, ...rest, memory });
+      context.printJson({ images, grid, seed, model: described, ...rest, memory });
     } else {
-      context.printJson({ runs: done, skipped, model: described, memory });
+      context.printJson({ runs: done, skipped, grid, model: described, memory });
     }
     // Nothing is lost, but whoever goes on with the file that was named does not find it.
-    const isElsewhere = done.some(({ images }) => images.some(({ elsewhere }) => elsewhere !== undefined));
+    const written = [...done.flatMap(({ images }) => images), ...(grid ? [grid] : [])];
+    const isElsewhere = written.some(({ elsewhere }) => elsewhere !== undefined);
     return isElsewhere ? EXIT.failure : EXIT.ok;
   },
 });
@@ -237,9 +261,9 @@ interface RunReport {
 async function makePictures(
   pipeline: FluxPipeline,
   { request, resolved, files, out }: Run,
-  args: { quiet: boolean; metadata: boolean },
+  args: PictureArgs & { quiet: boolean },
   context: Context,
-): Promise<RunReport> {
+): Promise<{ report: RunReport; images: readonly RgbImage[] }> {
   for (const line of describeRunChoice(resolved)) context.detail(line);
   const progress = await generationProgress(context, resolved.plan, { enabled: !args.quiet });
   let result;
@@ -250,17 +274,13 @@ async function makePictures(
   }
   for (const line of describeTimings(result.timings)) context.detail(line);
   const decoded = performance.now();
-  const { writeFileOrElsewhere } = await import('../image/index.js');
   const images: RunReport['images'] = [];
   for (const [i, image] of result.images.entries()) {
-    const png = image.toPNG({ metadata: args.metadata });
-    const { path, failed } = await writeFileOrElsewhere(files[i] as string, png, {
-      signal: context.signal,
-      replace: out !== undefined,
-    });
-    if (failed) context.note(`Warning: ${failed.message}; the picture is in ${path}`);
+    const output = { path: files[i]!, replace: out !== undefined };
+    const { path, elsewhere } = await writePicture(image, output, args, context);
     const { width, height, prompt, seed } = image;
-    images.push({ path, width, height, prompt, seed, elsewhere: failed?.message });
+    images.push({ path, width, height, prompt, seed, elsewhere });
+    if (args.show) showPicture(image, context);
   }
   context.detail(`Write ${formatDuration(performance.now() - decoded)}`);
   if (!args.quiet) for (const { message } of result.warnings) context.note(`Warning: ${message}`);
@@ -271,7 +291,43 @@ async function makePictures(
   if (!args.quiet) {
     context.print(`${plan.preset}, ${plan.steps} steps, ${formatDuration(timings.total)}`);
   }
-  return { images, seed, warnings, timings, textTokens: resolved.textTokens, plan };
+  const report = { images, seed, warnings, timings, textTokens: resolved.textTokens, plan };
+  return { report, images: result.images };
+}
+
+/** One picture of all of a call. */
+interface Sheet {
+  path: string;
+  columns: number | undefined;
+  images: RgbImage[];
+}
+
+/**
+ * Checks what `--grid` says. The pictures of a prompt are a row, if there are several prompts with several pictures each.
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT, ERR_JITFLUX_WRITE_FAILED
+ */
+async function openSheet(
+  path: string,
+  o: { prompts: readonly unknown[]; runs: readonly Run[]; skipped: readonly string[] },
+  context: Context,
+): Promise<Sheet> {
+  if (path === STDOUT) throw invalidArgument('grid', 'a file', path);
+  if (o.skipped.length > 0)
+    throw invalidArgument('grid', 'no --skip-existing that leaves out pictures', path);
+  const pictures = o.runs.reduce((sum, { resolved }) => sum + resolved.images, 0);
+  checkSheet('grid', pictures);
+  await checkOutput({ path, replace: true }, 'grid', context);
+  const perPrompt = pictures / o.prompts.length;
+  const isTable = o.prompts.length > 1 && perPrompt > 1 && Number.isInteger(perPrompt);
+  return { path, columns: isTable ? perPrompt : undefined, images: [] };
+}
+
+async function writeSheet({ path, columns, images }: Sheet, args: PictureArgs, context: Context) {
+  const { contactSheet } = await import('../image/index.js');
+  const sheet = contactSheet(images, { columns });
+  const written = await writePicture(sheet, { path, replace: true }, args, context);
+  context.print(`${written.path}  ${sheet.width}x${sheet.height}`, written.path);
+  return { ...written, width: sheet.width, height: sheet.height };
 }
 
 /** Names the pictures of all runs: those with the same `--out` are numbered on. */
@@ -343,16 +399,4 @@ function modelOf(from: FromPicture | undefined): string {
 async function loadConditioning(path: string, signal: AbortSignal) {
   const { loadEncodedPrompts } = await import('../pipeline/index.js');
   return loadEncodedPrompts(path, { signal });
-}
-
-/** `out.png`, or `out-1.png`, `out-2.png`, ... if there are several. */
-function outputFiles(out: string, count: number): string[] {
-  const extension = extname(out);
-  if (extension.toLowerCase() !== '.png') throw invalidArgument('out', 'a file name that ends in .png', out);
-  if (count === 1) return [out];
-  const digits = String(count).length;
-  return Array.from({ length: count }, (_, i) => {
-    const number = String(i + 1).padStart(digits, '0');
-    return `${out.slice(0, -extension.length)}-${number}${extension}`;
-  });
 }

@@ -22,7 +22,7 @@ export const inspectCommand = defineCommand({
         type: 'string',
         demandOption: true,
         describe:
-          'TorchScript archive (.pt), .safetensors file, directory of shards, model directory, known name, or a PNG file',
+          'TorchScript archive (.pt), .safetensors file, directory of shards, model directory, known name, or a picture',
       })
       .option('tensors', { type: 'boolean', default: false, describe: 'list every tensor' })
       .example('$0 inspect models/flux-tiny/transformer.pt', ''),
@@ -103,29 +103,29 @@ export const inspectCommand = defineCommand({
   },
 });
 
-const PNG = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
-
 async function isPicture(path: string): Promise<boolean> {
+  const { formatOfContent, SIGNATURE_BYTES } = await import('../image/index.js');
   // A pipe or a device is looked at by whoever reads weights, with care.
   if (!(await stat(path).catch(() => undefined))?.isFile()) return false;
   const file = await open(path).catch(() => undefined);
   if (!file) return false;
   try {
-    const { buffer, bytesRead } = await file.read(Buffer.alloc(PNG.length), 0, PNG.length, 0);
-    return bytesRead === PNG.length && buffer.equals(PNG);
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(SIGNATURE_BYTES), 0, SIGNATURE_BYTES, 0);
+    return formatOfContent(buffer.subarray(0, bytesRead)) !== undefined;
+  } catch {
+    return false; // why it cannot be read is told by whoever reads weights
   } finally {
     await file.close();
   }
 }
 
-/** How a picture was made, as far as it says. */
 async function inspectPicture(path: string, context: Context): Promise<void> {
-  const { width, height, text, metadata } = await readPicture(path, context.signal);
-  context.printJson({ file: path, format: 'png', width, height, metadata: metadata ?? null, text });
+  const { format, width, height, text, metadata } = await readPicture(path, context.signal);
+  context.printJson({ file: path, format, width, height, metadata: metadata ?? null, text });
   const facts = Object.entries(metadata ?? text).filter(([name]) => name !== 'parameters' || !metadata);
   const rows = [
     ['file', path],
-    ['format', 'png'],
+    ['format', format],
     ['size', `${width}x${height}`],
     ...facts.map(([name, value]) => [name, String(value)]),
   ];

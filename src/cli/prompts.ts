@@ -16,7 +16,7 @@ const MOST_BYTES = 16 * 1024 ** 2;
 export const MOST_RUNS = 10_000;
 
 /** Commands whose words are prompts. */
-const WITH_PROMPTS: readonly (string | undefined)[] = ['generate', 'encode'];
+const WITH_PROMPTS: readonly (string | undefined)[] = ['generate', 'compare', 'encode'];
 
 /**
  * Puts prompts that begin with a dash behind `--`, where the parser takes them for no flags: `-`, and what has a space in it
