@@ -1,3 +1,5 @@
+import { jsonFields } from './json.js';
+
 /**
  * Every error that jit-flux raises on purpose is a {@link JitFluxError} with one of these stable codes.
  * docs/errors.md lists cause and remedy of each.
@@ -91,6 +93,12 @@ export class JitFluxError extends Error {
     this.name = 'JitFluxError';
     this.code = code;
     if (details !== undefined) this.details = details;
+  }
+
+  /** For logs and answers: without `cause` and stack, which may be anything. */
+  toJSON(): { name: string; code: JitFluxErrorCode; message: string; details?: Record<string, unknown> } {
+    const { name, code, message, details } = this;
+    return { name, code, message, ...(details && { details: jsonFields(details) }) };
   }
 
   /** The HTTP status for a service whose request this is the outcome of: 400, 503 or 500. */

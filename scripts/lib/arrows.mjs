@@ -49,14 +49,14 @@ export const ALLOWED = {
   },
   typescript: {
     index: ['pipeline', 'convert', 'model', 'engine', 'libtorch', 'sampler', 'text', 'image', 'diagnostics', 'logging', 'arguments', 'errors', 'types', 'disposal'], // prettier-ignore
-    cli: ['pipeline', 'convert', 'model', 'engine', 'libtorch', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'arguments', 'errors', 'types'], // prettier-ignore
-    pipeline: ['model', 'engine', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'arguments', 'callbacks', 'abort', 'errors', 'types'], // prettier-ignore
+    cli: ['pipeline', 'convert', 'model', 'engine', 'libtorch', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'arguments', 'errors', 'types', 'json'], // prettier-ignore
+    pipeline: ['model', 'engine', 'sampler', 'text', 'image', 'files', 'diagnostics', 'logging', 'arguments', 'callbacks', 'abort', 'errors', 'types', 'json'], // prettier-ignore
     convert: ['model', 'engine', 'files', 'arguments', 'errors', 'types'],
     model: ['engine', 'sampler', 'text', 'files', 'arguments', 'errors', 'types'],
     engine: ['libtorch', 'sampler', 'files', 'logging', 'arguments', 'callbacks', 'abort', 'errors', 'types'],
     libtorch: ['files', 'arguments', 'callbacks', 'errors'],
     // Published as jit-flux/sampler too: pure, nothing but arithmetic.
-    sampler: ['arguments', 'errors', 'types', 'disposal'],
+    sampler: ['arguments', 'errors', 'types', 'json', 'disposal'],
     text: ['files', 'abort', 'errors'],
     image: ['files', 'arguments', 'abort', 'errors'],
     files: ['abort', 'errors'],
@@ -66,10 +66,12 @@ export const ALLOWED = {
     arguments: ['errors'],
     callbacks: ['abort'],
     abort: ['errors'],
-    errors: [],
+    errors: ['json'],
     types: [],
     // What a context of node:vm lacks.
     disposal: [],
+    // What results are in JSON.
+    json: [],
   },
 };
 

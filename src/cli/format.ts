@@ -1,20 +1,9 @@
 /** Text and JSON for people and programs. */
+import { jsonValue } from '../json.js';
 
-/** JSON with two spaces; typed arrays as lists, large integers as strings. */
+/** JSON with two spaces. */
 export function toJson(document: unknown): string {
-  return JSON.stringify(
-    document,
-    (_key, value: unknown) => {
-      if (typeof value === 'bigint') {
-        return value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : value.toString();
-      }
-      if (ArrayBuffer.isView(value) && !(value instanceof DataView)) {
-        return Array.from(value as unknown as ArrayLike<number>);
-      }
-      return value;
-    },
-    2,
-  );
+  return JSON.stringify(document, (_key, value: unknown) => jsonValue(value), 2);
 }
 
 /** How a table fits a terminal. */

@@ -7,6 +7,7 @@ import { type GeneratedImage, generatedImageOf } from './image.js';
 import { noiseOf } from './initial-noise.js';
 import type { LatentDecoder } from './latent-decoder.js';
 import type { ModelInfo } from '../model/spec.js';
+import { stepEvent } from '../sampler/step-event.js';
 import { type LoadedAs, pictureMetadata } from './picture-facts.js';
 import { type Conditions, plainSeed, type ResolvedRequest } from './request.js';
 import { onDevice, Resources } from './resources.js';
@@ -103,7 +104,7 @@ export async function* runGeneration(
         ? picturesOf(model, request, sliceImages(pixels, images, seeds.length), seeds.length)
         : [],
       ...(!isImage && { latents: copyImages(sampler.latents, images) }),
-      seed: request.seed,
+      seed: plainSeed(request.seed),
       seeds: request.seeds.map(plainSeed),
       plan: request.plan,
       warnings: [...warnings, ...modelWarnings(model, request)],
@@ -152,22 +153,24 @@ export function eventOfImages(
   };
   const { transition, anchors, activeTokens } = event;
   const shared = anchors.length === activeTokens;
-  return {
-    ...event,
-    latents,
-    clean: async () => {
+  return stepEvent(
+    {
+      ...event,
+      latents,
+      anchors: shared ? anchors.slice() : own(anchors),
+      ...(transition && {
+        transition: {
+          newTokens: transition.perImage ? own(transition.newTokens) : transition.newTokens.slice(),
+          perImage: transition.perImage,
+          ...(transition.importance && { importance: own(transition.importance) }),
+        },
+      }),
+    },
+    async () => {
       using all = await event.clean();
       return copyImages(all, [first, first + count]);
     },
-    anchors: shared ? anchors.slice() : own(anchors),
-    ...(transition && {
-      transition: {
-        newTokens: transition.perImage ? own(transition.newTokens) : transition.newTokens.slice(),
-        perImage: transition.perImage,
-        ...(transition.importance && { importance: own(transition.importance) }),
-      },
-    }),
-  };
+  );
 }
 
 /**

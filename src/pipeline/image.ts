@@ -1,4 +1,5 @@
 import { checkBoolean, checkConstruction, OURS, reading, readOptions } from '../arguments.js';
+import { jsonInteger } from '../json.js';
 import { encodePng, encodePngAsync, type PngMetadata, type RgbImage } from '../image/index.js';
 
 /** Options of {@link DecodedImage.toPNG}. */
@@ -61,6 +62,12 @@ export class DecodedImage implements RgbImage {
     return encodePngAsync(this, this.#metadata(options), { signal });
   }
 
+  /** Without pixels. */
+  toJSON(): Pick<DecodedImage, 'width' | 'height' | 'metadata'> {
+    const { width, height, metadata } = this;
+    return { width, height, metadata };
+  }
+
   #metadata({ metadata = true }: PngOptions): PngMetadata {
     return checkBoolean('metadata', metadata) ? reading('metadata', () => this.metadata) : {};
   }
@@ -81,5 +88,13 @@ export class GeneratedImage extends DecodedImage {
 
   static {
     generatedImageOf = (content) => new GeneratedImage(OURS, content);
+  }
+
+  /** What JSON has of it: everything but the pixels, which are for {@link toPNG}. A seed beyond 2^53 - 1 is a string. */
+  override toJSON(): Pick<GeneratedImage, 'width' | 'height' | 'prompt' | 'metadata'> & {
+    seed: number | string;
+  } {
+    const { width, height, prompt, seed, metadata } = this;
+    return { width, height, prompt, seed: jsonInteger(seed), metadata };
   }
 }

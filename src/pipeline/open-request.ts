@@ -1,5 +1,6 @@
 import { traceGenerate, type GenerateTrace } from '../diagnostics.js';
 import { ERROR_CODES, isJitFluxError } from '../errors.js';
+import { withJson } from '../json.js';
 import { Activity } from './activity.js';
 import type { ResolvedRequest } from './request.js';
 import type { Outcome, PipelineStatistics } from './statistics.js';
@@ -56,7 +57,7 @@ export class OpenRequest {
 
   complete({ timings, ...rest }: Omit<GenerateResult, 'timings'> & { timings: object }): GenerateResult {
     const queued = (this.#started ?? this.#arrived) - this.#arrived;
-    const result = { ...rest, timings: { queued, ...timings } } as GenerateResult;
+    const result = withJson({ ...rest, timings: { queued, ...timings } } as GenerateResult);
     if (this.#end()) {
       this.#statistics.completed(result, this.request.images);
       this.#settle.resolve(result);

@@ -1,5 +1,6 @@
 /** What a picture says of how it was made: written into its PNG, shown by `inspect`, repeated by `generate --from`. */
 import type { PngMetadata } from '../image/index.js';
+import { jsonInteger } from '../json.js';
 import { resolveOptions } from '../sampler/index.js';
 import { listText, microFlowText, scheduleText } from '../sampler/settings-text.js';
 import type { LoadOptions } from '../types.js';
@@ -46,7 +47,7 @@ export function pictureMetadata(facts: PictureFacts, r: ResolvedRequest): PngMet
   const { fingerprint, ...computed } = loaded;
   const metadata: PngMetadata = {
     prompt,
-    seed: typeof seed === 'bigint' ? seed.toString() : seed,
+    seed: jsonInteger(seed),
     preset: r.plan.preset,
     steps: r.plan.steps,
     ...(guidance !== undefined && { guidance }),

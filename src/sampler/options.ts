@@ -2,6 +2,7 @@
 
 import { checkBoolean, checkInteger, copyOf, type Names, readFields, readOptions } from '../arguments.js';
 import { ERROR_CODES, invalidArgument } from '../errors.js';
+import { withJson } from '../json.js';
 import type {
   ActivationPolicy,
   JitOptions,
@@ -91,7 +92,7 @@ export function resolveOptions(given: JitOptions = {}): ResolvedOptions {
     importanceInEvents: checkBoolean('importanceInEvents', o.importanceInEvents ?? false),
   };
   if (!matches(resolved, preset)) resolved.preset = 'custom';
-  return resolved;
+  return withJson(resolved);
 }
 
 function checkInitialAnchors(value: 'checkerboard' | 'strided' | Int32Array) {

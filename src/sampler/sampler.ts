@@ -36,6 +36,7 @@ import {
 } from './anchors.js';
 import { JIT_OPTIONS, resolveOptions, type ResolvedOptions } from './options.js';
 import { planFor } from './plan.js';
+import { stepEvent } from './step-event.js';
 import { Random, imageSeed, normalizeSeed, subSeed } from './random.js';
 
 /** What the sampler needs of a tensor library. */
@@ -193,21 +194,23 @@ export class SamplerCore<T extends TensorLike = TensorLike>
             step > 0 && step === stage.firstStep ? await this.#transition(stage, step) : undefined;
           const lists = toLists(this.#anchors);
           await this.#advance(stage, step, lists);
-          const event: StepEvent<T> = {
-            step,
-            steps: plan.steps,
-            sigma: plan.sigmas[step]!,
-            nextSigma: plan.sigmasWithTerminal[step + 1]!,
-            stage: stage.stage,
-            anchors: lists.list.slice(),
-            activeTokens: stage.activeTokens,
-            totalTokens: plan.totalTokens,
-            grid: [this.#grid[0], this.#grid[1]],
-            milliseconds: performance.now() - started,
-            latents: this.#latents,
-            clean: () => this.#cleanEstimate(step),
-            ...(transition !== undefined && { transition }),
-          };
+          const event: StepEvent<T> = stepEvent(
+            {
+              step,
+              steps: plan.steps,
+              sigma: plan.sigmas[step]!,
+              nextSigma: plan.sigmasWithTerminal[step + 1]!,
+              stage: stage.stage,
+              anchors: lists.list.slice(),
+              activeTokens: stage.activeTokens,
+              totalTokens: plan.totalTokens,
+              grid: [this.#grid[0], this.#grid[1]],
+              milliseconds: performance.now() - started,
+              latents: this.#latents,
+              ...(transition !== undefined && { transition }),
+            },
+            () => this.#cleanEstimate(step),
+          );
           this.#checkActive();
           this.#phase = 'suspended';
           this.#eventOf = step;

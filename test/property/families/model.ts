@@ -222,6 +222,12 @@ export const family: Family<World> = {
       call: (w, args) => (picture(w).toPNGAsync as Methods[string]).apply(picture(w), args),
     },
     {
+      name: 'GeneratedImage#toJSON',
+      good: () => [],
+      slow: 10,
+      call: (w, args) => void (picture(w).toJSON as Methods[string]).apply(picture(w), args),
+    },
+    {
       name: 'toPNGAsync of what was changed',
       good: () => [{ width: 2, height: 2, data: new Uint8Array(12), metadata: { prompt: 'a picture' } }],
       async: true,
