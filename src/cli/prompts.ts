@@ -27,7 +27,7 @@ export function arrangePrompts(argv: readonly string[]): string[] {
   const typed = end < 0 ? argv : argv.slice(0, end);
   if (!WITH_PROMPTS.includes(argv[0])) return [...argv];
   const isPrompt = (word: string, i: number) =>
-    word === STDIN ? !/^(-o|--out|--prompt-file)$/.test(typed[i - 1] ?? '') : /^-[^=]*\s/.test(word);
+    word === STDIN ? !/^(-o|--out|--prompt-file|--grid)$/.test(typed[i - 1] ?? '') : /^-[^=]*\s/.test(word);
   const prompts = typed.filter(isPrompt);
   const rest = typed.filter((word, i) => !isPrompt(word, i));
   return prompts.length === 0 && end < 0
