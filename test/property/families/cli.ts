@@ -102,7 +102,10 @@ async function judge({ run, scratch, root }: World, words: string[]): Promise<vo
   const isVerbose = argv.some((word) => /^(--verbose|-[a-zA-Z]*v)/.test(word));
   const hasStack = (text: string) => /\n\s+at .*[:(]/.test(text);
   if ((!isVerbose && hasStack(err)) || hasStack(out)) fail('a stack trace');
-  const isJson = argv.includes('--json') || argv.includes('--json=true');
+  // Of several the last counts.
+  const typed = argv.includes('--') ? argv.slice(0, argv.indexOf('--')) : argv;
+  const json = typed.filter((word) => /^--(?:json(?:=.*)?|no-json)$/s.test(word)).at(-1);
+  const isJson = json !== undefined && !/^--no-|=false$/.test(json);
   if (isJson && out !== '') {
     try {
       JSON.parse(out);
