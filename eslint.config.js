@@ -34,6 +34,7 @@ export default tseslint.config(
         setTimeout: 'readonly',
         clearTimeout: 'readonly',
         fetch: 'readonly',
+        Response: 'readonly',
         Buffer: 'readonly',
         TextDecoder: 'readonly',
       },

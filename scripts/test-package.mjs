@@ -23,19 +23,21 @@ import {
 } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { basename, delimiter, join, relative } from 'node:path';
-import { isDeepStrictEqual } from 'node:util';
-import { compilerArguments, MODES } from './lib/type-consumers.mjs';
-import { ensureLibTorch, ensureTypeScript, compiledModule } from './lib/steps.mjs';
 import {
-  ROOT,
-  UserError,
-  capture,
-  cleanEnvironment,
-  main,
-  takeFlag,
-  takeOption,
-  toolPath,
-} from './lib/tools.mjs';
+  Skip,
+  check,
+  equal,
+  lastLine,
+  newProject,
+  report,
+  say,
+  start,
+  step,
+  userEnvironment,
+} from './lib/package-test.mjs';
+import { ensureLibTorch, ensureTypeScript, compiledModule } from './lib/steps.mjs';
+import { compilerArguments, MODES } from './lib/type-consumers.mjs';
+import { ROOT, UserError, capture, main, takeFlag, takeOption, toolPath } from './lib/tools.mjs';
 
 /** Bytes. npm refuses some 230 MB; a package that is installed into every container should be far below. */
 const BUDGET = { packed: 20e6, unpacked: 40e6 };
@@ -45,12 +47,6 @@ const SHIPPED =
 const COMMANDS = ['node', 'npm', 'npx', 'sh', 'sed', 'dirname', 'uname'];
 const COMPILERS = ['cc', 'gcc', 'g++', 'c++', 'clang', 'make', 'cmake', 'ninja', 'python3', 'node-gyp'];
 const PROGRAMS = join(ROOT, 'test', 'package', 'consumer');
-
-class Skip extends Error {}
-
-const started = performance.now();
-/** @type {{ name: string, outcome: string, seconds: number }[]} */
-const results = [];
 
 await main(async () => {
   const args = process.argv.slice(2);
@@ -83,21 +79,15 @@ async function testPackage(scratch, { prebuild, nodes }) {
   const { readManifest, variantCacheDirectory } = await compiledModule('libtorch/libtorch');
   const { defaultVariant, variants } = readManifest();
   const { version, archives } = variants[defaultVariant];
-  // The user's settings of npm (registry, proxies) hold, but HOME is empty: nothing may be found there by chance.
-  const npm = {
-    npm_config_userconfig: join(homedir(), '.npmrc'),
-    npm_config_cache: process.env.npm_config_cache ?? join(homedir(), '.npm'),
-  };
   const bin = join(scratch, 'bin');
   const home = join(scratch, 'home');
-  // A path with what breaks quoting and encodings; the project's has it as well.
+  // HOME is empty: nothing may be found there by chance. A path with what breaks quoting and encodings; the project's has it as well.
   const cache = join(scratch, 'cache ü 缓存');
   const cached = variantCacheDirectory(cache, version, defaultVariant);
   for (const directory of [bin, home, join(cache, 'libtorch')]) mkdirSync(directory, { recursive: true });
   for (const name of COMMANDS) symlinkSync(realpathSync(which(name)), join(bin, name));
   const env = {
-    ...Object.fromEntries(Object.entries(cleanEnvironment()).filter(([name]) => !isOwnSetting(name))),
-    ...npm,
+    ...userEnvironment(),
     PATH: bin,
     HOME: home,
     JIT_FLUX_CACHE: cache,
@@ -323,90 +313,10 @@ async function testPackage(scratch, { prebuild, nodes }) {
       say(results[0].node);
     });
 
-  console.log('\nresult');
-  for (const { name, outcome, seconds } of results)
-    console.log(`  ${outcome.padEnd(7)} ${seconds.toFixed(1).padStart(6)} s  ${name}`);
-  console.log(`  in ${((performance.now() - started) / 1000).toFixed(0)} s`);
+  report();
 }
 
 // ---- what a step is made of ----
-
-/**
- * Runs a part. A failure ends the whole test: later parts build on earlier ones.
- * @param {string} name
- * @param {() => void | Promise<void>} action
- */
-async function step(name, action) {
-  console.log(`\n${name}`);
-  const begin = performance.now();
-  const done = (/** @type {string} */ outcome) =>
-    results.push({ name, outcome, seconds: (performance.now() - begin) / 1000 });
-  try {
-    await action();
-    done('ok');
-  } catch (error) {
-    if (!(error instanceof Skip)) {
-      throw new UserError(`${name}: ${error instanceof Error ? error.stack : error}`);
-    }
-    say(`skipped: ${error.message}`);
-    done('skipped');
-  }
-}
-
-/** @param {string} text */
-function say(text) {
-  console.log(`  ${text}`);
-}
-
-/**
- * @param {string} command
- * @param {readonly string[]} args
- * @param {{ cwd?: string, env: NodeJS.ProcessEnv }} o
- */
-function start(command, args, { cwd = ROOT, env }) {
-  const result = spawnSync(command, args, { cwd, env, encoding: 'utf8', maxBuffer: 1 << 26 });
-  if (result.error) throw result.error;
-  return result;
-}
-
-/**
- * Output of a command that must succeed.
- * @param {string} command
- * @param {readonly string[]} args
- * @param {{ cwd?: string, env: NodeJS.ProcessEnv, show?: RegExp }} o show: the lines of its output to repeat
- */
-function check(command, args, o) {
-  const { status, signal, stdout, stderr } = start(command, args, o);
-  if (status !== 0)
-    throw new Error(
-      `${[command, ...args].join(' ')} ended with ${status ?? signal}\n${`${stdout}\n${stderr}`.slice(0, 4000)}`,
-    );
-  if (o.show) for (const line of `${stdout}${stderr}`.split('\n')) if (o.show.test(line)) say(line);
-  return stdout;
-}
-
-/**
- * @param {unknown} actual
- * @param {unknown} expected
- */
-function equal(actual, expected) {
-  if (!isDeepStrictEqual(actual, expected))
-    throw new Error(`Expected ${JSON.stringify(expected)} but received ${JSON.stringify(actual)}`);
-}
-
-/** @param {string} directory */
-function newProject(directory) {
-  mkdirSync(directory, { recursive: true });
-  writeFileSync(
-    join(directory, 'package.json'),
-    '{ "name": "consumer", "version": "1.0.0", "private": true }\n',
-  );
-}
-
-/** @param {string} name */
-function isOwnSetting(name) {
-  return /^(JIT_FLUX_|LIBTORCH$|XDG_|LD_LIBRARY_PATH$|NODE_OPTIONS$|NODE_PATH$)/.test(name);
-}
 
 /** @param {string} name */
 function which(name) {
@@ -423,16 +333,6 @@ function countPackages(project) {
   const listed = capture('npm', ['ls', '--all', '--parseable'], { cwd: project });
   if (listed === undefined) throw new Error(`npm ls fails in ${project}`);
   return listed.trim().split('\n').length - 1;
-}
-
-/** @param {string} text */
-function lastLine(text) {
-  return (
-    text
-      .trim()
-      .split('\n')
-      .findLast((line) => /error/i.test(line)) ?? text.trim()
-  );
 }
 
 /** @param {string} path */
