@@ -1,17 +1,24 @@
 /** Long prompts, encoded on a thread: an adversary's 20,000 characters take seconds. */
-import { onAbort } from '../abort.js';
+import { onAbort, untilAborted } from '../abort.js';
 import { Worker } from 'node:worker_threads';
 
 import { abortedError, ERROR_CODES, JitFluxError, type JitFluxErrorCode } from '../errors.js';
 import { PACKAGE_FILES, shippedFile } from '../files/package-files.js';
 import { threadFlags } from '../files/thread-flags.js';
+import { sharedSource } from './shared-source.js';
 import type { EncodedPrompt, TokenizerSource } from './types.js';
 
-/** To the thread. */
-export interface TokenizerTask {
+/** What is to be encoded, and by which tokenizer. */
+interface EncodeRequest {
   source: TokenizerSource;
   prompts: readonly string[];
   length: number;
+}
+
+/** To the thread. */
+export interface TokenizerTask extends Omit<EncodeRequest, 'source'> {
+  /** Read by `readSharedSource`. */
+  source: SharedArrayBuffer;
 }
 
 /** From the thread. Errors lose their class on the way. */
@@ -27,17 +34,18 @@ const MAX_HEAP_MEGABYTES = 1024;
  *   is no thread to be had
  */
 export async function encodeOnThread(
-  task: TokenizerTask,
+  { source, prompts, length }: EncodeRequest,
   signal: AbortSignal | undefined,
 ): Promise<EncodedPrompt[]> {
-  const thread = start(task);
+  const shared = await untilAborted(sharedSource(source), signal);
+  const thread = start({ source: shared, prompts, length }, source.name);
   let leave: (() => void) | undefined;
   try {
     const reply = await new Promise<TokenizerReply>((resolve, reject) => {
       leave = onAbort(signal, () => reject(abortedError(signal)));
       thread.on('message', resolve);
-      thread.on('error', (cause) => reject(threadError(task.source.name, cause)));
-      thread.on('exit', () => reject(threadError(task.source.name)));
+      thread.on('error', (cause) => reject(threadError(source.name, cause)));
+      thread.on('exit', () => reject(threadError(source.name)));
     });
     if ('encoded' in reply) return reply.encoded;
     throw new JitFluxError(reply.code, reply.message, { path: reply.path });
@@ -47,7 +55,7 @@ export async function encodeOnThread(
   }
 }
 
-function start(task: TokenizerTask): Worker {
+function start(task: TokenizerTask, name: string): Worker {
   const program = shippedFile(PACKAGE_FILES.tokenizerWorker);
   try {
     return new Worker(program, {
@@ -57,7 +65,7 @@ function start(task: TokenizerTask): Worker {
       resourceLimits: { maxOldGenerationSizeMb: MAX_HEAP_MEGABYTES },
     });
   } catch (cause) {
-    throw threadError(task.source.name, cause);
+    throw threadError(name, cause);
   }
 }
 

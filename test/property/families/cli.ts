@@ -198,6 +198,7 @@ export const family: Family<World> = {
       ...['generate', 'a picture', '-o', 'out.png', '--model', 'ROOT/models/flux-tiny', '--seed', '7'],
       ...['--guidance', '3', '--memory-check', '--quiet', ...SAMPLING, ...LOAD, '--threads', '0'],
       ...['--from', 'none.png', '--no-metadata', '--prompt-file', 'none.txt', '--skip-existing'],
+      ...['--quality', '50', '--show', '--grid', 'all.png'],
     ]),
     command('generate', () => [
       ...[
@@ -210,6 +211,12 @@ export const family: Family<World> = {
         'ROOT/models/flux-tiny',
       ],
       ...[...TRANSFORMER, ...ENCODERS],
+    ]),
+    command('compare', () => [
+      ...['compare', 'a picture', '-o', 'out.jpg', '--model', 'ROOT/models/flux-tiny', '--seed', '7'],
+      ...['--presets', 'dense:2,jit-7x', '--width', '64', '--height', '64', '--text-tokens', '24'],
+      ...['--guidance', '3', '--memory-check', '-q', '--quality', '50', '--no-metadata', '--show'],
+      ...[...LOAD, ...TRANSFORMER, ...ENCODERS, '--threads', '0'],
     ]),
     command('plan', () => ['plan', '--model', 'ROOT/models/flux-tiny', ...ENCODERS]),
     command('encode', () => ['encode', 'a picture', '--model', 'ROOT/models/flux-tiny', ...ENCODERS]),

@@ -64,7 +64,7 @@ describe('jit-flux generate, refusing', () => {
     ['--dtype int4', 'ERR_JITFLUX_INVALID_ARGUMENT'],
     ['--model DIR/missing', 'ERR_JITFLUX_FILE_NOT_FOUND'],
     ['--model DIR/empty', 'ERR_JITFLUX_INVALID_MODEL'],
-    ['-o DIR/out.jpg', 'ERR_JITFLUX_INVALID_ARGUMENT'],
+    ['-o DIR/out.gif', 'ERR_JITFLUX_INVALID_ARGUMENT'],
     ['-o DIR/missing/out.png', 'ERR_JITFLUX_WRITE_FAILED'],
     ['-o DIR/file/out.png', 'ERR_JITFLUX_WRITE_FAILED'],
   ])('%s', async (flags, errorCode) => {

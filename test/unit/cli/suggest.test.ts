@@ -44,7 +44,7 @@ describe('the flag that was meant', () => {
       [['convert', 'in.pt'], 'Missing <output>: jit-flux convert <input> <output>'],
       [['encode'], 'Expected one prompt in quotes for <prompt> [ERR'],
       [['generate'], 'Expected a prompt in quotes (or --prompt-file, --from, --conditioning) for <prompt>'],
-      [['generate', 'a b', '--from', 'package.json'], 'package.json: This is not a PNG file'],
+      [['generate', 'a b', '--from', 'package.json'], 'package.json: This is no PNG, JPEG or WebP file'],
       [['plan', '--zzzz'], 'Unknown argument: zzzz\n'],
       [['plan', '--height', 'abc'], 'Expected a number for --height but received "abc" [ERR'],
       [['plan', '--steps', ''], 'Expected a number for --steps but received "" [ERR'],
