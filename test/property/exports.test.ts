@@ -25,6 +25,7 @@ const INTERNAL = [
 const WITH: Record<string, string> = {
   // Of its subclass.
   'DecodedImage#toPNG': 'GeneratedImage#toPNG',
+  'DecodedImage#toJSON': 'GeneratedImage#toJSON',
   'DecodedImage#toPNGAsync': 'GeneratedImage#toPNGAsync',
   'SamplerCore#[Symbol.dispose]': 'SamplerCore#dispose',
   // Of the sampler's base class.

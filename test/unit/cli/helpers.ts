@@ -18,7 +18,7 @@ export async function cli(
   let stdout = '';
   let stderr = '';
   const code = await run(argv, {
-    stdout: { write: (text) => (stdout += text) },
+    stdout: { write: (text) => (stdout += text.toString()) },
     stderr: new Writable({
       write(chunk: Buffer, _encoding, done) {
         stderr += chunk.toString();

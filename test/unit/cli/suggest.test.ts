@@ -68,7 +68,7 @@ describe('the flag that was meant', () => {
   it.each([50, 80, 200])('that fits %i columns', async (columns) => {
     let text = '';
     await run(['generate', '--help'], {
-      stdout: { write: (part) => (text += part), columns },
+      stdout: { write: (part) => (text += part.toString()), columns },
       stderr: process.stderr,
       signal: new AbortController().signal,
     });
