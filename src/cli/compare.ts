@@ -3,12 +3,12 @@ import { invalidArgument } from '../errors.js';
 import { BUNDLED_MODEL } from '../model/bundled-model.js';
 import { memoryRequest } from '../model/memory-plan.js';
 import { requireFiles, resolveModel } from '../model/resolve-model.js';
-import type { GeneratedImage, GenerateRequest } from '../pipeline/index.js';
+import type { GeneratedImage, GenerateRequest, GenerateResult } from '../pipeline/index.js';
 import { resolveRequest } from '../pipeline/request.js';
 import type { PngMetadata } from '../image/index.js';
 import { PRESET_NAMES } from '../sampler/presets.js';
 import type { PresetName } from '../types.js';
-import { defineCommand, EXIT } from './command.js';
+import { type Context, defineCommand, EXIT, WARNING } from './command.js';
 import { LETTERS } from './flags.js';
 import { formatDuration, table } from './format.js';
 import { numberFlag } from './number-flag.js';
@@ -25,7 +25,9 @@ import {
   checkOutput,
   checkQuality,
   checkSheet,
+  type Output,
   PICTURE_FLAGS,
+  type PictureArgs,
   showPicture,
   STDOUT,
   writePicture,
@@ -128,19 +130,29 @@ export const compareCommand = defineCommand({
     await using pipeline = await FluxPipeline.load(spec, { ...load, memoryCheck, signal });
     // The first would pay for what all need.
     await pipeline.warmUp({ signal });
-    const made = [];
-    for (const [i, { request, resolved }] of requests.entries()) {
-      if (!args.quiet) context.note(`${i + 1} of ${requests.length}: ${ways[i]!.name}`);
-      const progress = await generationProgress(context, resolved.plan, { enabled: !args.quiet });
-      try {
-        made.push(await pipeline.generate({ ...request, onStep: (event) => progress.step(event) }));
-      } finally {
-        progress.close();
+    const made: GenerateResult[] = [];
+    try {
+      for (const [i, { request, resolved }] of requests.entries()) {
+        if (!args.quiet) context.note(`${i + 1} of ${requests.length}: ${ways[i]!.name}`);
+        const progress = await generationProgress(context, resolved.plan, { enabled: !args.quiet });
+        try {
+          made.push(await pipeline.generate({ ...request, onStep: (event) => progress.step(event) }));
+        } finally {
+          progress.close();
+        }
       }
+    } catch (error) {
+      // What was made is not lost with what follows.
+      if (made.length > 0) {
+        const kept = await writeSheet(made, ways, { output, args, context: { ...context, signal: never } });
+        context.note(`Made before: ${kept.path}`);
+      }
+      throw error;
     }
+    if (!args.quiet) for (const { message } of made[0]!.warnings) context.note(`${WARNING} ${message}`);
 
-    const { contactSheet, psnr, ssim } = await import('../image/index.js');
-    const [reference] = made as [(typeof made)[number]];
+    const { psnr, ssim } = await import('../image/index.js');
+    const [reference] = made as [GenerateResult];
     const results = made.map(({ images: [image], plan, timings }, i) => ({
       preset: ways[i]!.name,
       steps: plan.steps,
@@ -153,17 +165,7 @@ export const compareCommand = defineCommand({
         ssim: ssim(image!, reference.images[0]!),
       }),
     }));
-    const columns = ways.length <= 4 ? ways.length : undefined;
-    const sheet = contactSheet(
-      made.map(({ images }) => images[0]!),
-      { columns },
-    );
-    const written = await writePicture(
-      { ...sheet, metadata: factsOf(reference.images[0]!, ways) },
-      output,
-      args,
-      context,
-    );
+    const { sheet, ...written } = await writeSheet(made, ways, { output, args, context });
     if (args.show) showPicture(sheet, context);
     context.printJson({
       ...written,
@@ -194,6 +196,22 @@ export const compareCommand = defineCommand({
     return written.elsewhere === undefined ? EXIT.ok : EXIT.failure;
   },
 });
+
+const never = new AbortController().signal;
+/** Pictures in one row. */
+const WIDEST_ROW = 4;
+
+async function writeSheet(
+  made: readonly GenerateResult[],
+  ways: readonly Way[],
+  { output, args, context }: { output: Output; args: PictureArgs; context: Context },
+) {
+  const { contactSheet } = await import('../image/index.js');
+  const images = made.map((result) => result.images[0]!);
+  const sheet = contactSheet(images, { columns: made.length <= WIDEST_ROW ? made.length : undefined });
+  const metadata = factsOf(images[0]!, ways.slice(0, made.length));
+  return { sheet, ...(await writePicture({ ...sheet, metadata }, output, args, context)) };
+}
 
 /** @throws ERR_JITFLUX_INVALID_ARGUMENT */
 function readWays(text: string): Way[] {

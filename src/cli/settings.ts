@@ -22,7 +22,7 @@ export interface Setting {
  * Commands that run a model or plan it: a variable and the file's top level are for all of them. The others write other things
  * under the same names, and take their own section of the file only.
  */
-const OF_MODELS: readonly string[] = ['generate', 'encode', 'plan'];
+const OF_MODELS: readonly string[] = ['generate', 'compare', 'encode', 'plan'];
 /** What the command line alone decides: the kind of output, the file itself, and which model's code is trusted. */
 const TYPED_ONLY: readonly string[] = ['json', 'config', 'allow-torchscript-code'];
 const EVERYWHERE: readonly string[] = Object.keys(COMMON_FLAGS).filter((name) => !TYPED_ONLY.includes(name));

@@ -141,6 +141,28 @@ describe('compare', () => {
     expect(from.stderr).toMatch(/comparison of several/);
   });
 
+  it('that is interrupted keeps what was made', async () => {
+    const controller = new AbortController();
+    let seen = '';
+    const stream = new Writable({
+      write(chunk: Buffer, _encoding, done) {
+        seen += chunk.toString();
+        if (/^2 of 3: jit-4x$/m.test(seen)) controller.abort();
+        done();
+      },
+    });
+    const argv = ['compare', 'a red circle', '--width', '64', '--height', '64', '-o', at('c.png'), '-s', '7'];
+    const code = await run(argv, {
+      stdout: { write: () => undefined },
+      stderr: stream,
+      signal: controller.signal,
+    });
+    expect(code).toBe(130);
+    expect(seen).toContain(`Made before: ${at('c.png')}`);
+    expect(await sizeOf('c.png')).toEqual([80, 80]);
+    expect((await facts('c.png')).metadata).toMatchObject({ compared: 'dense' });
+  });
+
   it('prints a table, by default of all presets', async () => {
     const { stdout } = await compare('--seed', '7');
     const [head, ...rows] = stdout.split('\n');
