@@ -31,7 +31,7 @@ struct Lifter {
   int64_t radius = 0;
   Blur blur;
 
-  Lifter(const int32_t* list, int64_t count, const Grid& on, Blur with);
+  Lifter(const int32_t* list, int64_t count, const Grid& on, Blur with = Blur::kGaussian);
 
   // As an accelerator's kernels take it, with v [M, channels] and blur_scratch.
   kernels::device::Lift on_device(const float* v, int64_t channels,

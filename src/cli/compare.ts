@@ -188,7 +188,7 @@ export const compareCommand = defineCommand({
         ]),
       ],
       [1, 2, 3, 4, 5, 6],
-      { columns: context.stdout.columns },
+      { columns: context.stdout.columns, drop: [4, 6] },
     )) {
       context.print(line);
     }
