@@ -181,9 +181,25 @@ async function fuzz(target, limit, input) {
   const found = join(FOUND, target.name);
   for (const folder of [findings, found]) mkdirSync(folder, { recursive: true });
   log(`${target.name}: ${input ?? (limit.runs > 0 ? `${limit.runs} inputs` : `${limit.seconds} seconds`)}`);
-  return target.native
-    ? fuzzNative(target, limit, input, findings, found)
-    : fuzzJavaScript(target, limit, input, findings, found);
+  const runOnce = target.native ? runNative : runJavaScript;
+  let done = await runOnce(target, limit, input, findings, found);
+  // The limit is one of wall time, which passes also while a process has no processor: an input that is done in time when it
+  // runs alone is no finding.
+  while (input === undefined && done.finding !== undefined && /\/timeout-\w+$/.test(done.finding)) {
+    const path = join(ROOT, done.finding);
+    const alone = await runOnce(target, limit, path, findings, found);
+    if (alone.finding !== undefined) return done;
+    log(`${target.name}: ${done.finding} is done in time by itself: something else had the processor`);
+    rmSync(path);
+    const left = {
+      seed: limit.seed + done.runs,
+      runs: Math.max(limit.runs - done.runs, limit.runs > 0 ? 1 : 0),
+      seconds: Math.max(limit.seconds - done.seconds, limit.seconds > 0 ? 1 : 0),
+    };
+    const { runs, seconds, ...rest } = await runOnce(target, left, undefined, findings, found);
+    done = { ...rest, runs: done.runs + runs, seconds: done.seconds + seconds };
+  }
+  return done;
 }
 
 /** @param {Target} target */
@@ -200,35 +216,6 @@ function nativeOptions({ name }) {
     '-print_funcs=0',
     ...(existsSync(dictionary) ? [`-dict=${dictionary}`] : []),
   ];
-}
-
-/**
- * @param {Target} target
- * @param {{ seconds: number, runs: number, seed: number }} limit
- * @param {string | undefined} input
- * @param {string} findings
- * @param {string} found
- * @returns {Promise<Result>}
- */
-async function fuzzNative(target, limit, input, findings, found) {
-  let done = await runNative(target, limit, input, findings, found);
-  // libFuzzer's limit is one of wall time, which passes also while a process has no processor: an input that is done in
-  // time when it runs alone is no finding.
-  while (input === undefined && done.finding !== undefined && /\/timeout-\w+$/.test(done.finding)) {
-    const path = join(ROOT, done.finding);
-    const alone = await runNative(target, limit, path, findings, found);
-    if (alone.finding !== undefined) return done;
-    log(`${target.name}: ${done.finding} is done in time by itself: something else had the processor`);
-    rmSync(path);
-    const left = {
-      seed: limit.seed + done.runs,
-      runs: Math.max(limit.runs - done.runs, limit.runs > 0 ? 1 : 0),
-      seconds: Math.max(limit.seconds - done.seconds, limit.seconds > 0 ? 1 : 0),
-    };
-    const { runs, seconds, ...rest } = await runNative(target, left, undefined, findings, found);
-    done = { ...rest, runs: done.runs + runs, seconds: done.seconds + seconds };
-  }
-  return done;
 }
 
 /**
@@ -302,7 +289,7 @@ function unquote(quoted) {
  * @param {string} found
  * @returns {Promise<Result>}
  */
-async function fuzzJavaScript(target, limit, input, findings, found) {
+async function runJavaScript(target, limit, input, findings, found) {
   const scratch = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'jit-flux-fuzz-run-'));
   try {
     const settings =
