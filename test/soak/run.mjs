@@ -161,7 +161,7 @@ function openFiles() {
       return []; // that of the folder itself
     }
   });
-  const left = all.filter((path) => path.startsWith(forWorkers) || /^\/proc\/|\.js$/.test(path));
+  const left = all.filter((path) => path.startsWith(forWorkers) || /^\/(proc|sys)\/|\.js$/.test(path));
   return { own: all.filter((path) => !left.includes(path)), left };
 }
 
