@@ -49,7 +49,15 @@ describe('a result of generate', () => {
     const { metadata } = result.images[0]!;
     const image = { width: 64, height: 64, prompt: 'a red circle', seed: DIGITS, metadata };
     expect(metadata).toMatchObject({ seed: DIGITS });
-    expect(throughJson(result)).toEqual({ images: [image], seed: DIGITS, plan, warnings, batch, timings });
+    expect(throughJson(result)).toEqual({
+      images: [image],
+      seed: DIGITS,
+      seeds: [DIGITS],
+      plan,
+      warnings,
+      batch,
+      timings,
+    });
     expect(JSON.stringify(result).length).toBeLessThan(10_000);
     expect(throughJson({ result, list: [result.images[0]] })).toMatchObject({
       result: { seed: DIGITS },
@@ -65,6 +73,7 @@ describe('a result of generate', () => {
       'latents',
       'plan',
       'seed',
+      'seeds',
       'timings',
       'warnings',
     ]);
