@@ -18,15 +18,7 @@ const specialToken = z.union([z.string(), z.looseObject({ content: z.string() })
   return typeof token === 'string' ? token : token.content;
 });
 const specialTokens = z.looseObject({
-  bos_token: specialToken.nullish(),
-  eos_token: specialToken.nullish(),
-  unk_token: specialToken.nullish(),
-  pad_token: specialToken.nullish(),
-});
-
-/** Tokens that were added to a vocabulary, as `added_tokens.json` and `tokenizer_config.json` have them. */
-const addedTokens = z.record(z.string(), z.int().nonnegative());
-const addedTokensById = z.looseObject({
+  /** Tokens that were added to a vocabulary, by id, as newer versions of transformers write them. */
   added_tokens_decoder: z
     .record(
       z.string().regex(/^\d{1,9}$/),
@@ -40,7 +32,14 @@ const addedTokensById = z.looseObject({
       }),
     )
     .optional(),
+  bos_token: specialToken.nullish(),
+  eos_token: specialToken.nullish(),
+  unk_token: specialToken.nullish(),
+  pad_token: specialToken.nullish(),
 });
+
+/** Tokens that were added to a vocabulary, as older versions of transformers write them: `added_tokens.json`. */
+const addedTokens = z.record(z.string(), z.int().nonnegative());
 
 /**
  * Looks for a tokenizer's files.
@@ -81,7 +80,7 @@ export async function loadClipTokenizer(
     if (value === undefined) throw invalidTokenizer(vocabPath, `it has no token ${token}`);
     return value;
   };
-  const added = await readAddedTokens(directory, o.signal);
+  const added = await readAddedTokens(directory, special.added_tokens_decoder, o.signal);
   for (const own of [start, end]) added.delete(own);
   // What transformers' CLIPConverter makes of the same files.
   const json = {
@@ -164,13 +163,12 @@ async function readSpecialTokens(directory: string, signal: AbortSignal | undefi
   return result;
 }
 
-/** By content. `tokenizer_config.json`, which newer versions of transformers write, wins over `added_tokens.json`. */
+/** By content. @param listed in `tokenizer_config.json`, which wins over `added_tokens.json` */
 async function readAddedTokens(
   directory: string,
+  listed: z.infer<typeof specialTokens>['added_tokens_decoder'],
   signal: AbortSignal | undefined,
 ): Promise<Map<string, object>> {
-  const config = await readIfThere(join(directory, 'tokenizer_config.json'), addedTokensById, signal);
-  const listed = config?.added_tokens_decoder;
   if (listed) {
     return new Map(
       Object.entries(listed).map(([id, { content, single_word, lstrip, rstrip, normalized, special }]) => [
