@@ -1,7 +1,6 @@
 /** `jit-flux compare`: one prompt by several presets, side by side, with what each costs and how near it comes. */
 import { invalidArgument } from '../errors.js';
 import { BUNDLED_MODEL } from '../model/bundled-model.js';
-import { memoryRequest } from '../model/memory-plan.js';
 import { requireFiles, resolveModel } from '../model/resolve-model.js';
 import type { GeneratedImage, GenerateRequest, GenerateResult } from '../pipeline/index.js';
 import { resolveRequest } from '../pipeline/request.js';
@@ -11,19 +10,22 @@ import type { PresetName } from '../types.js';
 import { type Context, defineCommand, EXIT, WARNING } from './command.js';
 import { LETTERS } from './flags.js';
 import { formatDuration, table } from './format.js';
-import { numberFlag } from './number-flag.js';
+import { openPipeline } from './open-pipeline.js';
 import {
+  GUIDANCE_FLAG,
   LOAD_FLAGS,
   loadOptions,
   MEMORY_CHECK_FLAG,
   MODEL_FLAG,
   parseSeed,
+  promptWords,
   quietFlag,
   SAMPLING_FLAGS,
+  seedFlag,
 } from './options.js';
 import {
   checkOutput,
-  checkQuality,
+  checkLosses,
   checkSheet,
   type Output,
   PICTURE_FLAGS,
@@ -52,12 +54,7 @@ export const compareCommand = defineCommand({
   describe: 'Make one picture by several presets, side by side, and say how they differ from the first',
   builder: (yargs) =>
     yargs
-      .positional('prompt', {
-        alias: LETTERS.prompt,
-        type: 'string',
-        array: true,
-        describe: 'what to draw, in quotes',
-      })
+      .positional('prompt', promptWords('what to draw, in quotes'))
       .option('presets', {
         type: 'string',
         requiresArg: true,
@@ -76,13 +73,8 @@ export const compareCommand = defineCommand({
         height: SAMPLING_FLAGS.height,
         'text-tokens': SAMPLING_FLAGS['text-tokens'],
       })
-      .option('seed', {
-        alias: LETTERS.seed,
-        type: 'string',
-        requiresArg: true,
-        describe: 'of all pictures (default: random, printed)',
-      })
-      .option('guidance', numberFlag('guidance', { describe: "default: the model's" }))
+      .option('seed', seedFlag('of all pictures (default: random, printed)'))
+      .option('guidance', GUIDANCE_FLAG)
       .options(LOAD_FLAGS)
       .option('memory-check', MEMORY_CHECK_FLAG)
       .options(PICTURE_FLAGS)
@@ -118,16 +110,12 @@ export const compareCommand = defineCommand({
     });
     const output = { path: args.out ?? DEFAULT_OUT, replace: args.out !== undefined };
     if (output.path === STDOUT) throw invalidArgument('out', 'a file', STDOUT);
-    await checkQuality(args.quality, [output.path]);
+    await checkLosses(args.quality, [output.path]);
     await checkOutput(output, 'out', context);
 
-    const { FluxPipeline } = await import('../pipeline/index.js');
-    if (!args.quiet) context.note(`Loading ${spec.info.name}`);
-    // In the description.
-    delete load.textEncoders;
-    delete load.variant;
-    const memoryCheck = args['memory-check'] && memoryRequest(requests[0]!.resolved);
-    await using pipeline = await FluxPipeline.load(spec, { ...load, memoryCheck, signal });
+    // All are of one size.
+    const largest = requests[0]!.resolved;
+    await using pipeline = await openPipeline(spec, load, { args, largest }, context);
     // The first would pay for what all need.
     await pipeline.warmUp({ signal });
     const made: GenerateResult[] = [];

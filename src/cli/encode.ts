@@ -6,19 +6,22 @@ import { defineCommand } from './command.js';
 import { LETTERS } from './flags.js';
 import { numberFlag } from './number-flag.js';
 import { typedPrompts } from './prompts.js';
-import { ENCODER_FLAGS, given, loadOptions, MEMORY_CHECK_FLAG, MODEL_FLAG, quietFlag } from './options.js';
+import {
+  ENCODER_FLAGS,
+  given,
+  loadOptions,
+  MEMORY_CHECK_FLAG,
+  MODEL_FLAG,
+  promptWords,
+  quietFlag,
+} from './options.js';
 
 export const encodeCommand = defineCommand({
   command: 'encode [prompt..]',
   describe: 'Run the text encoders only, and save what they say',
   builder: (yargs) =>
     yargs
-      .positional('prompt', {
-        alias: LETTERS.prompt,
-        type: 'string',
-        array: true,
-        describe: 'what to draw, in quotes',
-      })
+      .positional('prompt', promptWords('what to draw, in quotes'))
       .option('out', {
         alias: LETTERS.out,
         type: 'string',

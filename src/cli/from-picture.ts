@@ -5,6 +5,7 @@ import { invalidArgument, JitFluxError } from '../errors.js';
 import { readSmallFile } from '../files/small-file.js';
 import { OWN } from '../pipeline/picture-facts.js';
 import { VERSION } from '../files/package-files.js';
+import { ACTIVATIONS, ANCHOR_PATTERNS, LIFTERS } from '../sampler/options.js';
 import { PRESET_NAMES } from '../sampler/presets.js';
 import type { ImageFacts } from '../image/index.js';
 
@@ -25,10 +26,10 @@ const facts = z.looseObject({
   schedule: text,
   stageRatios: text,
   tokenRatios: text,
-  initialAnchors: z.enum(['checkerboard', 'strided', OWN]).optional(),
-  activation: z.enum(['importance', 'grid', OWN]).optional(),
+  initialAnchors: z.enum([...ANCHOR_PATTERNS, OWN]).optional(),
+  activation: z.enum([...ACTIVATIONS, OWN]).optional(),
   microFlow: text,
-  lifter: z.enum(['gaussian', 'nearest', OWN]).optional(),
+  lifter: z.enum([...LIFTERS, OWN]).optional(),
   latents: text,
   conditioning: text,
   batch: number,

@@ -7,7 +7,6 @@ import { invalidArgument } from '../errors.js';
 import type { FluxPipeline, GenerateRequest, GenerateTimings, GenerateWarning } from '../pipeline/index.js';
 import { modelFingerprint } from '../model/fingerprint.js';
 import { BUNDLED_MODEL } from '../model/bundled-model.js';
-import { memoryRequest } from '../model/memory-plan.js';
 import { requireFiles, resolveModel } from '../model/resolve-model.js';
 import { resolveRequest, type ResolvedRequest } from '../pipeline/request.js';
 import type { RgbImage } from '../image/index.js';
@@ -19,19 +18,22 @@ import { formatDuration } from './format.js';
 import { type FromPicture, readFromPicture } from './from-picture.js';
 import {
   given,
+  GUIDANCE_FLAG,
   LOAD_FLAGS,
   loadOptions,
   MEMORY_CHECK_FLAG,
   MODEL_FLAG,
   ONE_IMAGE,
+  promptWords,
   quietFlag,
   runOptions,
   SAMPLING_FLAGS,
+  seedFlag,
 } from './options.js';
-import { numberFlag } from './number-flag.js';
+import { openPipeline } from './open-pipeline.js';
 import {
   checkOutput,
-  checkQuality,
+  checkLosses,
   checkSheet,
   outputFiles,
   PICTURE_FLAGS,
@@ -48,12 +50,10 @@ export const generateCommand = defineCommand({
   describe: 'Generate pictures from a prompt',
   builder: (yargs) =>
     yargs
-      .positional('prompt', {
-        alias: LETTERS.prompt,
-        type: 'string',
-        array: true,
-        describe: 'what to draw, in quotes; - reads standard input, one prompt per line',
-      })
+      .positional(
+        'prompt',
+        promptWords('what to draw, in quotes; - reads standard input, one prompt per line'),
+      )
       .option('prompt-file', {
         type: 'string',
         requiresArg: true,
@@ -84,18 +84,13 @@ export const generateCommand = defineCommand({
       })
       .option('model', MODEL_FLAG)
       .options(SAMPLING_FLAGS)
-      .option('seed', {
-        alias: LETTERS.seed,
-        type: 'string',
-        requiresArg: true,
-        describe: 'one, or several for every prompt: 1,2,5-8 (default: random, printed)',
-      })
+      .option('seed', seedFlag('one, or several for every prompt: 1,2,5-8 (default: random, printed)'))
       .option('skip-existing', {
         type: 'boolean',
         default: false,
         describe: 'make no picture whose file is there already',
       })
-      .option('guidance', numberFlag('guidance', { describe: "default: the model's" }))
+      .option('guidance', GUIDANCE_FLAG)
       .options(LOAD_FLAGS)
       .option('memory-check', MEMORY_CHECK_FLAG)
       .options(PICTURE_FLAGS)
@@ -138,6 +133,8 @@ export const generateCommand = defineCommand({
       const asked = from
         ? completed(said, from.flags, without(context.set, Object.keys(given(options))))
         : said;
+      // Only the flag makes everything else that is printed keep off standard output.
+      if (out === STDOUT) throw invalidArgument('out', 'a file in a list of prompts', out);
       for (const seed of own === undefined ? seeds : parseSeeds(String(own))) {
         const request: GenerateRequest = {
           ...given({ prompt, conditioning }),
@@ -162,7 +159,7 @@ export const generateCommand = defineCommand({
     const isOne = runs.length === 1;
     for (const line of describeModelChoice(spec, load)) context.detail(line);
     const skipped = args['skip-existing'] ? await takeExisting(runs) : [];
-    await checkQuality(args.quality, [
+    await checkLosses(args.quality, [
       ...runs.flatMap(({ files }) => files),
       ...(args.grid === undefined ? [] : [args.grid]),
     ]);
@@ -176,18 +173,10 @@ export const generateCommand = defineCommand({
     const done: RunReport[] = [];
     let memory;
     if (runs.length > 0) {
-      const { FluxPipeline } = await import('../pipeline/index.js');
-      if (!args.quiet) context.note(`Loading ${spec.info.name}`);
-      // In the description.
-      delete load.textEncoders;
-      delete load.variant;
       const size = ({ resolved: { images, plan } }: Run) => images * plan.totalTokens;
       const largest = runs.reduce((most, run) => (size(run) > size(most) ? run : most));
-      await using pipeline = await FluxPipeline.load(spec, {
-        ...load,
-        memoryCheck: args['memory-check'] && memoryRequest(largest.resolved),
-        signal,
-      });
+      const o = { args, largest: largest.resolved };
+      await using pipeline = await openPipeline(spec, load, o, context);
       ({ plan: memory } = await pipeline.memory());
       for (const line of memory ? describeMemory(memory, context.stderr.columns) : []) context.detail(line);
       const weights = modelFingerprint(spec);

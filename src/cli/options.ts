@@ -7,7 +7,15 @@ import type { InferredOptionTypes } from 'yargs';
 import { choiceFlag } from './choice-flag.js';
 import { LETTERS } from './flags.js';
 import { numberFlag } from './number-flag.js';
-import { readListText, readMicroFlowText, readScheduleText } from '../sampler/settings-text.js';
+import { ACTIVATIONS, ANCHOR_PATTERNS, LIFTERS } from '../sampler/options.js';
+import {
+  formsText,
+  MICRO_FLOW_FORMS,
+  readListText,
+  readMicroFlowText,
+  readScheduleText,
+  SCHEDULE_FORMS,
+} from '../sampler/settings-text.js';
 import type { Device, JitOptions, LoadOptions, PresetName } from '../types.js';
 
 /** Pictures of a run that does not say how many. */
@@ -46,20 +54,20 @@ export const SAMPLING_FLAGS = {
   schedule: {
     type: 'string',
     requiresArg: true,
-    describe: 'noise levels: shift, static:<shift>, beta:<alpha>,<beta> or sigmas:<level>,<level>,...',
+    describe: `noise levels: ${formsText(SCHEDULE_FORMS)}`,
   },
-  anchors: choiceFlag('anchors', ['checkerboard', 'strided'], {
+  anchors: choiceFlag('anchors', ANCHOR_PATTERNS, {
     describe: "pattern of the first stage's anchor tokens",
   }),
-  activation: choiceFlag('activation', ['importance', 'grid'], {
+  activation: choiceFlag('activation', ACTIVATIONS, {
     describe: 'which tokens join at the next stage',
   }),
   'micro-flow': {
     type: 'string',
     requiresArg: true,
-    describe: 'how they are brought in: finite-time or relax:<steps>',
+    describe: `how they are brought in: ${formsText(MICRO_FLOW_FORMS)}`,
   },
-  lifter: choiceFlag('lifter', ['gaussian', 'nearest'], {
+  lifter: choiceFlag('lifter', LIFTERS, {
     describe: "how the anchors' velocity is spread over all tokens (default: gaussian)",
   }),
 } as const;
@@ -132,6 +140,16 @@ export const MODEL_FLAG = {
   describe: 'model directory or checkpoint (default: the bundled flux-tiny)',
 } as const;
 
+/** Words of a command that are prompts. @param describe what they may be */
+export const promptWords = (describe: string) =>
+  ({ alias: LETTERS.prompt, type: 'string', array: true, describe }) as const;
+
+/** @param describe what one or several are for */
+export const seedFlag = (describe: string) =>
+  ({ alias: LETTERS.seed, type: 'string', requiresArg: true, describe }) as const;
+
+export const GUIDANCE_FLAG = numberFlag('guidance', { describe: "default: the model's" });
+
 /** @param describe what else it does without */
 export const quietFlag = (describe: string) =>
   ({ alias: LETTERS.quiet, type: 'boolean', default: false, describe }) as const;
@@ -184,10 +202,10 @@ export interface SamplingArgs {
   'stage-ratios': string | undefined;
   'token-ratios': string | undefined;
   schedule: string | undefined;
-  anchors: 'checkerboard' | 'strided' | undefined;
-  activation: 'importance' | 'grid' | undefined;
+  anchors: (typeof ANCHOR_PATTERNS)[number] | undefined;
+  activation: (typeof ACTIVATIONS)[number] | undefined;
   'micro-flow': string | undefined;
-  lifter: 'gaussian' | 'nearest' | undefined;
+  lifter: (typeof LIFTERS)[number] | undefined;
 }
 
 /**

@@ -3,6 +3,7 @@ import { extname } from 'node:path';
 
 import { invalidArgument } from '../errors.js';
 import type { PngMetadata, RgbImage } from '../image/index.js';
+import { checkQuality, DEFAULT_QUALITY, QUALITY_RANGE } from '../image/quality.js';
 import { type Context, WARNING } from './command.js';
 import { numberFlag } from './number-flag.js';
 import { terminalPicture } from './show.js';
@@ -12,7 +13,9 @@ export const STDOUT = '-';
 
 /** What is chosen about pictures that are written. */
 export const PICTURE_FLAGS = {
-  quality: numberFlag('quality', { describe: 'of JPEG and WebP files, 1 to 100 (default: 92)' }),
+  quality: numberFlag('quality', {
+    describe: `of JPEG and WebP files, ${QUALITY_RANGE.join(' to ')} (default: ${DEFAULT_QUALITY})`,
+  }),
   metadata: {
     type: 'boolean',
     default: true,
@@ -62,12 +65,10 @@ function checkStdout(option: string, { json, stdout }: Context): void {
   }
 }
 
-/** @throws ERR_JITFLUX_INVALID_ARGUMENT for a quality without a file that has one */
-export async function checkQuality(quality: number | undefined, paths: readonly string[]): Promise<void> {
+/** @throws ERR_JITFLUX_INVALID_ARGUMENT for a quality that is none, or without a file that has one */
+export async function checkLosses(quality: number | undefined, paths: readonly string[]): Promise<void> {
   if (quality === undefined) return;
-  if (!Number.isInteger(quality) || quality < 1 || quality > 100) {
-    throw invalidArgument('quality', 'an integer from 1 to 100', quality);
-  }
+  checkQuality(quality);
   const { formatForPath } = await import('../image/index.js');
   const isLossy = async (path: string) => path !== STDOUT && (await formatForPath(path, 'out')) !== 'png';
   for (const path of paths) if (await isLossy(path)) return;
@@ -108,7 +109,7 @@ export async function writePicture(
   return { path, elsewhere: failed?.message };
 }
 
-/** Shows a picture on stderr, or says once why not. */
+/** Shows a picture on stderr, or says why not. */
 export function showPicture(image: RgbImage, { stderr, note }: Context): void {
   const text = stderr.isTTY === true ? terminalPicture(image, stderr) : undefined;
   if (text !== undefined) stderr.write(`${text}\n`);

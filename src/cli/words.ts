@@ -2,19 +2,23 @@
 import { KNOWN_MODELS } from '../model/known-models.js';
 import { AUTO_VARIANT } from '../libtorch/variant.js';
 import { PRESET_NAMES } from '../sampler/presets.js';
+import { MICRO_FLOW_FORMS, SCHEDULE_FORMS } from '../sampler/settings-text.js';
 import type { Flag } from './flags.js';
 import { nearest } from './suggest.js';
 
 /** Models that are known by a name, without files. */
 export const MODEL_NAMES: readonly string[] = [...KNOWN_MODELS, 'flux-tiny'];
 
+/** Of a form, what is typed as it stands: `static:` of `static:<shift>`. */
+const beginning = (form: string) => form.replace(/<.*/, '');
+
 /** By flag, or by command and flag. What a word ends in a colon after, is followed by numbers. */
 const WORDS: ReadonlyMap<string, readonly string[]> = new Map(
   Object.entries({
     preset: PRESET_NAMES,
     device: ['cpu', 'cuda'],
-    schedule: ['shift', 'static:', 'beta:', 'sigmas:'],
-    'micro-flow': ['finite-time', 'relax:'],
+    schedule: SCHEDULE_FORMS.map(beginning),
+    'micro-flow': MICRO_FLOW_FORMS.map(beginning),
     'plan model': MODEL_NAMES,
     'setup variant': ['cpu', 'cu130', AUTO_VARIANT],
   }),

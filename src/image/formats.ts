@@ -2,10 +2,11 @@
 import { extname } from 'node:path';
 import type { default as Sharp, Metadata } from 'sharp';
 
-import { checkInteger, type Names, readOptions } from '../arguments.js';
+import { type Names, readOptions } from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError, throwIfAborted } from '../errors.js';
 import { checkImage, checkMetadata, type PngMetadata, readPngText, type RgbImage } from './png.js';
 import { encodePngAsync } from './png-thread.js';
+import { checkQuality, DEFAULT_QUALITY } from './quality.js';
 
 /** What pictures are written as. PNG is lossless and needs nothing; the others need the package `sharp`. */
 export type ImageFormat = 'png' | 'jpeg' | 'webp';
@@ -30,7 +31,6 @@ export interface EncodeImageOptions {
 }
 
 const OPTIONS: Names<EncodeImageOptions> = { format: true, quality: true, metadata: true, signal: true };
-const DEFAULT_QUALITY = 92;
 
 /**
  * A picture as a file, encoded on another thread. PNG is that of `toPNG`; JPEG keeps the full resolution of colours (4:4:4).
@@ -40,7 +40,7 @@ const DEFAULT_QUALITY = 92;
 export async function encodeImage(given: RgbImage, o: EncodeImageOptions = {}): Promise<Uint8Array> {
   const { format = 'png', quality, metadata = {}, signal } = readOptions(o, OPTIONS);
   if (!FORMATS.includes(format)) throw invalidArgument('format', FORMATS.join(', '), format);
-  const level = quality === undefined ? DEFAULT_QUALITY : checkInteger('quality', quality, 1, 100);
+  const level = quality === undefined ? DEFAULT_QUALITY : checkQuality(quality);
   if (format === 'png') return encodePngAsync(given, metadata, { signal });
   const { width, height, data } = checkImage(given);
   const facts = checkMetadata(metadata);

@@ -104,7 +104,7 @@ export async function* runGeneration(
         ? picturesOf(model, request, sliceImages(pixels, images, seeds.length), seeds.length)
         : [],
       ...(!isImage && { latents: copyImages(sampler.latents, images) }),
-      seed: plainSeed(request.seed),
+      seed: request.seed,
       seeds: request.seeds.map(plainSeed),
       plan: request.plan,
       warnings: [...warnings, ...modelWarnings(model, request)],

@@ -1,9 +1,9 @@
 /** The noise from which a picture starts. */
-import { checkInteger, isArray, type Names, reading, readList, readOptions } from '../arguments.js';
+import { checkInteger, isArray, type Names, reading, readOptions } from '../arguments.js';
 import { latentOps, Tensor } from '../engine/index.js';
 import { MAX_IMAGES, resolveSize } from '../model/run.js';
 import type { ModelInfo } from '../model/spec.js';
-import { imageSeed, normalizeSeed } from '../sampler/index.js';
+import { imageSeeds, readSeeds } from '../sampler/random.js';
 import type { Device, Grid } from '../types.js';
 
 /** Options of {@link initialNoise}. */
@@ -65,13 +65,9 @@ const MOST_PIXELS = 256;
 /** Seeds of the images, from one or a list. */
 function seedsOf(seed: InitialNoiseOptions['seed'], images: number | undefined): bigint[] {
   const count = images === undefined ? undefined : checkInteger('images', images, 1, MAX_IMAGES);
-  if (!isArray(seed)) {
-    const first = normalizeSeed(seed);
-    return Array.from({ length: count ?? 1 }, (_, image) => imageSeed(first, image));
-  }
+  if (!isArray(seed)) return imageSeeds(seed, count ?? 1);
   const range = [count ?? 1, count ?? MAX_IMAGES] as const;
-  const list = readList(seed, 'seed', `a seed, or a list of ${range.join(' to ')} seeds`, range);
-  return list.map((one, image) => normalizeSeed(one, `seed[${image}]`));
+  return readSeeds(seed, `a seed, or a list of ${range.join(' to ')} seeds`, range);
 }
 
 /** {@link initialNoise} of what has been checked. */

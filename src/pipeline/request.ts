@@ -12,7 +12,7 @@ import {
 } from '../arguments.js';
 import { ERROR_CODES, invalidArgument, JitFluxError, type JitFluxErrorCode } from '../errors.js';
 import type { Tensor } from '../engine/index.js';
-import { imageSeed, normalizeSeed } from '../sampler/index.js';
+import { imageSeeds, normalizeSeed, readSeeds } from '../sampler/random.js';
 import { JIT_OPTIONS } from '../sampler/options.js';
 import { MAX_IMAGES, type ResolvedRun, resolveRun } from '../model/run.js';
 import type { FluxConfig, StepEvent } from '../types.js';
@@ -89,7 +89,9 @@ export function resolveRequest(
   const request = readOptions(given, REQUEST_OPTIONS, 'request');
   const conditioning = request.conditioning && readConditioning(request, config);
   const prompts = conditioning?.prompts ?? checkPrompts(request.prompt);
-  const list = isArray(request.seed) ? readSeeds(request.seed) : undefined;
+  const list = isArray(request.seed)
+    ? readSeeds(request.seed, `a seed, or a list of 1 to ${MAX_IMAGES} seeds`, [1, MAX_IMAGES])
+    : undefined;
   const perPrompt = list && prompts.length > 0 ? Math.max(1, Math.floor(list.length / prompts.length)) : 1;
   const numImages = checkInteger('numImages', request.numImages ?? perPrompt, 1, MAX_IMAGES);
   const images = prompts.length * numImages;
@@ -120,7 +122,7 @@ export function resolveRequest(
     throw invalidArgument('seed', `one seed, or one per picture (${each})`, `${list.length} seeds`);
   }
   const seed = list?.[0] ?? (request.seed as number | bigint | undefined) ?? randomInt(2 ** 32);
-  const first = normalizeSeed(seed);
+  normalizeSeed(seed);
   if (request.latents !== undefined) {
     checkLatents(request.latents, [images, plan.totalTokens, model.decoder.channels * 4]);
   }
@@ -131,7 +133,7 @@ export function resolveRequest(
     guidance,
     guidanceGiven: request.guidance !== undefined,
     seed: plainSeed(seed),
-    seeds: list ?? Array.from({ length: images }, (_, image) => imageSeed(first, image)),
+    seeds: list ?? imageSeeds(seed, images),
     output,
     ...(conditioning && { conditioning }),
     ...(request.latents && { latents: request.latents }),
@@ -213,13 +215,6 @@ export function checkPrompts(prompt: unknown): string[] {
     }
     return text;
   });
-}
-
-/** A list of seeds, one per picture. */
-function readSeeds(given: readonly unknown[]): bigint[] {
-  const expected = `a seed, or a list of 1 to ${MAX_IMAGES} seeds`;
-  const list = readList(given as readonly (number | bigint)[], 'seed', expected, [1, MAX_IMAGES]);
-  return list.map((seed, image) => normalizeSeed(seed, `seed[${image}]`));
 }
 
 /** A callback, called as the method of the object that it was given in. */

@@ -35,6 +35,11 @@ export interface ResolvedOptions {
   importanceInEvents: boolean;
 }
 
+/** Values of settings that are one of a few words, where they are no function or list of the caller's. */
+export const ANCHOR_PATTERNS = ['checkerboard', 'strided'] as const;
+export const ACTIVATIONS = ['importance', 'grid'] as const;
+export const LIFTERS = ['gaussian', 'nearest'] as const;
+
 /** Names of the sampling options. */
 export const JIT_OPTIONS: Names<JitOptions> = {
   preset: true,
@@ -95,8 +100,12 @@ export function resolveOptions(given: JitOptions = {}): ResolvedOptions {
   return withJson(resolved);
 }
 
+function isOneOf<Word extends string>(value: unknown, words: readonly Word[]): value is Word {
+  return words.includes(value as Word);
+}
+
 function checkInitialAnchors(value: 'checkerboard' | 'strided' | Int32Array) {
-  if (value === 'checkerboard' || value === 'strided') return value;
+  if (isOneOf(value, ANCHOR_PATTERNS)) return value;
   // Copied, so that later changes by the caller cannot invalidate what has been checked.
   const copy = copyOf('Int32Array', value);
   if (copy !== undefined) return copy;
@@ -109,12 +118,12 @@ function checkInitialAnchors(value: 'checkerboard' | 'strided' | Int32Array) {
 }
 
 function checkActivation(value: 'importance' | 'grid' | ActivationPolicy) {
-  if (value === 'importance' || value === 'grid' || typeof value === 'function') return value;
+  if (isOneOf(value, ACTIVATIONS) || typeof value === 'function') return value;
   throw invalidArgument('activation', "'importance', 'grid' or a function", value);
 }
 
 function checkLifter(value: 'gaussian' | 'nearest' | Lifter) {
-  if (value === 'gaussian' || value === 'nearest' || typeof value === 'function') return value;
+  if (isOneOf(value, LIFTERS) || typeof value === 'function') return value;
   throw invalidArgument('lifter', "'gaussian', 'nearest' or a function", value);
 }
 

@@ -13,7 +13,7 @@
  * | `activation.<stage>`   | `ActivationContext.random()` at the transition to that stage |
  */
 
-import { checkInteger, copyOf } from '../arguments.js';
+import { checkInteger, copyOf, readList } from '../arguments.js';
 import { invalidArgument } from '../errors.js';
 
 const MASK64 = (1n << 64n) - 1n;
@@ -36,6 +36,26 @@ export function normalizeSeed(seed: number | bigint, option = 'seed'): bigint {
 export function imageSeed(seed: number | bigint, image: number): bigint {
   if (!Number.isSafeInteger(image) || image < 0) throw invalidArgument('image', 'an integer >= 0', image);
   return (normalizeSeed(seed) + BigInt(image)) & MASK64;
+}
+
+/** Seeds of the images of a batch that has one seed. */
+export function imageSeeds(seed: number | bigint, images: number): bigint[] {
+  const first = normalizeSeed(seed);
+  return Array.from({ length: images }, (_, image) => imageSeed(first, image));
+}
+
+/**
+ * A list of one seed per image.
+ * @param least, most how many there may be
+ * @throws ERR_JITFLUX_INVALID_ARGUMENT
+ */
+export function readSeeds(
+  given: readonly (number | bigint)[],
+  expected: string,
+  range: readonly [least: number, most: number],
+): bigint[] {
+  const list = readList(given, 'seed', expected, range);
+  return list.map((seed, image) => normalizeSeed(seed, `seed[${image}]`));
 }
 
 /** Longest name of a sub-stream. */

@@ -37,7 +37,7 @@ import {
 import { JIT_OPTIONS, resolveOptions, type ResolvedOptions } from './options.js';
 import { planFor } from './plan.js';
 import { stepEvent } from './step-event.js';
-import { Random, imageSeed, normalizeSeed, subSeed } from './random.js';
+import { Random, imageSeeds, normalizeSeed, readSeeds, subSeed } from './random.js';
 
 /** What the sampler needs of a tensor library. */
 export interface SamplerBackend<T extends TensorLike = TensorLike> {
@@ -677,10 +677,9 @@ function boundTo<T extends object>(owner: T, methods: T, names: readonly string[
 function seedsOf(seed: NonNullable<SampleOptions['seed']>): (batch: number) => bigint[] {
   if (typeof seed !== 'object' || seed === null) {
     const first = normalizeSeed(seed);
-    return (batch) => Array.from({ length: batch }, (_, image) => imageSeed(first, image));
+    return (batch) => imageSeeds(first, batch);
   }
-  const list = readList(seed, 'seed', `a seed, or a list of at most ${MAX_BATCH} seeds`, [0, MAX_BATCH]);
-  const seeds = list.map((value, image) => normalizeSeed(value, `seed[${image}]`));
+  const seeds = readSeeds(seed, `a seed, or a list of at most ${MAX_BATCH} seeds`, [0, MAX_BATCH]);
   return (batch) => {
     if (seeds.length === batch) return seeds;
     throw invalidArgument('seed', `one seed, or ${batch} (one per image)`, seeds);

@@ -10,6 +10,20 @@
 import { invalidArgument } from '../errors.js';
 import type { MicroFlowOptions, ScheduleOptions } from '../types.js';
 
+/** What a setting may be, as users are told it. */
+export const SCHEDULE_FORMS = [
+  'shift',
+  'static:<shift>',
+  'beta:<alpha>,<beta>',
+  'sigmas:<level>,<level>,...',
+] as const;
+export const MICRO_FLOW_FORMS = ['finite-time', 'relax:<steps>'] as const;
+
+/** `a, b or c`. */
+export function formsText(forms: readonly string[]): string {
+  return `${forms.slice(0, -1).join(', ')} or ${forms.at(-1)}`;
+}
+
 /** Longest text that is read as a setting; a thousand noise levels in full precision. */
 const MOST_CHARACTERS = 25_000;
 
@@ -31,7 +45,7 @@ export function scheduleText(schedule: Readonly<ScheduleOptions>): string {
  * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
 export function readScheduleText(text: string, option = 'schedule'): ScheduleOptions {
-  const expected = 'shift, static:<shift>, beta:<alpha>,<beta> or sigmas:<level>,<level>,...';
+  const expected = formsText(SCHEDULE_FORMS);
   const { kind, numbers } = split(text, option, expected);
   const [first, second] = numbers;
   if (kind === 'shift' && numbers.length === 0) return { kind };
@@ -50,7 +64,7 @@ export function microFlowText(o: Readonly<MicroFlowOptions>): string {
  * @throws ERR_JITFLUX_INVALID_ARGUMENT
  */
 export function readMicroFlowText(text: string, option = 'microFlow'): MicroFlowOptions {
-  const expected = 'finite-time or relax:<steps>';
+  const expected = formsText(MICRO_FLOW_FORMS);
   const { kind, numbers } = split(text, option, expected);
   if (kind === 'finite-time' && numbers.length === 0) return { mode: kind };
   if (kind === 'relax' && numbers.length === 1) return { mode: kind, steps: numbers[0]! };
