@@ -133,7 +133,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
   sum(): Promise<number>;
   sum(o: { perImage: true }): Promise<Float64Array>;
   async sum(o: Reduce = {}): Promise<number | Float64Array> {
-    return this.#reduce('sum', o, (sums) => sums.reduce((total, sum) => total + sum, 0));
+    return this.#reduce('sum', o, total);
   }
 
   /** The mean of all elements. As {@link sum}. */
@@ -142,7 +142,7 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
   async mean(o: Reduce = {}): Promise<number | Float64Array> {
     const images = this.shape[0] ?? 1;
     const each = this.shape.slice(1).reduce((product, size) => product * size, 1);
-    const sums = await this.#reduce('sum', o, (all) => all.reduce((total, sum) => total + sum, 0));
+    const sums = await this.#reduce('sum', o, total);
     return typeof sums === 'number' ? sums / (images * each) : sums.map((sum) => sum / each);
   }
 
@@ -250,6 +250,8 @@ export class Tensor extends NativeObject<TensorHandle> implements TensorLike {
     return tensorOf(callNative((binding) => binding.tensorClone(handle))) as this;
   }
 }
+
+const total = (sums: Float64Array) => sums.reduce((all, sum) => all + sum, 0);
 
 interface Reduce {
   perImage?: boolean | undefined;

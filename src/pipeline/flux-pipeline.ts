@@ -255,27 +255,21 @@ export class FluxPipeline {
     // A getter may have disposed it.
     this.#assertOpen();
     const size = event ? sizeOf(event.grid, this.model) : resolveSize({ width, height }, this.model);
-    const activity = new Activity(signal);
-    this.#activities.add(activity);
-    try {
-      throwIfAborted(activity.signal);
+    return this.#active(signal, async (ours) => {
+      throwIfAborted(ours);
       using resources = new Resources();
       const tokens = event ? resources.add(await event.clean()) : (from as Tensor);
       const [rows, cols] = size.grid;
       checkLatents(tokens, [undefined, rows * cols, this.model.decoder.channels * 4]);
-      const { decoder } = this.#parts;
-      const pixels = await decoder.decode(tokens, { grid: size.grid, signal: activity.signal });
-      throwIfAborted(activity.signal);
+      const pixels = await this.#parts.decoder.decode(tokens, { grid: size.grid, signal: ours });
+      throwIfAborted(ours);
       const images = tokens.shape[0]!;
       const bytes = pixels.length / images;
       return Array.from({ length: images }, (_, image) => {
         const data = pixels.slice(image * bytes, (image + 1) * bytes);
         return decodedImageOf({ width: size.width, height: size.height, data });
       });
-    } finally {
-      this.#activities.delete(activity);
-      activity.end();
-    }
+    });
   }
 
   /**
@@ -345,14 +339,23 @@ export class FluxPipeline {
 
   /** Work that is no generation, in its turn, until it is over, aborted, or the pipeline is disposed. */
   async #inTurn<R>(signal: AbortSignal | undefined, work: (signal: AbortSignal) => Promise<R>): Promise<R> {
+    return this.#active(signal, async (ours) => {
+      const release = await this.#queue.acquire(ours);
+      try {
+        return await work(ours);
+      } finally {
+        release();
+      }
+    });
+  }
+
+  /** Work for whose end a disposal waits, and which it aborts. */
+  async #active<R>(signal: AbortSignal | undefined, work: (signal: AbortSignal) => Promise<R>): Promise<R> {
     const activity = new Activity(signal);
     this.#activities.add(activity);
-    let release: (() => void) | undefined;
     try {
-      release = await this.#queue.acquire(activity.signal);
       return await work(activity.signal);
     } finally {
-      release?.();
       this.#activities.delete(activity);
       activity.end();
     }
