@@ -12,18 +12,17 @@ import {
   mkdtempSync,
   readFileSync,
   readdirSync,
-  realpathSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   Skip,
   check,
   equal,
+  inScratch,
   lastLine,
   newProject,
   report,
@@ -51,6 +50,7 @@ const PREBUILT = ['jit-flux.node', 'libjit_flux_weights.so', 'libjit_flux_core.s
 await main(async () => {
   const args = process.argv.slice(2);
   const keep = takeFlag(args, 'keep');
+  /** @type {string[]} */
   const only = [];
   for (let name; (name = takeOption(args, 'only')) !== undefined;) only.push(name);
   const unknown = only.find((name) => !(name in VERSIONS));
@@ -60,13 +60,7 @@ await main(async () => {
     if (!existsSync(join(ROOT, 'prebuilds', 'linux-x64', name)))
       throw new UserError(`prebuilds/linux-x64/${name} is missing: run \`npm run prebuild\``);
 
-  const scratch = realpathSync(mkdtempSync(join(tmpdir(), 'jit-flux-bundlers-')));
-  try {
-    await testBundlers(scratch, only);
-  } finally {
-    if (keep) console.log(`\nkept: ${scratch}`);
-    else rmSync(scratch, { recursive: true, force: true });
-  }
+  await inScratch('bundlers', keep, (scratch) => testBundlers(scratch, only));
 });
 
 /**

@@ -12,7 +12,6 @@ import {
   existsSync,
   lstatSync,
   mkdirSync,
-  mkdtempSync,
   readFileSync,
   readdirSync,
   realpathSync,
@@ -21,12 +20,13 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { homedir, tmpdir } from 'node:os';
+import { homedir } from 'node:os';
 import { basename, delimiter, join, relative } from 'node:path';
 import {
   Skip,
   check,
   equal,
+  inScratch,
   lastLine,
   newProject,
   report,
@@ -52,21 +52,13 @@ await main(async () => {
   const args = process.argv.slice(2);
   const prebuild = takeFlag(args, 'no-prebuild') ? undefined : takeFlag(args, 'cuda') ? ['--cuda'] : [];
   const keep = takeFlag(args, 'keep');
+  /** @type {string[]} */
   const nodes = [];
   for (let node; (node = takeOption(args, 'node')) !== undefined;) nodes.push(node);
   if (nodes.length === 0) nodes.push('22', '24');
   if (args.length > 0) throw new UserError(`Unknown argument: ${args[0]}`);
 
-  const scratch = realpathSync(mkdtempSync(join(tmpdir(), 'jit-flux-package-')));
-  try {
-    await testPackage(scratch, { prebuild, nodes });
-  } finally {
-    if (keep) console.log(`\nkept: ${scratch}`);
-    else {
-      spawnSync('chmod', ['-R', 'u+w', scratch]);
-      rmSync(scratch, { recursive: true, force: true });
-    }
-  }
+  await inScratch('package', keep, (scratch) => testPackage(scratch, { prebuild, nodes }));
 });
 
 /**

@@ -1,7 +1,7 @@
 // What the tests of the installed package are made of: steps with an outcome, projects, commands.
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
+import { mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { ROOT, UserError, cleanEnvironment } from './tools.mjs';
@@ -74,6 +74,26 @@ export function check(command, args, o) {
 export function equal(actual, expected) {
   if (!isDeepStrictEqual(actual, expected))
     throw new Error(`Expected ${JSON.stringify(expected)} but received ${JSON.stringify(actual)}`);
+}
+
+/**
+ * Works in an empty folder, which goes afterwards.
+ * @param {string} name
+ * @param {boolean} keep leaves it, and says where
+ * @param {(scratch: string) => Promise<void>} work
+ */
+export async function inScratch(name, keep, work) {
+  const scratch = realpathSync(mkdtempSync(join(tmpdir(), `jit-flux-${name}-`)));
+  try {
+    await work(scratch);
+  } finally {
+    if (keep) console.log(`\nkept: ${scratch}`);
+    else {
+      // Parts of it may have been made read-only.
+      spawnSync('chmod', ['-R', 'u+w', scratch]);
+      rmSync(scratch, { recursive: true, force: true });
+    }
+  }
 }
 
 /** @param {string} directory */

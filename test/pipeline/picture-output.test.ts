@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { run } from '../../src/cli/run.js';
 import { readImageFacts } from '../../src/image/index.js';
-import { cli, errorOf } from '../unit/cli/helpers.js';
+import { capture, cli, errorOf } from '../unit/cli/helpers.js';
 
 let folder: string;
 beforeEach(() => (folder = mkdtempSync(join(tmpdir(), 'jit-flux-output-'))));
@@ -101,6 +101,14 @@ describe('generate', () => {
     expect(said).toMatch(message);
     expect(readdirSync(folder)).toEqual([]);
     expect(readdirSync('.')).toEqual(before);
+  });
+
+  it('takes no standard output from a list of prompts', async () => {
+    const path = at('list.jsonl');
+    writeFileSync(path, '{"prompt":"a red circle","out":"-"}\n');
+    const { code, stdout, stderr } = await cli(['generate', '--prompt-file', path, ...SMALL]);
+    expect([code, stdout]).toEqual([2, '']);
+    expect(stderr).toMatch(/a file in a list of prompts for --out/);
   });
 
   it('writes no picture to a terminal', async () => {
@@ -199,17 +207,11 @@ function promptFile(): string {
 /** Runs the command line with streams as a program has them. */
 async function piped(argv: string[], terminal: object = {}, out: object = {}) {
   const bytes: Uint8Array[] = [];
-  let stderr = '';
-  const stream = new Writable({
-    write(chunk: Buffer, _encoding, done) {
-      stderr += chunk.toString();
-      done();
-    },
-  });
+  const { stream, text } = capture(terminal);
   const code = await run(argv, {
-    stdout: { write: (text) => bytes.push(typeof text === 'string' ? Buffer.from(text) : text), ...out },
-    stderr: Object.assign(stream, terminal),
+    stdout: { write: (part) => bytes.push(typeof part === 'string' ? Buffer.from(part) : part), ...out },
+    stderr: stream,
     signal: new AbortController().signal,
   });
-  return { code, bytes, stderr };
+  return { code, bytes, stderr: text() };
 }

@@ -2,25 +2,15 @@
  * The process in which every target of a family is called with one option after another as `undefined`, and without it:
  * `undefined-child.js <family> <seed> <runs>`, of which the last two say nothing. Writes to standard output what differed.
  */
-import { mkdtempSync, rmSync, writeSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { writeSync } from 'node:fs';
 import { types } from 'node:util';
 
 import { disposables } from '../support/hostile/cases.js';
-import type { Failure, Family, Main, Sampler, Target } from '../support/hostile/family.js';
+import { openApi } from '../support/hostile/api.js';
+import type { Failure, Family, Target } from '../support/hostile/family.js';
 
 const name = process.argv[2]!;
-const root = process.env['JIT_FLUX_PROPERTY_ROOT']!;
-const scratch = mkdtempSync(join(tmpdir(), 'jit-flux-undefined-'));
-process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
-process.chdir(scratch);
-const api = {
-  main: (await import(`${root}/dist/index.js`)) as Main,
-  sampler: (await import(`${root}/dist/sampler/index.js`)) as Sampler,
-  root,
-  scratch,
-};
+const api = await openApi();
 
 type Fields = Record<string, unknown>;
 type Path = readonly [argument: number, ...names: string[]];

@@ -9,6 +9,18 @@ export interface Outcome {
   stderr: string;
 }
 
+/** A stream for standard error that keeps what is written. @param terminal what it says of itself */
+export function capture(terminal: object = {}) {
+  let text = '';
+  const stream = new Writable({
+    write(chunk: Buffer, _encoding, done) {
+      text += chunk.toString();
+      done();
+    },
+  });
+  return { stream: Object.assign(stream, terminal), text: () => text };
+}
+
 /** Runs the command line in this process. */
 export async function cli(
   argv: string[],
@@ -16,19 +28,14 @@ export async function cli(
   more: Pick<Io, 'env'> = {},
 ): Promise<Outcome> {
   let stdout = '';
-  let stderr = '';
+  const { stream: stderr, text } = capture();
   const code = await run(argv, {
     stdout: { write: (text) => (stdout += text.toString()) },
-    stderr: new Writable({
-      write(chunk: Buffer, _encoding, done) {
-        stderr += chunk.toString();
-        done();
-      },
-    }),
+    stderr,
     signal,
     ...more,
   });
-  return { code, stdout, stderr };
+  return { code, stdout, stderr: text() };
 }
 
 /** The `error` member of the JSON document that a failing command prints. */

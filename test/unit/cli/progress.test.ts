@@ -1,5 +1,3 @@
-import { Writable } from 'node:stream';
-
 import { describe, expect, it } from 'vitest';
 
 import type { Context } from '../../../src/cli/command.js';
@@ -13,18 +11,10 @@ import {
 } from '../../../src/cli/format.js';
 import { generationProgress, transferProgress } from '../../../src/cli/progress.js';
 import { createPlan } from '../../../src/sampler/index.js';
+import { capture } from './helpers.js';
 
-function capture(isTTY: boolean, columns?: number): { context: Context; text: () => string } {
-  let text = '';
-  const stderr = Object.assign(
-    new Writable({
-      write(chunk: Buffer, _encoding, done) {
-        text += chunk.toString();
-        done();
-      },
-    }),
-    { isTTY, ...(columns !== undefined && { columns }) },
-  );
+function contextOf(isTTY: boolean, columns?: number): { context: Context; text: () => string } {
+  const { stream: stderr, text } = capture({ isTTY, ...(columns !== undefined && { columns }) });
   const context: Context = {
     stdout: { write: () => undefined },
     stderr,
@@ -38,13 +28,13 @@ function capture(isTTY: boolean, columns?: number): { context: Context; text: ()
     detail: () => undefined,
     dim: (text) => text,
   };
-  return { context, text: () => text };
+  return { context, text };
 }
 
 const plan = createPlan({ preset: 'jit-7x', grid: [16, 16] });
 
 async function play(isTTY: boolean, enabled: boolean): Promise<string> {
-  const { context, text } = capture(isTTY);
+  const { context, text } = contextOf(isTTY);
   const progress = await generationProgress(context, plan, { enabled });
   plan.tokensPerStep.forEach((activeTokens, step) =>
     progress.step({ step, stage: plan.stageOfStep[step] as number, activeTokens, milliseconds: 100 }),
@@ -70,7 +60,7 @@ describe('generationProgress', () => {
   });
 
   it.each([50, 80, 120])('fits %i columns', async (columns) => {
-    const { context, text } = capture(true, columns);
+    const { context, text } = contextOf(true, columns);
     const large = createPlan({ preset: 'jit-4x', grid: [64, 64] });
     const progress = await generationProgress(context, large, { enabled: true });
     large.tokensPerStep.forEach((activeTokens, step) =>
@@ -96,7 +86,7 @@ describe('generationProgress', () => {
 
 describe('transferProgress', () => {
   it('names the phases', async () => {
-    const { context, text } = capture(false);
+    const { context, text } = contextOf(false);
     const progress = await transferProgress(context, { enabled: true });
     progress.update({ phase: 'download', done: 0, total: 10, source: 'pip' });
     progress.update({ phase: 'download', done: 10, total: 10, source: 'pip' });
@@ -106,7 +96,7 @@ describe('transferProgress', () => {
   });
 
   it('says who is waited for', async () => {
-    const { context, text } = capture(false);
+    const { context, text } = contextOf(false);
     const progress = await transferProgress(context, { enabled: true });
     const holder = { pid: 12, host: 'builder-7' };
     progress.update({ phase: 'wait', done: 0, total: 0, archives: 2, source: '/c/x.lock', holder });
@@ -115,7 +105,7 @@ describe('transferProgress', () => {
   });
 
   it('counts several archives as one', async () => {
-    const { context, text } = capture(false);
+    const { context, text } = contextOf(false);
     const progress = await transferProgress(context, { enabled: true });
     const update = (done: number) =>
       progress.update({ phase: 'download', done, total: 1000, archives: 2, source: 'pip' });

@@ -1,9 +1,7 @@
-import { Writable } from 'node:stream';
-
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { run } from '../../../src/cli/run.js';
-import { cli, errorOf } from './helpers.js';
+import { capture, cli, errorOf } from './helpers.js';
 
 const VARIABLES = ['NO_COLOR', 'FORCE_COLOR'] as const;
 const before = VARIABLES.map((name) => process.env[name]);
@@ -17,22 +15,13 @@ afterEach(() =>
 
 /** Standard error of a command that is refused. */
 async function refused(isTTY: boolean, ...words: string[]): Promise<string> {
-  let text = '';
-  const stderr = Object.assign(
-    new Writable({
-      write(chunk: Buffer, _encoding, done) {
-        text += chunk.toString();
-        done();
-      },
-    }),
-    { isTTY },
-  );
+  const { stream: stderr, text } = capture({ isTTY });
   await run(['plan', '--dtype', 'x', ...words], {
     stdout: { write: () => undefined },
     stderr,
     signal: new AbortController().signal,
   });
-  return text;
+  return text();
 }
 
 const RED = '\x1b[31mjit-flux:\x1b[39m Expected';
