@@ -2,7 +2,6 @@
 import { existsSync, mkdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { writeCommonJsDeclarations } from './commonjs-declarations.mjs';
 import { ROOT, UserError, capture, hasCode, log, newest, run, toolPath } from './tools.mjs';
 
 const MINIMUM_NODE = [20, 19];
@@ -78,7 +77,8 @@ export function ensureTypeScript() {
 export function compileTypeScript({ allowFailure = false } = {}) {
   const tsc = [toolPath('typescript', 'bin', 'tsc'), '-p', 'tsconfig.build.json'];
   const status = run(process.execPath, tsc, { name: 'tsc', allowFailure });
-  writeCommonJsDeclarations(join(ROOT, 'dist'));
+  const declarations = join(ROOT, 'scripts', 'commonjs-declarations.mjs');
+  run(process.execPath, [declarations, join(ROOT, 'dist')], { name: 'declarations for require' });
   return status;
 }
 

@@ -1,18 +1,27 @@
-// Declarations for `require`. tsc writes `import api = require('./index.js'); export = api;`, which TypeScript refuses under
+#!/usr/bin/env node
+// Declarations for `require`: node scripts/commonjs-declarations.mjs <dist>. A program of its own, as it needs TypeScript,
+// which is not installed yet where the scripts of a fresh clone begin. tsc writes `import api = require('./index.js'); export = api;`, which TypeScript refuses under
 // `module: node16`, because a CommonJS module cannot require an ES module there; Node can. So every export is named here,
 // and its type is taken from the ES module's declarations: both kinds of import give the same types.
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import ts from 'typescript';
+import { UserError, main } from './lib/tools.mjs';
 
 /** Entry points, as paths in dist/ without extension. */
 const ENTRIES = ['index', 'sampler/index'];
+
+await main(async () => {
+  const [dist] = process.argv.slice(2);
+  if (dist === undefined) throw new UserError('Name the folder of the declarations');
+  writeCommonJsDeclarations(dist);
+});
 
 /**
  * Writes `<entry>.d.cts` beside every `<entry>.d.ts`.
  * @param {string} dist
  */
-export function writeCommonJsDeclarations(dist) {
+function writeCommonJsDeclarations(dist) {
   const files = ENTRIES.map((entry) => join(dist, `${entry}.d.ts`));
   const program = ts.createProgram(files, {
     module: ts.ModuleKind.NodeNext,
